@@ -1,0 +1,31 @@
+"""What a compilation leaves behind: the build directory and its files."""
+
+from mcompiler.artefacts.directory import (
+    Writer,
+    check_place,
+    clean_leftovers,
+    hash_file,
+    read_manifest,
+    verify_hashes,
+    write_build,
+)
+from mcompiler.artefacts.layers import LayerData, file_stem, program_layers, read_layers, write_layers
+from mcompiler.artefacts.placement import placement_data
+from mcompiler.artefacts.report import report_html
+
+__all__ = [
+    "LayerData",
+    "Writer",
+    "check_place",
+    "clean_leftovers",
+    "file_stem",
+    "hash_file",
+    "placement_data",
+    "program_layers",
+    "read_layers",
+    "read_manifest",
+    "report_html",
+    "verify_hashes",
+    "write_build",
+    "write_layers",
+]

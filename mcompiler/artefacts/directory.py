@@ -1,0 +1,244 @@
+"""The build directory: written whole or not at all, every file hashed.
+
+A build is written beside its place, synced, and renamed. A run that is killed leaves a folder whose name says what it is;
+the next run for the same place removes it (or puts the old build back, where the kill came between two renames).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+
+from mcompiler.errors import BuildError
+
+MANIFEST = "manifest.json"
+FORMAT = 1
+_CHUNK = 1 << 22
+
+
+def partial_path(out: Path, kind: str) -> Path:
+    """Name of an unfinished or replaced build beside ``out``; carries the process that owns it."""
+    return out.parent / f".{out.name}.mcompiler-{kind}-{os.getpid()}"
+
+
+def clean_leftovers(out: Path, say: Callable[[str], None]) -> None:
+    """Remove what killed runs left beside ``out``; put an old build back if it lost its place."""
+    pattern = re.compile(rf"\.{re.escape(out.name)}\.mcompiler-(partial|old)-(\d+)")
+    if not out.parent.is_dir():
+        return
+    for path in sorted(out.parent.iterdir()):
+        match = pattern.fullmatch(path.name)
+        if match is None or _alive(int(match[2])):
+            continue
+        if match[1] == "old" and not out.exists():
+            path.rename(out)
+            say(f"put back {out}, which a killed run had set aside")
+        else:
+            shutil.rmtree(path, ignore_errors=True)
+            say(f"removed {path.name}, left over from a killed run")
+
+
+def _alive(process: int) -> bool:
+    if process == os.getpid():
+        return False
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def check_place(out: Path, force: bool) -> None:
+    """Refuse to write over anything but a build, and over a build without ``force``.
+
+    Raises:
+        BuildError: says what stands there and what to do.
+    """
+    if not out.exists() and not out.is_symlink():
+        return
+    if not out.is_dir() or not ((out / MANIFEST).is_file() or not any(out.iterdir())):
+        raise BuildError(f"{out}: exists and is no build of mcompiler; choose another --out")
+    if not force and any(out.iterdir()):
+        raise BuildError(f"{out}: a build exists there; --force replaces it, or choose another --out")
+
+
+@dataclass
+class Writer:
+    """Writes files of a new build and hashes them as they are written.
+
+    Attributes:
+        root: the unfinished folder.
+        files: size and sha256 of every file so far, by relative path.
+    """
+
+    root: Path
+    files: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def stream(self, name: str, chunks: Iterable[bytes | memoryview]) -> None:
+        """Write a file from pieces."""
+        path = self.root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        digest, size = hashlib.sha256(), 0
+        with path.open("wb") as file:
+            for chunk in chunks:
+                digest.update(chunk)
+                file.write(chunk)
+                size += len(chunk)
+            _sync(file)
+        self.files[name] = {"bytes": size, "sha256": digest.hexdigest()}
+
+    def text(self, name: str, text: str) -> None:
+        """Write a text file."""
+        self.stream(name, [text.encode()])
+
+    def json(self, name: str, data: Any) -> None:
+        """Write JSON, one object a line where it is a table, so that goldens and diffs stay readable."""
+        self.text(name, json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+    def array(self, name: str, shape: tuple[int, ...], chunks: Iterable[npt.NDArray[np.uint8]]) -> None:
+        """Write a uint8 .npy from pieces along its first axis."""
+
+        def pieces() -> Iterable[bytes | memoryview]:
+            yield _npy_header(shape)
+            for chunk in chunks:
+                yield np.ascontiguousarray(chunk).reshape(-1).data
+
+        self.stream(name, pieces())
+
+    def copy(self, name: str, source: Path) -> None:
+        """Copy a file."""
+        with source.open("rb") as file:
+            self.stream(name, iter(lambda: file.read(_CHUNK), b""))
+
+    def adopt(self, name: str) -> None:
+        """Hash and sync a file that something else wrote into the folder."""
+        with (self.root / name).open("rb+") as file:
+            _sync(file)
+        self.files[name] = {"bytes": (self.root / name).stat().st_size, "sha256": hash_file(self.root / name)}
+
+
+def _npy_header(shape: tuple[int, ...]) -> bytes:
+    import io
+
+    buffer = io.BytesIO()
+    np.lib.format.write_array_header_1_0(buffer, {"descr": "|u1", "fortran_order": False, "shape": shape})
+    return buffer.getvalue()
+
+
+def _sync(file: BinaryIO | Any) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def hash_file(path: Path) -> str:
+    """sha256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_build(out: Path, force: bool, fill: Callable[[Writer], Mapping[str, Any]], say: Callable[[str], None]) -> None:
+    """Write a build directory.
+
+    Args:
+        out: its place.
+        force: replace a build that is there.
+        fill: writes the files; returns what else the manifest says (versions, options).
+        say: told about leftovers that were cleaned.
+
+    Raises:
+        BuildError: the place is taken or cannot be written.
+    """
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        clean_leftovers(out, say)
+        check_place(out, force)
+        fresh = partial_path(out, "partial")
+        shutil.rmtree(fresh, ignore_errors=True)
+        fresh.mkdir()
+    except OSError as error:
+        raise BuildError(f"{out}: cannot be written ({error.strerror}); choose another --out") from error
+    try:
+        writer = Writer(fresh)
+        about = fill(writer)
+        manifest = {"format": FORMAT, **about, "files": dict(sorted(writer.files.items()))}
+        writer.text(MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
+        for folder in [path for path in fresh.rglob("*") if path.is_dir()]:
+            _sync_folder(folder)
+        _sync_folder(fresh)
+        _swap(fresh, out)
+    except OSError as error:
+        shutil.rmtree(fresh, ignore_errors=True)
+        raise BuildError(f"{out}: cannot be written ({error.strerror}: {error.filename})") from error
+    except BaseException:
+        shutil.rmtree(fresh, ignore_errors=True)
+        raise
+
+
+def _swap(fresh: Path, out: Path) -> None:
+    """Put the new build in place; the old one is set aside until the new one stands."""
+    old = partial_path(out, "old")
+    if out.exists():
+        shutil.rmtree(old, ignore_errors=True)
+        out.rename(old)
+    fresh.rename(out)
+    _sync_folder(out.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _sync_folder(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def read_manifest(root: Path) -> dict[str, Any]:
+    """The manifest of a build.
+
+    Raises:
+        BuildError: no build there, or one of another format.
+    """
+    if not root.is_dir():
+        raise BuildError(f"{root}: no such build directory; make one with: mcompiler compile MODEL.onnx --out {root}")
+    path = root / MANIFEST
+    if not path.is_file():
+        raise BuildError(f"{root}: no {MANIFEST} in it, so it is no build of mcompiler")
+    try:
+        manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        known = manifest["format"] == FORMAT
+        manifest["files"].items()
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise BuildError(f"{path}: damaged; compile the model again") from error
+    if not known:
+        raise BuildError(f"{root}: a build of format {manifest['format']}, this version reads {FORMAT}; compile the model again")
+    return manifest
+
+
+def verify_hashes(root: Path, manifest: Mapping[str, Any], names: Iterable[str] | None = None) -> None:
+    """Check files of a build against the manifest (all of them, or ``names``).
+
+    Raises:
+        BuildError: names the file that is missing or damaged.
+    """
+    files: Mapping[str, Mapping[str, Any]] = manifest["files"]
+    for name in files if names is None else names:
+        path = root / name
+        if name not in files:
+            raise BuildError(f"{path}: not in the manifest; compile the model again")
+        if not path.is_file():
+            raise BuildError(f"{path}: missing from the build; compile the model again")
+        if path.stat().st_size != files[name]["bytes"] or hash_file(path) != files[name]["sha256"]:
+            raise BuildError(f"{path}: damaged (its content is not what was compiled); compile the model again")

@@ -1,0 +1,202 @@
+"""layers.json, layers/ and cells/: everything about the layers that the mapped model is rebuilt from."""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from mcompiler.artefacts.directory import Writer
+from mcompiler.conductance import Cells, encode_cells
+from mcompiler.errors import BuildError
+from mcompiler.geometry import ArrayShape, TileTable, array_shape
+from mcompiler.ir import AnalogOp, ConvShape, Kept, LayerSchedule, MatMulShape, MatrixOp, Quantiser, ScheduledProgram
+from mcompiler.target import Target
+
+
+@dataclass(frozen=True)
+class LayerData:
+    """A layer with its cells, from a program in memory or from a build directory.
+
+    Attributes:
+        op, table, analog, addresses: as in the program; of a stored layer ``op.codes`` has the shape only (no memory).
+        start: first cycle of each array.
+        dense: arrays of the dense mapping.
+        cells: yields the level codes in table order, whole tiles a step: uint8 [n, rows, row_bytes].
+    """
+
+    op: MatrixOp
+    table: TileTable
+    analog: AnalogOp
+    addresses: npt.NDArray[np.int32]
+    start: npt.NDArray[np.int64]
+    dense: int
+    cells: Callable[[], Iterator[Cells]]
+
+
+def program_layers(program: ScheduledProgram, target: Target) -> tuple[LayerData, ...]:
+    """The layers of a program; their cells are encoded when asked for."""
+    shape = array_shape(target)
+    tiled = program.placed.analog.tiled
+    parts = zip(
+        tiled.matrix.ops, tiled.tables, program.placed.analog.analog, program.placed.addresses, program.layers, tiled.dense,
+        strict=True,
+    )  # fmt: skip
+    return tuple(
+        LayerData(
+            op, table, analog, addresses, schedule.start, dense,
+            partial(encode_cells, op, table, shape, target.encoding.weights, analog.shift, analog.flips),
+        )
+        for op, table, analog, addresses, schedule, dense in parts
+    )  # fmt: skip
+
+
+def file_stem(index: int, name: str) -> str:
+    """File name of a layer: its index, and what of its name is plain ASCII."""
+    plain = "".join(c if c.isascii() and (c.isalnum() or c in "-_.") else "_" for c in name).strip("._")
+    return f"{index:04d}_{plain[:60] or 'layer'}"
+
+
+def write_layers(writer: Writer, program: ScheduledProgram, target: Target) -> None:
+    """Write layers.json, layers/*.npz and cells/*.npy."""
+    shape = array_shape(target)
+    records = []
+    for index, (layer, schedule) in enumerate(zip(program_layers(program, target), program.layers, strict=True)):
+        stem = file_stem(index, layer.op.name)
+        records.append(_record(layer, schedule, stem))
+        writer.stream(f"layers/{stem}.npz", [_npz(_arrays(layer))])
+        writer.array(f"cells/{stem}.npy", (len(layer.table), shape.rows, shape.row_bytes), layer.cells())
+    writer.json("layers.json", {"layers": records})
+
+
+def _record(layer: LayerData, schedule: LayerSchedule, stem: str) -> dict[str, Any]:
+    op, analog = layer.op, layer.analog
+    if isinstance(op.shape, ConvShape):
+        conv = op.shape
+        shape: dict[str, Any] = {
+            "kind": "conv", "kernel": conv.kernel, "strides": conv.strides, "dilations": conv.dilations, "pads": conv.pads,
+            "groups": conv.groups,
+        }  # fmt: skip
+    else:
+        shape = {"kind": "matmul", "batch": op.shape.batch}
+    quantiser = op.input
+    return {
+        "name": op.name,
+        "files": stem,
+        "matrix": list(op.codes.shape),
+        "shape": shape,
+        "input": {
+            "tensor": quantiser.tensor, "scale": quantiser.scale, "zero_point": quantiser.zero_point, "bits": quantiser.bits,
+        },
+        "weight_bits": op.weight_bits,
+        "vectors": op.vectors,
+        "element": op.element.name,
+        "crossbars": len(layer.table),
+        "crossbars_dense": layer.dense,
+        "shift": analog.shift,
+        "adc_gain": analog.gain,
+        "lossless": analog.lossless,
+        "adc_clipped": analog.clipped,
+        "start_s": schedule.start_s,
+        "end_s": schedule.end_s,
+    }  # fmt: skip
+
+
+def _arrays(layer: LayerData) -> dict[str, npt.NDArray[Any]]:
+    op, analog = layer.op, layer.analog
+    arrays: dict[str, npt.NDArray[Any]] = {
+        "row_indices": op.rows.indices, "row_offsets": op.rows.offsets, "col_indices": op.cols.indices,
+        "col_offsets": op.cols.offsets, "scale": op.scale, "table": layer.table, "addresses": layer.addresses, "start": layer.start,
+        "flips": np.packbits(analog.flips, axis=1), "live": analog.live,
+    }  # fmt: skip
+    if op.bias is not None:
+        arrays["bias"] = op.bias
+    return arrays
+
+
+def _npz(arrays: Mapping[str, npt.NDArray[Any]]) -> bytes:
+    """An .npz without times, so that equal content is equal bytes."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        for name, array in arrays.items():
+            part = io.BytesIO()
+            np.lib.format.write_array(part, np.ascontiguousarray(array).reshape(array.shape), allow_pickle=False)
+            info = zipfile.ZipInfo(f"{name}.npy", (1980, 1, 1, 0, 0, 0))
+            info.compress_type = zipfile.ZIP_DEFLATED
+            archive.writestr(info, part.getvalue())
+    return buffer.getvalue()
+
+
+def read_layers(root: Path, shape: ArrayShape) -> tuple[LayerData, ...]:
+    """Read the layers of a build.
+
+    Raises:
+        BuildError: names the file that does not hold what it should.
+    """
+    path = root / "layers.json"
+    try:
+        records = json.loads(path.read_text(encoding="utf-8"))["layers"]
+    except (OSError, ValueError, KeyError) as error:
+        raise BuildError(f"{path}: cannot be read ({error}); compile the model again") from error
+    layers = []
+    for record in records:
+        try:
+            layers.append(_stored(root, record, shape))
+        except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+            raise BuildError(f"{root}: layer '{record.get('name')}' cannot be read ({error}); compile the model again") from error
+    return tuple(layers)
+
+
+def _stored(root: Path, record: Mapping[str, Any], shape: ArrayShape) -> LayerData:
+    with np.load(root / "layers" / f"{record['files']}.npz", allow_pickle=False) as file:
+        arrays = dict(file)
+    dims = tuple(record["matrix"])
+    how = record["shape"]
+    op = MatrixOp(
+        name=record["name"],
+        shape=MatMulShape(tuple(how["batch"]))
+        if how["kind"] == "matmul"
+        else ConvShape(*(tuple(how[key]) for key in ("kernel", "strides", "dilations", "pads")), how["groups"]),
+        codes=np.broadcast_to(np.zeros((), np.int16), dims),
+        scale=arrays["scale"],
+        bias=arrays.get("bias"),
+        input=Quantiser(**record["input"]),
+        vectors=record["vectors"],
+        rows=Kept(arrays["row_indices"], arrays["row_offsets"]),
+        cols=Kept(arrays["col_indices"], arrays["col_offsets"]),
+        element=ir.DataType[record["element"]],
+        weight_bits=record["weight_bits"],
+    )
+    flips = np.unpackbits(arrays["flips"], axis=1, count=shape.columns).astype(bool)
+    analog = AnalogOp(
+        record["shift"], flips, record["adc_gain"], record["lossless"], arrays["live"], record["adc_clipped"]
+    )
+    path = root / "cells" / f"{record['files']}.npy"
+    expected = (len(arrays["table"]), shape.rows, shape.row_bytes)
+    if expected[0]:
+        cells = np.load(path, mmap_mode="r")
+        if cells.shape != expected or cells.dtype != np.uint8:
+            raise ValueError(f"{path.name} holds {cells.dtype} {cells.shape}, not uint8 {expected}")
+    chunks = partial(_chunks, path if expected[0] else None, shape.arrays_per_tile)
+    return LayerData(
+        op, arrays["table"], analog, arrays["addresses"], arrays["start"], record["crossbars_dense"], chunks
+    )
+
+
+def _chunks(path: Path | None, copies: int) -> Iterator[Cells]:
+    """Stored cells in pieces of whole tiles; none where a layer has no arrays."""
+    if path is None:
+        return
+    cells = np.load(path, mmap_mode="r")
+    step = max(1, 256 // copies) * copies
+    for first in range(0, len(cells), step):
+        yield np.asarray(cells[first : first + step])

@@ -1,0 +1,129 @@
+"""placement.json: which array sits where, and what flows between arrays and digital units.
+
+Arrays connect to digital units only (buffer -> array -> accumulator -> layer unit -> buffer), so edges are linear in
+arrays. Node-link format of networkx with ``edges="edges"``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from mcompiler.geometry import TileTable
+from mcompiler.ir import ANALOG_DOMAIN, ANALOG_OP, MatrixOp, PlacedProgram
+from mcompiler.target import Target
+
+ARRAYS_LIMIT = 1_000_000
+"""Above this many arrays the graph has one node per core."""
+
+INPUT, OUTPUT = "input", "output"
+
+
+def placement_data(program: PlacedProgram, target: Target) -> dict[str, Any]:
+    """The placement graph as node-link data."""
+    tiled = program.analog.tiled
+    detailed = sum(len(table) for table in tiled.tables) <= ARRAYS_LIMIT
+    nodes: list[dict[str, Any]] = [{"id": INPUT, "kind": "input"}, {"id": OUTPUT, "kind": "output"}]
+    edges: list[dict[str, Any]] = []
+    for op, table, addresses in zip(tiled.matrix.ops, tiled.tables, program.addresses, strict=True):
+        nodes.append({"id": f"buffer:{op.name}", "kind": "buffer", "layer": op.name})
+        nodes.append({"id": f"layer:{op.name}", "kind": "layer", "layer": op.name})
+        add = _arrays if detailed else _cores
+        add(nodes, edges, op, table, addresses, target)
+    edges.extend(_flows(tiled.matrix.lowered.skeleton, {op.name: op for op in tiled.matrix.ops}, target))
+    hierarchy = target.hierarchy
+    about = {
+        "target": target.name, "chips": program.chips, "address": ["chip", hierarchy.tile_name, hierarchy.core_name, "array"],
+    }  # fmt: skip
+    return {"directed": True, "multigraph": False, "graph": about, "nodes": nodes, "edges": edges}
+
+
+def _traffic(op: MatrixOp, table: TileTable, target: Target) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+    """Bytes per inference into and out of each array."""
+    into = op.vectors * table["rows"] * op.input.bits / 8
+    out = op.vectors * table["cols"] * target.digital.accumulator_bits / 8
+    return into, out
+
+
+def _arrays(
+    nodes: list[dict[str, Any]], edges: list[dict[str, Any]], op: MatrixOp, table: TileTable,
+    addresses: npt.NDArray[np.int32], target: Target,
+) -> None:
+    """One node per array, one accumulator per column block."""
+    into, out = (column.tolist() for column in _traffic(op, table, target))
+    width = target.digital.accumulator_bits / 8
+    blocks: dict[tuple[int, int], tuple[str, float]] = {}
+    rows = zip(table.tolist(), addresses.tolist(), into, out, strict=True)
+    for index, (tile, address, bytes_in, bytes_out) in enumerate(rows):
+        _, group, groups, row, height, col, cols, which, polarity = tile
+        name = f"array:{op.name}:{index}"
+        nodes.append({
+            "id": name, "kind": "array", "layer": op.name, "address": address, "group": group, "groups": groups,
+            "row": row, "rows": height, "col": col, "columns": cols, "slice": which, "polarity": polarity, "replica": 0,
+        })  # fmt: skip
+        unit = f"accumulator:{op.name}:{group}:{col}"
+        blocks[group, col] = (unit, op.vectors * cols * width)
+        edges.append({"source": f"buffer:{op.name}", "target": name, "bytes": bytes_in})
+        edges.append({"source": name, "target": unit, "bytes": bytes_out})
+    for unit, bytes_out in blocks.values():
+        nodes.append({"id": unit, "kind": "accumulator", "layer": op.name})
+        edges.append({"source": unit, "target": f"layer:{op.name}", "bytes": bytes_out})
+
+
+def _cores(
+    nodes: list[dict[str, Any]], edges: list[dict[str, Any]], op: MatrixOp, table: TileTable,
+    addresses: npt.NDArray[np.int32], target: Target,
+) -> None:
+    """One node per core: for models of over a million arrays."""
+    into, out = _traffic(op, table, target)
+    cores, index, count = np.unique(addresses[:, :3], axis=0, return_inverse=True, return_counts=True)
+    index = index.reshape(-1)
+    bytes_in, bytes_out = np.bincount(index, weights=into), np.bincount(index, weights=out)
+    for address, arrays, first, last in zip(
+        cores.tolist(), count.tolist(), bytes_in.tolist(), bytes_out.tolist(), strict=True
+    ):
+        name = f"core:{op.name}:{'.'.join(map(str, address))}"
+        nodes.append({"id": name, "kind": "core", "layer": op.name, "address": address, "arrays": arrays})
+        edges.append({"source": f"buffer:{op.name}", "target": name, "bytes": first})
+        edges.append({"source": name, "target": f"layer:{op.name}", "bytes": last})
+
+
+def _flows(skeleton: ir.Model, ops: Mapping[str, MatrixOp], target: Target) -> list[dict[str, Any]]:
+    """Edges between layers, through whatever stays digital between them, and from and to the outside ("" below)."""
+    sources: dict[str, frozenset[str]] = {value.name or "": frozenset({""}) for value in skeleton.graph.inputs}
+    edges: list[dict[str, Any]] = []
+    for node in skeleton.graph:
+        reaching: frozenset[str] = frozenset().union(
+            *(sources.get(value.name or "", frozenset()) for value in node.inputs if value is not None)
+        )
+        if node.domain == ANALOG_DOMAIN and node.op_type == ANALOG_OP:
+            op = ops[node.name or ""]
+            edges += [
+                {"source": _out(source), "target": f"buffer:{op.name}", "bytes": _bytes(source, ops, target)}
+                for source in sorted(reaching)
+            ]
+            reaching = frozenset({op.name})
+        sources.update((value.name or "", reaching) for value in node.outputs)
+    final: frozenset[str] = frozenset().union(
+        *(sources.get(value.name or "", frozenset()) for value in skeleton.graph.outputs)
+    )
+    edges += [
+        {"source": _out(source), "target": OUTPUT, "bytes": _bytes(source, ops, target)} for source in sorted(final)
+    ]
+    return edges
+
+
+def _out(source: str) -> str:
+    return INPUT if not source else f"layer:{source}"
+
+
+def _bytes(source: str, ops: Mapping[str, MatrixOp], target: Target) -> float:
+    """Bytes of a layer's results per inference, in input codes; 0 where the source is the model's input itself."""
+    if not source:
+        return 0.0
+    op = ops[source]
+    return op.vectors * op.codes.shape[0] * op.codes.shape[2] * target.precision.inputs / 8

@@ -1,0 +1,78 @@
+"""What each level promises, checked after every pass."""
+
+from __future__ import annotations
+
+from functools import singledispatch
+
+import numpy as np
+
+from mcompiler.geometry import array_shape
+from mcompiler.ir import (
+    ANALOG_DOMAIN,
+    AnalogProgram,
+    LoweredProgram,
+    MatrixProgram,
+    PlacedProgram,
+    ScheduledProgram,
+    TiledProgram,
+)
+from mcompiler.target import Target
+
+
+@singledispatch
+def check(program: object, target: Target) -> None:
+    """Raise AssertionError where a program breaks a promise of its level; levels without promises pass."""
+
+
+@check.register
+def _(program: LoweredProgram, target: Target) -> None:
+    placeholders = [node.name for node in program.skeleton.graph if node.domain == ANALOG_DOMAIN]
+    names = [matrix.name for matrix in program.matrices]
+    assert placeholders == names, f"placeholders {placeholders} and matrices {names} differ"
+    for matrix in program.matrices:
+        assert matrix.weights.ndim == 3 and 0 not in matrix.weights.shape, f"{matrix.name}: {matrix.weights.shape}"
+
+
+@check.register
+def _(program: MatrixProgram, target: Target) -> None:
+    for op in program.ops:
+        groups, rows, cols = op.codes.shape
+        assert op.codes.dtype == np.int16 and op.scale.shape == (groups, cols), op.name
+        assert 0 <= op.input.zero_point <= op.input.largest, f"{op.name}: zero point {op.input.zero_point}"
+        assert len(op.rows.offsets) == len(op.cols.offsets) == groups + 1, op.name
+        assert op.rows.indices.max(initial=-1) < rows and op.cols.indices.max(initial=-1) < cols, op.name
+
+
+@check.register
+def _(program: TiledProgram, target: Target) -> None:
+    shape = array_shape(target)
+    for op, table in zip(program.matrix.ops, program.tables, strict=True):
+        if len(table):
+            assert int(table["rows"].max()) <= shape.rows, op.name
+            assert int(table["cols"].max()) <= shape.tile_columns, op.name
+        assert len(table) % shape.arrays_per_tile == 0, op.name
+
+
+@check.register
+def _(program: AnalogProgram, target: Target) -> None:
+    for table, analog in zip(program.tiled.tables, program.analog, strict=True):
+        assert len(analog.live) == len(analog.flips) == len(table)
+        assert 0 < analog.gain <= 1
+
+
+@check.register
+def _(program: PlacedProgram, target: Target) -> None:
+    used = np.concatenate([np.zeros((0, 4), np.int32), *program.addresses])
+    assert len(np.unique(used, axis=0)) == len(used), "two arrays at one address"
+    if len(used):
+        hierarchy = target.hierarchy
+        sizes = (program.chips, hierarchy.tiles_per_chip, hierarchy.cores_per_tile, hierarchy.arrays_per_core)
+        assert (used >= 0).all() and (used.max(axis=0) < sizes).all(), "an address outside of the hierarchy"
+
+
+@check.register
+def _(program: ScheduledProgram, target: Target) -> None:
+    assert program.interval_s > 0
+    for layer in program.layers:
+        assert layer.end_s >= layer.start_s >= 0 and layer.busy_s >= 0
+        assert all(count >= 0 for count in layer.events.values())

@@ -1,0 +1,54 @@
+"""What several commands share: options, JSON, progress."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import click
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def json_option(command: Command) -> Command:
+    """``--json``."""
+    return click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")(command)
+
+
+def print_json(data: Any) -> None:
+    """One JSON object on stdout."""
+    click.echo(json.dumps(data, indent=1, ensure_ascii=False))
+
+
+def say(message: str) -> None:
+    """A remark to whoever sits there: on stderr, so that stdout stays clean."""
+    click.echo(message, err=True)
+
+
+@contextmanager
+def progress(label: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A progress bar for work over two seconds, on a terminal only; yields what is told how much is done."""
+    if not sys.stderr.isatty():
+        yield lambda done: None
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as bars:
+        task = bars.add_task(label, total=total)
+        yield lambda done: bars.update(task, completed=done)
+
+
+@contextmanager
+def passes_progress(label: str) -> Iterator[Callable[[str, Any, float], None]]:
+    """A spinner that names the last finished pass, on a terminal only; yields a pipeline observer."""
+    if not sys.stderr.isatty():
+        yield lambda name, program, seconds: None
+        return
+    from rich.console import Console
+
+    with Console(stderr=True).status(label) as status:
+        yield lambda name, program, seconds: status.update(f"{label}: {name} done ({seconds:.1f} s)")

@@ -1,0 +1,77 @@
+"""The entry point: commands, and errors to exit codes."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+
+import click
+
+from mcompiler import __version__
+from mcompiler.cli.build import cells, compile_command, cost, report, verify
+from mcompiler.cli.demo import demo
+from mcompiler.cli.ops import ops
+from mcompiler.cli.targets import targets
+from mcompiler.errors import UserError
+
+EXIT_USER, EXIT_USAGE, EXIT_FAULT, EXIT_INTERRUPTED = 1, 2, 70, 130
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="mcompiler")
+@click.option("--debug", is_flag=True, help="Print the traceback of a fault of mcompiler itself.")
+def cli(debug: bool) -> None:
+    """Compile trained ONNX models to memristor crossbars, and prove the mapping.
+
+    Start with: mcompiler demo
+    """
+
+
+for command in (compile_command, verify, cost, report, cells, targets, ops, demo):
+    cli.add_command(command)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and exit."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    sys.exit(run(given))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run the command line; return the exit code."""
+    debug = "--debug" in arguments
+    given = [argument for argument in arguments if argument != "--debug"]
+    as_json = "--json" in given
+    try:
+        result = cli.main(args=given, prog_name="mcompiler", standalone_mode=False)
+    except click.exceptions.Exit as stop:
+        return stop.exit_code
+    except click.UsageError as error:
+        where = error.ctx.command_path if error.ctx is not None else "mcompiler"
+        return _fail(f"{error.format_message()} (see: {where} --help)", EXIT_USAGE, as_json)
+    except click.ClickException as error:
+        return _fail(error.format_message(), EXIT_USER, as_json)
+    except UserError as error:
+        return _fail(str(error), EXIT_USER, as_json)
+    except (KeyboardInterrupt, click.Abort):
+        return _fail("interrupted", EXIT_INTERRUPTED, as_json)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # whoever read our output has seen enough
+        return 0
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        text = " ".join(str(error).split())
+        return _fail(f"a fault of mcompiler: {type(error).__name__}: {text} (--debug shows where)", EXIT_FAULT, as_json)
+    return result if isinstance(result, int) else 0
+
+
+def _fail(message: str, code: int, as_json: bool) -> int:
+    """One message: as JSON on stdout where that is asked for, and as the last lines of stderr."""
+    if as_json:
+        click.echo(json.dumps({"error": message}, ensure_ascii=False))
+    click.echo(f"mcompiler: {message}", err=True)
+    return code

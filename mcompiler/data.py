@@ -1,0 +1,207 @@
+"""Samples for a model: read from .npz, drawn at random, fed in batches.
+
+The first axis of every array is the sample axis. A model whose inputs share a leading batch dimension gets many samples a
+run; any other model (a recurrent state with the batch second, a scalar input) gets one sample a run, without that axis.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mcompiler.errors import DataError
+
+Tensor = npt.NDArray[Any]
+
+MAX_BATCH = 64
+MAX_BATCH_ELEMENTS = 1 << 18
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """One input of a model.
+
+    Attributes:
+        name: its name.
+        dtype: numpy type.
+        shape: sizes; a string (or None) for a dynamic dimension.
+        bound: for integers: values are drawn from [0, bound).
+    """
+
+    name: str
+    dtype: np.dtype[Any]
+    shape: tuple[int | str | None, ...]
+    bound: int = 2
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Samples under the names of the model's inputs, and labels where there are any.
+
+    Attributes:
+        inputs: one array [n, ...] per input.
+        labels: int64 [n] or None.
+        count: n.
+    """
+
+    inputs: Mapping[str, Tensor]
+    labels: npt.NDArray[np.int64] | None
+    count: int
+
+
+def batch_size(specs: tuple[InputSpec, ...]) -> int | None:
+    """The batch that all inputs share: its fixed size, 0 where it is dynamic, None where they share none."""
+    if not specs or any(not spec.shape for spec in specs):
+        return None
+    heads = [spec.shape[0] for spec in specs]
+    fixed = {head for head in heads if isinstance(head, int)}
+    if not fixed:
+        return 0
+    if len(fixed) == 1 and all(isinstance(head, int) for head in heads):
+        return fixed.pop() or None
+    return None
+
+
+def sample_shape(spec: InputSpec, batched: bool, dims: Mapping[str, int]) -> tuple[int, ...]:
+    """Shape of one sample of an input; symbolic dimensions from ``dims``, else 1."""
+    sizes = spec.shape[1:] if batched else spec.shape
+    return tuple(size if isinstance(size, int) else dims.get(size or "", 1) for size in sizes)
+
+
+def random_samples(
+    specs: tuple[InputSpec, ...], count: int, rng: np.random.Generator, dims: Mapping[str, int]
+) -> Samples:
+    """Draw samples: floats standard normal, 8-bit integers over their full range, bools fair, others below ``bound``."""
+    batched = batch_size(specs) is not None
+    return Samples(
+        {spec.name: _draw(spec, (count, *sample_shape(spec, batched, dims)), rng) for spec in specs}, None, count
+    )
+
+
+def _draw(spec: InputSpec, shape: tuple[int, ...], rng: np.random.Generator) -> Tensor:
+    kind = spec.dtype
+    if kind == np.dtype(object):
+        raise DataError(f"input '{spec.name}' holds strings: there is no random calibration for it; give data")
+    if kind.kind == "f":
+        return rng.standard_normal(shape, dtype=np.float32).astype(kind)
+    if kind.kind == "b":
+        return rng.integers(0, 2, shape).astype(kind)
+    if kind.itemsize == 1:
+        limits = np.iinfo(kind)
+        return rng.integers(limits.min, limits.max + 1, shape).astype(kind)
+    return rng.integers(0, max(1, spec.bound), shape).astype(kind)
+
+
+def load_samples(path: Path, specs: tuple[InputSpec, ...], limit: int | None = None) -> Samples:
+    """Read an .npz: one array per input under its name, or ``x`` where there is one; labels ``y``.
+
+    Raises:
+        DataError: names the file, the array and the remedy.
+    """
+    return from_arrays(_read(path), specs, str(path), limit)
+
+
+def from_arrays(
+    given: Mapping[str, Tensor], specs: tuple[InputSpec, ...], path: str, limit: int | None = None
+) -> Samples:
+    """Samples from arrays: one per input under its name, or ``x`` where there is one; labels ``y``.
+
+    Args:
+        given: the arrays.
+        specs: inputs of the model.
+        path: where they come from, for messages.
+        limit: take the first so many.
+
+    Raises:
+        DataError: names the array and the remedy.
+    """
+    arrays = {name: np.asarray(array) for name, array in given.items()}
+    names = {spec.name for spec in specs}
+    label_key = "__labels__" if "y" in names else "y"
+    labels = arrays.pop(label_key, None)
+    if len(specs) == 1 and specs[0].name not in arrays and "x" in arrays:
+        arrays[specs[0].name] = arrays.pop("x")
+    missing = [spec.name for spec in specs if spec.name not in arrays]
+    if missing:
+        raise DataError(
+            f"{path}: no array for input(s) {', '.join(map(repr, missing))}; it holds "
+            f"{', '.join(map(repr, sorted(arrays))) or 'nothing'}: save one array per model input under its name"
+        )
+    unknown = sorted(set(arrays) - names)
+    if unknown:
+        raise DataError(f"{path}: {', '.join(map(repr, unknown))} is no input of the model ({', '.join(map(repr, sorted(names)))})")
+    batched = batch_size(specs) is not None
+    inputs = {spec.name: _fit(path, spec, arrays[spec.name], batched) for spec in specs}
+    counts = {name: len(array) for name, array in inputs.items()}
+    if labels is not None:
+        counts[label_key] = len(labels) if labels.ndim else 0
+    if len(set(counts.values())) > 1:
+        raise DataError(f"{path}: arrays differ in their number of samples: {counts}")
+    count = next(iter(counts.values()))
+    if count == 0:
+        raise DataError(f"{path}: no samples in it")
+    count = min(count, limit) if limit is not None else count
+    return Samples(
+        {name: array[:count] for name, array in inputs.items()},
+        None if labels is None else _labels(path, labels)[:count],
+        count,
+    )
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise DataError(f"{path}: no such file")
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            if not isinstance(file, np.lib.npyio.NpzFile):
+                raise DataError(f"{path}: not an .npz archive; save it with numpy.savez(path, x=..., y=...)")
+            return {key: file[key] for key in file.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, AttributeError, TypeError) as error:
+        raise DataError(f"{path}: cannot be read as .npz ({error}); save it with numpy.savez(path, x=..., y=...)") from error
+
+
+def _labels(path: str, labels: Tensor) -> npt.NDArray[np.int64]:
+    if labels.ndim != 1 or labels.dtype.kind not in "iu":
+        raise DataError(f"{path}: labels must be integers of shape [n], not {labels.dtype} {list(labels.shape)}")
+    return labels.astype(np.int64)
+
+
+def _fit(path: str, spec: InputSpec, array: Tensor, batched: bool) -> Tensor:
+    expected = spec.shape[1:] if batched else spec.shape
+    wanted = f"[n, {', '.join(str(size) for size in expected)}]" if expected else "[n]"
+    fits = array.ndim == len(expected) + 1 and all(
+        not isinstance(size, int) or size == given for size, given in zip(expected, array.shape[1:], strict=False)
+    )
+    if not fits:
+        raise DataError(f"{path}: input '{spec.name}' needs shape {wanted}, the file has {list(array.shape)}")
+    if array.dtype != spec.dtype:
+        if not np.can_cast(array.dtype, spec.dtype, casting="safe"):
+            raise DataError(
+                f"{path}: input '{spec.name}' is {spec.dtype}, the file has {array.dtype}, which it cannot hold safely; "
+                f"cast it yourself: array.astype('{spec.dtype}')"
+            )
+        array = array.astype(spec.dtype)
+    return array
+
+
+def batches(specs: tuple[InputSpec, ...], samples: Samples) -> Iterator[tuple[dict[str, Tensor], int]]:
+    """Feeds for one run after the other, and how many samples of each count (a fixed batch is padded at the end)."""
+    shared = batch_size(specs)
+    if shared is None:
+        for index in range(samples.count):
+            yield {name: array[index] for name, array in samples.inputs.items()}, 1
+        return
+    elements = max(1, max(int(np.prod(array.shape[1:])) for array in samples.inputs.values()))
+    step = shared or max(1, min(MAX_BATCH, MAX_BATCH_ELEMENTS // elements))
+    for start in range(0, samples.count, step):
+        feeds = {name: array[start : start + step] for name, array in samples.inputs.items()}
+        count = min(step, samples.count - start)
+        if shared and count < shared:
+            feeds = {name: np.concatenate([part, np.repeat(part[-1:], shared - count, axis=0)]) for name, part in feeds.items()}
+        yield feeds, count

@@ -1,0 +1,233 @@
+"""Shapes and targets only: how a G x K x N weight tensor is cut into arrays.
+
+The compiler and the ADMM frontend both count crossbars here, so that what the trainer saves is what the compiler saves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mcompiler.errors import TargetError
+from mcompiler.ir import TILE, IntArray, Kept
+from mcompiler.target import Layout, Pedestal, Target, WeightEncoding
+
+TileTable = npt.NDArray[np.void]
+
+
+@dataclass(frozen=True)
+class ArrayShape:
+    """How weights stand in the arrays of a target.
+
+    Attributes:
+        rows: word lines of an array.
+        columns: bit lines of an array that hold weights.
+        extra: bit lines beside them: the unit column first, then the reference column.
+        unit, reference: whether those two exist.
+        polarities: cells of a pair: 2 with differential encoding, else 1.
+        slices: cells (or pairs) per weight.
+        adjacent_slices, adjacent_polarities: how many of these stand in adjacent columns of one array.
+        cell_bits: bits that one slice holds.
+        rows_active: word lines driven in one read.
+    """
+
+    rows: int
+    columns: int
+    unit: bool
+    reference: bool
+    polarities: int
+    slices: int
+    adjacent_slices: int
+    adjacent_polarities: int
+    cell_bits: int
+    rows_active: int
+
+    @property
+    def columns_per_weight(self) -> int:
+        """Adjacent bit lines of one array that hold one weight: polarity outermost, slices (lowest first) inside."""
+        return self.adjacent_slices * self.adjacent_polarities
+
+    @property
+    def arrays_per_tile(self) -> int:
+        """Physical arrays of one array position: slices and polarities in separate arrays multiply it."""
+        return (self.slices // self.adjacent_slices) * (self.polarities // self.adjacent_polarities)
+
+    @property
+    def tile_columns(self) -> int:
+        """Output channels that fit one array position."""
+        return self.columns // self.columns_per_weight
+
+    @property
+    def extra(self) -> int:
+        """Bit lines beside ``columns``."""
+        return int(self.unit) + int(self.reference)
+
+    @property
+    def storage_bits(self) -> int:
+        """Bits in which one level code is stored: 1, 2, 4 or 8."""
+        return next(bits for bits in (1, 2, 4, 8) if bits >= self.cell_bits)
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one stored word line."""
+        return -(-(self.columns + self.extra) * self.storage_bits // 8)
+
+    @property
+    def cells(self) -> int:
+        """Cells of one array, unit and reference columns included."""
+        return self.rows * (self.columns + self.extra)
+
+
+def array_shape(target: Target) -> ArrayShape:
+    """Read the array geometry of a target.
+
+    Raises:
+        TargetError: one weight does not fit into the columns of one array.
+    """
+    encoding = target.encoding
+    polarities = 2 if encoding.weights is WeightEncoding.DIFFERENTIAL else 1
+    adjacent = Layout.ADJACENT
+    shape = ArrayShape(
+        rows=target.array.rows,
+        columns=target.array.columns,
+        unit=encoding.weights is WeightEncoding.OFFSET and encoding.input_sum == "unit_column",
+        reference=encoding.pedestal in (Pedestal.REFERENCE_COLUMN, Pedestal.DIGITISED_REFERENCE),
+        polarities=polarities,
+        slices=encoding.slices,
+        adjacent_slices=encoding.slices if encoding.slices_in is adjacent else 1,
+        adjacent_polarities=polarities if encoding.pairs_in is adjacent else 1,
+        cell_bits=target.device.bits,
+        rows_active=target.array.rows_active,
+    )
+    if shape.tile_columns == 0:
+        raise TargetError(
+            f"target '{target.name}': one weight takes {shape.columns_per_weight} adjacent columns and an array has "
+            f"{shape.columns}; put slices or pairs into separate arrays (encoding.slices_in, encoding.pairs_in)"
+        )
+    return shape
+
+
+def all_kept(groups: int, count: int) -> Kept:
+    """Indices of a tensor of which nothing was dropped."""
+    return Kept(
+        np.tile(np.arange(count, dtype=np.int64), groups),
+        np.arange(groups + 1, dtype=np.int64) * count,
+    )
+
+
+def _blocks(total: int, size: int) -> list[tuple[int, int]]:
+    return [(start, min(size, total - start)) for start in range(0, total, size)]
+
+
+def _packs(rows: IntArray, cols: IntArray, shape: ArrayShape) -> list[tuple[int, int]]:
+    """Runs of successive small groups (first, count) that share an array on its diagonal, greedily."""
+    runs: list[tuple[int, int]] = []
+    first, used_rows, used_cols = 0, 0, 0
+    for group, (height, width) in enumerate(zip(rows.tolist(), cols.tolist(), strict=True)):
+        if used_rows + height > shape.rows or used_cols + width > shape.tile_columns:
+            runs.append((first, group - first))
+            first, used_rows, used_cols = group, 0, 0
+        used_rows += height
+        used_cols += width
+    runs.append((first, len(rows) - first))
+    return [run for run in runs if run[1]]
+
+
+def tile_positions(rows: IntArray, cols: IntArray, shape: ArrayShape) -> list[tuple[int, int, int, int, int, int]]:
+    """Cut groups of kept rows and columns into array positions.
+
+    Args:
+        rows, cols: kept rows and columns of each group, [G].
+        shape: array geometry.
+
+    Returns:
+        (group, groups, row, rows, col, cols) per position; columns vary fastest. Empty groups (no rows and no columns)
+        take none. Groups that fit an array are packed several to an array, on its diagonal.
+    """
+    positions: list[tuple[int, int, int, int, int, int]] = []
+    small = (rows <= shape.rows) & (cols <= shape.tile_columns)
+    group = 0
+    while group < len(rows):
+        if small[group]:
+            end = group
+            while end < len(rows) and small[end]:
+                end += 1
+            for first, count in _packs(rows[group:end], cols[group:end], shape):
+                members = slice(group + first, group + first + count)
+                height, width = int(rows[members].sum()), int(cols[members].sum())
+                if height and width:
+                    positions.append((group + first, count, 0, height, 0, width))
+            group = end
+        else:
+            for row, height in _blocks(int(rows[group]), shape.rows):
+                positions.extend(
+                    (group, 1, row, height, col, width)
+                    for col, width in _blocks(int(cols[group]), shape.tile_columns)
+                )
+            group += 1
+    return positions
+
+
+def tile_table(positions: Sequence[tuple[int, int, int, int, int, int]], shape: ArrayShape) -> TileTable:
+    """Expand array positions to physical arrays: one row of dtype TILE each, slices outermost, then polarities."""
+    slices = range(shape.slices) if shape.adjacent_slices == 1 and shape.slices > 1 else (-1,)
+    polarities = (1, -1) if shape.polarities == 2 and shape.adjacent_polarities == 1 else (0,)
+    copies = [(s, p) for s in slices for p in polarities]
+    table = np.zeros(len(positions) * len(copies), dtype=TILE)
+    if not len(positions):
+        return table
+    flat: npt.NDArray[Any] = np.repeat(np.asarray(positions, dtype=np.int64), len(copies), axis=0)
+    table["tile"] = np.repeat(np.arange(len(positions)), len(copies))
+    for column, name in enumerate(("group", "groups", "row", "rows", "col", "cols")):
+        table[name] = flat[:, column]
+    table["slice"] = np.tile([s for s, _ in copies], len(positions))
+    table["polarity"] = np.tile([p for _, p in copies], len(positions))
+    return table
+
+
+def count_dense(groups: int, rows: int, cols: int, shape: ArrayShape) -> int:
+    """Physical arrays of a G x K x N tensor of which nothing is dropped."""
+    if rows <= shape.rows and cols <= shape.tile_columns:
+        together = min(shape.rows // rows, shape.tile_columns // cols)
+        return -(-groups // together) * shape.arrays_per_tile
+    per_group = -(-rows // shape.rows) * -(-cols // shape.tile_columns)
+    return groups * per_group * shape.arrays_per_tile
+
+
+@dataclass(frozen=True)
+class Block:
+    """The weights of one group in one tile, and where they stand in it.
+
+    Attributes:
+        group: index of the group.
+        rows, cols: their indices in the uncompacted matrix (arrays of kept indices).
+        row, col: first word line, first logical column (multiply by ``columns_per_weight`` for the bit line).
+    """
+
+    group: int
+    rows: IntArray
+    cols: IntArray
+    row: int
+    col: int
+
+
+def tile_blocks(tile: np.void, kept_rows: Kept, kept_cols: Kept) -> list[Block]:
+    """The blocks of weights that one tile (a row of a table) holds; one, unless groups are packed."""
+    group, groups = int(tile["group"]), int(tile["groups"])
+    if groups == 1:
+        row, col = int(tile["row"]), int(tile["col"])
+        rows = kept_rows.of(group)[row : row + int(tile["rows"])]
+        cols = kept_cols.of(group)[col : col + int(tile["cols"])]
+        return [Block(group, rows, cols, 0, 0)]
+    blocks = []
+    row = col = 0
+    for member in range(group, group + groups):
+        rows, cols = kept_rows.of(member), kept_cols.of(member)
+        blocks.append(Block(member, rows, cols, row, col))
+        row += len(rows)
+        col += len(cols)
+    return blocks

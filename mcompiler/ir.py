@@ -1,0 +1,347 @@
+"""The program at each level of the compiler: one frozen dataclass per level, each holding the one below.
+
+GRAPH (an ONNX model) -> MATRIX (integer weight matrices) -> TILED (which part of which matrix on which array position)
+-> ANALOG (encoding, flips, converter settings) -> PLACED (addresses) -> SCHEDULED (start cycles, events).
+
+Arrays held here are read-only numpy arrays; nothing here is one Python object per tile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from mcompiler.target import Event
+
+IntArray = npt.NDArray[np.int64]
+CodeArray = npt.NDArray[np.int16]
+FloatArray = npt.NDArray[np.float32]
+
+ANALOG_DOMAIN = "mcompiler"
+"""Domain of the placeholder nodes that ``lower`` puts where an analog operation stands."""
+
+ANALOG_OP = "Analog"
+"""Operator of those placeholders: one input [B, C, *spatial] or [..., K], one output, name = layer name."""
+
+
+class Fate(StrEnum):
+    """What becomes of a node of the input model."""
+
+    ANALOG = "analog"
+    DIGITAL = "digital"
+    REFUSED = "refused"
+
+
+@dataclass(frozen=True)
+class NodeFate:
+    """One row of the table that ``compile --json`` prints as ``nodes``."""
+
+    name: str
+    op: str
+    fate: Fate
+    reason: str
+
+
+# --- GRAPH -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class GraphProgram:
+    """A model as ONNX graph.
+
+    Attributes:
+        model: the graph; never edited in place (a pass works on ``model.clone()``). Every node of the input model that
+            is still there carries its name; nodes that a pass adds have names derived from the node they serve.
+        nodes: (name, op) of every node of the input model, in its order.
+        fates: fates decided so far, by node name: folded, evaluated, removed, inlined, refused.
+        dims: sizes taken for symbolic dimensions other than the sample axis, by name.
+    """
+
+    model: ir.Model
+    nodes: tuple[tuple[str, str], ...]
+    fates: Mapping[str, NodeFate] = field(default_factory=dict)
+    dims: Mapping[str, int] = field(default_factory=dict)
+
+
+# --- MATRIX ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ConvShape:
+    """A convolution: how input windows become vectors. Row k of the matrix is (channel, *kernel position), C order.
+
+    Attributes:
+        kernel, strides, dilations: one entry per spatial dimension (1 to 3).
+        pads: begin of each spatial dimension, then end of each (ONNX order); explicit, no auto_pad.
+        groups: G. Input channels are G * K / prod(kernel).
+    """
+
+    kernel: tuple[int, ...]
+    strides: tuple[int, ...]
+    dilations: tuple[int, ...]
+    pads: tuple[int, ...]
+    groups: int
+
+
+@dataclass(frozen=True)
+class MatMulShape:
+    """x [..., K] @ W [K, N]; with ``batch`` the constant is W [*batch, K, N] and G = prod(batch) groups.
+
+    With a batch, x is [..., M, K] and numpy broadcasting joins its leading dimensions with ``batch``.
+    """
+
+    batch: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class FloatMatrix:
+    """A weight-stationary operation before quantisation.
+
+    Attributes:
+        name: layer name = name of the ONNX node it came from.
+        shape: how its vectors are formed.
+        weights: float64 or float32 [G, K, N] (or, with ``weight_codes``, their exact real values).
+        weight_codes: int [G, K, N] with zero point subtracted and ``weight_scale`` [G, N], where the model brings them.
+        bias: float32 [G, N] added after scaling, or None.
+        tensor: name of the activation tensor in the normalised graph that is this operation's input.
+        input_scale, input_zero_point, input_bits: the model's own input quantiser (unsigned codes), or None.
+        element: ONNX element type of input and output (FLOAT, FLOAT16, DOUBLE).
+    """
+
+    name: str
+    shape: ConvShape | MatMulShape
+    weights: npt.NDArray[np.floating]
+    bias: FloatArray | None
+    tensor: str
+    element: ir.DataType
+    weight_codes: CodeArray | None = None
+    weight_scale: FloatArray | None = None
+    input_scale: float | None = None
+    input_zero_point: int | None = None
+    input_bits: int | None = None
+
+
+@dataclass(frozen=True)
+class LoweredProgram:
+    """GRAPH with its analog nodes taken out: what ``lower`` returns.
+
+    Attributes:
+        graph: the normalised float graph, with the original Conv, Gemm, MatMul nodes (calibration runs it).
+        skeleton: the same graph with a placeholder node (ANALOG_DOMAIN, ANALOG_OP) for each analog operation.
+        matrices: one per placeholder, in graph order.
+    """
+
+    graph: GraphProgram
+    skeleton: ir.Model
+    matrices: tuple[FloatMatrix, ...]
+
+
+@dataclass(frozen=True)
+class Quantiser:
+    """x ~ scale * (q - zero_point), q unsigned of ``bits`` bits. Belongs to a tensor: its consumers share the codes."""
+
+    tensor: str
+    scale: float
+    zero_point: int
+    bits: int
+
+    @property
+    def largest(self) -> int:
+        """The largest code."""
+        return (1 << self.bits) - 1
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Indices that survive compaction, per group: group g keeps ``indices[offsets[g]:offsets[g + 1]]``, ascending."""
+
+    indices: IntArray
+    offsets: IntArray
+
+    def of(self, group: int) -> IntArray:
+        """Kept indices of one group."""
+        return self.indices[self.offsets[group] : self.offsets[group + 1]]
+
+    def counts(self) -> IntArray:
+        """How many each group keeps, [G]."""
+        return np.diff(self.offsets)
+
+
+@dataclass(frozen=True)
+class MatrixOp:
+    """One weight-stationary operation as integers.
+
+    Attributes:
+        name: layer name.
+        shape: how its vectors are formed.
+        codes: int16 [G, K, N], uncompacted; weight zero points subtracted.
+        scale: float32 [G, N], weight scale of each output channel.
+        bias: float32 [G, N] or None.
+        input: quantiser of the input tensor.
+        vectors: matrix-vector products per inference and group.
+        rows, cols: what compaction keeps of K and N (everything, before it ran).
+        element: ONNX element type of input and output.
+        weight_bits: bits of the codes, sign included.
+    """
+
+    name: str
+    shape: ConvShape | MatMulShape
+    codes: CodeArray
+    scale: FloatArray
+    bias: FloatArray | None
+    input: Quantiser
+    vectors: int
+    rows: Kept
+    cols: Kept
+    element: ir.DataType
+    weight_bits: int
+
+
+@dataclass(frozen=True)
+class CodeSample:
+    """What calibration saw of one layer: input codes as vectors, for converter ranges.
+
+    Attributes:
+        vectors: uint16 [V, G, K] input codes of a few hundred vectors drawn from the calibration data.
+    """
+
+    vectors: npt.NDArray[np.uint16]
+
+
+@dataclass(frozen=True)
+class MatrixProgram:
+    """MATRIX: integer matrices.
+
+    Attributes:
+        lowered: where they came from.
+        ops: one per placeholder, in graph order.
+        digital_ops: element operations per inference of each node of the skeleton that stays digital, by node name.
+        samples: input codes that calibration saw, by layer, where the target's converter ranges are calibrated.
+    """
+
+    lowered: LoweredProgram
+    ops: tuple[MatrixOp, ...]
+    digital_ops: Mapping[str, int]
+    samples: Mapping[str, CodeSample] = field(default_factory=dict)
+
+
+# --- TILED -----------------------------------------------------------------------------------------------------------
+
+TILE = np.dtype(
+    [
+        ("tile", np.int32),  # index of the array position within the layer; its arrays are consecutive
+        ("group", np.int32),  # first group
+        ("groups", np.int32),  # groups packed on the diagonal
+        ("row", np.int32),  # first row, an index into the kept rows of the group
+        ("rows", np.int32),  # kept rows of each group in this tile (the largest, where groups differ)
+        ("col", np.int32),  # first column, an index into the kept columns
+        ("cols", np.int32),
+        ("slice", np.int8),  # slice held, or -1: all, in adjacent columns
+        ("polarity", np.int8),  # +1, -1, or 0: both in adjacent columns (or an encoding without pairs)
+    ]
+)
+"""One row per physical array."""
+
+
+@dataclass(frozen=True)
+class TiledProgram:
+    """TILED: the tile table of each operation, and what the dense mapping would have taken.
+
+    Attributes:
+        tables: one structured array (dtype TILE) per operation.
+        dense: arrays of the dense mapping of each operation (no compaction, no pruning, no replicas).
+    """
+
+    matrix: MatrixProgram
+    tables: tuple[npt.NDArray[np.void], ...]
+    dense: tuple[int, ...]
+
+
+# --- ANALOG ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class AnalogOp:
+    """Encoding and converter settings of one operation.
+
+    Attributes:
+        shift: offset encoding: what was added to every code before slicing; 0 otherwise.
+        flips: bool [arrays, columns]: physical columns that are stored complemented.
+        gain: ADC codes per unit of level times input code; at most 8 significant bits, so that products are exact.
+        lossless: every column of every array converts without loss.
+        live: int64 [arrays], cells that hold part of a weight and are not zero.
+        clipped: share of conversions that clip on the calibration vectors; None without calibration.
+    """
+
+    shift: int
+    flips: npt.NDArray[np.bool_]
+    gain: float
+    lossless: bool
+    live: IntArray
+    clipped: float | None
+
+
+@dataclass(frozen=True)
+class AnalogProgram:
+    """ANALOG: one AnalogOp per operation."""
+
+    tiled: TiledProgram
+    analog: tuple[AnalogOp, ...]
+
+
+# --- PLACED ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class PlacedProgram:
+    """PLACED: int32 [arrays, 4] per operation: chip, tile, core, array position within the core."""
+
+    analog: AnalogProgram
+    addresses: tuple[npt.NDArray[np.int32], ...]
+    chips: int
+
+
+# --- SCHEDULED -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class LayerSchedule:
+    """When one operation works, in seconds from the start of an inference.
+
+    Attributes:
+        start: int64 [arrays], first cycle of each array (a cycle is one read).
+        start_s, end_s: first read, last result.
+        busy_s: time that its arrays are busy per inference.
+        events: count per inference of each event.
+    """
+
+    start: IntArray
+    start_s: float
+    end_s: float
+    busy_s: float
+    events: Mapping[Event, float]
+
+
+@dataclass(frozen=True)
+class ScheduledProgram:
+    """SCHEDULED: one LayerSchedule per operation, and the digital operations that stay in the graph.
+
+    Attributes:
+        layers: in the order of the operations.
+        digital_s: start and end of each digital node of the skeleton, by node name.
+        cycle_s: one read of an array, conversions included.
+        latency_s: one inference from input to output.
+        interval_s: time between two inferences in steady state.
+    """
+
+    placed: PlacedProgram
+    layers: tuple[LayerSchedule, ...]
+    digital_s: Mapping[str, tuple[float, float]]
+    cycle_s: float
+    latency_s: float
+    interval_s: float

@@ -1,0 +1,16 @@
+"""The ONNX models that go out: reference.onnx (integers, no crossbar) and mapped.onnx (the crossbars)."""
+
+from mcompiler.onnx_export.codes import code_names
+from mcompiler.onnx_export.files import load_model_file, same_models, save_model
+from mcompiler.onnx_export.mapped import MappedLayer, build_mapped
+from mcompiler.onnx_export.reference import build_reference
+
+__all__ = [
+    "MappedLayer",
+    "build_mapped",
+    "build_reference",
+    "code_names",
+    "load_model_file",
+    "same_models",
+    "save_model",
+]

@@ -1,0 +1,106 @@
+"""mapped.onnx: the model as the crossbars compute it, one model-local function per analog operation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from mcompiler.conductance import ReadBlock, make_adc
+from mcompiler.geometry import TileTable
+from mcompiler.ir import ANALOG_DOMAIN, ANALOG_OP, AnalogOp, MatrixOp
+from mcompiler.onnx_export.codes import CodeTable, scale_and_bias
+from mcompiler.onnx_export.converted import converted_layer
+from mcompiler.onnx_export.emitter import Emitter, insert_before
+from mcompiler.onnx_export.folded import folded_accumulator
+from mcompiler.onnx_export.reference import replace_node
+from mcompiler.target import Target
+
+
+@dataclass(frozen=True)
+class MappedLayer:
+    """All that the mapped path knows of one operation: what its cells hold, and how they are read.
+
+    Attributes:
+        op: shapes, scales, kept indices; its ``codes`` are not read.
+        table: tile table.
+        analog: encoding and converter setting.
+        weights: decoded from the cells, int32 [G, K, N].
+        blocks: what the converters see, for operations that are not lossless; empty otherwise.
+    """
+
+    op: MatrixOp
+    table: TileTable
+    analog: AnalogOp
+    weights: npt.NDArray[np.int32]
+    blocks: tuple[ReadBlock, ...] = ()
+
+
+def build_mapped(skeleton: ir.Model, layers: Mapping[str, MappedLayer], target: Target) -> ir.Model:
+    """The mapped model.
+
+    Args:
+        skeleton: graph with placeholders.
+        layers: by layer name.
+        target: its converters.
+
+    Returns:
+        A model with one function (domain ``mcompiler``, named after the layer) per analog operation; values
+        ``<layer>/codes`` and ``<layer>/accumulator`` carry what ``verify`` compares.
+    """
+    model = skeleton.clone()
+    table = CodeTable(model.graph)
+    names = set[str]()
+    for node in list(model.graph):
+        if node.domain != ANALOG_DOMAIN or node.op_type != ANALOG_OP:
+            continue
+        layer = layers[node.name or ""]
+        codes = table.of(node, layer.op)
+        _replace(model, node, codes, layer, target, _identifier(layer.op.name, names))
+    model.opset_imports[ANALOG_DOMAIN] = 1
+    return model
+
+
+def _identifier(layer: str, taken: set[str]) -> str:
+    """A function name that is an identifier, so that every viewer and parser takes it."""
+    stem = "".join(c if c.isascii() and c.isalnum() else "_" for c in layer).strip("_") or "layer"
+    name, count = stem, 1
+    while name in taken:
+        count += 1
+        name = f"{stem}_{count}"
+    taken.add(name)
+    return name
+
+
+def _replace(
+    model: ir.Model, node: ir.Node, codes: ir.Value, layer: MappedLayer, target: Target, function_name: str
+) -> None:
+    """Define the layer's function and call it in place of the placeholder."""
+    body = Emitter(function_name, inside_function=True)
+    formal = ir.Value(name="codes")
+    if layer.analog.lossless:
+        accumulator, probe = folded_accumulator(body, formal, layer.op, layer.weights)
+        y = scale_and_bias(body, accumulator, layer.op)
+    else:
+        adc = replace(make_adc(target), gain=layer.analog.gain)
+        y, probe = converted_layer(body, formal, layer.op, layer.weights, layer.blocks, adc, target)
+    parameters = [value for value, _ in body.constants]
+    for value, _ in body.constants:
+        value.type = None
+        value.shape = None
+    graph = ir.Graph(
+        [formal, *parameters], [y, probe], nodes=body.nodes, opset_imports=dict(model.opset_imports), name=function_name
+    )
+    graph.opset_imports.pop(ANALOG_DOMAIN, None)
+    function = ir.Function(ANALOG_DOMAIN, function_name, graph=graph, attributes=[])
+    model.functions[function.identifier()] = function
+    outside = Emitter(layer.op.name)
+    actual = [outside.constant(array) for _, array in body.constants]
+    call = ir.node(function_name, [codes, *actual], domain=ANALOG_DOMAIN, num_outputs=2, name=layer.op.name)
+    outside.nodes.append(call)
+    call.outputs[1].name = f"{layer.op.name}/accumulator"
+    insert_before(model.graph, node, outside)
+    replace_node(model, node, call.outputs[0])

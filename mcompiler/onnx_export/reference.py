@@ -1,0 +1,107 @@
+"""reference.onnx: the quantised model with integer operators and nothing of the crossbar."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from mcompiler.ir import ANALOG_DOMAIN, ANALOG_OP, ConvShape, MatrixOp, MatrixProgram
+from mcompiler.onnx_export.codes import CodeTable, conv_attributes, conv_kernel, scale_and_bias
+from mcompiler.onnx_export.emitter import Emitter, insert_before
+
+
+def build_reference(program: MatrixProgram) -> ir.Model:
+    """The quantised reference: for every layer QuantizeLinear, ConvInteger or MatMulInteger, then scale and bias.
+
+    Values ``<layer>/codes`` and ``<layer>/accumulator`` carry what ``verify`` compares; accumulators are int32, or int64
+    where 32 bits could overflow.
+    """
+    model = program.lowered.skeleton.clone()
+    ops = {op.name: op for op in program.ops}
+    table = CodeTable(model.graph)
+    for node in list(model.graph):
+        if node.domain != ANALOG_DOMAIN or node.op_type != ANALOG_OP:
+            continue
+        op = ops[node.name or ""]
+        codes = table.of(node, op)
+        emitter = Emitter(f"{op.name}/reference")
+        accumulator = reference_accumulator(emitter, codes, op)
+        y = scale_and_bias(emitter, emitter.cast(accumulator, ir.DataType.FLOAT), op)
+        insert_before(model.graph, node, emitter)
+        replace_node(model, node, y)
+    model.opset_imports.pop(ANALOG_DOMAIN, None)
+    return model
+
+
+def replace_node(model: ir.Model, node: ir.Node, value: ir.Value) -> None:
+    """Let ``value`` take the place of a node's output, under that output's name."""
+    old = node.outputs[0]
+    value.type, value.shape = old.type, old.shape
+    name, old.name = old.name, f"{old.name}/replaced"
+    value.name = name
+    ir.convenience.replace_all_uses_with(old, value, replace_graph_outputs=True)
+    model.graph.remove(node, safe=True)
+
+
+def reference_accumulator(emitter: Emitter, codes: ir.Value, op: MatrixOp) -> ir.Value:
+    """Sum over k of (q_x - z_x) q_w as int32 or int64, named ``<layer>/accumulator``.
+
+    Codes of more than 8 bits are cut into bytes (weights into a signed high and a 7-bit low part), multiplied piece by
+    piece and added in int64.
+    """
+    name = f"{op.name}/accumulator"
+    low, high = (int(op.codes.min()), int(op.codes.max())) if op.codes.size else (0, 0)
+    if op.input.bits <= 8 and -128 <= low and high <= 127:
+        if _bound(op) < 1 << 31:
+            return _product(emitter, codes, op.input.zero_point, op.codes, op, name)
+    inputs = _input_pieces(emitter, codes, op)
+    total: ir.Value | None = None
+    for weight, weight_shift in _weight_pieces(op.codes):
+        for piece, zero, input_shift in inputs:
+            part = emitter.cast(_product(emitter, piece, zero, weight, op, None), ir.DataType.INT64)
+            part = emitter("Mul", part, emitter.constant(1 << (weight_shift + input_shift), np.int64))
+            total = part if total is None else emitter("Add", total, part)
+    assert total is not None  # both have pieces
+    return emitter("Identity", total, name=name)
+
+
+def _bound(op: MatrixOp) -> int:
+    """No sum of the operation exceeds this in magnitude."""
+    largest = max(op.input.zero_point, op.input.largest - op.input.zero_point)
+    return largest * int(np.abs(op.codes).sum(axis=1, dtype=np.int64).max(initial=0))
+
+
+def _input_pieces(emitter: Emitter, codes: ir.Value, op: MatrixOp) -> list[tuple[ir.Value, int, int]]:
+    """(bytes of the codes, their zero point, shift)."""
+    zero = op.input.zero_point
+    if op.input.bits <= 8:
+        return [(codes, zero, 0)]
+    base = emitter.constant(256, np.int32)
+    low, high = emitter("Mod", codes, base), emitter("Div", codes, base)
+    return [
+        (emitter.cast(low, ir.DataType.UINT8), zero % 256, 0),
+        (emitter.cast(high, ir.DataType.UINT8), zero // 256, 8),
+    ]
+
+
+def _weight_pieces(codes: npt.NDArray[np.int16]) -> list[tuple[npt.NDArray[np.int16], int]]:
+    """Signed bytes and shifts that add up to the codes."""
+    if codes.size == 0 or (codes.min() >= -128 and codes.max() <= 127):
+        return [(codes, 0)]
+    low = codes & 0x7F
+    high = (codes - low) >> 7
+    return [(low, 0), *((piece, shift + 7) for piece, shift in _weight_pieces(high))]
+
+
+def _product(
+    emitter: Emitter, codes: ir.Value, zero: int, weights: npt.NDArray[np.int16], op: MatrixOp, name: str | None
+) -> ir.Value:
+    """Integer product of uint8 codes with weights in -128..127, stored as uint8 around 128 (see docs/arithmetic.md)."""
+    stored = (weights + np.int16(128)).astype(np.uint8)
+    zero_x, zero_w = emitter.constant(zero, np.uint8), emitter.constant(128, np.uint8)
+    if isinstance(op.shape, ConvShape):
+        kernel = emitter.constant((conv_kernel(op, weights) + 128).astype(np.uint8))
+        return emitter("ConvInteger", codes, kernel, zero_x, zero_w, name=name, **conv_attributes(op.shape, padded=False))
+    matrix = stored.reshape(*op.shape.batch, *stored.shape[1:]) if op.shape.batch else stored[0]
+    return emitter("MatMulInteger", codes, emitter.constant(matrix), zero_x, zero_w, name=name)

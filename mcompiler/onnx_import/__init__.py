@@ -1,0 +1,88 @@
+"""ONNX files in: reading, refusing, and the services of the ``onnx`` package that passes need.
+
+``load_model`` reads a file. ``convert_opset``, ``infer_shapes`` and ``evaluate`` are the only ways by which passes
+reach the ``onnx`` package.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx_ir as ir
+
+from mcompiler.ir import GraphProgram
+from mcompiler.onnx_import.convert import convert_opset
+from mcompiler.onnx_import.evaluate import evaluate
+from mcompiler.onnx_import.reader import EXTERNAL_KEY, TYPE_KEY, read
+from mcompiler.onnx_import.refuse import check, operators
+from mcompiler.onnx_import.shapes import infer_shapes
+
+__all__ = [
+    "EXTERNAL_KEY",
+    "TYPE_KEY",
+    "convert_opset",
+    "evaluate",
+    "infer_shapes",
+    "load_model",
+    "operators",
+    "program_of",
+]
+
+_MIN_IR_VERSION = 8
+"""Initializers need not be inputs since IR version 4; model-local functions exist since 8."""
+
+
+def load_model(path: Path) -> GraphProgram:
+    """Read an ONNX model for compilation.
+
+    Every node gets a unique name: its own, or ``<Op>_<index>`` where missing or double (index = position in the
+    graph). Initializers that are also inputs (IR version 3) are no longer inputs. Large tensors stay on disk,
+    memory-mapped.
+
+    Args:
+        path: an ONNX file (protobuf); external data beside it.
+
+    Raises:
+        ModelError: no readable ONNX model, missing data, or nodes that no inference can have; see the message.
+    """
+    path = Path(path)
+    return program_of(read(path), f"'{path}'")
+
+
+def program_of(model: ir.Model, label: str = "the model") -> GraphProgram:
+    """Take a model that is already in memory as program; names its nodes and edits the model in place.
+
+    Args:
+        model: the model, which belongs to the program from now on.
+        label: what messages call it.
+
+    Raises:
+        ModelError: nodes that no inference can have, all of them listed.
+    """
+    check(model, label)
+    graph = model.graph
+    kept = [value for value in graph.inputs if not value.is_initializer()]
+    if len(kept) != len(graph.inputs):
+        graph.inputs.clear()
+        graph.inputs.extend(kept)
+    model.ir_version = max(model.ir_version, _MIN_IR_VERSION)
+    if "ai.onnx" in model.opset_imports:
+        model.opset_imports.setdefault("", model.opset_imports.pop("ai.onnx"))
+    _name_nodes(graph)
+    return GraphProgram(model=model, nodes=tuple((node.name or "", node.op_type) for node in graph))
+
+
+def _name_nodes(graph: ir.Graph) -> None:
+    """Unique names for all top-level nodes. Names of the file win over made-up ones."""
+    own = [node.name for node in graph]
+    taken = {name for name in own if name}
+    seen: set[str] = set()
+    for index, (node, name) in enumerate(zip(graph, own, strict=True)):
+        if name and name not in seen:
+            seen.add(name)
+            continue
+        fresh = f"{node.op_type}_{index}"
+        while fresh in taken or fresh in seen:
+            fresh += "_"
+        node.name = fresh
+        seen.add(fresh)

@@ -1,0 +1,115 @@
+"""What can be refused by looking at a model: foreign operators, training mode, random generators."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import onnx
+import onnx_ir as ir
+
+from mcompiler.errors import ModelError
+from mcompiler.graph import constant, input_at, int_attr, standard
+
+_RUNTIME_DOMAINS = frozenset(
+    ["", "ai.onnx", "ai.onnx.ml", "com.microsoft", "com.microsoft.nchwc", "com.microsoft.experimental"]
+)
+_TRAINING_DOMAINS = frozenset(["ai.onnx.training", "ai.onnx.preview.training"])
+_RANDOM = frozenset(
+    ["RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial"]
+)
+_LEGACY = frozenset(
+    [
+        "ATen",
+        "Affine",
+        "Crop",
+        "DynamicSlice",
+        "GRUUnit",
+        "GivenTensorFill",
+        "ImageScaler",
+        "MeanVarianceNormalization",
+        "ParametricSoftplus",
+        "Scale",
+        "ScaledTanh",
+        "ThresholdedRelu",
+    ]
+)
+"""Operators that left ONNX and that onnxruntime may still run."""
+
+_LISTED = 20
+
+
+def check(model: ir.Model, label: str) -> None:
+    """Raise ModelError for what onnxruntime cannot run, or what is no inference; all such nodes are listed.
+
+    Whether onnxruntime accepts the model is only known once a session has been opened; this finds what needs none.
+    """
+    if not model.opset_imports:
+        raise ModelError(
+            f"{label} imports no operator set (opset_import is empty), so its operators have no defined meaning; "
+            "export it again with a current exporter"
+        )
+    found = []
+    for node, opsets in _all_nodes(model):
+        reason = refusal(node, opsets, model)
+        if reason is not None:
+            found.append(f"{node.name or '(unnamed)'} ({node.op_type}): {reason}")
+    if found:
+        more = f"; and {len(found) - _LISTED} more" if len(found) > _LISTED else ""
+        raise ModelError(
+            f"{label} cannot be compiled, {len(found)} of its nodes are refused: {'; '.join(found[:_LISTED])}{more}. "
+            "Export the model for inference with operators that onnxruntime runs"
+        )
+
+
+def _all_nodes(model: ir.Model) -> Iterator[tuple[ir.Node, dict[str, int]]]:
+    """Every node, those of control-flow bodies and functions included, with the operator sets it is read in."""
+    for node in model.graph.all_nodes():
+        yield node, model.opset_imports
+    for function in model.functions.values():
+        for node in function.all_nodes():
+            yield node, {**model.opset_imports, **function.opset_imports}
+
+
+def refusal(node: ir.Node, opsets: dict[str, int], model: ir.Model) -> str | None:
+    """Why a node is refused, or None."""
+    if node.op_identifier() in model.functions:
+        return None
+    if node.domain in _TRAINING_DOMAINS:
+        return "training operator"
+    if node.domain not in _RUNTIME_DOMAINS:
+        return f"operator of the foreign domain '{node.domain}', which onnxruntime does not run"
+    if node.op_type in _RANDOM:
+        return "random generator, its output is not a function of the input"
+    opset = opsets.get("", opsets.get("ai.onnx", 1))
+    if _trains(node, opset):
+        return "training mode"
+    if node.domain in ("", "ai.onnx") and node.op_type not in _LEGACY and not _known(node.op_type):
+        return "no operator of ONNX"
+    return None
+
+
+def operators() -> dict[str, bool]:
+    """Every operator of the ONNX domain that is not deprecated, by name; True for random generators."""
+    schemas = onnx.defs.get_all_schemas()
+    return {s.name: s.name in _RANDOM for s in sorted(schemas, key=lambda s: s.name) if not s.domain and not s.deprecated}
+
+
+def _known(op: str) -> bool:
+    return bool(onnx.defs.has(op, ""))
+
+
+def _trains(node: ir.Node, opset: int) -> bool:
+    if standard(node, "BatchNormalization"):
+        if opset >= 14:
+            return int_attr(node, "training_mode", 0) != 0
+        if opset >= 7:
+            # Before opset 14 the number of outputs selects the training form.
+            return sum(bool(output.name) for output in node.outputs) > 1
+        return int_attr(node, "is_test", 0) == 0
+    if standard(node, "Dropout"):
+        if opset < 7:
+            return int_attr(node, "is_test", 0) == 0
+        if opset >= 12 and input_at(node, 2) is not None:
+            mode = constant(input_at(node, 2))
+            return mode is None or bool(mode.any())
+    return False

@@ -1,0 +1,89 @@
+"""Shape inference through the ``onnx`` package."""
+
+from __future__ import annotations
+
+import onnx
+import onnx_ir as ir
+
+from mcompiler.onnx_import.light import light_proto
+
+_ROUNDS = 8
+_LIKE_INPUT = {
+    ("ai.onnx.ml", "Scaler"): ir.DataType.FLOAT,
+    ("ai.onnx.ml", "Normalizer"): ir.DataType.FLOAT,
+    ("ai.onnx.ml", "Binarizer"): None,
+    ("ai.onnx.ml", "Imputer"): None,
+    ("com.microsoft", "Gelu"): None,
+    ("com.microsoft", "FastGelu"): None,
+    ("com.microsoft", "QuickGelu"): None,
+    ("com.microsoft", "BiasGelu"): None,
+}
+"""Operators that ``onnx`` cannot infer, of the shape of their first input; the element type, None: of the input."""
+
+
+def infer_shapes(model: ir.Model) -> None:
+    """Infer types and shapes of the top-level intermediate values, in place; symbolic sizes are carried along.
+
+    Inference may fail (operators that it does not know, contradicting annotations); values then keep what they had.
+    Types and shapes of graph inputs and outputs stay as the model states them.
+    """
+    for _ in range(_ROUNDS):
+        _infer(model)
+        if sum(_supplement(node) for node in model.graph) == 0:
+            return
+
+
+def _infer(model: ir.Model) -> None:
+    try:
+        inferred = onnx.shape_inference.infer_shapes(
+            light_proto(model), check_type=False, strict_mode=False, data_prop=True
+        )
+    except Exception:  # onnx raises many kinds; a model without shapes is still a model
+        return
+    infos = {info.name: info.type for info in (*inferred.graph.value_info, *inferred.graph.output)}
+    for node in model.graph:
+        for value in node.outputs:
+            info = infos.get(value.name or "")
+            if info is not None and info.WhichOneof("value") == "tensor_type":
+                _settle(value, info.tensor_type)
+
+
+def _settle(value: ir.Value, info: onnx.TypeProto.Tensor) -> None:
+    stated = value.is_graph_output()
+    if info.elem_type and (value.type is None or not stated):
+        value.type = ir.TensorType(ir.DataType(info.elem_type))
+    if info.HasField("shape") and (value.shape is None or not stated):
+        value.shape = ir.Shape([_size(dim) for dim in info.shape.dim])
+
+
+def _size(dim: onnx.TensorShapeProto.Dimension) -> int | str | None:
+    kind = dim.WhichOneof("value")
+    return dim.dim_value if kind == "dim_value" else dim.dim_param if kind == "dim_param" else None
+
+
+def _supplement(node: ir.Node) -> bool:
+    """What ``onnx`` does not infer; True where it added something."""
+    if not node.outputs or node.outputs[0].shape is not None or not node.inputs or node.inputs[0] is None:
+        return False
+    source, output = node.inputs[0], node.outputs[0]
+    if (node.domain, node.op_type) in _LIKE_INPUT and source.shape is not None:
+        dtype = _LIKE_INPUT[node.domain, node.op_type] or source.dtype
+        output.shape = source.shape.copy()
+        output.type = ir.TensorType(dtype) if dtype is not None else output.type
+        return True
+    if node.domain == "" and node.op_type in ("Reshape", "Expand") and len(node.inputs) == 2:
+        return _rank_of_argument(node, source, output)
+    return False
+
+
+def _rank_of_argument(node: ir.Node, source: ir.Value, output: ir.Value) -> bool:
+    """A shape that is computed at run time still has a known length, and that is the number of dimensions."""
+    shape = node.inputs[1].shape if node.inputs[1] is not None else None
+    if shape is None or len(shape) != 1 or not isinstance(shape[0], int):
+        return False
+    if node.op_type == "Expand" and (source.shape is None or len(source.shape) > shape[0]):
+        return False
+    output.shape = ir.Shape([None] * shape[0])
+    if output.type is None:
+        output.type = source.type
+    return True

@@ -1,0 +1,171 @@
+"""onnxruntime: the only module that imports it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import onnxruntime as ort
+
+from mcompiler.data import InputSpec, Samples, Tensor, batches
+from mcompiler.errors import ModelError
+from mcompiler.graph import index_bounds
+
+EXTERNAL_BYTES = 1 << 12
+"""Initializers of this size and more are handed to onnxruntime beside the serialised model."""
+
+_TYPES: dict[str, type[Any]] = {
+    "tensor(float)": np.float32,
+    "tensor(float16)": np.float16,
+    "tensor(double)": np.float64,
+    "tensor(int8)": np.int8,
+    "tensor(uint8)": np.uint8,
+    "tensor(int16)": np.int16,
+    "tensor(uint16)": np.uint16,
+    "tensor(int32)": np.int32,
+    "tensor(uint32)": np.uint32,
+    "tensor(int64)": np.int64,
+    "tensor(uint64)": np.uint64,
+    "tensor(bool)": np.bool_,
+    "tensor(string)": object,
+}
+
+
+class RunError(Exception):
+    """onnxruntime failed while running a model that it had accepted."""
+
+
+@dataclass(frozen=True)
+class Session:
+    """An open model.
+
+    Attributes:
+        inputs: what it wants.
+        outputs: names, in order.
+    """
+
+    inputs: tuple[InputSpec, ...]
+    outputs: tuple[str, ...]
+    _session: Any
+    _keep: tuple[Any, ...] = ()
+
+    def run(self, feeds: Mapping[str, Tensor], outputs: Sequence[str] | None = None) -> dict[str, Any]:
+        """Run once; ``outputs`` selects some of the outputs.
+
+        Raises:
+            RunError: onnxruntime's message, one line.
+        """
+        names = list(self.outputs if outputs is None else outputs)
+        try:
+            values = self._session.run(names, dict(feeds))
+        except Exception as error:  # onnxruntime raises classes of its own, without a common base
+            raise RunError(_one_line(error)) from error
+        return dict(zip(names, values, strict=True))
+
+    def accepts(self, specs: tuple[InputSpec, ...], samples: Samples) -> bool:
+        """Whether the first batch of the samples runs."""
+        feeds, _ = next(batches(specs, samples))
+        try:
+            self.run(feeds)
+        except RunError:
+            return False
+        return True
+
+
+def open_file(path: Path, *, optimise: bool = True, prepack: bool = True) -> Session:
+    """Open a model file in onnxruntime.
+
+    Raises:
+        ModelError: onnxruntime does not accept it; its message in one line.
+    """
+    try:
+        session = ort.InferenceSession(str(path), _options(optimise, prepack), providers=["CPUExecutionProvider"])
+    except Exception as error:  # as above
+        raise ModelError(f"{path}: onnxruntime does not run this model: {_one_line(error)}") from error
+    return _wrap(session, ())
+
+
+def open_model(
+    model: ir.Model, *, outputs: Sequence[str] = (), optimise: bool = True, prepack: bool = True, origin: str = "model"
+) -> Session:
+    """Open a model in memory, large initializers shared rather than copied.
+
+    Args:
+        model: left as it is.
+        outputs: further values of the main graph to give out.
+        optimise: run onnxruntime's graph optimisations.
+        prepack: let onnxruntime copy weights into the layout of its kernels.
+        origin: name for error messages.
+
+    Raises:
+        ModelError: onnxruntime does not accept it.
+    """
+    options = _options(optimise, prepack)
+    stub = model.clone()
+    present = {value.name for value in stub.graph.outputs}
+    if outputs:
+        values = ir.convenience.create_value_mapping(stub.graph)
+        for name in dict.fromkeys(outputs):
+            if name not in present:
+                stub.graph.outputs.append(values[name])
+    names: list[str] = []
+    held: list[Any] = []
+    for name, value in stub.graph.initializers.items():
+        tensor = value.const_value
+        if tensor is None or tensor.nbytes < EXTERNAL_BYTES or tensor.dtype not in _SHARED:
+            continue
+        array = np.ascontiguousarray(tensor.numpy())
+        names.append(name)
+        held.append(ort.OrtValue.ortvalue_from_numpy(array))
+        value.const_value = ir.ExternalTensor(
+            location="shared", offset=0, length=array.nbytes, dtype=tensor.dtype, shape=tensor.shape, name=name
+        )
+    if names:
+        options.add_external_initializers(names, held)
+    try:
+        data = ir.to_proto(stub).SerializeToString()
+        session = ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # as above
+        raise ModelError(f"{origin}: onnxruntime does not run this model: {_one_line(error)}") from error
+    return _wrap(session, tuple(held))
+
+
+_SHARED = {
+    ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.INT8, ir.DataType.UINT8, ir.DataType.INT16, ir.DataType.INT32,
+    ir.DataType.INT64,
+}  # fmt: skip
+
+
+def _options(optimise: bool, prepack: bool) -> Any:
+    options = ort.SessionOptions()
+    if not prepack:
+        options.add_session_config_entry("session.disable_prepacking", "1")
+    options.log_severity_level = 4
+    if not optimise:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    return options
+
+
+def _wrap(session: Any, keep: tuple[Any, ...]) -> Session:
+    specs = []
+    for value in session.get_inputs():
+        if value.type not in _TYPES:
+            raise ModelError(f"input '{value.name}' is a {value.type}; only tensor inputs are supported")
+        shape = tuple(size if isinstance(size, int) else (str(size) if size else None) for size in value.shape)
+        specs.append(InputSpec(value.name, np.dtype(_TYPES[value.type]), shape))
+    return Session(tuple(specs), tuple(value.name for value in session.get_outputs()), session, keep)
+
+
+def _one_line(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    return text if len(text) <= 300 else text[:297] + "..."
+
+
+def input_specs(session: Session, graph: ir.Model) -> tuple[InputSpec, ...]:
+    """Inputs of a session, integers bounded by what they index in the graph."""
+    bounds = index_bounds(graph)
+    return tuple(replace(spec, bound=bounds.get(spec.name, spec.bound)) for spec in session.inputs)

@@ -1,0 +1,352 @@
+"""verify: run float model, quantised reference and mapped model side by side, layer by layer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from mcompiler.data import InputSpec, Samples, batch_size, batches
+from mcompiler.errors import DataError
+from mcompiler.runtime import RunError, Session, open_model
+
+Tensor = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class LayerResult:
+    """How far a layer's mapped accumulator is from the reference's, on the codes that the mapped layer saw."""
+
+    name: str
+    exact: bool
+    max_code_error: float
+    sqnr_db: float | None
+    adc_clipped: float | None
+
+
+@dataclass(frozen=True)
+class Verification:
+    """The result of ``verify``; ``as_json`` gives the keys of the contract.
+
+    Attributes:
+        samples: how many were run.
+        exact: every layer exact and the outputs of mapped and reference bit-equal.
+        same_as_shipped: the mapped model rebuilt from the cells is the shipped one.
+        outputs_equal: outputs of the shipped mapped and reference models are bit-equal.
+        promised: layers whose converters are lossless.
+    """
+
+    samples: int
+    exact: bool
+    max_code_error: float
+    sqnr_db: float | None
+    agreement_mapped_quantised: float | None
+    agreement_quantised_float: float | None
+    top1_float: float | None
+    top1_quantised: float | None
+    top1_mapped: float | None
+    layers: tuple[LayerResult, ...]
+    same_as_shipped: bool
+    outputs_equal: bool
+    promised: frozenset[str]
+
+    @property
+    def failures(self) -> tuple[str, ...]:
+        """Why the verification failed; empty where it did not."""
+        reasons = []
+        if not self.same_as_shipped:
+            reasons.append("the shipped mapped.onnx is not the model that the cells, placement and layers give")
+        broken = [layer for layer in self.layers if not layer.exact and layer.name in self.promised]
+        reasons += [
+            f"layer '{layer.name}' is promised lossless and differs from the reference by up to "
+            f"{layer.max_code_error:g} units"
+            for layer in broken
+        ]
+        if all(layer.exact for layer in self.layers) and not self.outputs_equal:
+            reasons.append("every layer is exact, and an output of mapped.onnx differs from reference.onnx")
+        return tuple(reasons)
+
+    def as_json(self) -> dict[str, Any]:
+        """The object that ``verify --json`` prints."""
+        return {
+            "samples": self.samples,
+            "exact": self.exact,
+            "max_code_error": self.max_code_error,
+            "sqnr_db": self.sqnr_db,
+            "agreement": {
+                "mapped_quantised": self.agreement_mapped_quantised, "quantised_float": self.agreement_quantised_float,
+            },
+            "top1_float": self.top1_float,
+            "top1_quantised": self.top1_quantised,
+            "top1_mapped": self.top1_mapped,
+            "layers": [
+                {
+                    "name": layer.name, "exact": layer.exact, "max_code_error": layer.max_code_error,
+                    "sqnr_db": layer.sqnr_db, "adc_clipped": layer.adc_clipped,
+                }
+                for layer in self.layers
+            ],
+        }  # fmt: skip
+
+
+@dataclass
+class _Error:
+    """Running error of one signal against another."""
+
+    signal: float = 0.0
+    noise: float = 0.0
+    largest: float = 0.0
+
+    def add(self, wanted: Tensor, given: Tensor) -> None:
+        reference = wanted.astype(np.float64)
+        difference = given.astype(np.float64) - reference
+        difference = difference[np.isfinite(difference)] if not np.isfinite(difference).all() else difference
+        self.signal += float(np.square(reference[np.isfinite(reference)]).sum())
+        self.noise += float(np.square(difference).sum())
+        self.largest = max(self.largest, float(np.abs(difference).max(initial=0)))
+
+    @property
+    def sqnr_db(self) -> float | None:
+        if self.noise == 0 or self.signal == 0:
+            return None
+        return float(10 * np.log10(self.signal / self.noise))
+
+
+@dataclass(frozen=True)
+class LayerProbe:
+    """Where a layer's signals are in both models.
+
+    Attributes:
+        name: layer.
+        codes: value that carries its input codes (shared by layers that read the same tensor).
+        accumulator: value that carries its accumulator.
+        lossless: promised.
+        clipped: share of conversions that clipped in calibration.
+    """
+
+    name: str
+    codes: str
+    accumulator: str
+    lossless: bool
+    clipped: float | None
+
+
+@dataclass(frozen=True)
+class Models:
+    """What verify runs: sessions of the float, reference and mapped models; the latter two also as graphs for probes."""
+
+    float_model: Session
+    reference: ir.Model
+    mapped: ir.Model
+    shipped: Session
+    specs: tuple[InputSpec, ...]
+
+
+def verify(
+    models: Models, probes: Sequence[LayerProbe], samples: Samples, *, same_as_shipped: bool,
+    progress: Callable[[int], None] = lambda done: None,
+) -> Verification:
+    """Run all models on the samples and compare.
+
+    Args:
+        models: what to run.
+        probes: one per analog layer.
+        samples: inputs and labels.
+        same_as_shipped: whether the rebuilt mapped model equals the shipped one.
+        progress: told how many samples are done.
+    """
+    run = _Run(models, probes)
+    for feeds, count in batches(models.specs, samples):
+        run.step(feeds, count)
+        progress(run.done)
+    return run.result(probes, samples, same_as_shipped)
+
+
+@dataclass
+class _Run:
+    """State of one verification."""
+
+    models: Models
+    probes: Sequence[LayerProbe]
+    done: int = 0
+    equal: bool = True
+    errors: dict[str, _Error] = field(default_factory=dict)
+    output: _Error = field(default_factory=_Error)
+    classes: dict[str, list[npt.NDArray[np.int64]]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        names = list(dict.fromkeys([p.codes for p in self.probes] + [p.accumulator for p in self.probes]))
+        self._names = names
+        self._mapped = open_model(self.models.mapped, outputs=names, origin="mapped model")
+        self._probed = open_model(self.models.reference, outputs=names, origin="reference model")
+        self._plain = open_model(self.models.reference, origin="reference model")
+        self._layers: dict[str, Session] = {}
+        self._outputs = list(self.models.float_model.outputs)
+        self.errors = {probe.name: _Error() for probe in self.probes}
+
+    def step(self, feeds: Mapping[str, Tensor], count: int) -> None:
+        try:
+            wanted = self.models.float_model.run(feeds)
+            mapped = self._mapped.run(feeds, [*self._outputs, *self._names])
+            probed = self._probed.run(feeds, [*self._outputs, *self._names])
+            shipped = self.models.shipped.run(feeds)
+            reference = probed
+            if any(not _same(shipped[name], probed[name]) for name in self._outputs):
+                reference = self._plain.run(feeds)  # a probe may hinder a fusion of the digital part: ask the plain graph
+        except RunError as error:
+            raise DataError(f"onnxruntime fails on the data: {error}; check --dim and the data's values") from error
+        for probe in self.probes:
+            self._compare(probe, mapped, probed)
+        self.equal &= all(_same(shipped[name], reference[name]) for name in self._outputs)
+        batched = batch_size(self.models.specs) is not None
+        outputs = {"float": wanted, "quantised": reference, "mapped": shipped}
+        name = self._first_float(wanted)
+        if name is not None:
+            self.output.add(_real(wanted[name], count, batched), _real(shipped[name], count, batched))
+        decision = name if name is not None else (self._outputs[0] if self._outputs else None)
+        integer = next((n for n in self._outputs if _is_class(wanted[n])), None)
+        for kind, values in outputs.items():
+            chosen = integer if integer is not None else decision
+            if chosen is not None and isinstance(values[chosen], np.ndarray) and values[chosen].dtype.kind in "fiu":
+                self.classes.setdefault(kind, []).append(_classes(_real(values[chosen], count, batched)))
+        self.done += count
+
+    def _first_float(self, values: Mapping[str, Any]) -> str | None:
+        return next(
+            (n for n in self._outputs if isinstance(values[n], np.ndarray) and values[n].dtype.kind == "f" and values[n].size),
+            None,
+        )
+
+    def _compare(self, probe: LayerProbe, mapped: Mapping[str, Tensor], probed: Mapping[str, Tensor]) -> None:
+        """Reference accumulator on the codes that the mapped layer saw: the reference's own where the codes are equal."""
+        wanted = probed[probe.accumulator]
+        if not np.array_equal(mapped[probe.codes], probed[probe.codes]):
+            if probe.name not in self._layers:
+                graph = extract(self.models.reference, probe.codes, probe.accumulator)
+                self._layers[probe.name] = open_model(graph, origin=f"reference of layer '{probe.name}'")
+            wanted = self._layers[probe.name].run({probe.codes: mapped[probe.codes]})[probe.accumulator]
+        given = mapped[probe.accumulator]
+        if given.shape != wanted.shape:
+            raise AssertionError(f"accumulators of {probe.name}: {given.shape} and {wanted.shape}")
+        if np.array_equal(given, wanted):
+            self.errors[probe.name].signal += float(np.square(wanted.astype(np.float64)).sum())
+        else:
+            self.errors[probe.name].add(wanted, given)
+
+    def result(self, probes: Sequence[LayerProbe], samples: Samples, same_as_shipped: bool) -> Verification:
+        layers = tuple(
+            LayerResult(
+                probe.name, self.errors[probe.name].noise == 0, self.errors[probe.name].largest,
+                self.errors[probe.name].sqnr_db, probe.clipped,
+            )
+            for probe in probes
+        )  # fmt: skip
+        classes = {kind: np.concatenate(parts) for kind, parts in self.classes.items()}
+        known = len(classes) == 3 and all(len(found) == samples.count for found in classes.values())
+        labels = samples.labels if known else None
+
+        def top1(kind: str) -> float | None:
+            return None if labels is None else float((classes[kind] == labels).mean())
+
+        def agree(one: str, other: str) -> float | None:
+            return float((classes[one] == classes[other]).mean()) if known else None
+
+        exact = all(layer.exact for layer in layers) and self.equal
+        return Verification(
+            samples=samples.count,
+            exact=exact,
+            max_code_error=max((layer.max_code_error for layer in layers), default=0.0),
+            sqnr_db=self.output.sqnr_db,
+            agreement_mapped_quantised=agree("mapped", "quantised"),
+            agreement_quantised_float=agree("quantised", "float"),
+            top1_float=top1("float"),
+            top1_quantised=top1("quantised"),
+            top1_mapped=top1("mapped"),
+            layers=layers,
+            same_as_shipped=same_as_shipped,
+            outputs_equal=self.equal,
+            promised=frozenset(probe.name for probe in probes if probe.lossless),
+        )
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Bit equality of two outputs, NaN equal to NaN; sequences and maps by their contents."""
+    if isinstance(one, np.ndarray) and isinstance(other, np.ndarray):
+        return one.dtype == other.dtype and one.shape == other.shape and np.array_equal(
+            one, other, equal_nan=one.dtype.kind == "f"
+        )
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(_same(a, b) for a, b in zip(one, other, strict=True))
+    return bool(one == other)
+
+
+def _real(values: Tensor, count: int, batched: bool) -> Tensor:
+    """The samples of a batch that are not padding; a model without batch gives one sample."""
+    if batched:
+        return values[:count] if values.ndim else values[None]
+    return values[None]
+
+
+def _is_class(values: Any) -> bool:
+    return isinstance(values, np.ndarray) and values.ndim == 1 and values.dtype.kind in "iu"
+
+
+def _classes(values: Tensor) -> npt.NDArray[np.int64]:
+    """Predicted class of each sample: an integer [n] output itself, else argmax over all but the first axis."""
+    if values.ndim == 1 and values.dtype.kind in "iu":
+        return values.astype(np.int64)
+    flat = values.reshape(len(values), -1)
+    return flat.argmax(axis=1).astype(np.int64) if flat.shape[1] else np.zeros(len(flat), np.int64)
+
+
+def extract(model: ir.Model, start: str, end: str) -> ir.Model:
+    """The part of a graph that computes value ``end`` from value ``start``."""
+    clone = model.clone()
+    values = ir.convenience.create_value_mapping(clone.graph)
+    source, target = values[start], values[end]
+    needed: set[ir.Node] = set()
+    constants: dict[str, ir.Value] = {}
+    for value in _ancestors(target, source, needed):
+        constants[value.name or ""] = value
+    nodes = [node for node in clone.graph if node in needed]
+    opsets = dict(clone.graph.opset_imports)
+    clone.graph.remove(list(clone.graph)[::-1], safe=False)
+    source.type = source.type if source.type is not None else ir.TensorType(ir.DataType.UINT8)
+    if source.producer() is not None:
+        fresh = ir.Value(name=start, type=source.type, shape=None)
+        for node in nodes:
+            for index, value in enumerate(node.inputs):
+                if value is source:
+                    node.replace_input_with(index, fresh)
+        source = fresh
+    graph = ir.Graph(
+        [source], [target], nodes=nodes, initializers=[_detached(v) for v in constants.values()], opset_imports=opsets,
+        name="layer",
+    )  # fmt: skip
+    return ir.Model(graph, ir_version=model.ir_version)
+
+
+def _detached(value: ir.Value) -> ir.Value:
+    graph = value.graph
+    if graph is not None and value.name in graph.initializers:
+        del graph.initializers[value.name]
+    return value
+
+
+def _ancestors(target: ir.Value, source: ir.Value, needed: set[ir.Node]) -> Iterator[ir.Value]:
+    """Walk back from ``target`` to ``source``; collects nodes, yields the initializers met."""
+    stack = [target]
+    while stack:
+        value = stack.pop()
+        if value is source:
+            continue
+        producer = value.producer()
+        if producer is None:
+            yield value
+        elif producer not in needed:
+            needed.add(producer)
+            stack.extend(v for v in producer.inputs if v is not None)

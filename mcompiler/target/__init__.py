@@ -1,0 +1,63 @@
+"""Target descriptions: what a crossbar chip is made of. One TOML file, SI units, every number with its source.
+
+The models are the schema (``sections``, ``schema``), ``rules`` what sections must agree on. ``locate`` and ``layers``
+find files and put them together, ``load`` reports what is wrong, ``publish`` what others want to know. pydantic is used
+nowhere else.
+"""
+
+from mcompiler.target.load import check_target, list_targets, load_target
+from mcompiler.target.publish import assumptions, resolved_toml, source_of
+from mcompiler.target.schema import Target, json_schema
+from mcompiler.target.sections import (
+    Adc,
+    AdcRange,
+    Array,
+    Component,
+    Converters,
+    Dac,
+    Device,
+    Digital,
+    Encoding,
+    Event,
+    Hierarchy,
+    LayerPrecision,
+    Layout,
+    Network,
+    Pedestal,
+    Place,
+    Precision,
+    Rounding,
+    Section,
+    WeightEncoding,
+)
+
+__all__ = [
+    "Adc",
+    "AdcRange",
+    "Array",
+    "Component",
+    "Converters",
+    "Dac",
+    "Device",
+    "Digital",
+    "Encoding",
+    "Event",
+    "Hierarchy",
+    "LayerPrecision",
+    "Layout",
+    "Network",
+    "Pedestal",
+    "Place",
+    "Precision",
+    "Rounding",
+    "Section",
+    "Target",
+    "WeightEncoding",
+    "assumptions",
+    "check_target",
+    "json_schema",
+    "list_targets",
+    "load_target",
+    "resolved_toml",
+    "source_of",
+]

@@ -1,0 +1,144 @@
+"""What sections of a target must agree on. Each rule takes the sections that it needs, by name.
+
+A rule yields faults as (key path, message). A loader can so apply every rule whose sections are valid in themselves,
+and report all faults of a file at once.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+
+from mcompiler.target.sections import (
+    Array,
+    Converters,
+    Device,
+    Encoding,
+    Layout,
+    Pedestal,
+    Precision,
+    Section,
+    WeightEncoding,
+)
+
+Faults = Iterator[tuple[str, str]]
+
+
+def _conductances(device: Device) -> Faults:
+    if device.g_max_siemens <= device.g_min_siemens:
+        yield (
+            "device.g_max_siemens",
+            f"{device.g_max_siemens:g} S is not above g_min_siemens = {device.g_min_siemens:g} S; levels run from "
+            "g_min to g_max (g = 1 / R: the low resistance is g_max)",
+        )
+
+
+def _active_rows(array: Array) -> Faults:
+    if array.rows_active > array.rows:
+        yield (
+            "array.rows_active",
+            f"{array.rows_active} word lines at once, but array.rows is {array.rows}; give at most {array.rows}",
+        )
+
+
+def _input_phases(precision: Precision, converters: Converters) -> Faults:
+    bits = converters.dac.bits
+    if bits > precision.inputs:
+        yield (
+            "converters.dac.bits",
+            f"{bits} bits at once, but precision.inputs is {precision.inputs}; give at most {precision.inputs}",
+        )
+    for name, layer in precision.layers.items():
+        if layer.inputs is not None and bits > layer.inputs:
+            yield (
+                f"precision.layers.{name}.inputs",
+                f"{layer.inputs} bits, but converters.dac.bits applies {bits} at once; give at least {bits}",
+            )
+
+
+def _supported(encoding: Encoding) -> Faults:
+    if encoding.weights is WeightEncoding.POLARISED:
+        yield "encoding.weights", "polarised weights are not supported yet; use 'differential' or 'offset'"
+
+
+def _offset_only(encoding: Encoding) -> Faults:
+    if encoding.weights is WeightEncoding.OFFSET:
+        return
+    if encoding.flip:
+        yield (
+            "encoding.flip",
+            f"columns are flipped only where weights = 'offset', not '{encoding.weights}'; set flip = false",
+        )
+    if encoding.input_sum == "unit_column":
+        yield (
+            "encoding.input_sum",
+            "a unit column undoes the shift of weights = 'offset'; "
+            f"weights = '{encoding.weights}' need none: remove the key",
+        )
+
+
+def _pair(encoding: Encoding) -> Faults:
+    if encoding.pedestal is not Pedestal.PAIR or encoding.weights is WeightEncoding.POLARISED:
+        return
+    others = ", ".join(f"'{pedestal}'" for pedestal in Pedestal if pedestal is not Pedestal.PAIR)
+    if encoding.weights is WeightEncoding.OFFSET:
+        yield "encoding.pedestal", f"'pair' needs weights = 'differential'; with 'offset' use one of {others}"
+    elif encoding.subtract == "after_adc":
+        yield (
+            "encoding.pedestal",
+            "'pair' is the analog difference and needs subtract = 'before_adc'; with 'after_adc' use one of " + others,
+        )
+
+
+def _capacity(device: Device, encoding: Encoding, precision: Precision) -> Faults:
+    if encoding.weights is WeightEncoding.POLARISED:
+        return
+    sign = 1 if encoding.weights is WeightEncoding.DIFFERENTIAL else 0
+    held = device.bits * encoding.slices
+    wanted = {"precision.weights": precision.weights}
+    for name, layer in precision.layers.items():
+        if layer.weights is not None:
+            wanted[f"precision.layers.{name}.weights"] = layer.weights
+    for key, bits in wanted.items():
+        if bits - sign > held:
+            needed = -(-(bits - sign) // device.bits)
+            what = f"{held + sign} bits, the sign in the pair" if sign else f"{held} bits"
+            fewer = f", or {key} = {held + sign}" if held + sign >= 2 else ""
+            yield (
+                key,
+                f"{bits} bits, but {encoding.slices} x {device.bits} bits of a cell (device.levels = {device.levels}) "
+                f"hold {what}; set encoding.slices = {needed}{fewer}",
+            )
+
+
+def _one_weight_fits(array: Array, encoding: Encoding) -> Faults:
+    pairs = encoding.weights is WeightEncoding.DIFFERENTIAL and encoding.pairs_in is Layout.ADJACENT
+    columns = (encoding.slices if encoding.slices_in is Layout.ADJACENT else 1) * (2 if pairs else 1)
+    if columns > array.columns:
+        yield (
+            "array.columns",
+            f"{array.columns} columns, but one weight takes {columns} adjacent ones; put slices or pairs in separate "
+            "arrays (encoding.slices_in, encoding.pairs_in = 'separate')",
+        )
+
+
+_RULES: tuple[Callable[..., Faults], ...] = (
+    _conductances,
+    _active_rows,
+    _input_phases,
+    _supported,
+    _offset_only,
+    _pair,
+    _capacity,
+    _one_weight_fits,
+)
+
+
+def disagreements(sections: Mapping[str, Section]) -> list[tuple[str, str]]:
+    """Faults between sections, as (key path, message), of every rule whose sections are all in ``sections``."""
+    found: list[tuple[str, str]] = []
+    for rule in _RULES:
+        names = inspect.signature(rule).parameters
+        if all(name in sections for name in names):
+            found.extend(rule(**{name: sections[name] for name in names}))
+    return found

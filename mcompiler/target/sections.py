@@ -1,0 +1,260 @@
+"""The sections of a target description: frozen, strict, every unknown key an error. SI units are in the field names.
+
+Numbers are strict: ``bits = 8.0`` or ``rate_hz = "1e9"`` is an error, never converted in silence.
+"""
+
+from __future__ import annotations
+
+import math
+from enum import StrEnum
+from fractions import Fraction
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False, strict=True)]
+NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False, strict=True)]
+PositiveInt = Annotated[int, Field(ge=1, strict=True)]
+Bool = Annotated[bool, Field(strict=True)]
+
+
+class WeightEncoding(StrEnum):
+    """How a signed weight becomes conductances (docs/arithmetic.md)."""
+
+    DIFFERENTIAL = "differential"
+    OFFSET = "offset"
+    POLARISED = "polarised"
+
+
+class Layout(StrEnum):
+    """Where the cells of one weight stand: in adjacent columns of one array, or in separate arrays."""
+
+    ADJACENT = "adjacent"
+    SEPARATE = "separate"
+
+
+class Pedestal(StrEnum):
+    """Where the current of the G_min of every active row goes.
+
+    ``pair``: the other cell of a differential pair, analog, before the ADC. ``reference_column``: a column of G_min
+    cells, subtracted before the ADC. ``digitised_reference``: that column has its own conversion, subtracted after it.
+    ``digital_count``: the digital number of active rows times the pedestal is subtracted after the ADC.
+    """
+
+    PAIR = "pair"
+    REFERENCE_COLUMN = "reference_column"
+    DIGITISED_REFERENCE = "digitised_reference"
+    DIGITAL_COUNT = "digital_count"
+
+
+class Rounding(StrEnum):
+    """How an ADC rounds at half a step."""
+
+    HALF_EVEN = "half_even"
+    HALF_UP = "half_up"
+
+
+class AdcRange(StrEnum):
+    """``full``: holds the extreme sum of any array. ``calibrated``: frozen per layer from calibration data."""
+
+    FULL = "full"
+    CALIBRATED = "calibrated"
+
+
+class Section(BaseModel):
+    """A section of a target. ``source`` covers every number of the section that ``sources`` does not name.
+
+    In a file, the source of [converters] also covers its [converters.dac] and [converters.adc] where these give none of
+    their own, and that of [precision] its layers; loading writes it into them.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    source: str = Field(default="", description="source of the section's numbers; 'assumption: ...' is legal")
+    sources: dict[str, str] = Field(default_factory=dict, description="source of single keys, where it differs")
+
+
+class Device(Section):
+    """One memristive cell."""
+
+    g_min_siemens: PositiveFloat = Field(description="conductance of the lowest level")
+    g_max_siemens: PositiveFloat = Field(description="conductance of the highest level")
+    levels: Annotated[int, Field(ge=2, le=256, strict=True)] = Field(
+        description="equidistant levels from g_min to g_max"
+    )
+    read_voltage_v: PositiveFloat = Field(description="on a driven word line")
+    read_pulse_s: PositiveFloat = Field(description="how long one read of the array takes, converters not included")
+
+    @property
+    def on_off(self) -> float:
+        """Ratio of the largest to the smallest conductance."""
+        return float(self._ratio)
+
+    @property
+    def _ratio(self) -> Fraction:
+        # Of the decimals as they were written: 75e-6 / 5e-6 in floats is not 15, and ties of converters hang on that.
+        return Fraction(repr(self.g_max_siemens)) / Fraction(repr(self.g_min_siemens))
+
+    @property
+    def bits(self) -> int:
+        """Whole bits that one cell holds."""
+        return int(math.log2(self.levels))
+
+    @property
+    def pedestal(self) -> float:
+        """G_min in units of one level step: (L - 1) / (on/off - 1), rounded once, so that a half is a half."""
+        return float((self.levels - 1) / (self._ratio - 1))
+
+    @property
+    def step_siemens(self) -> float:
+        """Conductance of one level step."""
+        return (self.g_max_siemens - self.g_min_siemens) / (self.levels - 1)
+
+
+class Array(Section):
+    """One crossbar array. Unit and reference columns stand beside ``columns``."""
+
+    rows: PositiveInt = Field(description="word lines")
+    columns: PositiveInt = Field(description="bit lines that hold weights")
+    rows_active: PositiveInt = Field(
+        description="word lines driven at once; a full read takes rows / rows_active steps"
+    )
+    wire_resistance_ohm: NonNegativeFloat = Field(default=0.0, description="per cell-to-cell segment")
+    drive: Literal["row_voltage", "gate"] = "row_voltage"
+    idle_rows: Literal["grounded", "floating"] = "grounded"
+
+
+class Encoding(Section):
+    """How integer weight codes become cells."""
+
+    weights: WeightEncoding
+    slices: PositiveInt = Field(description="cells (or pairs of cells) that hold one weight")
+    slices_in: Layout = Layout.ADJACENT
+    pairs_in: Layout = Layout.ADJACENT
+    subtract: Literal["before_adc", "after_adc"] = Field(default="before_adc", description="where a pair is subtracted")
+    pedestal: Pedestal
+    flip: Bool = Field(default=False, description="offset only: store columns past half of full scale complemented")
+    input_sum: Literal["unit_column", "digital"] = Field(
+        default="digital", description="offset only: who sums the inputs, to undo shift and flips"
+    )
+
+
+class LayerPrecision(Section):
+    """Bits of one layer, where they differ."""
+
+    weights: Annotated[int, Field(ge=2, le=16, strict=True)] | None = None
+    inputs: Annotated[int, Field(ge=1, le=16, strict=True)] | None = None
+
+
+class Precision(Section):
+    """Bits of weights (sign included) and of inputs, for models that do not bring their own."""
+
+    weights: Annotated[int, Field(ge=2, le=16, strict=True)]
+    inputs: Annotated[int, Field(ge=1, le=16, strict=True)]
+    layers: dict[str, LayerPrecision] = Field(default_factory=dict)
+
+
+class Dac(Section):
+    """Input converter: one per word line."""
+
+    bits: Annotated[int, Field(ge=1, le=8, strict=True)] = Field(description="bits of an input applied at once")
+
+
+class Adc(Section):
+    """Output converter. Codes 0 .. 2^bits - 1, or two's complement where a pair is subtracted before it."""
+
+    bits: Annotated[int, Field(ge=1, le=24, strict=True)]
+    rate_hz: PositiveFloat = Field(description="conversions per second of one ADC")
+    columns: PositiveInt = Field(
+        description="bit lines that share one ADC; both lines of a pair count, also where one conversion serves them"
+    )
+    range: AdcRange = AdcRange.FULL
+    rounding: Rounding = Rounding.HALF_EVEN
+
+
+class Converters(Section):
+    """Both converters of an array."""
+
+    dac: Dac
+    adc: Adc
+
+
+class Digital(Section):
+    """Digital units beside the arrays."""
+
+    clock_hz: PositiveFloat
+    accumulator_bits: Annotated[int, Field(ge=8, le=64, strict=True)] = Field(description="sign included")
+    operations_per_cycle: PositiveInt = Field(description="element-wise operations of a tile's digital unit per clock")
+
+
+class Hierarchy(Section):
+    """Arrays in cores, cores in tiles, tiles on a chip; what the target calls them."""
+
+    arrays_per_core: PositiveInt
+    cores_per_tile: PositiveInt
+    tiles_per_chip: PositiveInt
+    chips: PositiveInt | Literal["as needed"] = Field(description="chips that there are, or 'as needed'")
+    core_name: str = "core"
+    tile_name: str = "tile"
+
+    @property
+    def arrays_per_chip(self) -> int:
+        """Array positions on one chip."""
+        return self.arrays_per_core * self.cores_per_tile * self.tiles_per_chip
+
+
+class Network(Section):
+    """What connects the tiles of a chip, and the chips."""
+
+    topology: Literal["mesh", "htree", "bus"]
+    link_bits: PositiveInt = Field(description="width of one link between tiles")
+    clock_hz: PositiveFloat = Field(description="of the links between tiles")
+    chip_link_bytes_per_s: PositiveFloat = Field(description="of all links of one chip to others together")
+
+
+class Event(StrEnum):
+    """What the schedule counts and a component prices."""
+
+    ARRAY_READ = "array_read"  # one array, one phase, one row group
+    CELL_READ = "cell_read"  # one cell of an active row in one of those reads
+    DAC_DRIVE = "dac_drive"  # one word line, one phase
+    ADC_CONVERSION = "adc_conversion"
+    SAMPLE_HOLD = "sample_hold"  # one bit line held for its ADC
+    SHIFT_ADD = "shift_add"  # one code shifted and added, or one partial sum added
+    BUFFER_READ_BYTE = "buffer_read_byte"
+    BUFFER_WRITE_BYTE = "buffer_write_byte"
+    LINK_BYTE = "link_byte"  # one byte, one hop between tiles
+    CHIP_LINK_BYTE = "chip_link_byte"
+    DIGITAL_OP = "digital_op"  # one element of one operation that stays digital
+
+
+class Place(StrEnum):
+    """Which unit of the hierarchy owns a component."""
+
+    ARRAY = "array"
+    CORE = "core"
+    TILE = "tile"
+    CHIP = "chip"
+
+
+class Component(Section):
+    """A line of the target's cost table: what one instance costs, how many there are, which event it serves.
+
+    Exactly as much as is known is given: dynamic energy per event, static power, area per instance.
+    """
+
+    per: Place
+    count: PositiveFloat = Field(default=1, description="instances in each such unit (1/4 for one shared by four)")
+    event: Event | None = None
+    energy_j: NonNegativeFloat = Field(default=0.0, description="dynamic energy of one event")
+    static_power_w: NonNegativeFloat = Field(default=0.0, description="of one instance")
+    area_m2: NonNegativeFloat = Field(default=0.0, description="of one instance")
+    latency_s: NonNegativeFloat = Field(default=0.0, description="of one event")
+    node_nm: PositiveFloat | None = Field(default=None, description="technology node of the figures")
+    scaling: str = Field(default="none", description="rule by which the figures were scaled, if they were")
+
+    @model_validator(mode="after")
+    def _event_has_energy(self) -> Component:
+        if self.energy_j > 0 and self.event is None:
+            raise ValueError("energy_j is per event, and no event is named")
+        return self

@@ -1,0 +1,1 @@
+"""The compiler passes, one per file. The list that the driver runs is in ``mcompiler.driver``."""

@@ -1,0 +1,271 @@
+"""Give every weight its conductances and every layer its converter setting."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from mcompiler.conductance import (
+    Adc,
+    Decoding,
+    Levels,
+    TileRun,
+    code_range,
+    convert,
+    decoding_of,
+    is_lossless,
+    is_signed,
+    level_table,
+    make_adc,
+    run_levels,
+    tile_runs,
+    worst_sum,
+)
+from mcompiler.errors import CompileError
+from mcompiler.geometry import ArrayShape, TileTable, array_shape, tile_blocks
+from mcompiler.ir import AnalogOp, AnalogProgram, CodeSample, IntArray, MatrixOp, TiledProgram
+from mcompiler.target import AdcRange, Target, WeightEncoding
+
+SAMPLED_TILES = 24
+"""Array positions of a layer on which a calibrated converter range is fitted."""
+
+
+@dataclass(frozen=True)
+class Assign:
+    """Encode weight codes as cell levels, flip columns, and set each layer's converter range."""
+
+    name: ClassVar[str] = "assign"
+
+    def run(self, program: TiledProgram, target: Target) -> AnalogProgram:
+        """Return the analog settings of every operation.
+
+        Raises:
+            CompileError: codes that the cells cannot hold, an accumulator that overflows, a calibrated converter range
+                without calibration data.
+        """
+        shape = array_shape(target)
+        analog = tuple(
+            _assign(op, table, program.matrix.samples.get(op.name), shape, target)
+            for op, table in zip(program.matrix.ops, program.tables, strict=True)
+        )
+        return AnalogProgram(program, analog)
+
+
+def _assign(
+    op: MatrixOp, table: TileTable, sample: CodeSample | None, shape: ArrayShape, target: Target
+) -> AnalogOp:
+    shift = _fit_codes(op, shape, target)
+    _check_accumulator(op, target)
+    sums = _column_sums(op, table, shape, target, shift)
+    if target.converters.adc.range is AdcRange.CALIBRATED:
+        if sample is None:
+            raise CompileError(
+                "the target calibrates its ADC range and there is no calibration data; give --calibration DATA.npz, or "
+                "--set converters.adc.range=full",
+                op.name,
+            )
+        adc, clipped = _calibrate(op, table, sample, shape, target, shift, sums.flips)
+    else:
+        adc, clipped = make_adc(target), 0.0
+    lossless = is_lossless(adc, sums.lowest, sums.highest, sums.inputs)
+    return AnalogOp(shift, sums.flips, adc.gain, lossless, _live_cells(op, table, shape), clipped)
+
+
+def _fit_codes(op: MatrixOp, shape: ArrayShape, target: Target) -> int:
+    """Check that the cells can hold the codes; return the shift of offset encoding (0 otherwise)."""
+    low, high = (int(op.codes.min()), int(op.codes.max())) if op.codes.size else (0, 0)
+    encoding = target.encoding.weights
+    bits = shape.cell_bits * shape.slices
+    remedy = (
+        f"{shape.slices} slice(s) of {shape.cell_bits} bits; raise encoding.slices (--set encoding.slices=N) or lower the "
+        f"weights' bits (--set precision.weights=B)"
+    )
+    if encoding is WeightEncoding.OFFSET:
+        shift = 1 << (bits - 1)
+        if low < -shift or high > (1 << bits) - 1 - shift:
+            shift = -low
+        if high + shift > (1 << bits) - 1:
+            raise CompileError(f"weight codes from {low} to {high} do not fit into {remedy}", op.name)
+        return shift
+    span = code_range(shape, encoding)
+    if low < span.smallest or high > span.largest:
+        raise CompileError(
+            f"weight codes from {low} to {high} do not fit into -{span.largest}..{span.largest}, which is what a pair "
+            f"holds in {remedy}",
+            op.name,
+        )
+    return 0
+
+
+def _check_accumulator(op: MatrixOp, target: Target) -> None:
+    """The digital accumulator must hold the extreme sum of every column."""
+    if not op.codes.size:
+        return
+    positive = np.maximum(op.codes, 0).sum(axis=1, dtype=np.int64)
+    negative = np.minimum(op.codes, 0).sum(axis=1, dtype=np.int64)
+    extreme = int(max(positive.max(), -negative.min())) * op.input.largest
+    if extreme >= 1 << (target.digital.accumulator_bits - 1):
+        raise CompileError(
+            f"a column can sum to {extreme}, which overflows the target's accumulators of "
+            f"{target.digital.accumulator_bits} bits; raise digital.accumulator_bits to "
+            f"{extreme.bit_length() + 1} or lower the bits of weights or inputs",
+            op.name,
+        )
+
+
+def _live_cells(op: MatrixOp, table: TileTable, shape: ArrayShape) -> IntArray:
+    """Cells of each array that hold a kept weight of its own group: int64 [arrays]."""
+    copies = shape.arrays_per_tile
+    live = np.zeros(len(table), dtype=np.int64)
+    for position, tile in enumerate(table[::copies]):
+        if int(tile["groups"]) == 1:
+            weights = int(tile["rows"]) * int(tile["cols"])
+        else:
+            weights = sum(len(b.rows) * len(b.cols) for b in tile_blocks(tile, op.rows, op.cols))
+        live[position * copies : (position + 1) * copies] = weights * shape.columns_per_weight
+    return live
+
+
+# --- extreme sums and flips ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Sums:
+    """What a layer's own cells can sum to in one read.
+
+    ``flips`` bool [arrays, columns]; ``lowest``, ``highest`` in level steps times input codes; ``inputs`` the largest sum
+    of input codes over the active rows.
+    """
+
+    flips: npt.NDArray[np.bool_]
+    lowest: int
+    highest: int
+    inputs: int
+
+
+def _column_sums(op: MatrixOp, table: TileTable, shape: ArrayShape, target: Target, shift: int) -> _Sums:
+    flips = np.zeros((len(table), shape.columns), dtype=bool)
+    top = (1 << target.converters.dac.bits) - 1
+    rows = min(shape.rows_active, int(table["rows"].max()) if len(table) else 0)
+    if not len(table):
+        return _Sums(flips, 0, 0, 0)
+    worst = make_adc(target)
+    total = worst_sum(target)
+    if not target.encoding.flip and worst.gain == 1.0:  # no array of this target can go past its converter
+        return _Sums(flips, -total if is_signed(target) else 0, total, rows * top)
+    lowest = highest = 0
+    lut = level_table(shape, target.encoding.weights, shift)
+    full = (1 << shape.cell_bits) - 1
+    starts = np.arange(0, shape.rows, shape.rows_active)
+    for run in tile_runs(op, table, shape, code_range(shape, target.encoding.weights, shift).smallest):
+        levels = run_levels(run, lut, shape)  # [arrays, rows, columns]
+        if target.encoding.flip:
+            live = np.repeat((run.index[:, :, 0] >= 0).sum(axis=1), shape.arrays_per_tile)
+            flip = 2 * levels.sum(axis=1, dtype=np.int64) > live[:, None] * full
+            flips[run.arrays] = flip
+            levels = _flipped(levels, run, flip, full, shape)
+        sums = np.add.reduceat(levels, starts, axis=1, dtype=np.int64)  # [arrays, reads, columns]
+        if shape.unit:  # its cells hold level 1 in every live row
+            highest = max(highest, rows)
+        highest = max(highest, int(sums.max()))
+        if is_signed(target):
+            lowest = min(lowest, -int(sums.max()))
+    return _Sums(flips, lowest * top, highest * top, rows * top)
+
+
+def _flipped(levels: Levels, run: TileRun, flip: npt.NDArray[np.bool_], full: int, shape: ArrayShape) -> Levels:
+    """Levels with the flipped columns complemented in their live rows."""
+    live = np.repeat(run.index[:, :, 0] >= 0, shape.arrays_per_tile, axis=0)
+    return np.where(flip[:, None, :] & live[:, :, None], np.uint8(full) - levels, levels)
+
+
+# --- calibrated converter ranges -------------------------------------------------------------------------------------
+
+
+def _calibrate(
+    op: MatrixOp, table: TileTable, sample: CodeSample, shape: ArrayShape, target: Target, shift: int,
+    flips: npt.NDArray[np.bool_],
+) -> tuple[Adc, float]:
+    """Fit the converter range that errs least on sampled reads; return it and the share of reads that it clips."""
+    values = np.concatenate([*_sampled_reads(op, table, sample, shape, target, shift, flips), np.zeros(1, np.float32)])
+    peak = float(np.abs(values).max())
+    if peak == 0:
+        return make_adc(target), 0.0
+    best: tuple[float, Adc] | None = None
+    for limit in peak * np.geomspace(1.0, 1 / 16, 33):
+        adc = _with_limit(target, float(limit))
+        error = float(np.square(convert(adc, values) / adc.gain - values, dtype=np.float64).mean())
+        if best is None or error < best[0]:
+            best = (error, adc)
+    assert best is not None  # the list of candidates is not empty
+    adc = best[1]
+    codes = np.rint(values * np.float32(adc.gain))
+    return adc, float(((codes > adc.largest) | (codes < adc.smallest)).mean())
+
+
+def _with_limit(target: Target, limit: float) -> Adc:
+    return make_adc(target, limit)
+
+
+def _sampled_reads(
+    op: MatrixOp, table: TileTable, sample: CodeSample, shape: ArrayShape, target: Target, shift: int,
+    flips: npt.NDArray[np.bool_],
+) -> Iterator[npt.NDArray[np.float32]]:
+    """Analog values before the converter, for the sampled vectors on evenly spread tiles."""
+    lut = level_table(shape, target.encoding.weights, shift)
+    smallest = code_range(shape, target.encoding.weights, shift).smallest
+    copies = shape.arrays_per_tile
+    heads = table[::copies]
+    chosen = np.unique(np.linspace(0, len(heads) - 1, min(SAMPLED_TILES, len(heads))).astype(int)) if len(heads) else []
+    pedestal = 0.0 if decoding_of(target) is Decoding.CLEAN else target.device.pedestal
+    for position in chosen:
+        arrays = slice(position * copies, (position + 1) * copies)
+        run = next(tile_runs(op, table[arrays], shape, smallest))
+        levels = run_levels(run, lut, shape)
+        full = (1 << shape.cell_bits) - 1
+        levels = _flipped(levels, run, flips[arrays], full, shape)
+        inputs = _tile_inputs(op, heads[position], sample, shape)  # [V, rows]
+        columns = _converted(levels, table[arrays], shape, target).astype(np.float32)  # [rows, columns]
+        for read in _reads(inputs, op.input.bits, shape, target):
+            yield (read @ columns + pedestal * read.sum(axis=1, keepdims=True)).ravel().astype(np.float32)
+
+
+def _tile_inputs(op: MatrixOp, tile: np.void, sample: CodeSample, shape: ArrayShape) -> npt.NDArray[np.uint16]:
+    vectors = np.zeros((len(sample.vectors), shape.rows), dtype=np.uint16)
+    for block in tile_blocks(tile, op.rows, op.cols):
+        vectors[:, block.row : block.row + len(block.rows)] = sample.vectors[:, block.group, block.rows]
+    return vectors
+
+
+def _converted(levels: Levels, arrays: TileTable, shape: ArrayShape, target: Target) -> npt.NDArray[np.int16]:
+    """What one conversion sees of a tile: the pair's difference, or single columns. int16 [rows, columns]."""
+    signed = levels.astype(np.int16)
+    if not is_signed(target):
+        return signed.transpose(1, 0, 2).reshape(shape.rows, -1)
+    if shape.adjacent_polarities == 2:
+        used = shape.tile_columns * shape.columns_per_weight
+        parts = signed[:, :, :used].reshape(len(levels), shape.rows, shape.tile_columns, 2, shape.adjacent_slices)
+        difference = parts[:, :, :, 0] - parts[:, :, :, 1]
+        return difference.transpose(1, 0, 2, 3).reshape(shape.rows, -1)
+    difference = signed[arrays["polarity"] > 0] - signed[arrays["polarity"] < 0]
+    return difference.transpose(1, 0, 2).reshape(shape.rows, -1)
+
+
+def _reads(
+    inputs: npt.NDArray[np.uint16], bits: int, shape: ArrayShape, target: Target
+) -> Iterator[npt.NDArray[np.float32]]:
+    """Input codes of each phase and row group, the other rows at zero: float32 [V, rows]."""
+    step = target.converters.dac.bits
+    for place in range(0, bits, step):
+        plane = (inputs >> place) & ((1 << step) - 1)
+        for first in range(0, shape.rows, shape.rows_active):
+            read = np.zeros(inputs.shape, dtype=np.float32)
+            rows: Any = slice(first, first + shape.rows_active)
+            read[:, rows] = plane[:, rows]
+            yield read
+
+

@@ -1,0 +1,224 @@
+"""What depends on constants only is evaluated at compile time."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import onnx_ir as ir
+
+from mcompiler.graph import (
+    Array,
+    Names,
+    add_initializer,
+    constant,
+    constant_tensor,
+    decided,
+    has_subgraph,
+    int_attr,
+    remove_unused_initializers,
+    standard,
+    static_shape,
+)
+from mcompiler.ir import Fate, GraphProgram
+from mcompiler.onnx_import import evaluate
+from mcompiler.target import Target
+
+_RANDOM = frozenset(
+    ["RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial", "Dropout"]
+)
+_GROWING = frozenset(["Expand", "Tile", "Range", "OneHot", "Pad", "Resize", "Upsample", "EyeLike"])
+"""Operators whose output can be far larger than their inputs: folded only where its size is known beforehand."""
+
+_FILL_LIMIT = 4 << 30
+
+
+@dataclass(frozen=True)
+class FoldConstants:
+    """Evaluate nodes whose inputs are all constants, and inline control flow whose condition is constant.
+
+    A DequantizeLinear of constants stays, and so does what follows it: it carries quantised weights, and lowering reads
+    codes, scale and zero point from it. Nodes that produce a graph output stay too.
+
+    Attributes:
+        limit: bytes up to which a result is kept that is larger than its inputs. ConstantOfShape is folded up to 4 GiB
+            since its result takes no memory until it is used.
+    """
+
+    name: ClassVar[str] = "fold_constants"
+    limit: int = 64 << 20
+
+    def run(self, program: GraphProgram, target: Target) -> GraphProgram:
+        """Return the program with results in place of nodes."""
+        model = program.model.clone()
+        names = Names(model)
+        fates: list[tuple[str, Fate, str]] = []
+        pending = list(model.graph)
+        while pending:
+            inlined: list[ir.Node] = []
+            for node in pending:
+                branch = _selected_branch(node)
+                if branch is not None:
+                    inlined += _inline_branch(model.graph, node, branch, names)
+                    fates.append((node.name or "", Fate.DIGITAL, "inlined: its condition is constant"))
+                    continue
+                results = self._results(node, model)
+                if results is not None:
+                    _replace(model.graph, node, results)
+                    fates.append((node.name or "", Fate.DIGITAL, "evaluated at compile time"))
+            # A branch that moved up may make nodes behind it constant.
+            pending = list(model.graph) if inlined else []
+        remove_unused_initializers(model.graph)
+        return decided(program, model, fates)
+
+    def _results(self, node: ir.Node, model: ir.Model) -> list[ir.TensorProtocol] | None:
+        """Outputs of a node as tensors, or None where it cannot or shall not be evaluated."""
+        if any(output.is_graph_output() for output in node.outputs):
+            return None
+        if standard(node, "Constant"):
+            tensor = constant_tensor(node.outputs[0])
+            return None if tensor is None else [ir.Tensor(tensor.numpy(), dtype=tensor.dtype)]
+        if standard(node, "Shape", "Size"):
+            return _shape_results(node)
+        if standard(node, "Gather"):
+            sizes = _gathered_sizes(node)
+            if sizes is not None:
+                return sizes
+        if not standard(node, node.op_type) or has_subgraph(node):
+            return None
+        if node.op_type in _RANDOM or node.op_type == "DequantizeLinear":
+            return None
+        inputs = [constant(value) for value in node.inputs]
+        if any(value is not None and array is None for value, array in zip(node.inputs, inputs, strict=True)):
+            return None
+        if node.op_type == "ConstantOfShape":
+            return _filled(node, inputs[0])
+        if not self._fits(node, inputs):
+            return None
+        results = evaluate(node, inputs, model.opset_imports)
+        if results is None:
+            return None
+        source = sum(array.nbytes for array in inputs if array is not None)
+        if sum(array.nbytes for array in results) > max(self.limit, source):
+            return None
+        return [_tensor(array, output) for array, output in zip(results, node.outputs, strict=True)]
+
+    def _fits(self, node: ir.Node, inputs: list[Array | None]) -> bool:
+        if node.op_type not in _GROWING:
+            return True
+        shape = static_shape(node.outputs[0])
+        return shape is not None and math.prod(shape) * 8 <= self.limit
+
+
+def _tensor(array: Array, output: ir.Value) -> ir.TensorProtocol:
+    """The array as tensor, of the type that inference found where the evaluator returned a wider one."""
+    if output.dtype is not None and array.dtype != output.dtype.numpy() and array.dtype.kind in "iuf":
+        array = array.astype(output.dtype.numpy())
+    return ir.Tensor(array)
+
+
+def _shape_results(node: ir.Node) -> list[ir.TensorProtocol] | None:
+    """Shape and Size of a value whose sizes, as far as asked for, are known."""
+    value = node.inputs[0]
+    if value is None or value.shape is None:
+        return None
+    dims = list(value.shape)
+    if node.op_type == "Shape":
+        end = node.attributes.get("end")
+        dims = dims[int_attr(node, "start", 0) :] if end is None else dims[int_attr(node, "start", 0) : end.as_int()]
+    sizes = [size for size in dims if isinstance(size, int)]
+    if len(sizes) != len(dims):
+        return None
+    array = np.array(sizes, np.int64) if node.op_type == "Shape" else np.array(math.prod(sizes), np.int64)
+    return [ir.Tensor(array)]
+
+
+def _gathered_sizes(node: ir.Node) -> list[ir.TensorProtocol] | None:
+    """Gather from the shape of a value of which the sizes asked for are known, though others are not."""
+    source = node.inputs[0].producer() if node.inputs[0] is not None else None
+    indices = constant(node.inputs[1])
+    if source is None or indices is None or not standard(source, "Shape") or source.inputs[0] is None:
+        return None
+    shape = source.inputs[0].shape
+    if shape is None or source.attributes:
+        return None
+    sizes = [shape[int(index)] for index in indices.reshape(-1) if -len(shape) <= index < len(shape)]
+    known = [size for size in sizes if isinstance(size, int)]
+    if len(known) != indices.size:
+        return None
+    return [ir.Tensor(np.array(known, np.int64).reshape(indices.shape))]
+
+
+def _filled(node: ir.Node, shape: Array | None) -> list[ir.TensorProtocol] | None:
+    """ConstantOfShape as one element seen many times: no memory is taken."""
+    if shape is None:
+        return None
+    attr = node.attributes.get("value")
+    fill = attr.as_tensor().numpy().reshape(()) if attr is not None else np.zeros((), np.float32)
+    sizes = tuple(int(size) for size in shape)
+    if math.prod(sizes) * fill.dtype.itemsize > _FILL_LIMIT:
+        return None
+    return [ir.Tensor(np.broadcast_to(fill, sizes))]
+
+
+def _replace(graph: ir.Graph, node: ir.Node, results: list[ir.TensorProtocol]) -> None:
+    """Initializers of the same names in place of a node's outputs."""
+    for output, tensor in zip(node.outputs, results, strict=True):
+        name = output.name or ""
+        if not name or not output.uses():
+            continue
+        tensor.name = name
+        shape = ir.Shape(tensor.shape.numpy())
+        value = ir.Value(name=name, type=ir.TensorType(tensor.dtype), shape=shape, const_value=tensor)
+        output.replace_all_uses_with(value)
+        output.name = f"{name}/replaced"
+        graph.register_initializer(value)
+    graph.remove(node, safe=True)
+
+
+def _selected_branch(node: ir.Node) -> ir.Graph | None:
+    """The branch of an If whose condition is constant, where all its constants can move; else None."""
+    condition = constant(node.inputs[0]) if standard(node, "If") else None
+    if condition is None or condition.size != 1:
+        return None
+    branch = node.attributes["then_branch" if condition.reshape(-1)[0] else "else_branch"].as_graph()
+    movable = all(constant(value) is not None for value in branch.initializers.values())
+    return branch if movable else None
+
+
+def _inline_branch(graph: ir.Graph, node: ir.Node, branch: ir.Graph, names: Names) -> list[ir.Node]:
+    """Move a branch of an If into the graph in its place; returns its nodes.
+
+    An output that is no node of the branch (a captured value, a constant) passes through an Identity.
+    """
+    prefix = node.name or "If"
+    outputs = list(branch.outputs)
+    for name, value in list(branch.initializers.items()):
+        # A new value: clones share tensors, and renaming a value renames its tensor.
+        array = constant(value)
+        assert array is not None
+        moved = add_initializer(graph, names.fresh(f"{prefix}/{name}"), array, value.dtype)
+        outputs = [moved if output is value else output for output in outputs]
+        value.replace_all_uses_with(moved, replace_graph_outputs=True)
+    nodes = list(branch)
+    branch.outputs.clear()
+    branch.remove(nodes)
+    for index, inner in enumerate(nodes):
+        inner.name = names.fresh(f"{prefix}/{inner.name or f'{inner.op_type}_{index}'}")
+        for output in inner.outputs:
+            if output.name:
+                output.name = names.fresh(f"{prefix}/{output.name}")
+    graph.insert_before(node, nodes)
+    for old, new in zip(node.outputs, outputs, strict=True):
+        label = names.fresh(f"{prefix}/Identity")
+        passed = ir.Node("", "Identity", [new], num_outputs=1, name=label)
+        passed.outputs[0].type, passed.outputs[0].shape = old.type or new.type, old.shape or new.shape
+        result = old.name
+        graph.insert_before(node, passed)
+        old.replace_all_uses_with(passed.outputs[0], replace_graph_outputs=True)
+        old.name = f"{result}/replaced"
+        passed.outputs[0].name = result
+    graph.remove(node, safe=True)
+    return nodes

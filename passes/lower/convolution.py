@@ -1,0 +1,72 @@
+"""Conv in one, two and three dimensions."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from mcompiler.graph import input_at, int_attr, ints_attr, string_attr
+from mcompiler.ir import ConvShape
+from mcompiler.passes.lower.match import Match
+from mcompiler.passes.lower.weights import trace
+
+
+def match_conv(node: ir.Node) -> Match | str:
+    """A Conv with constant weights as matrix, or the reason why it stays digital."""
+    x, weights = node.inputs[0], trace(input_at(node, 1))
+    if x is None or weights is None:
+        return "convolution whose weights are not constant"
+    spatial = len(weights.shape) - 2
+    if not 1 <= spatial <= 3:
+        return f"convolution in {spatial} dimensions, 1 to 3 are mapped"
+    groups = int_attr(node, "group", 1)
+    channels, kernel = weights.shape[0], weights.shape[2:]
+    if 0 in weights.shape or groups < 1 or channels % groups:
+        return "convolution without weights"
+    strides = ints_attr(node, "strides") or (1,) * spatial
+    dilations = ints_attr(node, "dilations") or (1,) * spatial
+    pads = explicit_pads(node, kernel, strides, dilations)
+    if isinstance(pads, str):
+        return pads
+    bias = trace(input_at(node, 2))
+    if bias is None and input_at(node, 2) is not None:
+        return "convolution whose bias is not constant"
+    inner = weights.shape[1:]
+
+    # [O, C / G, *kernel] -> [G, K, N] with K = (channel in group, *kernel position) in C order
+    matrix = weights.moved(lambda array: array.reshape(groups, channels // groups, -1).transpose(0, 2, 1))
+    assert len(inner) == spatial + 1
+    return Match(
+        node=node,
+        shape=ConvShape(kernel=kernel, strides=strides, dilations=dilations, pads=pads, groups=groups),
+        weights=matrix,
+        tensor=x,
+        bias=None if bias is None else bias.real("float64").reshape(groups, -1),
+        bias_nodes=() if bias is None else bias.nodes,
+    )
+
+
+def explicit_pads(
+    node: ir.Node, kernel: tuple[int, ...], strides: tuple[int, ...], dilations: tuple[int, ...]
+) -> tuple[int, ...] | str:
+    """Padding at the begin of each dimension, then at the end of each; or the reason why it is not known."""
+    spatial = len(kernel)
+    mode = string_attr(node, "auto_pad", "NOTSET")
+    if mode == "VALID":
+        return (0,) * (2 * spatial)
+    if mode not in ("SAME_UPPER", "SAME_LOWER"):
+        pads = ints_attr(node, "pads") or (0,) * (2 * spatial)
+        return pads if min(pads) >= 0 else "convolution with negative padding"
+    x = node.inputs[0]
+    sizes = list(x.shape)[2:] if x is not None and x.shape is not None else [None] * spatial
+    begins, ends = [], []
+    for size, extent, stride, dilation in zip(sizes, kernel, strides, dilations, strict=True):
+        window = dilation * (extent - 1) + 1
+        if stride == 1:
+            total = window - 1
+        elif isinstance(size, int):
+            total = max((-(-size // stride) - 1) * stride + window - size, 0)
+        else:
+            return f"convolution with auto_pad={mode}, a stride and an input size that is not known; fix the input size"
+        begins.append(total // 2 if mode == "SAME_UPPER" else total - total // 2)
+        ends.append(total - begins[-1])
+    return (*begins, *ends)

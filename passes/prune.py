@@ -1,0 +1,47 @@
+"""Array positions that hold only zeros vanish."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import numpy as np
+
+from mcompiler.geometry import TileTable, array_shape, tile_blocks
+from mcompiler.ir import MatrixOp, TiledProgram
+from mcompiler.target import Target
+
+
+@dataclass(frozen=True)
+class Prune:
+    """Drop all-zero tiles, with all arrays (slices, polarities) of their position."""
+
+    name: ClassVar[str] = "prune"
+
+    def run(self, program: TiledProgram, target: Target) -> TiledProgram:
+        """Return the tile tables without the empty positions."""
+        copies = array_shape(target).arrays_per_tile
+        ops = program.matrix.ops
+        tables = tuple(_prune(op, table, copies) for op, table in zip(ops, program.tables, strict=True))
+        return replace(program, tables=tables)
+
+
+def _prune(op: MatrixOp, table: TileTable, copies: int) -> TileTable:
+    used = np.array([_any_weight(op, tile) for tile in table[::copies]], dtype=bool)
+    if used.all():
+        return table
+    kept = table[np.repeat(used, copies)]
+    kept["tile"] = np.repeat(np.arange(int(used.sum())), copies)
+    return kept
+
+
+def _any_weight(op: MatrixOp, tile: np.void) -> bool:
+    """Whether a tile holds a weight that is not zero; a look at the corner answers for most."""
+    for block in tile_blocks(tile, op.rows, op.cols):
+        codes = op.codes[block.group]
+        if len(block.rows) and len(block.cols) and codes[block.rows[0], block.cols[0]] != 0:
+            return True
+        span = codes[block.rows[:, None], block.cols]
+        if span.any():
+            return True
+    return False

@@ -1,0 +1,375 @@
+"""Float matrices become integer codes; input ranges come from calibration data run through onnxruntime."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from mcompiler.data import InputSpec, Samples, Tensor, batch_size, batches
+from mcompiler.errors import CompileError
+from mcompiler.geometry import all_kept
+from mcompiler.ir import (
+    ANALOG_OP,
+    CodeArray,
+    CodeSample,
+    ConvShape,
+    FloatArray,
+    FloatMatrix,
+    LoweredProgram,
+    MatrixOp,
+    MatrixProgram,
+    Quantiser,
+)
+from mcompiler.runtime import RunError, open_model
+from mcompiler.target import AdcRange, Target
+
+SUBSAMPLE = 1 << 18
+"""Values of each tensor that percentile and least-squares ranges are taken from."""
+
+VECTORS = 192
+"""Input vectors of each layer that a calibrated converter range is fitted on."""
+
+LARGE_MODEL = 64 << 20
+"""Bytes of weights from which calibration runs without prepacked weights, to stay small."""
+
+
+class RangeMethod(StrEnum):
+    """How an input range is read off the calibration data."""
+
+    MINMAX = "minmax"
+    PERCENTILE = "percentile"
+    MSE = "mse"
+
+
+@dataclass(frozen=True)
+class Quantise:
+    """Quantise weights (symmetric, one scale per output channel) and inputs (affine, from calibration data).
+
+    A model's own codes, scales and zero points are taken exactly.
+
+    Attributes:
+        samples: calibration data, or data to learn the shapes from where ``calibrated`` is False.
+        specs: inputs of the model.
+        calibrated: whether input ranges may be taken from the samples.
+        method: how ranges are read off.
+        seed: of the sub-sampling.
+    """
+
+    name: ClassVar[str] = "quantise"
+    samples: Samples
+    specs: tuple[InputSpec, ...]
+    calibrated: bool
+    method: RangeMethod = RangeMethod.MINMAX
+    seed: int = 0
+    origin: str = field(default="model", compare=False)
+
+    def run(self, program: LoweredProgram, target: Target) -> MatrixProgram:
+        """Return the integer matrices.
+
+        Raises:
+            CompileError: a float edge without calibration data; ranges that are not finite.
+        """
+        matrices = program.matrices
+        missing = [matrix.name for matrix in matrices if matrix.input_scale is None]
+        if missing and not self.calibrated:
+            raise CompileError(
+                f"its input is float and has no scale{_others(missing)}; give calibration data (--calibration DATA.npz, "
+                "one array per model input) or --calibration random for costs only",
+                missing[0],
+            )
+        want_vectors = target.converters.adc.range is AdcRange.CALIBRATED and self.calibrated
+        seen, elements = self._observe(program, want_vectors)
+        quantisers: dict[tuple[str, int], Quantiser] = {}
+        ops: list[MatrixOp] = []
+        samples: dict[str, CodeSample] = {}
+        for matrix in matrices:
+            op = self._quantise(matrix, seen[matrix.tensor], quantisers, target)
+            ops.append(op)
+            if want_vectors:
+                samples[op.name] = _code_sample(op, seen[matrix.tensor], self.seed)
+        return MatrixProgram(program, tuple(ops), digital_operations(program.skeleton, elements), samples)
+
+    def _observe(self, program: LoweredProgram, keep: bool) -> tuple[dict[str, _Seen], dict[str, int]]:
+        """Run the float model on the samples and watch the inputs of every matrix; count the elements of every value."""
+        tensors = list(dict.fromkeys(matrix.tensor for matrix in program.matrices))
+        elements = self._elements(program)
+        if not tensors:
+            return {}, elements
+        rng = np.random.default_rng(self.seed)
+        seen = {tensor: _Seen(rng, self.method is not RangeMethod.MINMAX, keep) for tensor in tensors}
+        weights = sum(matrix.weights.nbytes for matrix in program.matrices)
+        plain = not any(node.op_type == "DequantizeLinear" for node in program.graph.model.graph)
+        session = open_model(  # onnxruntime's fusions change what a QDQ model computes: its float values are those without
+            program.graph.model, outputs=tensors, optimise=plain, prepack=weights < LARGE_MODEL, origin=self.origin
+        )
+        shared = batch_size(self.specs)
+        for feeds, count in batches(self.specs, self.samples):
+            try:
+                values = session.run(feeds, tensors)
+            except RunError as error:
+                raise CompileError(
+                    f"onnxruntime fails while running the model on the calibration data: {error}; check --dim and the data"
+                ) from error
+            for tensor in tensors:
+                seen[tensor].add(values[tensor], shared or count, None if shared is None else count)
+            if not self.calibrated:
+                break
+        return seen, elements
+
+    def _elements(self, program: LoweredProgram) -> dict[str, int]:
+        """Elements per inference of every value of the graph, from one run on one sample."""
+        graph = program.graph.model.graph
+        names = [value.name for node in graph for value in node.outputs if value.name and value.type is not None]
+        session = open_model(program.graph.model, outputs=names, optimise=False, prepack=False, origin=self.origin)
+        one = Samples({name: array[:1] for name, array in self.samples.inputs.items()}, None, 1)
+        feeds, _ = next(batches(self.specs, one))
+        per_run = batch_size(self.specs) or 1
+        try:
+            values = session.run(feeds, names)
+        except RunError as error:
+            raise CompileError(f"onnxruntime fails while running the model: {error}; check --dim and the data") from error
+        return {name: -(-int(np.size(value)) // per_run) for name, value in values.items()}
+
+    def _quantise(
+        self, matrix: FloatMatrix, seen: _Seen, quantisers: dict[tuple[str, int], Quantiser], target: Target
+    ) -> MatrixOp:
+        weight_bits, input_bits = _bits(matrix.name, target)
+        if matrix.input_scale is not None and matrix.input_zero_point is not None and matrix.input_bits is not None:
+            quantiser = Quantiser(matrix.tensor, matrix.input_scale, matrix.input_zero_point, matrix.input_bits)
+        else:
+            key = (matrix.tensor, input_bits)
+            if key not in quantisers:
+                quantisers[key] = _input_quantiser(matrix, seen, input_bits, self.method)
+            quantiser = quantisers[key]
+        if matrix.weight_codes is not None and matrix.weight_scale is not None:
+            codes, scale = matrix.weight_codes, matrix.weight_scale
+            weight_bits = max(2, int(np.abs(codes.astype(np.int32)).max(initial=1)).bit_length() + 1)
+        else:
+            codes, scale = quantise_weights(matrix.weights, weight_bits)
+        groups, rows, cols = codes.shape
+        return MatrixOp(
+            matrix.name, matrix.shape, codes, scale, matrix.bias, quantiser, _vectors(matrix, seen), all_kept(groups, rows),
+            all_kept(groups, cols), matrix.element, weight_bits,
+        )  # fmt: skip
+
+
+def _others(names: Iterable[str]) -> str:
+    more = len(list(names)) - 1
+    return f" (and so for {more} more)" if more else ""
+
+
+def _bits(layer: str, target: Target) -> tuple[int, int]:
+    precision = target.precision
+    own = precision.layers.get(layer)
+    weights = own.weights if own is not None and own.weights is not None else precision.weights
+    inputs = own.inputs if own is not None and own.inputs is not None else precision.inputs
+    return weights, inputs
+
+
+def quantise_weights(weights: npt.NDArray[np.floating[Any]], bits: int) -> tuple[CodeArray, FloatArray]:
+    """Symmetric codes, one scale per output channel.
+
+    Args:
+        weights: [G, K, N].
+        bits: sign included; codes reach +-(2^(bits-1) - 1).
+
+    Returns:
+        codes int16 [G, K, N] and scale float32 [G, N] (1 for an all-zero channel).
+    """
+    top = (1 << (bits - 1)) - 1
+    groups, _, cols = weights.shape
+    codes = np.empty(weights.shape, dtype=np.int16)
+    scales = np.ones((groups, cols), dtype=np.float32)
+    for group, matrix in enumerate(weights):
+        peak = np.maximum(matrix.max(axis=0, initial=0), -matrix.min(axis=0, initial=0)).astype(np.float64)
+        scale = (peak / top).astype(np.float32)
+        scales[group] = np.where(scale > 0, scale, np.float32(1))
+        step = max(1, (1 << 22) // max(1, cols))
+        for row in range(0, len(matrix), step):  # in pieces that stay in cache
+            part = matrix[row : row + step] / scales[group]
+            np.rint(part, out=part)
+            codes[group, row : row + step] = np.clip(part, -top, top, out=part)
+    return codes, scales
+
+
+@dataclass
+class _Seen:
+    """Running statistics of one tensor over the calibration samples (mutable, local to one run of the pass)."""
+
+    rng: np.random.Generator
+    keep_values: bool
+    keep_raw: bool
+    low: float = np.inf
+    high: float = -np.inf
+    shape: tuple[int, ...] = ()
+    per_run: int = 1
+    values: list[npt.NDArray[np.float32]] = field(default_factory=list)
+    raw: list[Tensor] = field(default_factory=list)
+    held: int = 0
+
+    def add(self, tensor: Tensor, per_run: int, count: int | None) -> None:
+        """Add one run's tensor; ``per_run`` samples were in it, the first ``count`` of them real (None: no sample axis)."""
+        self.shape, self.per_run = tensor.shape, per_run
+        if count is not None and tensor.ndim and tensor.shape[0] == per_run:
+            tensor = tensor[:count]
+        if tensor.size == 0:
+            return
+        self.low, self.high = min(self.low, float(tensor.min())), max(self.high, float(tensor.max()))
+        if self.keep_values:
+            flat = tensor.reshape(-1)
+            if flat.size > SUBSAMPLE // 16:
+                flat = flat[self.rng.integers(0, flat.size, SUBSAMPLE // 16)]
+            self.values.append(flat.astype(np.float32))
+            if sum(part.size for part in self.values) > SUBSAMPLE:
+                joined = np.concatenate(self.values)
+                self.values = [joined[self.rng.integers(0, joined.size, SUBSAMPLE // 2)]]
+        if self.keep_raw and self.held < VECTORS:
+            piece = tensor[:8].copy()
+            self.raw.append(piece)
+            self.held += len(piece) if tensor.ndim > 2 else piece.size // max(1, tensor.shape[-1])
+
+
+def _input_quantiser(matrix: FloatMatrix, seen: _Seen, bits: int, method: RangeMethod) -> Quantiser:
+    low, high = seen.low, seen.high
+    if not (np.isfinite(low) and np.isfinite(high)):
+        raise CompileError(
+            f"its input '{matrix.tensor}' is not finite on the calibration data (from {low} to {high}); check the data's "
+            "preprocessing",
+            matrix.name,
+        )
+    if method is not RangeMethod.MINMAX:
+        values = np.concatenate(seen.values)
+        if method is RangeMethod.PERCENTILE:
+            low, high = (float(q) for q in np.quantile(values, [0.0001, 0.9999]))
+        else:
+            low, high = _least_squares(values, low, high, bits)
+    return affine(matrix.tensor, low, high, bits)
+
+
+def affine(tensor: str, low: float, high: float, bits: int) -> Quantiser:
+    """Quantiser whose range holds 0 and [low, high]; scale a float32."""
+    low, high = min(low, 0.0), max(high, 0.0)
+    top = (1 << bits) - 1
+    scale = float(np.float32((high - low) / top))
+    if scale == 0 or not np.isfinite(1 / np.float32(scale)):
+        return Quantiser(tensor, 1.0, 0, bits)
+    return Quantiser(tensor, scale, int(np.clip(np.rint(-low / scale), 0, top)), bits)
+
+
+def _least_squares(values: npt.NDArray[np.float32], low: float, high: float, bits: int) -> tuple[float, float]:
+    """The shrunken range with the least squared error on the values."""
+    best = (np.inf, low, high)
+    for shrink in np.linspace(1.0, 0.3, 36):
+        trial = affine("", low * shrink, high * shrink, bits)
+        codes = np.clip(np.rint(values / trial.scale) + trial.zero_point, 0, trial.largest)
+        error = float(np.square((codes - trial.zero_point) * trial.scale - values, dtype=np.float64).mean())
+        if error < best[0]:
+            best = (error, low * shrink, high * shrink)
+    return best[1], best[2]
+
+
+def _vectors(matrix: FloatMatrix, seen: _Seen) -> int:
+    """Matrix-vector products per inference and group, from the shape that the input tensor really had."""
+    shape = seen.shape
+    if isinstance(matrix.shape, ConvShape):
+        conv, rank = matrix.shape, len(matrix.shape.kernel)
+        total = int(np.prod(shape[:-rank][:-1], dtype=np.int64))
+        for axis, size in enumerate(shape[-rank:]):
+            span = conv.dilations[axis] * (conv.kernel[axis] - 1) + 1
+            padded = size + conv.pads[axis] + conv.pads[axis + rank]
+            total *= max(0, (padded - span) // conv.strides[axis] + 1)
+    else:
+        rows = matrix.weights.shape[1]
+        total = int(np.prod(shape, dtype=np.int64)) // rows
+        batch = matrix.shape.batch
+        if batch and len(shape) > 2:
+            inner = shape[-2] * shape[-1] // rows
+            total = int(np.prod(np.broadcast_shapes(shape[:-2], batch), dtype=np.int64)) * inner
+            total //= int(np.prod(batch, dtype=np.int64))
+    return -(-total // seen.per_run)
+
+
+def _code_sample(op: MatrixOp, seen: _Seen, seed: int) -> CodeSample:
+    """Input codes of random vectors: uint16 [V, G, K]."""
+    rng = np.random.default_rng(seed)
+    groups, rows, _ = op.codes.shape
+    found: list[npt.NDArray[np.uint16]] = []
+    share = -(-VECTORS // max(1, len(seen.raw)))
+    for tensor in seen.raw:
+        codes = np.clip(np.rint(tensor / np.float32(op.input.scale)) + op.input.zero_point, 0, op.input.largest)
+        codes = codes.astype(np.uint16)
+        if isinstance(op.shape, ConvShape):
+            found.append(_windows(codes, op.shape, groups, rows, op.input.zero_point, share, rng))
+        else:
+            vectors = codes.reshape(-1, rows) if codes.shape[-1] == rows else np.swapaxes(codes, -1, -2).reshape(-1, rows)
+            chosen = vectors[rng.integers(0, len(vectors), share)]
+            found.append(np.repeat(chosen[:, None, :], groups, axis=1))
+    return CodeSample(np.concatenate(found)[:VECTORS] if found else np.zeros((0, groups, rows), np.uint16))
+
+
+def _windows(
+    codes: npt.NDArray[np.uint16], shape: ConvShape, groups: int, rows: int, zero: int, count: int, rng: np.random.Generator
+) -> npt.NDArray[np.uint16]:
+    """``count`` random windows of a convolution's input, as vectors [count, G, K]."""
+    rank = len(shape.kernel)
+    pads = [(0, 0), (0, 0)] + [(shape.pads[i], shape.pads[i + rank]) for i in range(rank)]
+    padded = np.pad(codes, pads, constant_values=zero)
+    out = np.empty((count, groups, rows), dtype=np.uint16)
+    for index in range(count):
+        place: list[Any] = [rng.integers(0, len(padded)), slice(None)]
+        for axis in range(rank):
+            span = shape.dilations[axis] * (shape.kernel[axis] - 1) + 1
+            steps = (padded.shape[2 + axis] - span) // shape.strides[axis] + 1
+            start = int(rng.integers(0, max(1, steps))) * shape.strides[axis]
+            place.append(slice(start, start + span, shape.dilations[axis]))
+        out[index] = padded[tuple(place)].reshape(groups, rows)
+    return out
+
+
+
+
+FREE = frozenset({
+    "Constant", "Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Shape", "Size", "Slice", "Split",
+    "Concat", "Gather", "Expand", "Cast", "Dropout", ANALOG_OP,
+})  # fmt: skip
+"""Operators that move or rename data: they cost buffer traffic, not operations."""
+
+
+def digital_operations(skeleton: ir.Model, elements: Mapping[str, int]) -> dict[str, int]:
+    """Element operations per inference of every digital node: multiply-accumulates where it has weights or contracts.
+
+    Args:
+        skeleton: the graph with placeholders.
+        elements: elements per inference of every value of the float graph.
+    """
+    counts = {}
+    for node in skeleton.graph:
+        outputs = sum(elements.get(value.name or "", 0) for value in node.outputs)
+        if node.op_type in FREE:
+            counts[node.name or ""] = 0
+        else:
+            counts[node.name or ""] = outputs * _per_element(node)
+    return counts
+
+
+def _per_element(node: ir.Node) -> int:
+    """Operations for one output element: the contraction length where there is one, else 1."""
+    if len(node.inputs) < 2 or node.inputs[1] is None or node.inputs[1].shape is None:
+        return 1
+    shape = [size if isinstance(size, int) else 1 for size in node.inputs[1].shape]
+    if node.op_type in {"MatMul", "MatMulInteger", "QLinearMatMul"} and len(shape) >= 2:
+        return max(1, shape[-2])
+    if node.op_type in {"Conv", "ConvInteger", "QLinearConv", "Gemm"}:
+        return max(1, int(np.prod(shape[1:], dtype=np.int64)))
+    if node.op_type in {"LSTM", "GRU", "RNN"}:  # input and recurrent weights: [directions, gates * hidden, inputs]
+        return max(1, int(np.prod(shape[1:], dtype=np.int64) // max(1, shape[1] // _GATES[node.op_type])) + shape[1])
+    return 1
+
+
+_GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}

@@ -1,0 +1,26 @@
+"""Cut every weight matrix into array positions of the target."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from mcompiler.geometry import array_shape, count_dense, tile_positions, tile_table
+from mcompiler.ir import MatrixProgram, TiledProgram
+from mcompiler.target import Target
+
+
+@dataclass(frozen=True)
+class Tile:
+    """Cut what compaction kept into the target's arrays; small groups share an array on its diagonal."""
+
+    name: ClassVar[str] = "tile"
+
+    def run(self, program: MatrixProgram, target: Target) -> TiledProgram:
+        """Return the tile tables, and the array count of the dense mapping beside them."""
+        shape = array_shape(target)
+        tables = tuple(
+            tile_table(tile_positions(op.rows.counts(), op.cols.counts(), shape), shape) for op in program.ops
+        )
+        dense = tuple(count_dense(*op.codes.shape, shape) for op in program.ops)
+        return TiledProgram(program, tables, dense)

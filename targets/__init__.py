@@ -1,0 +1,1 @@
+"""The target descriptions that ship with mcompiler: one TOML file each, read as package data."""
