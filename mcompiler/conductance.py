@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from enum import Enum
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -62,6 +63,18 @@ def level_table(shape: ArrayShape, encoding: WeightEncoding, shift: int) -> Leve
     return np.concatenate([levels, empty]).astype(np.uint8)
 
 
+def largest_sum(codes: npt.NDArray[np.signedinteger[Any]]) -> int:
+    """Largest sum of magnitudes over the rows of any column of codes [G, K, N]; no partial sum of a column exceeds it."""
+    largest = 0
+    for matrix in codes:
+        total = np.zeros(matrix.shape[1], dtype=np.int64)
+        step = max(1, (1 << 18) // max(1, matrix.shape[1]))
+        for row in range(0, len(matrix), step):  # in pieces that stay in cache
+            total += np.abs(matrix[row : row + step], dtype=np.int32).sum(axis=0)
+        largest = max(largest, int(total.max(initial=0)))
+    return largest
+
+
 @dataclass(frozen=True)
 class TileRun:
     """Successive tiles that share a row block: their weights as one padded matrix of indices into a level table.
@@ -87,20 +100,8 @@ def tile_runs(op: MatrixOp, table: TileTable, shape: ArrayShape, smallest: int) 
     copies = shape.arrays_per_tile
     heads = table[::copies]
     limit = max(1, MAX_BYTES_PER_RUN // (shape.rows * shape.columns * 4))
-    start = 0
-    while start < len(heads):
-        stop = start + 1
+    for start, stop in _row_runs(heads, limit):
         first = heads[start]
-        if int(first["groups"]) == 1:
-            while (
-                stop < len(heads)
-                and stop - start < limit
-                and heads[stop]["groups"] == 1
-                and heads[stop]["group"] == first["group"]
-                and heads[stop]["row"] == first["row"]
-                and heads[stop]["col"] == heads[stop - 1]["col"] + heads[stop - 1]["cols"]
-            ):
-                stop += 1
         index = np.full((shape.rows, (stop - start) * shape.tile_columns), -1, dtype=np.int32)
         if int(first["groups"]) == 1:
             group, row, col = int(first["group"]), int(first["row"]), int(first["col"])
@@ -117,7 +118,21 @@ def tile_runs(op: MatrixOp, table: TileTable, shape: ArrayShape, smallest: int) 
                 ] = _submatrix(op.codes[block.group], block.rows, block.cols) - np.int32(smallest)
         tiles = index.reshape(shape.rows, stop - start, shape.tile_columns).transpose(1, 0, 2)
         yield TileRun(slice(start * copies, stop * copies), tiles)
-        start = stop
+
+
+def _row_runs(heads: TileTable, limit: int) -> Iterator[tuple[int, int]]:
+    """(first, end) of runs of at most ``limit`` tiles that hold successive columns of one row block of one group."""
+    if not len(heads):
+        return
+    before, after = heads[:-1], heads[1:]
+    joins = (
+        (before["groups"] == 1) & (after["groups"] == 1) & (before["group"] == after["group"])
+        & (before["row"] == after["row"]) & (before["col"] + before["cols"] == after["col"])
+    )  # fmt: skip
+    edges = [0, *(np.flatnonzero(~joins) + 1).tolist(), len(heads)]
+    for start, stop in pairwise(edges):
+        for first in range(start, stop, limit):
+            yield first, min(first + limit, stop)
 
 
 def _submatrix(codes: CodeArray, rows: IntArray, cols: IntArray) -> npt.NDArray[np.int32]:
@@ -222,8 +237,8 @@ def encode_cells(
 def decode_cells(
     cells: Iterator[Cells], op: MatrixOp, table: TileTable, shape: ArrayShape, encoding: WeightEncoding, shift: int,
     flips: npt.NDArray[np.bool_],
-) -> npt.NDArray[np.int32]:
-    """Weight codes that the cells really hold, int32 [G, K, N]; what the mapped model computes with.
+) -> npt.NDArray[np.signedinteger[Any]]:
+    """Weight codes that the cells really hold, int16 or int32 [G, K, N]; what the mapped model computes with.
 
     Shares nothing with the quantised reference, which has the codes from quantisation.
 
@@ -232,11 +247,12 @@ def decode_cells(
         op: operation whose shape and kept indices say where the cells belong; its codes are not read.
         table, shape, encoding, shift, flips: as in encode_cells.
     """
-    out = np.zeros(op.codes.shape, dtype=np.int32)
+    largest = 1 << (shape.cell_bits * shape.slices)
+    out = np.zeros(op.codes.shape, dtype=np.int16 if largest <= 1 << 15 else np.int32)
     copies = shape.arrays_per_tile
     full = np.uint8((1 << shape.cell_bits) - 1)
     bits = shape.storage_bits
-    tables = {key: _word_table(key, shape) for key in {(int(a["slice"]), int(a["polarity"])) for a in table[:copies]}}
+    tables = [_word_table((int(a["slice"]), int(a["polarity"])), shape).astype(out.dtype) for a in table[:copies]]
     first = 0
     for chunk in cells:
         flipped = flips[first : first + len(chunk)]
@@ -244,23 +260,40 @@ def decode_cells(
             mask = pack_levels(np.where(flipped, full, np.uint8(0)), bits)
             chunk = chunk.copy()
             chunk[:, :, : mask.shape[-1]] ^= mask[:, None, :]
-        words = _words(chunk, shape)
-        for position in range(0, len(chunk), copies):
-            tile = table[first + position]
-            rows, cols = int(tile["rows"]), int(tile["cols"])
-            total = np.full((rows, cols), -shift, dtype=np.int32)
-            for copy in range(copies):
-                array = table[first + position + copy]
-                lookup = tables[int(array["slice"]), int(array["polarity"])]
-                total += lookup[words[position + copy, :rows, :cols]]
-            for block in tile_blocks(tile, op.rows, op.cols):
-                part = total[block.row : block.row + len(block.rows), block.col : block.col + len(block.cols)]
-                _assign(out[block.group], block.rows, block.cols, part)
+        words = _words(chunk, shape).reshape(-1, copies, shape.rows, shape.tile_columns)
+        heads = table[first : first + len(chunk) : copies]
+        for start, stop in _row_runs(heads, len(heads)):
+            height, width = int(heads[start]["rows"]), int(heads[start:stop]["cols"].sum())
+            worth = tables[0][words[start:stop, 0, :height]]
+            for copy in range(1, copies):
+                worth += tables[copy][words[start:stop, copy, :height]]
+            merged = worth.transpose(1, 0, 2).reshape(height, -1)[:, :width]
+            if shift:
+                merged = merged - out.dtype.type(shift)
+            _place_run(out, op, heads[start], width, merged)
         first += len(chunk)
     return out
 
 
-def _assign(target: npt.NDArray[np.int32], rows: IntArray, cols: IntArray, values: npt.NDArray[np.int32]) -> None:
+def _place_run(
+    out: npt.NDArray[np.signedinteger[Any]], op: MatrixOp, head: np.void, width: int,
+    codes: npt.NDArray[np.signedinteger[Any]],
+) -> None:
+    """Put the codes of a run of tiles [rows, width] where they belong in [G, K, N]."""
+    if int(head["groups"]) == 1:
+        group, row, col = int(head["group"]), int(head["row"]), int(head["col"])
+        rows = op.rows.of(group)[row : row + len(codes)]
+        _assign(out[group], rows, op.cols.of(group)[col : col + width], codes)
+        return
+    for block in tile_blocks(head, op.rows, op.cols):
+        if len(block.rows) and len(block.cols):
+            part = codes[block.row : block.row + len(block.rows), block.col : block.col + len(block.cols)]
+            _assign(out[block.group], block.rows, block.cols, part)
+
+
+def _assign(
+    target: npt.NDArray[np.signedinteger[Any]], rows: IntArray, cols: IntArray, values: npt.NDArray[np.signedinteger[Any]]
+) -> None:
     """target[rows, cols] = values, by slices where the indices are contiguous."""
     if rows[-1] - rows[0] + 1 == len(rows) and cols[-1] - cols[0] + 1 == len(cols):
         target[rows[0] : rows[-1] + 1, cols[0] : cols[-1] + 1] = values

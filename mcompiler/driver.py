@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -67,7 +68,7 @@ from mcompiler.simulate import LayerProbe, Models, Verification, verify
 from mcompiler.target import Target, load_target, resolved_toml
 
 RANDOM = "random"
-RANDOM_SAMPLES = 8
+RANDOM_SAMPLES = 4
 """Samples drawn for ``--calibration random``."""
 
 VERIFY_SAMPLES = 16
@@ -192,11 +193,13 @@ def _open_dims(program: GraphProgram, session: Session, dims: Mapping[str, int],
     if not missing:
         return dict(dims)
     bounded = input_specs(session, program.model)
-    for guess in GUESSES:
-        trial = {**dims, **dict.fromkeys(missing, guess)}
+    batches = {name: 1 for name in missing if name.lower().startswith("batch") or name in {"N", "B"}}
+    for guess, ones in itertools.product(GUESSES, (batches, {})):
+        trial = {**dims, **dict.fromkeys(missing, guess), **ones}
         sample = random_samples(bounded, 1, np.random.default_rng(0), trial)
         if session.accepts(bounded, sample):
-            say(f"guessed {', '.join(f'{name}={guess}' for name in missing)}; give --dim {missing[0]}=N for another size")
+            guessed = ", ".join(f"{name}={trial[name]}" for name in missing)
+            say(f"guessed {guessed}; give --dim {missing[-1]}=N for another size")
             return trial
     raise CompileError(
         f"no size is known for dimension(s) {', '.join(missing)}, and onnxruntime runs with none of "
@@ -456,6 +459,7 @@ class Build:
         _write_source(writer, content.source, content.external)
         writer.text("target.toml", resolved_toml(self.target))
         write_layers(writer, content.program, self.target)
+        (root / "layers").mkdir(exist_ok=True)
         for name in save_model(content.skeleton, root, "layers/graph.onnx"):
             writer.adopt(name)
         for name in save_model(content.reference, root, "reference.onnx"):
@@ -529,7 +533,8 @@ class Build:
 def _build_mapped(skeleton: ir.Model, layers: Sequence[LayerData], target: Target, ideal: bool) -> ir.Model:
     """The mapped model from the cells of the layers."""
     shape = array_shape(target)
-    return build_mapped(skeleton, {layer.op.name: _mapped_layer(layer, target, shape, ideal) for layer in layers}, target)
+    made = {layer.op.name: partial(_mapped_layer, layer, target, shape, ideal) for layer in layers}
+    return build_mapped(skeleton, made, target)
 
 
 def _mapped_layer(layer: LayerData, target: Target, shape: ArrayShape, ideal: bool) -> MappedLayer:

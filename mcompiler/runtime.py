@@ -61,7 +61,7 @@ class Session:
         """
         names = list(self.outputs if outputs is None else outputs)
         try:
-            values = self._session.run(names, dict(feeds))
+            values = self._session.run(names, {name: np.asarray(value) for name, value in feeds.items()})
         except Exception as error:  # onnxruntime raises classes of its own, without a common base
             raise RunError(_one_line(error)) from error
         return dict(zip(names, values, strict=True))

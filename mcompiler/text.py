@@ -1,7 +1,7 @@
 """Numbers and tables as text: engineering units, shares, aligned columns.
 
-ASCII throughout, so that it can be printed on any terminal and into any file. Names that come out of a model are cleaned
-first: what is not printable in them is escaped, so that no node name can move a cursor or break a line.
+What is made here is ASCII, for any terminal and any file. Names that come out of a model are cleaned: what is not
+printable in them is escaped, so that no node name can move a cursor or break a line.
 """
 
 from __future__ import annotations
@@ -43,23 +43,23 @@ def area(value_m2: float) -> str:
 
 
 def percent(share: float | None) -> str:
-    """Write a share: ``66.2%``. Only 0 is ``0%`` and only 1 is ``100%``; ``-`` where there is none."""
+    """Write a share: ``66.2%``. Only 0 is ``0%``, and nothing below 1 is ``100%``; ``-`` where there is none."""
     if share is None:
         return "-"
-    if share in (0, 1) or not math.isfinite(share):
+    if share == 0 or not share < 1:
         return f"{100 * share:.0f}%"
     for digits in (1, 2):
         text = f"{100 * share:.{digits}f}"
         if float(text) not in (0, 100):
             return f"{text}%"
-    return "<0.01%" if abs(share) < 0.5 else f"{'>' if share < 1 else ''}{'99.99' if share < 1 else '100.00'}%"
+    return "<0.01%" if share < 0.5 else ">99.99%"
 
 
 def count(value: float) -> str:
-    """Write a number of things with thousands separators: ``18,874,368``; 3 significant digits where it is no integer."""
+    """Write a number of things with thousands separators: ``18,874,368``; small fractions with 3 significant digits."""
     if not math.isfinite(value):
         return f"{value:g}"
-    return f"{value:,.0f}" if float(value).is_integer() else _three(value)
+    return f"{value:,.0f}" if float(value).is_integer() or abs(value) >= 1000 else _three(value)
 
 
 def plural(value: int, one: str, many: str = "") -> str:
@@ -124,7 +124,8 @@ def table(headers: Sequence[str], rows: Sequence[Sequence[str]], align: str) -> 
         Lines without blanks at their ends, joined; no line break after the last.
     """
     if len(align) != len(headers) or any(len(row) != len(headers) for row in rows):
-        raise ValueError(f"{len(headers)} headers, align '{align}' and rows of {sorted({len(row) for row in rows})} cells")
+        cells = sorted({len(row) for row in rows})
+        raise ValueError(f"{len(headers)} headers, align '{align}' and rows of {cells} cells")
     lines = [[clean(cell) for cell in row] for row in [headers, *rows]]
     widths = [max(map(display_width, column)) for column in zip(*lines, strict=True)]
     return "\n".join(

@@ -19,6 +19,7 @@ from mcompiler.conductance import (
     decoding_of,
     is_lossless,
     is_signed,
+    largest_sum,
     level_table,
     make_adc,
     run_levels,
@@ -103,11 +104,7 @@ def _fit_codes(op: MatrixOp, shape: ArrayShape, target: Target) -> int:
 
 def _check_accumulator(op: MatrixOp, target: Target) -> None:
     """The digital accumulator must hold the extreme sum of every column."""
-    if not op.codes.size:
-        return
-    positive = np.maximum(op.codes, 0).sum(axis=1, dtype=np.int64)
-    negative = np.minimum(op.codes, 0).sum(axis=1, dtype=np.int64)
-    extreme = int(max(positive.max(), -negative.min())) * op.input.largest
+    extreme = int(largest_sum(op.codes)) * op.input.largest
     if extreme >= 1 << (target.digital.accumulator_bits - 1):
         raise CompileError(
             f"a column can sum to {extreme}, which overflows the target's accumulators of "
@@ -120,14 +117,11 @@ def _check_accumulator(op: MatrixOp, target: Target) -> None:
 def _live_cells(op: MatrixOp, table: TileTable, shape: ArrayShape) -> IntArray:
     """Cells of each array that hold a kept weight of its own group: int64 [arrays]."""
     copies = shape.arrays_per_tile
-    live = np.zeros(len(table), dtype=np.int64)
-    for position, tile in enumerate(table[::copies]):
-        if int(tile["groups"]) == 1:
-            weights = int(tile["rows"]) * int(tile["cols"])
-        else:
-            weights = sum(len(b.rows) * len(b.cols) for b in tile_blocks(tile, op.rows, op.cols))
-        live[position * copies : (position + 1) * copies] = weights * shape.columns_per_weight
-    return live
+    heads = table[::copies]
+    weights = heads["rows"].astype(np.int64) * heads["cols"]
+    for position in np.flatnonzero(heads["groups"] > 1):
+        weights[position] = sum(len(b.rows) * len(b.cols) for b in tile_blocks(heads[position], op.rows, op.cols))
+    return np.repeat(weights * shape.columns_per_weight, copies)
 
 
 # --- extreme sums and flips ------------------------------------------------------------------------------------------

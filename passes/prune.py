@@ -27,7 +27,10 @@ class Prune:
 
 
 def _prune(op: MatrixOp, table: TileTable, copies: int) -> TileTable:
-    used = np.array([_any_weight(op, tile) for tile in table[::copies]], dtype=bool)
+    heads = table[::copies]
+    used = _corner_used(op, heads)
+    for position in np.flatnonzero(~used):
+        used[position] = _any_weight(op, heads[position])
     if used.all():
         return table
     kept = table[np.repeat(used, copies)]
@@ -35,13 +38,21 @@ def _prune(op: MatrixOp, table: TileTable, copies: int) -> TileTable:
     return kept
 
 
+def _corner_used(op: MatrixOp, heads: TileTable) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+    """Whether the first weight of each tile is not zero: that answers for most tiles at once. False: look closer."""
+    used = np.zeros(len(heads), dtype=bool)
+    single = np.flatnonzero(heads["groups"] == 1)
+    if len(single):
+        group = heads["group"][single]
+        row = op.rows.indices[op.rows.offsets[group] + heads["row"][single]]
+        col = op.cols.indices[op.cols.offsets[group] + heads["col"][single]]
+        used[single] = op.codes[group, row, col] != 0
+    return used
+
+
 def _any_weight(op: MatrixOp, tile: np.void) -> bool:
-    """Whether a tile holds a weight that is not zero; a look at the corner answers for most."""
-    for block in tile_blocks(tile, op.rows, op.cols):
-        codes = op.codes[block.group]
-        if len(block.rows) and len(block.cols) and codes[block.rows[0], block.cols[0]] != 0:
-            return True
-        span = codes[block.rows[:, None], block.cols]
-        if span.any():
-            return True
-    return False
+    """Whether a tile holds a weight that is not zero."""
+    return any(
+        bool(op.codes[block.group][np.ix_(block.rows, block.cols)].any())
+        for block in tile_blocks(tile, op.rows, op.cols)
+    )

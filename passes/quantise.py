@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, ClassVar
@@ -26,7 +26,7 @@ from mcompiler.ir import (
     MatrixProgram,
     Quantiser,
 )
-from mcompiler.runtime import RunError, open_model
+from mcompiler.runtime import RunError, Session, open_model
 from mcompiler.target import AdcRange, Target
 
 SUBSAMPLE = 1 << 18
@@ -97,44 +97,41 @@ class Quantise:
 
     def _observe(self, program: LoweredProgram, keep: bool) -> tuple[dict[str, _Seen], dict[str, int]]:
         """Run the float model on the samples and watch the inputs of every matrix; count the elements of every value."""
+        model = program.graph.model
         tensors = list(dict.fromkeys(matrix.tensor for matrix in program.matrices))
-        elements = self._elements(program)
-        if not tensors:
-            return {}, elements
+        names = [value.name for node in model.graph for value in node.outputs if value.name and value.type is not None]
+        large = sum(matrix.weights.nbytes for matrix in program.matrices) >= LARGE_MODEL
+        session = open_model(model, outputs=[*names, *tensors], optimise=False, prepack=False, origin=self.origin)
+        elements = self._elements(session, names)
+        if not large and not any(node.op_type == "DequantizeLinear" for node in model.graph):
+            # Faster where weights may be copied; with QDQ, onnxruntime's fusions change what the float model computes.
+            session = open_model(model, outputs=tensors, origin=self.origin)
         rng = np.random.default_rng(self.seed)
         seen = {tensor: _Seen(rng, self.method is not RangeMethod.MINMAX, keep) for tensor in tensors}
-        weights = sum(matrix.weights.nbytes for matrix in program.matrices)
-        plain = not any(node.op_type == "DequantizeLinear" for node in program.graph.model.graph)
-        session = open_model(  # onnxruntime's fusions change what a QDQ model computes: its float values are those without
-            program.graph.model, outputs=tensors, optimise=plain, prepack=weights < LARGE_MODEL, origin=self.origin
-        )
         shared = batch_size(self.specs)
-        for feeds, count in batches(self.specs, self.samples):
-            try:
-                values = session.run(feeds, tensors)
-            except RunError as error:
-                raise CompileError(
-                    f"onnxruntime fails while running the model on the calibration data: {error}; check --dim and the data"
-                ) from error
+        for feeds, count in batches(self.specs, self.samples) if tensors else ():
+            values = self._run(session, feeds, tensors)
             for tensor in tensors:
                 seen[tensor].add(values[tensor], shared or count, None if shared is None else count)
             if not self.calibrated:
                 break
         return seen, elements
 
-    def _elements(self, program: LoweredProgram) -> dict[str, int]:
+    def _elements(self, session: Session, names: Sequence[str]) -> dict[str, int]:
         """Elements per inference of every value of the graph, from one run on one sample."""
-        graph = program.graph.model.graph
-        names = [value.name for node in graph for value in node.outputs if value.name and value.type is not None]
-        session = open_model(program.graph.model, outputs=names, optimise=False, prepack=False, origin=self.origin)
         one = Samples({name: array[:1] for name, array in self.samples.inputs.items()}, None, 1)
         feeds, _ = next(batches(self.specs, one))
         per_run = batch_size(self.specs) or 1
-        try:
-            values = session.run(feeds, names)
-        except RunError as error:
-            raise CompileError(f"onnxruntime fails while running the model: {error}; check --dim and the data") from error
+        values = self._run(session, feeds, names)
         return {name: -(-int(np.size(value)) // per_run) for name, value in values.items()}
+
+    def _run(self, session: Session, feeds: Mapping[str, Tensor], names: Sequence[str]) -> dict[str, Any]:
+        try:
+            return session.run(feeds, names)
+        except RunError as error:
+            raise CompileError(
+                f"onnxruntime fails while running the model on the calibration data: {error}; check --dim and the data"
+            ) from error
 
     def _quantise(
         self, matrix: FloatMatrix, seen: _Seen, quantisers: dict[tuple[str, int], Quantiser], target: Target
@@ -190,11 +187,13 @@ def quantise_weights(weights: npt.NDArray[np.floating[Any]], bits: int) -> tuple
         peak = np.maximum(matrix.max(axis=0, initial=0), -matrix.min(axis=0, initial=0)).astype(np.float64)
         scale = (peak / top).astype(np.float32)
         scales[group] = np.where(scale > 0, scale, np.float32(1))
-        step = max(1, (1 << 22) // max(1, cols))
-        for row in range(0, len(matrix), step):  # in pieces that stay in cache
-            part = matrix[row : row + step] / scales[group]
+        by_column = matrix.flags.f_contiguous and not matrix.flags.c_contiguous
+        step = max(1, (1 << 20) // max(1, matrix.shape[0] if by_column else cols))
+        for start in range(0, cols if by_column else len(matrix), step):  # in pieces that stay in cache
+            piece = np.s_[:, start : start + step] if by_column else np.s_[start : start + step]
+            part = matrix[piece] / (scales[group, start : start + step] if by_column else scales[group])
             np.rint(part, out=part)
-            codes[group, row : row + step] = np.clip(part, -top, top, out=part)
+            codes[group][piece] = np.clip(part, -top, top, out=part)
     return codes, scales
 
 

@@ -11,7 +11,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -103,9 +103,9 @@ class Writer:
         """Write a text file."""
         self.stream(name, [text.encode()])
 
-    def json(self, name: str, data: Any) -> None:
-        """Write JSON, one object a line where it is a table, so that goldens and diffs stay readable."""
-        self.text(name, json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    def json(self, name: str, data: Mapping[str, Any]) -> None:
+        """Write a JSON object; its lists go one entry a line, so that diffs and goldens stay readable."""
+        self.stream(name, (piece.encode() for piece in _json_pieces(data)))
 
     def array(self, name: str, shape: tuple[int, ...], chunks: Iterable[npt.NDArray[np.uint8]]) -> None:
         """Write a uint8 .npy from pieces along its first axis."""
@@ -127,6 +127,20 @@ class Writer:
         with (self.root / name).open("rb+") as file:
             _sync(file)
         self.files[name] = {"bytes": (self.root / name).stat().st_size, "sha256": hash_file(self.root / name)}
+
+
+def _json_pieces(data: Mapping[str, Any]) -> Iterator[str]:
+    """A JSON object as text, piece by piece."""
+    dump = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
+    separator = "{\n"
+    for key, value in data.items():
+        yield f"{separator}{dump(key)}: "
+        if isinstance(value, list) and value:
+            yield "[\n" + ",\n".join(map(dump, value)) + "\n]"
+        else:
+            yield dump(value)
+        separator = ",\n"
+    yield "\n}\n"
 
 
 def _npy_header(shape: tuple[int, ...]) -> bytes:

@@ -73,7 +73,7 @@ def compile_command(
             "seconds": dict(build.seconds),
         })  # fmt: skip
     else:
-        click.echo(compile_summary(model.name, build.target, build.cost, build.fates, build.layer_data, build.chips))
+        click.echo(compile_summary(model.name, build.target, build.fates, build.layer_data, build.cost, build.chips))
         click.echo(f"\nwritten to {place}; prove it with: mcompiler verify {place}")
 
 
@@ -138,7 +138,7 @@ def report(directory: Path, as_json: bool) -> None:
         print_json({"report": str(page), "target": build.target.name, **build.cost.as_json()})
     else:
         click.echo(
-            compile_summary("model.onnx", build.target, build.cost, build.fates, build.layer_data, build.chips)
+            compile_summary("model.onnx", build.target, build.fates, build.layer_data, build.cost, build.chips)
         )
         click.echo(f"\nall of it: {page}")
 

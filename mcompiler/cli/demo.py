@@ -39,7 +39,7 @@ def demo(target: str, out: Path, as_json: bool) -> int:
     if as_json:
         print_json({"out": str(out), "verify": result.as_json(), "cost": build.cost.as_json()})
     else:
-        click.echo(compile_summary("digits.onnx", build.target, build.cost, build.fates, build.layer_data, build.chips))
+        click.echo(compile_summary("digits.onnx", build.target, build.fates, build.layer_data, build.cost, build.chips))
         click.echo("")
         click.echo(verify_summary(result))
         click.echo(f"\n{time.perf_counter() - started:.1f} s. The build is in {out}; look at {out}/report.html, or try:")

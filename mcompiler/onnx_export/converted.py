@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
@@ -50,7 +52,7 @@ class _Layer:
 
 
 def converted_layer(
-    emitter: Emitter, codes: ir.Value, op: MatrixOp, weights: npt.NDArray[np.int32], blocks: Sequence[ReadBlock], adc: Adc,
+    emitter: Emitter, codes: ir.Value, op: MatrixOp, weights: npt.NDArray[np.signedinteger[Any]], blocks: Sequence[ReadBlock], adc: Adc,
     target: Target,
 ) -> tuple[ir.Value, ir.Value]:
     """Output of a layer whose conversions are not lossless, and its accumulator for probes.
@@ -59,7 +61,7 @@ def converted_layer(
         emitter: of the layer's function.
         codes: input codes.
         op: shapes, scales, bias, input quantiser.
-        weights: decoded from the cells, int32 [G, K, N]: for the digital zero-point correction.
+        weights: decoded from the cells, integers [G, K, N]: for the digital zero-point correction.
         blocks: the reads, from the cells.
         adc: the layer's converter.
         target: phases.
@@ -476,7 +478,7 @@ def _restore_shape(emitter: Emitter, total: ir.Value, source: ir.Value, layer: _
 
 
 def _digital(
-    emitter: Emitter, total: ir.Value, layer: _Layer, weights: npt.NDArray[np.int32]
+    emitter: Emitter, total: ir.Value, layer: _Layer, weights: npt.NDArray[np.signedinteger[Any]]
 ) -> tuple[ir.Value, ir.Value]:
     """Zero point, scale and bias behind the codes: the output, and the accumulator for probes (float32)."""
     op, shape = layer.op, channel_shape(layer.op)

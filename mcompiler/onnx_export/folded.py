@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from mcompiler.ir import ConvShape, MatrixOp
+from mcompiler.conductance import largest_sum
+from mcompiler.ir import ConvShape, MatMulShape, MatrixOp
 from mcompiler.onnx_export.codes import conv_attributes
 from mcompiler.onnx_export.emitter import Emitter
 
-Codes = npt.NDArray[np.int32]
+Codes = npt.NDArray[np.signedinteger[Any]]
 
 FLOAT32_EXACT = 1 << 24
 """float32 holds every integer up to this."""
@@ -31,13 +34,15 @@ def folded_accumulator(emitter: Emitter, codes: ir.Value, op: MatrixOp, weights:
         The accumulator as float32 behind a barrier that no fusion crosses, and the accumulator for probes.
     """
     largest = max(op.input.zero_point, op.input.largest - op.input.zero_point)
-    bound = largest * int(np.abs(weights).sum(axis=1, dtype=np.int64).max(initial=0))
+    bound = largest * largest_sum(weights)
     if bound < FLOAT32_EXACT:
         product = _product(emitter, centred(emitter, codes, op), op, weights)
         return barrier(emitter, product), product
-    parts = _channel_parts(op, weights, largest)
-    if parts is not None and bound < INT32_LIMIT:
-        total = _sum_of_parts(emitter, codes, op, weights, parts, ir.DataType.INT32)
+    parts = _channel_parts(op, weights, largest) if bound < INT32_LIMIT else None
+    if parts is not None:
+        total = _sum_of_parts(emitter, codes, op, weights, parts)
+    elif _fits_bytes(op, weights) and bound < INT32_LIMIT:
+        total = _integer_product(emitter, codes, op, weights)
     elif isinstance(op.shape, ConvShape):
         total = _sum_of_pieces(emitter, codes, op, weights)
     else:
@@ -87,38 +92,53 @@ def _is_double(value: ir.Value) -> bool:
     return producer is not None and producer.op_type == "Cast" and producer.attributes["to"].as_int() == ir.DataType.DOUBLE
 
 
+def _fits_bytes(op: MatrixOp, weights: Codes) -> bool:
+    """Whether onnxruntime's 8-bit products apply: MatMulInteger on uint8 codes and uint8 weights around 128."""
+    if isinstance(op.shape, ConvShape) or op.input.bits > 8:
+        return False
+    return bool(weights.min(initial=0) >= -128 and weights.max(initial=0) <= 127)
+
+
+def _integer_product(emitter: Emitter, codes: ir.Value, op: MatrixOp, weights: Codes) -> ir.Value:
+    """Exact product in int32. Weights are uint8 around 128: with int8 ones some processors saturate at 16 bits."""
+    _, rows, cols = weights.shape
+    batch = op.shape.batch if isinstance(op.shape, MatMulShape) else ()
+    stored = (weights + weights.dtype.type(128)).astype(np.uint8).reshape(*batch, rows, cols)
+    zero_x, zero_w = emitter.constant(op.input.zero_point, np.uint8), emitter.constant(128, np.uint8)
+    return emitter("MatMulInteger", codes, emitter.constant(stored), zero_x, zero_w)
+
+
 def _channel_parts(op: MatrixOp, weights: Codes, largest: int) -> list[tuple[int, int]] | None:
-    """Runs of input channels (or rows) whose own sums stay below 2^24; None where one channel alone does not."""
+    """Convolutions: runs of input channels whose own sums stay below 2^24; None where one channel alone does not."""
     groups, rows, _ = weights.shape
-    if groups > 1:
+    if groups > 1 or not isinstance(op.shape, ConvShape):
         return None
-    step = int(np.prod(op.shape.kernel)) if isinstance(op.shape, ConvShape) else 1
+    step = int(np.prod(op.shape.kernel))
     sums = np.abs(weights[0]).reshape(rows // step, step, -1).sum(axis=1, dtype=np.int64) * largest  # [channels, N]
     parts: list[tuple[int, int]] = []
-    start = 0
-    while start < len(sums):
-        running = np.cumsum(sums[start:], axis=0).max(axis=1)
-        count = int(np.searchsorted(running, FLOAT32_EXACT))
-        if count == 0:
+    start, running = 0, np.zeros(sums.shape[1], dtype=np.int64)
+    for channel, own in enumerate(sums):
+        if own.max(initial=0) >= FLOAT32_EXACT:
             return None
-        parts.append((start, start + count))
-        start += count
-    return parts
+        running = running + own
+        if running.max(initial=0) >= FLOAT32_EXACT:
+            parts.append((start, channel))
+            start, running = channel, own
+    return [*parts, (start, len(sums))]
 
 
 def _sum_of_parts(
-    emitter: Emitter, codes: ir.Value, op: MatrixOp, weights: Codes, parts: list[tuple[int, int]], kind: ir.DataType
+    emitter: Emitter, codes: ir.Value, op: MatrixOp, weights: Codes, parts: list[tuple[int, int]]
 ) -> ir.Value:
     """Add exact float32 products over runs of input channels, as integers."""
     values = centred(emitter, codes, op)
-    conv = isinstance(op.shape, ConvShape)
     step = weights.shape[1] // parts[-1][1]
-    axis = emitter.ints(1 if conv else -1)
+    axis = emitter.ints(1)
     total: ir.Value | None = None
     for start, end in parts:
         piece = emitter("Slice", values, emitter.ints(start), emitter.ints(end), axis)
         product = _product(emitter, piece, op, weights[:, start * step : end * step])
-        part = emitter.cast(barrier(emitter, product), kind)
+        part = emitter.cast(barrier(emitter, product), ir.DataType.INT32)
         total = part if total is None else emitter("Add", total, part)
     assert total is not None  # there is at least one part
     return total

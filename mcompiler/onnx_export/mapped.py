@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -28,23 +30,23 @@ class MappedLayer:
         op: shapes, scales, kept indices; its ``codes`` are not read.
         table: tile table.
         analog: encoding and converter setting.
-        weights: decoded from the cells, int32 [G, K, N].
+        weights: decoded from the cells, integers [G, K, N].
         blocks: what the converters see, for operations that are not lossless; empty otherwise.
     """
 
     op: MatrixOp
     table: TileTable
     analog: AnalogOp
-    weights: npt.NDArray[np.int32]
+    weights: npt.NDArray[np.signedinteger[Any]]
     blocks: tuple[ReadBlock, ...] = ()
 
 
-def build_mapped(skeleton: ir.Model, layers: Mapping[str, MappedLayer], target: Target) -> ir.Model:
+def build_mapped(skeleton: ir.Model, layers: Mapping[str, Callable[[], MappedLayer]], target: Target) -> ir.Model:
     """The mapped model.
 
     Args:
         skeleton: graph with placeholders.
-        layers: by layer name.
+        layers: by layer name; called one after the other, so that only one layer's weights are decoded at a time.
         target: its converters.
 
     Returns:
@@ -57,7 +59,7 @@ def build_mapped(skeleton: ir.Model, layers: Mapping[str, MappedLayer], target: 
     for node in list(model.graph):
         if node.domain != ANALOG_DOMAIN or node.op_type != ANALOG_OP:
             continue
-        layer = layers[node.name or ""]
+        layer = layers[node.name or ""]()
         codes = table.of(node, layer.op)
         _replace(model, node, codes, layer, target, _identifier(layer.op.name, names))
     model.opset_imports[ANALOG_DOMAIN] = 1

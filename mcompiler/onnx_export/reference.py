@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from mcompiler.conductance import largest_sum
 from mcompiler.ir import ANALOG_DOMAIN, ANALOG_OP, ConvShape, MatrixOp, MatrixProgram
 from mcompiler.onnx_export.codes import CodeTable, conv_attributes, conv_kernel, scale_and_bias
 from mcompiler.onnx_export.emitter import Emitter, insert_before
@@ -69,7 +70,7 @@ def reference_accumulator(emitter: Emitter, codes: ir.Value, op: MatrixOp) -> ir
 def _bound(op: MatrixOp) -> int:
     """No sum of the operation exceeds this in magnitude."""
     largest = max(op.input.zero_point, op.input.largest - op.input.zero_point)
-    return largest * int(np.abs(op.codes).sum(axis=1, dtype=np.int64).max(initial=0))
+    return largest * largest_sum(op.codes)
 
 
 def _input_pieces(emitter: Emitter, codes: ir.Value, op: MatrixOp) -> list[tuple[ir.Value, int, int]]:

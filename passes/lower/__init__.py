@@ -97,7 +97,7 @@ def _float_matrix(match: Match) -> FloatMatrix:
     real = match.weights.real(dtype)
     if match.factor != 1.0:
         real = real * dtype(match.factor)
-    weights = _contiguous(real)
+    weights = _read_only(real)
     _refuse_not_finite(weights, "weights", name)
     bias = None
     if match.bias is not None:
@@ -132,19 +132,11 @@ def _element(match: Match) -> ir.DataType:
     return ir.DataType.from_numpy(array.dtype)
 
 
-def _contiguous(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """A read-only C-contiguous [G, K, N]. Large transposes go in strips that stay in cache."""
-    if array.flags.c_contiguous:
-        result = array.view()
-    else:
-        result = np.empty(array.shape, array.dtype)
-        for start in range(0, array.shape[1], _STRIP):
-            result[:, start : start + _STRIP] = array[:, start : start + _STRIP]
+def _read_only(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """A read-only view: quantisation reads it in whatever order it lies, so that large weights are not copied."""
+    result = array.view()
     result.flags.writeable = False
     return result
-
-
-_STRIP = 64
 
 
 def _refuse_not_finite(array: npt.NDArray[Any], what: str, name: str) -> None:

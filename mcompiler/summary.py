@@ -1,0 +1,268 @@
+"""What a user sees on the terminal: the compilation on one screen, the cost tables, the verdict of ``verify``.
+
+Plain text without colours or box characters, so that a pipe gets what a terminal gets.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from mcompiler.artefacts import LayerData
+from mcompiler.cost import DIGITAL, Cost, Price
+from mcompiler.ir import Fate, NodeFate
+from mcompiler.simulate import LayerResult, Verification
+from mcompiler.target import Target
+from mcompiler.text import area, clean, count, facts, percent, plural, quantity, shorten, table
+
+SCREEN = 100
+"""Columns that a summary may take."""
+
+LARGEST = 8
+"""Layers shown on one screen."""
+
+REASONS = 3
+"""Reasons shown for nodes that stay digital."""
+
+_NAME, _REASON = 30, 64
+
+
+# --- compile ---------------------------------------------------------------------------------------------------------
+
+
+def compile_summary(
+    model: str, target: Target, fates: Sequence[NodeFate], layers: Sequence[LayerData], cost: Cost, chips: int
+) -> str:
+    """What was compiled for what, how it fits and what it costs: at most 40 lines of 100 columns.
+
+    Args:
+        model: what to call the model.
+        target: the chip.
+        fates: of every node.
+        layers: the analog layers.
+        cost: of the build.
+        chips: how many are used.
+    """
+    parts = [
+        shorten(f"{model} on {target.name}: {target.description}", SCREEN),
+        facts([*_node_facts(fates), *_mapping_facts(layers, cost, chips), *_operation_facts(layers, cost), *_totals(cost)]),
+    ]
+    if layers:
+        parts.append(_largest(layers, cost))
+    return "\n\n".join(parts)
+
+
+def _node_facts(fates: Sequence[NodeFate]) -> list[tuple[str, str]]:
+    """How many nodes became what, and the most frequent reasons of those that are not in the arrays."""
+    numbers = Counter(Fate(fate.fate) for fate in fates)
+    shown = [f"{numbers[fate]:,} {fate.value}" for fate in Fate if numbers[fate] or fate is not Fate.REFUSED]
+    lines = [("nodes", f"{len(fates):,}: {', '.join(shown)}")]
+    reasons = Counter(fate.reason for fate in fates if fate.fate != Fate.ANALOG).most_common()
+    lines += [("", f"{number:,} x {shorten(reason, _REASON)}") for reason, number in reasons[:REASONS]]
+    if len(reasons) > REASONS:
+        rest = sum(number for _, number in reasons[REASONS:])
+        lines.append(("", f"{rest:,} x {plural(len(reasons) - REASONS, 'other reason')}"))
+    return lines
+
+
+def _mapping_facts(layers: Sequence[LayerData], cost: Cost, chips: int) -> list[tuple[str, str]]:
+    dense = f"the dense mapping takes {cost.crossbars_dense:,}"
+    if cost.crossbars < cost.crossbars_dense:
+        dense += f", {percent(1 - cost.crossbars / cost.crossbars_dense)} saved"
+    lossless = sum(layer.analog.lossless for layer in layers)
+    return [
+        ("crossbars", f"{cost.crossbars:,} on {plural(chips, 'chip')}; {dense}"),
+        ("utilisation", f"{percent(cost.utilisation)} of their cells hold weights other than zero"),
+        ("converters", f"lossless in {lossless:,} of {plural(len(layers), 'layer')}"),
+    ]
+
+
+def _operation_facts(layers: Sequence[LayerData], cost: Cost) -> list[tuple[str, str]]:
+    digital = sum(number for layer, event, number in cost.events if layer == DIGITAL and event == "digital_op")
+    products = sum(multiplications(layer) for layer in layers)
+    return [("operations", f"{count(products)} multiply-accumulates in crossbars, {count(digital)} digital operations")]
+
+
+def multiplications(layer: LayerData) -> int:
+    """Multiply-accumulates of a layer per inference, those with weights that compaction dropped included."""
+    return layer.op.vectors * int(layer.op.codes.size)
+
+
+def _totals(cost: Cost) -> list[tuple[str, str]]:
+    return [
+        ("latency", f"{quantity(cost.latency_s, 's')} per inference"),
+        ("throughput", f"{quantity(cost.throughput_per_s, '/s')}, one inference after the other in a pipeline"),
+        ("energy", f"{quantity(cost.energy_j, 'J')} per inference"),
+        ("power", f"{quantity(cost.power_w, 'W')} at that throughput, {quantity(cost.peak_power_w, 'W')} peak"),
+        ("area", area(cost.area_m2)),
+    ]
+
+
+def matrix_text(layer: LayerData) -> str:
+    """The size of a layer's matrix: ``144 x 32``, with its groups in front where it has several."""
+    groups, rows, cols = layer.op.codes.shape
+    return f"{groups} x {rows} x {cols}" if groups > 1 else f"{rows} x {cols}"
+
+
+def _largest(layers: Sequence[LayerData], cost: Cost) -> str:
+    """The layers with the most crossbars, in the order of the model."""
+    order = sorted(range(len(layers)), key=lambda i: (-len(layers[i].table), -layers[i].op.codes.size, i))[:LARGEST]
+    rows = []
+    for layer in (layers[index] for index in sorted(order)):
+        op, price = layer.op, cost.layers.get(layer.op.name, Price(0.0, 0.0))
+        rows.append([
+            shorten(op.name, _NAME), matrix_text(layer), f"{op.weight_bits}/{op.input.bits}", f"{op.vectors:,}",
+            f"{len(layer.table):,}", f"{layer.dense:,}", percent(price.utilisation), quantity(price.energy_j, "J"),
+            "yes" if layer.analog.lossless else "no",
+        ])  # fmt: skip
+    headers = ["layer", "matrix", "bits w/x", "vectors", "crossbars", "dense", "used", "energy", "lossless"]
+    text = table(headers, rows, "lrrrrrrrr")
+    more = len(layers) - len(rows)
+    return text + (f"\n... {more:,} more; these are the largest" if more else "")
+
+
+# --- cost ------------------------------------------------------------------------------------------------------------
+
+
+def cost_summary(cost: Cost, assumed: int) -> str:
+    """Totals, and the two tables that each add up to them.
+
+    Args:
+        cost: the cost tables.
+        assumed: how many numbers of the target are assumptions.
+    """
+    dense = f"{cost.crossbars:,} ({cost.crossbars_dense:,} in the dense mapping)"
+    totals = [*_totals(cost), ("crossbars", dense), ("utilisation", percent(cost.utilisation))]
+    notes = ["Layers and components each add up to energy and area; an inference pays static power times its interval."]
+    if assumed:
+        notes.append(
+            f"{plural(assumed, 'number')} of the target {'is an assumption' if assumed == 1 else 'are assumptions'};"
+            " the report lists them."
+        )
+    return "\n\n".join([facts(totals), _layer_costs(cost), _component_costs(cost), "\n".join(notes)])
+
+
+def _share(part: float, whole: float) -> str:
+    return percent(part / whole) if whole else "-"
+
+
+def _layer_costs(cost: Cost) -> str:
+    rows = [
+        [
+            shorten(name, _NAME), f"{price.crossbars:,}", f"{price.crossbars_dense:,}", percent(price.utilisation),
+            quantity(price.latency_s, "s"), quantity(price.energy_j, "J"), _share(price.energy_j, cost.energy_j),
+            area(price.area_m2),
+        ]
+        for name, price in cost.layers.items()
+    ]  # fmt: skip
+    headers = ["layer", "crossbars", "dense", "used", "latency", "energy", "share", "area"]
+    return table(headers, rows, "lrrrrrrr")
+
+
+def _component_costs(cost: Cost) -> str:
+    """Components, the one that takes most energy first."""
+    prices = sorted(cost.components.items(), key=lambda item: (-item[1].energy_j, -item[1].area_m2, item[0]))
+    rows = [
+        [
+            shorten(name, _NAME), quantity(price.energy_j, "J"), _share(price.energy_j, cost.energy_j),
+            quantity(price.static_power_w, "W"), area(price.area_m2), _share(price.area_m2, cost.area_m2),
+        ]
+        for name, price in prices
+    ]  # fmt: skip
+    return table(["component", "energy", "share", "static power", "area", "share"], rows, "lrrrrr")
+
+
+# --- verify ----------------------------------------------------------------------------------------------------------
+
+
+def verify_summary(result: Verification) -> str:
+    """The verdict in a sentence, then accuracies and agreement where they are known, then the worst layers."""
+    parts = [_verdict(result)]
+    if result.failures:
+        parts.append("\n".join(f"- {clean(failure)}" for failure in result.failures))
+    known = [(name, value) for name, value in _comparisons(result) if value is not None]
+    if known:
+        parts.append(facts(known))
+    inexact = [layer for layer in result.layers if not layer.exact]
+    if inexact:
+        parts.append(_worst(inexact, result.promised))
+    return "\n\n".join(parts)
+
+
+def _verdict(result: Verification) -> str:
+    """What was proven, on how much; or what was not."""
+    on = f"on {plural(result.samples, 'sample')}"
+    layers = plural(len(result.layers), "layer")
+    if result.failures:
+        return f"FAILED {on}: {plural(len(result.failures), 'promise')} of the build {_does(result.failures)} not hold."
+    if result.exact and result.layers:
+        return (
+            f"EXACT {on}: what the cells compute equals the quantised reference to the last integer in "
+            f"{'the one layer' if len(result.layers) == 1 else f'all {layers}'}, and all outputs to the last bit."
+        )
+    if result.exact:
+        return f"EXACT {on}: no layer is mapped to crossbars, and all outputs equal the reference to the last bit."
+    inexact = sum(not layer.exact for layer in result.layers)
+    kept = len(result.promised)
+    held = f"; the {plural(kept, 'layer')} with lossless converters {'is' if kept == 1 else 'are'} exact" if kept else ""
+    return (
+        f"NOT EXACT, as expected, {on}: the converters lose in {inexact:,} of {layers}, by up to "
+        f"{result.max_code_error:,.6g} units of the accumulator{held}."
+    )
+
+
+def _does(items: Sequence[object]) -> str:
+    return "does" if len(items) == 1 else "do"
+
+
+def _comparisons(result: Verification) -> list[tuple[str, str | None]]:
+    accuracies = [
+        f"{percent(value)} {name}"
+        for name, value in (
+            ("float", result.top1_float), ("quantised", result.top1_quantised), ("mapped", result.top1_mapped),
+        )
+        if value is not None
+    ]  # fmt: skip
+    agreements = [
+        f"{percent(value)} {name}"
+        for name, value in (
+            ("quantised = float", result.agreement_quantised_float),
+            ("mapped = quantised", result.agreement_mapped_quantised),
+        )
+        if value is not None
+    ]
+    sqnr = result.sqnr_db
+    return [
+        ("top-1 accuracy", ", ".join(accuracies) or None),
+        ("same class", ", ".join(agreements) or None),
+        ("mapped against float", f"{sqnr:.1f} dB signal to error" if sqnr is not None else None),
+    ]
+
+
+def _worst(layers: Sequence[LayerResult], promised: frozenset[str]) -> str:
+    """Layers that are not exact: broken promises first, then by signal to error."""
+
+    def badness(layer: LayerResult) -> tuple[bool, float, float]:
+        sqnr = float("inf") if layer.sqnr_db is None else layer.sqnr_db
+        return layer.name not in promised, sqnr, -layer.max_code_error
+
+    shown = sorted(layers, key=badness)[:LARGEST]
+    rows = [
+        [
+            shorten(layer.name, _NAME), "lossless" if layer.name in promised else "-", f"{layer.max_code_error:,.6g}",
+            "-" if layer.sqnr_db is None else f"{layer.sqnr_db:.1f} dB", percent(layer.adc_clipped),
+        ]
+        for layer in shown
+    ]  # fmt: skip
+    text = table(["worst layers", "promised", "largest error", "signal to error", "clipped"], rows, "llrrr")
+    more = len(layers) - len(shown)
+    return text + (f"\n... {more:,} more that are not exact" if more else "")
+
+
+# --- fates -----------------------------------------------------------------------------------------------------------
+
+
+def fates_table(fates: Sequence[NodeFate]) -> str:
+    """What became of every node, in the order of the model."""
+    rows = [[shorten(fate.name, 40), fate.op, Fate(fate.fate).value, fate.reason] for fate in fates]
+    return table(["node", "operator", "fate", "reason"], rows, "llll")
