@@ -21,7 +21,9 @@ def machine() -> dict[str, Any]:
     model = platform.processor() or "unknown"
     info = Path("/proc/cpuinfo")
     if info.exists():
-        lines = [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
+        lines = [
+            line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")
+        ]
         flags = next((line for line in info.read_text().splitlines() if line.startswith("flags")), "")
         kinds = [flag for flag in ("avx2", "avx512f", "avx512_vnni", "avx_vnni") if f" {flag}" in flags]
         model = f"{lines[0] if lines else model} ({', '.join(kinds) or 'no vector extensions found'})"

@@ -2,8 +2,8 @@
 
     python benchmarks/compile.py [--rounds 3] [--out compile]
 
-Every figure is one whole `mcompiler compile` process: start of Python, import, calibration, cells, hashes and syncing to
-disk included. Wants 139 million random float32 weights (553 MB) and about 2 GB of scratch space.
+Every figure is one whole `mcompiler compile` process: start of Python, import, calibration, cells, hashes and syncing
+to disk included. Wants 139 million random float32 weights (553 MB) and about 2 GB of scratch space.
 """
 
 from __future__ import annotations
@@ -37,7 +37,9 @@ def vgg16(path: Path) -> int:
     def constant(name: str, *shape: int) -> str:
         nonlocal count
         fan_in = int(np.prod(shape[1:])) if len(shape) > 1 else 1
-        array = rng.standard_normal(shape, dtype=np.float32) * np.float32(np.sqrt(2 / fan_in) if len(shape) > 1 else 0.01)
+        array = rng.standard_normal(shape, dtype=np.float32) * np.float32(
+            np.sqrt(2 / fan_in) if len(shape) > 1 else 0.01
+        )
         weights.append(numpy_helper.from_array(array, name))
         count += array.size
         return name
@@ -48,7 +50,9 @@ def vgg16(path: Path) -> int:
             value = f"p{index}"
             continue
         inputs = [value, constant(f"w{index}", int(width), channels, 3, 3), constant(f"b{index}", int(width))]
-        nodes.append(helper.make_node("Conv", inputs, [f"c{index}"], name=f"conv{index}", kernel_shape=[3, 3], pads=[1] * 4))
+        nodes.append(
+            helper.make_node("Conv", inputs, [f"c{index}"], name=f"conv{index}", kernel_shape=[3, 3], pads=[1] * 4)
+        )
         nodes.append(helper.make_node("Relu", [f"c{index}"], [f"r{index}"]))
         value, channels = f"r{index}", int(width)
     nodes.append(helper.make_node("Flatten", [value], ["flat"]))
@@ -70,7 +74,20 @@ def vgg16(path: Path) -> int:
 
 def measure(model: Path, out: Path, *options: str) -> dict[str, float]:
     """One compile process: wall seconds, CPU seconds, peak memory."""
-    command = [sys.executable, "-m", "mcompiler", "compile", str(model), "--calibration", "random", "--out", str(out), "--force", "--json", *options]
+    command = [
+        sys.executable,
+        "-m",
+        "mcompiler",
+        "compile",
+        str(model),
+        "--calibration",
+        "random",
+        "--out",
+        str(out),
+        "--force",
+        "--json",
+        *options,
+    ]
     start = time.perf_counter()
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None

@@ -30,17 +30,20 @@ def _(program: LoweredProgram, target: Target) -> None:
     names = [matrix.name for matrix in program.matrices]
     assert placeholders == names, f"placeholders {placeholders} and matrices {names} differ"
     for matrix in program.matrices:
-        assert matrix.weights.ndim == 3 and 0 not in matrix.weights.shape, f"{matrix.name}: {matrix.weights.shape}"
+        assert matrix.weights.ndim == 3, f"{matrix.name}: {matrix.weights.shape}"
+        assert 0 not in matrix.weights.shape, f"{matrix.name}: {matrix.weights.shape}"
 
 
 @check.register
 def _(program: MatrixProgram, target: Target) -> None:
     for op in program.ops:
         groups, rows, cols = op.codes.shape
-        assert op.codes.dtype == np.int16 and op.scale.shape == (groups, cols), op.name
+        assert op.codes.dtype == np.int16, op.name
+        assert op.scale.shape == (groups, cols), op.name
         assert 0 <= op.input.zero_point <= op.input.largest, f"{op.name}: zero point {op.input.zero_point}"
         assert len(op.rows.offsets) == len(op.cols.offsets) == groups + 1, op.name
-        assert op.rows.indices.max(initial=-1) < rows and op.cols.indices.max(initial=-1) < cols, op.name
+        assert op.rows.indices.max(initial=-1) < rows, op.name
+        assert op.cols.indices.max(initial=-1) < cols, op.name
 
 
 @check.register
@@ -67,12 +70,14 @@ def _(program: PlacedProgram, target: Target) -> None:
     if len(used):
         hierarchy = target.hierarchy
         sizes = (program.chips, hierarchy.tiles_per_chip, hierarchy.cores_per_tile, hierarchy.arrays_per_core)
-        assert (used >= 0).all() and (used.max(axis=0) < sizes).all(), "an address outside of the hierarchy"
+        assert used.min() >= 0, "an address outside of the hierarchy"
+        assert (used.max(axis=0) < sizes).all(), "an address outside of the hierarchy"
 
 
 @check.register
 def _(program: ScheduledProgram, target: Target) -> None:
     assert program.interval_s > 0
     for layer in program.layers:
-        assert layer.end_s >= layer.start_s >= 0 and layer.busy_s >= 0
+        assert layer.end_s >= layer.start_s >= 0
+        assert layer.busy_s >= 0
         assert all(count >= 0 for count in layer.events.values())

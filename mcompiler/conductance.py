@@ -64,7 +64,7 @@ def level_table(shape: ArrayShape, encoding: WeightEncoding, shift: int) -> Leve
 
 
 def largest_sum(codes: npt.NDArray[np.signedinteger[Any]]) -> int:
-    """Largest sum of magnitudes over the rows of any column of codes [G, K, N]; no partial sum of a column exceeds it."""
+    """Largest sum of magnitudes over the rows of any column of codes [G, K, N]; bounds every partial sum."""
     largest = 0
     for matrix in codes:
         total = np.zeros(matrix.shape[1], dtype=np.int64)
@@ -113,9 +113,9 @@ def tile_runs(op: MatrixOp, table: TileTable, shape: ArrayShape, smallest: int) 
             height, width = int(first["rows"]), int(first["cols"])
             index[:height, :width] = -smallest  # code 0 off the diagonal: live rows cross it
             for block in tile_blocks(first, op.rows, op.cols):
-                index[
-                    block.row : block.row + len(block.rows), block.col : block.col + len(block.cols)
-                ] = _submatrix(op.codes[block.group], block.rows, block.cols) - np.int32(smallest)
+                index[block.row : block.row + len(block.rows), block.col : block.col + len(block.cols)] = _submatrix(
+                    op.codes[block.group], block.rows, block.cols
+                ) - np.int32(smallest)
         tiles = index.reshape(shape.rows, stop - start, shape.tile_columns).transpose(1, 0, 2)
         yield TileRun(slice(start * copies, stop * copies), tiles)
 
@@ -189,7 +189,12 @@ def unpack_levels(cells: Cells, bits: int, columns: int) -> Levels:
 
 
 def encode_cells(
-    op: MatrixOp, table: TileTable, shape: ArrayShape, encoding: WeightEncoding, shift: int, flips: npt.NDArray[np.bool_]
+    op: MatrixOp,
+    table: TileTable,
+    shape: ArrayShape,
+    encoding: WeightEncoding,
+    shift: int,
+    flips: npt.NDArray[np.bool_],
 ) -> Iterator[Cells]:
     """Level codes of the arrays of an operation, in table order, packed: uint8 [n, rows, row_bytes] a step.
 
@@ -207,7 +212,9 @@ def encode_cells(
     weight_bits = shape.columns_per_weight * bits
     words = {8: np.uint8, 16: np.uint16, 32: np.uint32}
     if weight_bits in words and shape.columns % shape.columns_per_weight == 0:
-        packed = [pack_levels(_held(lut, shape, c), bits).view(words[weight_bits])[:, 0] for c in range(shape.arrays_per_tile)]
+        packed = [
+            pack_levels(_held(lut, shape, c), bits).view(words[weight_bits])[:, 0] for c in range(shape.arrays_per_tile)
+        ]
     else:
         packed = []
     full = np.uint8((1 << shape.cell_bits) - 1)
@@ -218,7 +225,9 @@ def encode_cells(
             width = shape.tile_columns * weight_bits // 8
             by_copy = cells.reshape(-1, shape.arrays_per_tile, shape.rows, shape.row_bytes)
             for copy, words_of in enumerate(packed):
-                by_copy[:, copy, :, :width] = words_of[run.index].view(np.uint8).reshape(len(run.index), shape.rows, width)
+                by_copy[:, copy, :, :width] = (
+                    words_of[run.index].view(np.uint8).reshape(len(run.index), shape.rows, width)
+                )
         else:
             body = pack_levels(run_levels(run, lut, shape), bits)
             cells[:, :, : body.shape[-1]] = body
@@ -235,7 +244,12 @@ def encode_cells(
 
 
 def decode_cells(
-    cells: Iterator[Cells], op: MatrixOp, table: TileTable, shape: ArrayShape, encoding: WeightEncoding, shift: int,
+    cells: Iterator[Cells],
+    op: MatrixOp,
+    table: TileTable,
+    shape: ArrayShape,
+    encoding: WeightEncoding,
+    shift: int,
     flips: npt.NDArray[np.bool_],
 ) -> npt.NDArray[np.signedinteger[Any]]:
     """Weight codes that the cells really hold, int16 or int32 [G, K, N]; what the mapped model computes with.
@@ -276,7 +290,10 @@ def decode_cells(
 
 
 def _place_run(
-    out: npt.NDArray[np.signedinteger[Any]], op: MatrixOp, head: np.void, width: int,
+    out: npt.NDArray[np.signedinteger[Any]],
+    op: MatrixOp,
+    head: np.void,
+    width: int,
     codes: npt.NDArray[np.signedinteger[Any]],
 ) -> None:
     """Put the codes of a run of tiles [rows, width] where they belong in [G, K, N]."""
@@ -292,7 +309,10 @@ def _place_run(
 
 
 def _assign(
-    target: npt.NDArray[np.signedinteger[Any]], rows: IntArray, cols: IntArray, values: npt.NDArray[np.signedinteger[Any]]
+    target: npt.NDArray[np.signedinteger[Any]],
+    rows: IntArray,
+    cols: IntArray,
+    values: npt.NDArray[np.signedinteger[Any]],
 ) -> None:
     """target[rows, cols] = values, by slices where the indices are contiguous."""
     if rows[-1] - rows[0] + 1 == len(rows) and cols[-1] - cols[0] + 1 == len(cols):
@@ -327,7 +347,8 @@ def _word_table(key: tuple[int, int], shape: ArrayShape) -> npt.NDArray[np.int32
     bits = shape.storage_bits * shape.columns_per_weight
     if bits > 24:
         raise TargetError(
-            f"one weight takes {shape.columns_per_weight} adjacent cells of {shape.storage_bits} bits; more than 24 bits "
+            f"one weight takes {shape.columns_per_weight} adjacent cells of {shape.storage_bits} bits; more "
+            f"than 24 bits "
             "in adjacent columns are not supported: put slices or pairs into separate arrays"
         )
     words = np.arange(1 << bits, dtype=np.int64)
@@ -494,7 +515,9 @@ def round_codes(adc: Adc, values: npt.ArrayLike) -> Any:
 
 def convert(adc: Adc, values: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.floating[Any]]:
     """Codes of analog values (level steps times input codes), clipped to the converter's range."""
-    codes: npt.NDArray[np.floating[Any]] = np.clip(round_codes(adc, values * values.dtype.type(adc.gain)), adc.smallest, adc.largest)
+    codes: npt.NDArray[np.floating[Any]] = np.clip(
+        round_codes(adc, values * values.dtype.type(adc.gain)), adc.smallest, adc.largest
+    )
     return codes
 
 
@@ -508,8 +531,9 @@ class ReadBlock:
     Attributes:
         group, groups: input groups that the word lines belong to; their output channels are the columns.
         rows: int64 [rows], index of each word line in groups x K, counted from ``group``.
-        levels: int16 [rows, conversions, channels]: level (or level difference of a pair) on each converted bit line, for
-            the ``groups * N`` output channels of those groups.
+        levels: int16 [rows, conversions, channels]: level (or level difference of a pair) on each converted bit line,
+        for
+            the ``groups * N`` output channels of those groups; float32 where conductances are off their levels.
         worth: int32 [conversions, channels]: what one decoded code adds to its channel's sum; 0 where no cell stands.
         inputs: int64 [channels]: what the sum of the inputs over the word lines adds (flips undone, shift subtracted).
     """
@@ -517,13 +541,18 @@ class ReadBlock:
     group: int
     groups: int
     rows: IntArray
-    levels: npt.NDArray[np.int16]
+    levels: npt.NDArray[Any]
     worth: npt.NDArray[np.int32]
     inputs: IntArray
 
 
 def read_blocks(
-    cells: Iterator[Cells], op: MatrixOp, table: TileTable, target: Target, shape: ArrayShape, shift: int,
+    cells: Iterator[Cells],
+    op: MatrixOp,
+    table: TileTable,
+    target: Target,
+    shape: ArrayShape,
+    shift: int,
     flips: npt.NDArray[np.bool_],
 ) -> list[ReadBlock]:
     """Every read of an operation, from the cells.
@@ -554,14 +583,23 @@ def read_blocks(
 
 
 def _tile_block(
-    levels: Levels, op: MatrixOp, arrays: TileTable, shape: ArrayShape, encoding: WeightEncoding, flips: npt.NDArray[np.bool_]
+    levels: Levels,
+    op: MatrixOp,
+    arrays: TileTable,
+    shape: ArrayShape,
+    encoding: WeightEncoding,
+    flips: npt.NDArray[np.bool_],
 ) -> ReadBlock:
     """One tile: its columns spread over the output channels of its groups. Conversions: slices x polarities."""
     tile = arrays[0]
     group, groups, cols = int(tile["group"]), int(tile["groups"]), op.codes.shape[2]
     depth = op.codes.shape[1]
     blocks = tile_blocks(tile, op.rows, op.cols)
-    rows = np.concatenate([(block.group - group) * depth + block.rows for block in blocks]) if int(tile["groups"]) > 1 else blocks[0].rows
+    rows = (
+        np.concatenate([(block.group - group) * depth + block.rows for block in blocks])
+        if int(tile["groups"]) > 1
+        else blocks[0].rows
+    )
     channels = np.concatenate([(block.group - group) * cols + block.cols for block in blocks])
     width = len(channels)
     conversions = shape.slices * shape.polarities
@@ -614,7 +652,8 @@ def _join(blocks: list[ReadBlock]) -> ReadBlock:
 def _subtract_pairs(block: ReadBlock) -> ReadBlock:
     """The pair's difference is what one conversion sees."""
     slices = len(block.worth) // 2
-    return replace(block, levels=block.levels[:, :slices] - block.levels[:, slices:], worth=block.worth[:slices])
+    difference: npt.NDArray[Any] = block.levels[:, :slices] - block.levels[:, slices:]
+    return replace(block, levels=difference, worth=block.worth[:slices])
 
 
 def _split_rows(block: ReadBlock, active: int) -> list[ReadBlock]:

@@ -79,7 +79,6 @@ class Cost:
             "events": [{"layer": layer, "event": event, "count": count} for layer, event, count in self.events],
         }
 
-
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> Cost:
         """Undo ``as_json``."""
@@ -95,8 +94,8 @@ class Cost:
 def estimate(program: ScheduledProgram, target: Target) -> Cost:
     """Price a scheduled program.
 
-    Static power is charged over the interval between two inferences in steady state, so that power times interval is the
-    energy of one inference.
+    Static power is charged over the interval between two inferences in steady state, so that power times interval is
+    the energy of one inference.
     """
     ops = program.placed.analog.tiled.matrix.ops
     names = [op.name for op in ops]
@@ -123,11 +122,15 @@ def estimate(program: ScheduledProgram, target: Target) -> Cost:
         cells = arrays[index] * shape.rows * shape.columns
         schedule = program.layers[index]
         prices[name] = Price(
-            *layers[name], arrays[index], program.placed.analog.tiled.dense[index], live[index] / cells if cells else 0.0,
-            schedule.end_s - schedule.start_s,
-        )  # fmt: skip
+            energy_j=layers[name][0],
+            area_m2=layers[name][1],
+            crossbars=arrays[index],
+            crossbars_dense=program.placed.analog.tiled.dense[index],
+            utilisation=live[index] / cells if cells else 0.0,
+            latency_s=schedule.end_s - schedule.start_s,
+        )
     digital_time = max((end - start for start, end in program.digital_s.values()), default=0.0)
-    prices[DIGITAL] = Price(*layers[DIGITAL], latency_s=digital_time)
+    prices[DIGITAL] = Price(layers[DIGITAL][0], layers[DIGITAL][1], latency_s=digital_time)
     peak = static + sum(
         dynamic[name] / layer.busy_s for name, layer in zip(names, program.layers, strict=True) if layer.busy_s > 0
     )
@@ -175,7 +178,10 @@ def _shares(program: ScheduledProgram, target: Target) -> dict[Place, dict[str, 
 
 
 def _price(
-    component: Component, counts: dict[str, dict[Event, float]], shares: dict[Place, dict[str, float]], interval_s: float
+    component: Component,
+    counts: dict[str, dict[Event, float]],
+    shares: dict[Place, dict[str, float]],
+    interval_s: float,
 ) -> tuple[Price, dict[str, tuple[float, float]], dict[str, float]]:
     """Price one component: its row, (energy, area) per layer, and dynamic energy per layer."""
     share = shares[component.per]

@@ -1,7 +1,8 @@
 """Samples for a model: read from .npz, drawn at random, fed in batches.
 
-The first axis of every array is the sample axis. A model whose inputs share a leading batch dimension gets many samples a
-run; any other model (a recurrent state with the batch second, a scalar input) gets one sample a run, without that axis.
+The first axis of every array is the sample axis. A model whose inputs share a leading batch dimension gets many
+samples a run; any other model (a recurrent state with the batch second, a scalar input) gets one sample a run, without
+that axis.
 """
 
 from __future__ import annotations
@@ -77,7 +78,7 @@ def sample_shape(spec: InputSpec, batched: bool, dims: Mapping[str, int]) -> tup
 def random_samples(
     specs: tuple[InputSpec, ...], count: int, rng: np.random.Generator, dims: Mapping[str, int]
 ) -> Samples:
-    """Draw samples: floats standard normal, 8-bit integers over their full range, bools fair, others below ``bound``."""
+    """Draw samples: floats standard normal, 8-bit integers full range, bools fair, others below ``bound``."""
     batched = batch_size(specs) is not None
     return Samples(
         {spec.name: _draw(spec, (count, *sample_shape(spec, batched, dims)), rng) for spec in specs}, None, count
@@ -135,7 +136,9 @@ def from_arrays(
         )
     unknown = sorted(set(arrays) - names)
     if unknown:
-        raise DataError(f"{path}: {', '.join(map(repr, unknown))} is no input of the model ({', '.join(map(repr, sorted(names)))})")
+        raise DataError(
+            f"{path}: {', '.join(map(repr, unknown))} is no input of the model ({', '.join(map(repr, sorted(names)))})"
+        )
     batched = batch_size(specs) is not None
     inputs = {spec.name: _fit(path, spec, arrays[spec.name], batched) for spec in specs}
     counts = {name: len(array) for name, array in inputs.items()}
@@ -163,7 +166,9 @@ def _read(path: Path) -> dict[str, Tensor]:
                 raise DataError(f"{path}: not an .npz archive; save it with numpy.savez(path, x=..., y=...)")
             return {key: file[key] for key in file.files}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, AttributeError, TypeError) as error:
-        raise DataError(f"{path}: cannot be read as .npz ({error}); save it with numpy.savez(path, x=..., y=...)") from error
+        raise DataError(
+            f"{path}: cannot be read as .npz ({error}); save it with numpy.savez(path, x=..., y=...)"
+        ) from error
 
 
 def _labels(path: str, labels: Tensor) -> npt.NDArray[np.int64]:
@@ -183,7 +188,8 @@ def _fit(path: str, spec: InputSpec, array: Tensor, batched: bool) -> Tensor:
     if array.dtype != spec.dtype:
         if not np.can_cast(array.dtype, spec.dtype, casting="safe"):
             raise DataError(
-                f"{path}: input '{spec.name}' is {spec.dtype}, the file has {array.dtype}, which it cannot hold safely; "
+                f"{path}: input '{spec.name}' is {spec.dtype}, the file has {array.dtype}, which it cannot "
+                f"hold safely; "
                 f"cast it yourself: array.astype('{spec.dtype}')"
             )
         array = array.astype(spec.dtype)
@@ -203,5 +209,8 @@ def batches(specs: tuple[InputSpec, ...], samples: Samples) -> Iterator[tuple[di
         feeds = {name: array[start : start + step] for name, array in samples.inputs.items()}
         count = min(step, samples.count - start)
         if shared and count < shared:
-            feeds = {name: np.concatenate([part, np.repeat(part[-1:], shared - count, axis=0)]) for name, part in feeds.items()}
+            feeds = {
+                name: np.concatenate([part, np.repeat(part[-1:], shared - count, axis=0)])
+                for name, part in feeds.items()
+            }
         yield feeds, count

@@ -6,6 +6,7 @@ import itertools
 import json
 import platform
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from importlib import metadata
@@ -127,7 +128,7 @@ def compile(
     array_shape(chip)
     method = _method(range)
     program, source = _imported(model)
-    session = _float_session(source)
+    session = _float_session(source, program.model)
     known, given = _open_dims(program, session, dims or {}, say), calibration is not None
     specs = input_specs(session, program.model)
     rng = np.random.default_rng(seed)
@@ -136,12 +137,20 @@ def compile(
     run = Runner(chip, observers)
     graph = normalise(run, replace(program, dims=known))
     lowered = run(Lower(), graph)
-    quantise = Quantise(samples, specs, given, method, seed, origin=str(source) if isinstance(source, Path) else "model")
+    quantise = Quantise(
+        samples, specs, given, method, seed, origin=str(source) if isinstance(source, Path) else "model"
+    )
     matrix = run(Compact(), run(quantise, lowered))
     tiled = run(Prune(), run(Tile(), matrix))
     placed = run(Place(chips), run(Assign(), tiled))
     scheduled = run(Schedule(), placed)
-    options = {"range": method.value, "seed": seed, "chips": chips, "dims": known, "calibration": _about(calibration, samples)}
+    options = {
+        "range": method.value,
+        "seed": seed,
+        "chips": chips,
+        "dims": known,
+        "calibration": _about(calibration, samples),
+    }
     external = tuple(program.model.meta.get(EXTERNAL_KEY, ()))
     return Build(chip, _Compiled(scheduled, chip, source, external), final_fates(lowered), options, dict(run.seconds))
 
@@ -173,21 +182,30 @@ def _imported(model: str | Path | ir.Model) -> tuple[GraphProgram, Path | ir.Mod
     return load_model(path), path
 
 
-def _float_session(source: Path | ir.Model) -> Session:
-    """The model as it came, in onnxruntime: what it does not run is refused here."""
-    if isinstance(source, Path):
+def _float_session(source: Path | ir.Model, model: ir.Model) -> Session:
+    """The model as it came, in onnxruntime: what it does not run is refused here.
+
+    A large file is not read a second time: its tensors are handed over as they are mapped.
+    """
+    if isinstance(source, Path) and source.stat().st_size < LARGE_FILE:
         return open_file(source, optimise=False, prepack=False)
-    return open_model(source, optimise=False, prepack=False)
+    return open_model(model, optimise=False, prepack=False, origin=str(source) if isinstance(source, Path) else "model")
+
+
+LARGE_FILE = 64 << 20
 
 
 def _open_dims(program: GraphProgram, session: Session, dims: Mapping[str, int], say: Say) -> dict[str, int]:
     """Sizes of the symbolic dimensions: given ones, and a printed guess for the others."""
     specs = session.inputs
     free = _free_dims(specs)
-    unknown = sorted(set(dims) - free - {spec.shape[0] for spec in specs if spec.shape and isinstance(spec.shape[0], str)})
+    unknown = sorted(
+        set(dims) - free - {spec.shape[0] for spec in specs if spec.shape and isinstance(spec.shape[0], str)}
+    )
     if unknown:
         raise CompileError(
-            f"--dim {unknown[0]}: the model has no such dimension; it has {', '.join(sorted(free)) or 'none that is open'}"
+            f"--dim {unknown[0]}: the model has no such dimension; it has "
+            f"{', '.join(sorted(free)) or 'none that is open'}"
         )
     missing = sorted(free - set(dims))
     if not missing:
@@ -281,7 +299,9 @@ class _Stored:
     shape: ArrayShape
 
     def _checked(self, *names: str) -> None:
-        files = [name for name in self.manifest["files"] if any(name == n or name.startswith(n + ".data") for n in names)]
+        files = [
+            name for name in self.manifest["files"] if any(name == n or name.startswith(n + ".data") for n in names)
+        ]
         verify_hashes(self.root, self.manifest, files or names)
 
     def _json(self, name: str) -> Any:
@@ -318,7 +338,7 @@ class _Stored:
         return data
 
     def float_session(self) -> Session:
-        self._checked(*(name for name in self.manifest["files"] if name.startswith("model.onnx") or name.startswith("model/")))
+        self._checked(*(name for name in self.manifest["files"] if name.startswith(("model.onnx", "model/"))))
         return open_file(self.root / "model.onnx")
 
     def shipped(self) -> ir.Model | None:
@@ -358,8 +378,7 @@ class Build:
     @property
     def placement(self) -> nx.DiGraph[str]:
         """Which array sits where, and what flows: built on demand from placement.json."""
-        graph: nx.DiGraph[str] = nx.node_link_graph(self._content.placement, edges="edges")
-        return graph
+        return nx.DiGraph(nx.node_link_graph(self._content.placement, edges="edges"))
 
     @cached_property
     def reference(self) -> ir.Model:
@@ -456,7 +475,15 @@ class Build:
     def _fill(self, writer: Writer, content: _Compiled) -> dict[str, Any]:
         """Write every file of the build; the mapped model is made from the cells as they were written."""
         root = writer.root
-        _write_source(writer, content.source, content.external)
+        with ThreadPoolExecutor(1) as beside:  # copying and hashing a large model needs no interpreter
+            copied = beside.submit(_write_source, writer, content.source, content.external)
+            self._fill_own(writer, content, root)
+            copied.result()
+        fates = [{"name": f.name, "op": f.op, "fate": f.fate.value, "reason": f.reason} for f in self.fates]
+        return {"versions": _versions(), "options": dict(self.options), "nodes": fates}
+
+    def _fill_own(self, writer: Writer, content: _Compiled, root: Path) -> None:
+        """Everything but the copy of the model."""
         writer.text("target.toml", resolved_toml(self.target))
         write_layers(writer, content.program, self.target)
         (root / "layers").mkdir(exist_ok=True)
@@ -470,8 +497,6 @@ class Build:
         writer.json("placement.json", content.placement)
         writer.json("cost.json", self.cost.as_json())
         writer.text("report.html", self.report())
-        fates = [{"name": f.name, "op": f.op, "fate": f.fate.value, "reason": f.reason} for f in self.fates]
-        return {"versions": _versions(), "options": dict(self.options), "nodes": fates}
 
     def _layer(self, name: str) -> LayerData:
         for layer in self._content.layers:
@@ -508,6 +533,11 @@ class Build:
         if data is not None:
             return load_samples(data, specs, limit)
         return self._samples(None, None, specs, limit, seed)
+
+    @property
+    def skeleton(self) -> ir.Model:
+        """The graph with a placeholder node for each analog layer."""
+        return self._content.skeleton
 
     @property
     def layer_data(self) -> tuple[LayerData, ...]:

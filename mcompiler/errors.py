@@ -1,7 +1,7 @@
 """The errors of the compiler: whose fault it is decides the class.
 
-``UserError`` and its children are for the user to fix: one clear sentence that names the node, key or file, the fact and
-the remedy; the command line prints it and exits 1. ``PassError`` is a fault of this program (exit 70).
+``UserError`` and its children are for the user to fix: one clear sentence that names the node, key or file, the fact
+and the remedy; the command line prints it and exits 1. ``PassError`` is a fault of this program (exit 70).
 """
 
 

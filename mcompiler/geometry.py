@@ -165,8 +165,7 @@ def tile_positions(rows: IntArray, cols: IntArray, shape: ArrayShape) -> list[tu
         else:
             for row, height in _blocks(int(rows[group]), shape.rows):
                 positions.extend(
-                    (group, 1, row, height, col, width)
-                    for col, width in _blocks(int(cols[group]), shape.tile_columns)
+                    (group, 1, row, height, col, width) for col, width in _blocks(int(cols[group]), shape.tile_columns)
                 )
             group += 1
     return positions

@@ -122,7 +122,7 @@ def open_model(
         names.append(name)
         held.append(ort.OrtValue.ortvalue_from_numpy(array))
         value.const_value = ir.ExternalTensor(
-            location="shared", offset=0, length=array.nbytes, dtype=tensor.dtype, shape=tensor.shape, name=name
+            location="shared", offset=0, length=array.nbytes, dtype=tensor.dtype, shape=ir.Shape(array.shape), name=name
         )
     if names:
         options.add_external_initializers(names, held)

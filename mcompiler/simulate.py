@@ -137,7 +137,7 @@ class LayerProbe:
 
 @dataclass(frozen=True)
 class Models:
-    """What verify runs: sessions of the float, reference and mapped models; the latter two also as graphs for probes."""
+    """What verify runs: sessions of the float and the shipped model, graphs of reference and mapped for probes."""
 
     float_model: Session
     reference: ir.Model
@@ -147,7 +147,11 @@ class Models:
 
 
 def verify(
-    models: Models, probes: Sequence[LayerProbe], samples: Samples, *, same_as_shipped: bool,
+    models: Models,
+    probes: Sequence[LayerProbe],
+    samples: Samples,
+    *,
+    same_as_shipped: bool,
     progress: Callable[[int], None] = lambda done: None,
 ) -> Verification:
     """Run all models on the samples and compare.
@@ -196,7 +200,9 @@ class _Run:
             shipped = self.models.shipped.run(feeds)
             reference = probed
             if any(not _same(shipped[name], probed[name]) for name in self._outputs):
-                reference = self._plain.run(feeds)  # a probe may hinder a fusion of the digital part: ask the plain graph
+                reference = self._plain.run(
+                    feeds
+                )  # a probe may hinder a fusion of the digital part: ask the plain graph
         except RunError as error:
             raise DataError(f"onnxruntime fails on the data: {error}; check --dim and the data's values") from error
         for probe in self.probes:
@@ -217,12 +223,16 @@ class _Run:
 
     def _first_float(self, values: Mapping[str, Any]) -> str | None:
         return next(
-            (n for n in self._outputs if isinstance(values[n], np.ndarray) and values[n].dtype.kind == "f" and values[n].size),
+            (
+                n
+                for n in self._outputs
+                if isinstance(values[n], np.ndarray) and values[n].dtype.kind == "f" and values[n].size
+            ),
             None,
         )
 
     def _compare(self, probe: LayerProbe, mapped: Mapping[str, Tensor], probed: Mapping[str, Tensor]) -> None:
-        """Reference accumulator on the codes that the mapped layer saw: the reference's own where the codes are equal."""
+        """Reference accumulator on the codes that the mapped layer saw; the reference's own where codes are equal."""
         wanted = probed[probe.accumulator]
         if not np.array_equal(mapped[probe.codes], probed[probe.codes]):
             if probe.name not in self._layers:
@@ -276,8 +286,10 @@ class _Run:
 def _same(one: Any, other: Any) -> bool:
     """Bit equality of two outputs, NaN equal to NaN; sequences and maps by their contents."""
     if isinstance(one, np.ndarray) and isinstance(other, np.ndarray):
-        return one.dtype == other.dtype and one.shape == other.shape and np.array_equal(
-            one, other, equal_nan=one.dtype.kind == "f"
+        return (
+            one.dtype == other.dtype
+            and one.shape == other.shape
+            and np.array_equal(one, other, equal_nan=one.dtype.kind == "f")
         )
     if isinstance(one, list) and isinstance(other, list):
         return len(one) == len(other) and all(_same(a, b) for a, b in zip(one, other, strict=True))
@@ -319,8 +331,8 @@ def extract(model: ir.Model, start: str, end: str) -> ir.Model:
     if source.producer() is not None:
         fresh = ir.Value(name=start, type=source.type, shape=None)
         for node in nodes:
-            for index, value in enumerate(node.inputs):
-                if value is source:
+            for index, read in enumerate(node.inputs):
+                if read is source:
                     node.replace_input_with(index, fresh)
         source = fresh
     graph = ir.Graph(
@@ -332,7 +344,7 @@ def extract(model: ir.Model, start: str, end: str) -> ir.Model:
 
 def _detached(value: ir.Value) -> ir.Value:
     graph = value.graph
-    if graph is not None and value.name in graph.initializers:
+    if graph is not None and value.name is not None and value.name in graph.initializers:
         del graph.initializers[value.name]
     return value
 

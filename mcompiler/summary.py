@@ -44,8 +44,10 @@ def compile_summary(
         chips: how many are used.
     """
     parts = [
-        shorten(f"{model} on {target.name}: {target.description}", SCREEN),
-        facts([*_node_facts(fates), *_mapping_facts(layers, cost, chips), *_operation_facts(layers, cost), *_totals(cost)]),
+        f"{shorten(f'{model} on {target.name}', SCREEN)}\n{shorten(target.description, SCREEN)}".rstrip(),
+        facts(
+            [*_node_facts(fates), *_mapping_facts(layers, cost, chips), *_operation_facts(layers, cost), *_totals(cost)]
+        ),
     ]
     if layers:
         parts.append(_largest(layers, cost))
@@ -58,10 +60,10 @@ def _node_facts(fates: Sequence[NodeFate]) -> list[tuple[str, str]]:
     shown = [f"{numbers[fate]:,} {fate.value}" for fate in Fate if numbers[fate] or fate is not Fate.REFUSED]
     lines = [("nodes", f"{len(fates):,}: {', '.join(shown)}")]
     reasons = Counter(fate.reason for fate in fates if fate.fate != Fate.ANALOG).most_common()
-    lines += [("", f"{number:,} x {shorten(reason, _REASON)}") for reason, number in reasons[:REASONS]]
-    if len(reasons) > REASONS:
-        rest = sum(number for _, number in reasons[REASONS:])
-        lines.append(("", f"{rest:,} x {plural(len(reasons) - REASONS, 'other reason')}"))
+    shown_reasons = reasons if len(reasons) <= REASONS + 1 else reasons[:REASONS]
+    lines += [("", f"{number:,} x {shorten(reason, _REASON)}") for reason, number in shown_reasons]
+    if rest := reasons[len(shown_reasons) :]:
+        lines.append(("", f"{sum(number for _, number in rest):,} x {len(rest):,} other reasons"))
     return lines
 
 
@@ -129,15 +131,15 @@ def cost_summary(cost: Cost, assumed: int) -> str:
 
     Args:
         cost: the cost tables.
-        assumed: how many numbers of the target are assumptions.
+        assumed: how many values of the target are assumptions.
     """
     dense = f"{cost.crossbars:,} ({cost.crossbars_dense:,} in the dense mapping)"
     totals = [*_totals(cost), ("crossbars", dense), ("utilisation", percent(cost.utilisation))]
     notes = ["Layers and components each add up to energy and area; an inference pays static power times its interval."]
     if assumed:
         notes.append(
-            f"{plural(assumed, 'number')} of the target {'is an assumption' if assumed == 1 else 'are assumptions'};"
-            " the report lists them."
+            f"{plural(assumed, 'value')} of the target {'is an assumption' if assumed == 1 else 'are assumptions'};"
+            " the report lists them with their sources."
         )
     return "\n\n".join([facts(totals), _layer_costs(cost), _component_costs(cost), "\n".join(notes)])
 
@@ -204,7 +206,9 @@ def _verdict(result: Verification) -> str:
         return f"EXACT {on}: no layer is mapped to crossbars, and all outputs equal the reference to the last bit."
     inexact = sum(not layer.exact for layer in result.layers)
     kept = len(result.promised)
-    held = f"; the {plural(kept, 'layer')} with lossless converters {'is' if kept == 1 else 'are'} exact" if kept else ""
+    held = (
+        f"; the {plural(kept, 'layer')} with lossless converters {'is' if kept == 1 else 'are'} exact" if kept else ""
+    )
     return (
         f"NOT EXACT, as expected, {on}: the converters lose in {inexact:,} of {layers}, by up to "
         f"{result.max_code_error:,.6g} units of the accumulator{held}."
@@ -234,7 +238,7 @@ def _comparisons(result: Verification) -> list[tuple[str, str | None]]:
     sqnr = result.sqnr_db
     return [
         ("top-1 accuracy", ", ".join(accuracies) or None),
-        ("same class", ", ".join(agreements) or None),
+        ("same answer", ", ".join(agreements) or None),
         ("mapped against float", f"{sqnr:.1f} dB signal to error" if sqnr is not None else None),
     ]
 

@@ -56,9 +56,7 @@ class Assign:
         return AnalogProgram(program, analog)
 
 
-def _assign(
-    op: MatrixOp, table: TileTable, sample: CodeSample | None, shape: ArrayShape, target: Target
-) -> AnalogOp:
+def _assign(op: MatrixOp, table: TileTable, sample: CodeSample | None, shape: ArrayShape, target: Target) -> AnalogOp:
     shift = _fit_codes(op, shape, target)
     _check_accumulator(op, target)
     sums = _column_sums(op, table, shape, target, shift)
@@ -82,7 +80,8 @@ def _fit_codes(op: MatrixOp, shape: ArrayShape, target: Target) -> int:
     encoding = target.encoding.weights
     bits = shape.cell_bits * shape.slices
     remedy = (
-        f"{shape.slices} slice(s) of {shape.cell_bits} bits; raise encoding.slices (--set encoding.slices=N) or lower the "
+        f"{shape.slices} slice(s) of {shape.cell_bits} bits; raise encoding.slices (--set encoding.slices=N) "
+        f"or lower the "
         f"weights' bits (--set precision.weights=B)"
     )
     if encoding is WeightEncoding.OFFSET:
@@ -131,8 +130,8 @@ def _live_cells(op: MatrixOp, table: TileTable, shape: ArrayShape) -> IntArray:
 class _Sums:
     """What a layer's own cells can sum to in one read.
 
-    ``flips`` bool [arrays, columns]; ``lowest``, ``highest`` in level steps times input codes; ``inputs`` the largest sum
-    of input codes over the active rows.
+    ``flips`` bool [arrays, columns]; ``lowest``, ``highest`` in level steps times input codes; ``inputs`` the largest
+    sum of input codes over the active rows.
     """
 
     flips: npt.NDArray[np.bool_]
@@ -181,7 +180,12 @@ def _flipped(levels: Levels, run: TileRun, flip: npt.NDArray[np.bool_], full: in
 
 
 def _calibrate(
-    op: MatrixOp, table: TileTable, sample: CodeSample, shape: ArrayShape, target: Target, shift: int,
+    op: MatrixOp,
+    table: TileTable,
+    sample: CodeSample,
+    shape: ArrayShape,
+    target: Target,
+    shift: int,
     flips: npt.NDArray[np.bool_],
 ) -> tuple[Adc, float]:
     """Fit the converter range that errs least on sampled reads; return it and the share of reads that it clips."""
@@ -206,7 +210,12 @@ def _with_limit(target: Target, limit: float) -> Adc:
 
 
 def _sampled_reads(
-    op: MatrixOp, table: TileTable, sample: CodeSample, shape: ArrayShape, target: Target, shift: int,
+    op: MatrixOp,
+    table: TileTable,
+    sample: CodeSample,
+    shape: ArrayShape,
+    target: Target,
+    shift: int,
     flips: npt.NDArray[np.bool_],
 ) -> Iterator[npt.NDArray[np.float32]]:
     """Analog values before the converter, for the sampled vectors on evenly spread tiles."""
@@ -214,7 +223,8 @@ def _sampled_reads(
     smallest = code_range(shape, target.encoding.weights, shift).smallest
     copies = shape.arrays_per_tile
     heads = table[::copies]
-    chosen = np.unique(np.linspace(0, len(heads) - 1, min(SAMPLED_TILES, len(heads))).astype(int)) if len(heads) else []
+    count = min(SAMPLED_TILES, len(heads))
+    chosen = np.unique(np.linspace(0, len(heads) - 1, count).astype(np.int64)) if count else np.zeros(0, np.int64)
     pedestal = 0.0 if decoding_of(target) is Decoding.CLEAN else target.device.pedestal
     for position in chosen:
         arrays = slice(position * copies, (position + 1) * copies)
@@ -261,5 +271,3 @@ def _reads(
             rows: Any = slice(first, first + shape.rows_active)
             read[:, rows] = plane[:, rows]
             yield read
-
-

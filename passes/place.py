@@ -56,8 +56,11 @@ def _too_large(program: AnalogProgram, counts: list[int], limit: int, per_chip: 
         used += count
         if used > room:
             outside.append(name)
-    shown = ", ".join(f"'{name}'" for name in outside[:5]) + (f" and {len(outside) - 5} more" if len(outside) > 5 else "")
+    shown = ", ".join(f"'{name}'" for name in outside[:5]) + (
+        f" and {len(outside) - 5} more" if len(outside) > 5 else ""
+    )
     return (
-        f"the model needs {total} arrays and {limit} chip(s) of {per_chip} hold {room}: {total - room} too many; no room for "
+        f"the model needs {total} arrays and {limit} chip(s) of {per_chip} hold {room}: {total - room} too "
+        f"many; no room for "
         f"{shown}; it would take {-(-total // per_chip)} chips (--chips {-(-total // per_chip)})"
     )

@@ -79,7 +79,8 @@ class Quantise:
         missing = [matrix.name for matrix in matrices if matrix.input_scale is None]
         if missing and not self.calibrated:
             raise CompileError(
-                f"its input is float and has no scale{_others(missing)}; give calibration data (--calibration DATA.npz, "
+                f"its input is float and has no scale{_others(missing)}; give calibration data (--calibration "
+                f"DATA.npz, "
                 "one array per model input) or --calibration random for costs only",
                 missing[0],
             )
@@ -96,7 +97,7 @@ class Quantise:
         return MatrixProgram(program, tuple(ops), digital_operations(program.skeleton, elements), samples)
 
     def _observe(self, program: LoweredProgram, keep: bool) -> tuple[dict[str, _Seen], dict[str, int]]:
-        """Run the float model on the samples and watch the inputs of every matrix; count the elements of every value."""
+        """Run the float model on the samples: statistics of every matrix's input, elements of every value."""
         model = program.graph.model
         tensors = list(dict.fromkeys(matrix.tensor for matrix in program.matrices))
         names = [value.name for node in model.graph for value in node.outputs if value.name and value.type is not None]
@@ -151,8 +152,8 @@ class Quantise:
             codes, scale = quantise_weights(matrix.weights, weight_bits)
         groups, rows, cols = codes.shape
         return MatrixOp(
-            matrix.name, matrix.shape, codes, scale, matrix.bias, quantiser, _vectors(matrix, seen), all_kept(groups, rows),
-            all_kept(groups, cols), matrix.element, weight_bits,
+            matrix.name, matrix.shape, codes, scale, matrix.bias, quantiser, _vectors(matrix, seen), all_kept(groups,
+            rows), all_kept(groups, cols), matrix.element, weight_bits,
         )  # fmt: skip
 
 
@@ -213,7 +214,7 @@ class _Seen:
     held: int = 0
 
     def add(self, tensor: Tensor, per_run: int, count: int | None) -> None:
-        """Add one run's tensor; ``per_run`` samples were in it, the first ``count`` of them real (None: no sample axis)."""
+        """Add one run's tensor of ``per_run`` samples, the first ``count`` of them real (None: no sample axis)."""
         self.shape, self.per_run = tensor.shape, per_run
         if count is not None and tensor.ndim and tensor.shape[0] == per_run:
             tensor = tensor[:count]
@@ -238,7 +239,8 @@ def _input_quantiser(matrix: FloatMatrix, seen: _Seen, bits: int, method: RangeM
     low, high = seen.low, seen.high
     if not (np.isfinite(low) and np.isfinite(high)):
         raise CompileError(
-            f"its input '{matrix.tensor}' is not finite on the calibration data (from {low} to {high}); check the data's "
+            f"its input '{matrix.tensor}' is not finite on the calibration data (from {low} to {high}); check "
+            f"the data's "
             "preprocessing",
             matrix.name,
         )
@@ -306,14 +308,22 @@ def _code_sample(op: MatrixOp, seen: _Seen, seed: int) -> CodeSample:
         if isinstance(op.shape, ConvShape):
             found.append(_windows(codes, op.shape, groups, rows, op.input.zero_point, share, rng))
         else:
-            vectors = codes.reshape(-1, rows) if codes.shape[-1] == rows else np.swapaxes(codes, -1, -2).reshape(-1, rows)
+            vectors = (
+                codes.reshape(-1, rows) if codes.shape[-1] == rows else np.swapaxes(codes, -1, -2).reshape(-1, rows)
+            )
             chosen = vectors[rng.integers(0, len(vectors), share)]
             found.append(np.repeat(chosen[:, None, :], groups, axis=1))
     return CodeSample(np.concatenate(found)[:VECTORS] if found else np.zeros((0, groups, rows), np.uint16))
 
 
 def _windows(
-    codes: npt.NDArray[np.uint16], shape: ConvShape, groups: int, rows: int, zero: int, count: int, rng: np.random.Generator
+    codes: npt.NDArray[np.uint16],
+    shape: ConvShape,
+    groups: int,
+    rows: int,
+    zero: int,
+    count: int,
+    rng: np.random.Generator,
 ) -> npt.NDArray[np.uint16]:
     """``count`` random windows of a convolution's input, as vectors [count, G, K]."""
     rank = len(shape.kernel)
@@ -331,12 +341,27 @@ def _windows(
     return out
 
 
-
-
-FREE = frozenset({
-    "Constant", "Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Shape", "Size", "Slice", "Split",
-    "Concat", "Gather", "Expand", "Cast", "Dropout", ANALOG_OP,
-})  # fmt: skip
+FREE = frozenset(
+    {
+        "Constant",
+        "Identity",
+        "Reshape",
+        "Flatten",
+        "Squeeze",
+        "Unsqueeze",
+        "Transpose",
+        "Shape",
+        "Size",
+        "Slice",
+        "Split",
+        "Concat",
+        "Gather",
+        "Expand",
+        "Cast",
+        "Dropout",
+        ANALOG_OP,
+    }
+)
 """Operators that move or rename data: they cost buffer traffic, not operations."""
 
 

@@ -1,8 +1,8 @@
 """When every array works, and how often everything happens per inference.
 
 A layer starts when everything that it reads is there and works through its vectors; inferences are pipelined, a layer
-serving one while the next layer serves the one before. So latency is the longest path and the interval between inferences
-is set by the busiest layer or digital unit.
+serving one while the next layer serves the one before. So latency is the longest path and the interval between
+inferences is set by the busiest layer or digital unit.
 """
 
 from __future__ import annotations
@@ -33,7 +33,10 @@ class Schedule:
         ops, tables = tiled.matrix.ops, tiled.tables
         shape = array_shape(target)
         cycle = read_time(shape, target)
-        busy = {op.name: op.vectors * _reads(op, table, shape, target) * cycle for op, table in zip(ops, tables, strict=True)}
+        busy = {
+            op.name: op.vectors * _reads(op, table, shape, target) * cycle
+            for op, table in zip(ops, tables, strict=True)
+        }
         digital = _digital_times(program, target)
         fill = sum(component.latency_s for component in target.components.values())
         skeleton = tiled.matrix.lowered.skeleton
@@ -162,7 +165,8 @@ def _hops(home: np.int32, tiles: npt.NDArray[np.int32], target: Target) -> npt.N
     if target.network.topology == "bus":
         return (tiles != home).astype(np.float64)
     if target.network.topology == "htree":
-        apart = np.bitwise_xor(tiles, home)
-        return 2.0 * np.ceil(np.log2(apart + 1.0))
+        levels: npt.NDArray[np.float64] = np.ceil(np.log2(np.bitwise_xor(tiles, home) + 1.0))
+        return 2.0 * levels
     side = int(np.ceil(np.sqrt(target.hierarchy.tiles_per_chip)))
-    return np.abs(tiles // side - home // side).astype(np.float64) + np.abs(tiles % side - home % side)
+    steps: npt.NDArray[np.int32] = np.abs(tiles // side - home // side) + np.abs(tiles % side - home % side)
+    return steps.astype(np.float64)

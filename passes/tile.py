@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from mcompiler.geometry import array_shape, count_dense, tile_positions, tile_table
-from mcompiler.ir import MatrixProgram, TiledProgram
+from mcompiler.geometry import ArrayShape, array_shape, count_dense, tile_positions, tile_table
+from mcompiler.ir import MatrixOp, MatrixProgram, TiledProgram
 from mcompiler.target import Target
 
 
@@ -22,5 +22,10 @@ class Tile:
         tables = tuple(
             tile_table(tile_positions(op.rows.counts(), op.cols.counts(), shape), shape) for op in program.ops
         )
-        dense = tuple(count_dense(*op.codes.shape, shape) for op in program.ops)
+        dense = tuple(_dense(op, shape) for op in program.ops)
         return TiledProgram(program, tables, dense)
+
+
+def _dense(op: MatrixOp, shape: ArrayShape) -> int:
+    groups, rows, cols = op.codes.shape
+    return count_dense(groups, rows, cols, shape)

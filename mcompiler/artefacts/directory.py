@@ -1,7 +1,7 @@
 """The build directory: written whole or not at all, every file hashed.
 
-A build is written beside its place, synced, and renamed. A run that is killed leaves a folder whose name says what it is;
-the next run for the same place removes it (or puts the old build back, where the kill came between two renames).
+A build is written beside its place, synced, and renamed. A run that is killed leaves a folder whose name says what it
+is; the next run for the same place removes it (or puts the old build back, where the kill came between two renames).
 """
 
 from __future__ import annotations
@@ -162,7 +162,9 @@ def hash_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def write_build(out: Path, force: bool, fill: Callable[[Writer], Mapping[str, Any]], say: Callable[[str], None]) -> None:
+def write_build(
+    out: Path, force: bool, fill: Callable[[Writer], Mapping[str, Any]], say: Callable[[str], None]
+) -> None:
     """Write a build directory.
 
     Args:
@@ -237,7 +239,9 @@ def read_manifest(root: Path) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise BuildError(f"{path}: damaged; compile the model again") from error
     if not known:
-        raise BuildError(f"{root}: a build of format {manifest['format']}, this version reads {FORMAT}; compile the model again")
+        raise BuildError(
+            f"{root}: a build of format {manifest['format']}, this version reads {FORMAT}; compile the model again"
+        )
     return manifest
 
 

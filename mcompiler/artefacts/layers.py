@@ -48,16 +48,26 @@ def program_layers(program: ScheduledProgram, target: Target) -> tuple[LayerData
     shape = array_shape(target)
     tiled = program.placed.analog.tiled
     parts = zip(
-        tiled.matrix.ops, tiled.tables, program.placed.analog.analog, program.placed.addresses, program.layers, tiled.dense,
+        tiled.matrix.ops,
+        tiled.tables,
+        program.placed.analog.analog,
+        program.placed.addresses,
+        program.layers,
+        tiled.dense,
         strict=True,
-    )  # fmt: skip
+    )
     return tuple(
         LayerData(
-            op, table, analog, addresses, schedule.start, dense,
+            op,
+            table,
+            analog,
+            addresses,
+            schedule.start,
+            dense,
             partial(encode_cells, op, table, shape, target.encoding.weights, analog.shift, analog.flips),
         )
         for op, table, analog, addresses, schedule, dense in parts
-    )  # fmt: skip
+    )
 
 
 def file_stem(index: int, name: str) -> str:
@@ -83,9 +93,13 @@ def _record(layer: LayerData, schedule: LayerSchedule, stem: str) -> dict[str, A
     if isinstance(op.shape, ConvShape):
         conv = op.shape
         shape: dict[str, Any] = {
-            "kind": "conv", "kernel": conv.kernel, "strides": conv.strides, "dilations": conv.dilations, "pads": conv.pads,
+            "kind": "conv",
+            "kernel": conv.kernel,
+            "strides": conv.strides,
+            "dilations": conv.dilations,
+            "pads": conv.pads,
             "groups": conv.groups,
-        }  # fmt: skip
+        }
     else:
         shape = {"kind": "matmul", "batch": op.shape.batch}
     quantiser = op.input
@@ -95,7 +109,10 @@ def _record(layer: LayerData, schedule: LayerSchedule, stem: str) -> dict[str, A
         "matrix": list(op.codes.shape),
         "shape": shape,
         "input": {
-            "tensor": quantiser.tensor, "scale": quantiser.scale, "zero_point": quantiser.zero_point, "bits": quantiser.bits,
+            "tensor": quantiser.tensor,
+            "scale": quantiser.scale,
+            "zero_point": quantiser.zero_point,
+            "bits": quantiser.bits,
         },
         "weight_bits": op.weight_bits,
         "vectors": op.vectors,
@@ -108,16 +125,23 @@ def _record(layer: LayerData, schedule: LayerSchedule, stem: str) -> dict[str, A
         "adc_clipped": analog.clipped,
         "start_s": schedule.start_s,
         "end_s": schedule.end_s,
-    }  # fmt: skip
+    }
 
 
 def _arrays(layer: LayerData) -> dict[str, npt.NDArray[Any]]:
     op, analog = layer.op, layer.analog
     arrays: dict[str, npt.NDArray[Any]] = {
-        "row_indices": op.rows.indices, "row_offsets": op.rows.offsets, "col_indices": op.cols.indices,
-        "col_offsets": op.cols.offsets, "scale": op.scale, "table": layer.table, "addresses": layer.addresses, "start": layer.start,
-        "flips": np.packbits(analog.flips, axis=1), "live": analog.live,
-    }  # fmt: skip
+        "row_indices": op.rows.indices,
+        "row_offsets": op.rows.offsets,
+        "col_indices": op.cols.indices,
+        "col_offsets": op.cols.offsets,
+        "scale": op.scale,
+        "table": layer.table,
+        "addresses": layer.addresses,
+        "start": layer.start,
+        "flips": np.packbits(analog.flips, axis=1),
+        "live": analog.live,
+    }
     if op.bias is not None:
         arrays["bias"] = op.bias
     return arrays
@@ -152,7 +176,9 @@ def read_layers(root: Path, shape: ArrayShape) -> tuple[LayerData, ...]:
         try:
             layers.append(_stored(root, record, shape))
         except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
-            raise BuildError(f"{root}: layer '{record.get('name')}' cannot be read ({error}); compile the model again") from error
+            raise BuildError(
+                f"{root}: layer '{record.get('name')}' cannot be read ({error}); compile the model again"
+            ) from error
     return tuple(layers)
 
 
@@ -160,12 +186,9 @@ def _stored(root: Path, record: Mapping[str, Any], shape: ArrayShape) -> LayerDa
     with np.load(root / "layers" / f"{record['files']}.npz", allow_pickle=False) as file:
         arrays = dict(file)
     dims = tuple(record["matrix"])
-    how = record["shape"]
     op = MatrixOp(
         name=record["name"],
-        shape=MatMulShape(tuple(how["batch"]))
-        if how["kind"] == "matmul"
-        else ConvShape(*(tuple(how[key]) for key in ("kernel", "strides", "dilations", "pads")), how["groups"]),
+        shape=_shape(record["shape"]),
         codes=np.broadcast_to(np.zeros((), np.int16), dims),
         scale=arrays["scale"],
         bias=arrays.get("bias"),
@@ -190,6 +213,13 @@ def _stored(root: Path, record: Mapping[str, Any], shape: ArrayShape) -> LayerDa
     return LayerData(
         op, arrays["table"], analog, arrays["addresses"], arrays["start"], record["crossbars_dense"], chunks
     )
+
+
+def _shape(record: Mapping[str, Any]) -> ConvShape | MatMulShape:
+    if record["kind"] == "matmul":
+        return MatMulShape(tuple(record["batch"]))
+    kernel, strides, dilations, pads = (tuple(record[key]) for key in ("kernel", "strides", "dilations", "pads"))
+    return ConvShape(kernel, strides, dilations, pads, record["groups"])
 
 
 def _chunks(path: Path | None, copies: int) -> Iterator[Cells]:

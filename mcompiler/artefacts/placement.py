@@ -37,8 +37,10 @@ def placement_data(program: PlacedProgram, target: Target) -> dict[str, Any]:
     edges.extend(_flows(tiled.matrix.lowered.skeleton, {op.name: op for op in tiled.matrix.ops}, target))
     hierarchy = target.hierarchy
     about = {
-        "target": target.name, "chips": program.chips, "address": ["chip", hierarchy.tile_name, hierarchy.core_name, "array"],
-    }  # fmt: skip
+        "target": target.name,
+        "chips": program.chips,
+        "address": ["chip", hierarchy.tile_name, hierarchy.core_name, "array"],
+    }
     return {"directed": True, "multigraph": False, "graph": about, "nodes": nodes, "edges": edges}
 
 
@@ -50,8 +52,12 @@ def _traffic(op: MatrixOp, table: TileTable, target: Target) -> tuple[npt.NDArra
 
 
 def _arrays(
-    nodes: list[dict[str, Any]], edges: list[dict[str, Any]], op: MatrixOp, table: TileTable,
-    addresses: npt.NDArray[np.int32], target: Target,
+    nodes: list[dict[str, Any]],
+    edges: list[dict[str, Any]],
+    op: MatrixOp,
+    table: TileTable,
+    addresses: npt.NDArray[np.int32],
+    target: Target,
 ) -> None:
     """One node per array, one accumulator per column block."""
     into, out = (column.tolist() for column in _traffic(op, table, target))
@@ -75,8 +81,12 @@ def _arrays(
 
 
 def _cores(
-    nodes: list[dict[str, Any]], edges: list[dict[str, Any]], op: MatrixOp, table: TileTable,
-    addresses: npt.NDArray[np.int32], target: Target,
+    nodes: list[dict[str, Any]],
+    edges: list[dict[str, Any]],
+    op: MatrixOp,
+    table: TileTable,
+    addresses: npt.NDArray[np.int32],
+    target: Target,
 ) -> None:
     """One node per core: for models of over a million arrays."""
     into, out = _traffic(op, table, target)
@@ -126,4 +136,5 @@ def _bytes(source: str, ops: Mapping[str, MatrixOp], target: Target) -> float:
     if not source:
         return 0.0
     op = ops[source]
-    return op.vectors * op.codes.shape[0] * op.codes.shape[2] * target.precision.inputs / 8
+    groups, _, cols = op.codes.shape
+    return float(op.vectors * groups * cols * target.precision.inputs) / 8

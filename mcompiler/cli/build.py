@@ -33,7 +33,9 @@ def _dims(given: Sequence[str]) -> dict[str, int]:
 @click.option("--target", default="generic_128", show_default=True, metavar="NAME|FILE.toml", help="Target chip.")
 @click.option("--set", "overrides", multiple=True, metavar="section.key=VALUE", help="Change the target; repeatable.")
 @click.option(
-    "--calibration", metavar="DATA.npz|random", help="Samples that input ranges are taken from; 'random' for costs only."
+    "--calibration",
+    metavar="DATA.npz|random",
+    help="Samples that input ranges are taken from; 'random' for costs only.",
 )
 @click.option(
     "--range", "method", type=click.Choice(["minmax", "percentile", "mse"]), default="minmax", show_default=True,
@@ -46,8 +48,17 @@ def _dims(given: Sequence[str]) -> dict[str, int]:
 @click.option("--force", is_flag=True, help="Replace a build that is there.")
 @json_option
 def compile_command(
-    model: Path, target: str, overrides: tuple[str, ...], calibration: str | None, method: str, dims: tuple[str, ...],
-    chips: int | None, seed: int, out: Path | None, force: bool, as_json: bool,
+    model: Path,
+    target: str,
+    overrides: tuple[str, ...],
+    calibration: str | None,
+    method: str,
+    dims: tuple[str, ...],
+    chips: int | None,
+    seed: int,
+    out: Path | None,
+    force: bool,
+    as_json: bool,
 ) -> None:
     """Compile a trained model for a target chip and write the build directory."""
     from mcompiler.artefacts import check_place, clean_leftovers
@@ -60,9 +71,17 @@ def compile_command(
     check_place(place, force)
     with passes_progress(f"compiling {model.name}") as observer:
         build = compile(
-            model, target, calibration=calibration, range=method, dims=sizes, chips=chips, seed=seed, overrides=overrides,
-            observers=(observer,), say=say,
-        )  # fmt: skip
+            model,
+            target,
+            calibration=calibration,
+            range=method,
+            dims=sizes,
+            chips=chips,
+            seed=seed,
+            overrides=overrides,
+            observers=(observer,),
+            say=say,
+        )
         build.save(place, force=force, say=say)
     if as_json:
         print_json({
@@ -79,8 +98,12 @@ def compile_command(
 
 @click.command()
 @DIRECTORY
-@click.option("--data", type=click.Path(path_type=Path), metavar="DATA.npz", help="Samples, and labels y for accuracies.")
-@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="First N samples; without --data: draw N  [default: 16]")
+@click.option(
+    "--data", type=click.Path(path_type=Path), metavar="DATA.npz", help="Samples, and labels y for accuracies."
+)
+@click.option(
+    "--limit", type=click.IntRange(min=1), metavar="N", help="First N samples; without --data: draw N  [default: 16]"
+)
 @click.option("--ideal", is_flag=True, help="Lossless converters: proves the mapping on any target.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of random samples.")
 @json_option
@@ -137,9 +160,7 @@ def report(directory: Path, as_json: bool) -> None:
     if as_json:
         print_json({"report": str(page), "target": build.target.name, **build.cost.as_json()})
     else:
-        click.echo(
-            compile_summary("model.onnx", build.target, build.fates, build.layer_data, build.cost, build.chips)
-        )
+        click.echo(compile_summary("model.onnx", build.target, build.fates, build.layer_data, build.cost, build.chips))
         click.echo(f"\nall of it: {page}")
 
 

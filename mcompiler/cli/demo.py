@@ -30,7 +30,11 @@ def demo(target: str, out: Path, as_json: bool) -> int:
     with resources.as_file(resources.files("mcompiler") / "demo") as folder:
         with passes_progress("compiling digits.onnx") as observer:
             build = compile(
-                folder / "digits.onnx", target, calibration=folder / "digits_calibration.npz", observers=(observer,), say=say
+                folder / "digits.onnx",
+                target,
+                calibration=folder / "digits_calibration.npz",
+                observers=(observer,),
+                say=say,
             )
             build.save(out, force=True, say=say)
         samples = build.samples(folder / "digits.npz")
@@ -42,6 +46,8 @@ def demo(target: str, out: Path, as_json: bool) -> int:
         click.echo(compile_summary("digits.onnx", build.target, build.fates, build.layer_data, build.cost, build.chips))
         click.echo("")
         click.echo(verify_summary(result))
-        click.echo(f"\n{time.perf_counter() - started:.1f} s. The build is in {out}; look at {out}/report.html, or try:")
+        click.echo(
+            f"\n{time.perf_counter() - started:.1f} s. The build is in {out}; look at {out}/report.html, or try:"
+        )
         click.echo(f"  mcompiler cost {out}\n  mcompiler cells {out} --layer {build.layers[0]} --tile 0")
     return 3 if result.failures else 0

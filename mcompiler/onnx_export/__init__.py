@@ -2,7 +2,8 @@
 
 from mcompiler.onnx_export.codes import code_names
 from mcompiler.onnx_export.files import load_model_file, same_models, save_model
-from mcompiler.onnx_export.mapped import MappedLayer, build_mapped
+from mcompiler.onnx_export.layer import MappedLayer
+from mcompiler.onnx_export.mapped import build_mapped
 from mcompiler.onnx_export.reference import build_reference
 
 __all__ = [

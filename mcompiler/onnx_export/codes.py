@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -75,7 +76,7 @@ def channel_shape(op: MatrixOp) -> tuple[int, ...]:
 
 
 def scale_and_bias(emitter: Emitter, accumulator: ir.Value, op: MatrixOp) -> ir.Value:
-    """accumulator (float32, behind the barrier) * s_x * s_w + bias, in the element type of the operation."""
+    """Accumulator (float32, behind the barrier) * s_x * s_w + bias, in the element type of the operation."""
     factors = (np.float32(op.input.scale) * op.scale).reshape(channel_shape(op))
     y = emitter("Mul", accumulator, emitter.constant(factors, np.float32))
     if op.bias is not None:
@@ -85,7 +86,7 @@ def scale_and_bias(emitter: Emitter, accumulator: ir.Value, op: MatrixOp) -> ir.
     return y
 
 
-def conv_attributes(shape: ConvShape, *, padded: bool, groups: int | None = None) -> dict[str, object]:
+def conv_attributes(shape: ConvShape, *, padded: bool, groups: int | None = None) -> dict[str, Any]:
     """Attributes of a Conv node; ``padded``: the input has been padded already."""
     return {
         "kernel_shape": list(shape.kernel),
@@ -96,7 +97,9 @@ def conv_attributes(shape: ConvShape, *, padded: bool, groups: int | None = None
     }
 
 
-def conv_kernel(op: MatrixOp, codes: np.ndarray[tuple[int, ...], np.dtype[np.signedinteger]]) -> np.ndarray[tuple[int, ...], np.dtype[np.signedinteger]]:
+def conv_kernel(
+    op: MatrixOp, codes: np.ndarray[tuple[int, ...], np.dtype[np.signedinteger]]
+) -> np.ndarray[tuple[int, ...], np.dtype[np.signedinteger]]:
     """Codes [G, K, N] as a Conv kernel [G * N, K / prod(kernel), *kernel]."""
     assert isinstance(op.shape, ConvShape)
     groups, rows, cols = codes.shape

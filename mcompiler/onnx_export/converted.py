@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-
 from typing import Any
 
 import numpy as np
@@ -22,18 +21,28 @@ from mcompiler.ir import ConvShape, MatrixOp
 from mcompiler.onnx_export.codes import channel_shape, conv_attributes
 from mcompiler.onnx_export.emitter import Emitter
 from mcompiler.onnx_export.folded import FLOAT32_EXACT, barrier
+from mcompiler.onnx_export.layer import MappedLayer
 from mcompiler.target import Rounding, Target
+
+Levels = npt.NDArray[Any]
+"""Levels of cells: integers on the target's grid, or floats where conductances are off it."""
 
 
 @dataclass(frozen=True)
 class _Layer:
-    """What every step needs to know."""
+    """What every step needs to know.
+
+    ``integer``: onnxruntime's 8-bit kernels are the converter. ``bytes``: codes are uint8 (around 128 where signed).
+    ``sizes``: spatial sizes of the (padded) input, where they are static.
+    """
 
     op: MatrixOp
     adc: Adc
     target: Target
     phases: int
     integer: bool
+    bytes: bool
+    sizes: tuple[int, ...] | None
 
     @property
     def step(self) -> int:
@@ -46,47 +55,57 @@ class _Layer:
         return self.conv is not None and any(self.conv.pads) and self.op.input.zero_point != 0
 
     @property
+    def source_sizes(self) -> tuple[int, ...] | None:
+        """Static spatial sizes after that padding."""
+        if self.sizes is None or self.conv is None or not self.pads_itself:
+            return self.sizes
+        rank = len(self.sizes)
+        return tuple(n + self.conv.pads[i] + self.conv.pads[i + rank] for i, n in enumerate(self.sizes))
+
+    @property
     def conv(self) -> ConvShape | None:
         """Geometry of a convolution, None for a product."""
         return self.op.shape if isinstance(self.op.shape, ConvShape) else None
 
 
 def converted_layer(
-    emitter: Emitter, codes: ir.Value, op: MatrixOp, weights: npt.NDArray[np.signedinteger[Any]], blocks: Sequence[ReadBlock], adc: Adc,
-    target: Target,
+    emitter: Emitter, codes: ir.Value, mapped: MappedLayer, adc: Adc, target: Target, sizes: tuple[int, ...] | None
 ) -> tuple[ir.Value, ir.Value]:
     """Output of a layer whose conversions are not lossless, and its accumulator for probes.
 
     Args:
         emitter: of the layer's function.
         codes: input codes.
-        op: shapes, scales, bias, input quantiser.
-        weights: decoded from the cells, integers [G, K, N]: for the digital zero-point correction.
-        blocks: the reads, from the cells.
+        mapped: shapes and scales; the reads, and the weights for the digital zero-point correction.
         adc: the layer's converter.
         target: phases.
+        sizes: spatial sizes of a convolution's input where they are static: onnxruntime then drops transposes.
 
     Raises:
         CompileError: a product with a batched constant (one matrix per batch element).
     """
+    op, blocks = mapped.op, mapped.blocks
     if not isinstance(op.shape, ConvShape) and op.shape.batch:
         raise CompileError(
-            "a product with one constant matrix per batch element needs lossless converters; raise converters.adc.bits", op.name
+            "a product with one constant matrix per batch element needs lossless converters; raise converters.adc.bits",
+            op.name,
         )
     phases = -(-op.input.bits // target.converters.dac.bits)
-    layer = _Layer(op, adc, target, phases, _fits_integer_kernels(op, blocks, adc, target))
+    in_bytes = adc.largest - adc.smallest <= 255 and adc.rounding is Rounding.HALF_EVEN
+    integer = in_bytes and _fits_integer_kernels(op, blocks, adc, target)
+    layer = _Layer(op, adc, target, phases, integer, in_bytes, sizes)
     segments = _segments(op, blocks)
     padded = _padded(emitter, codes, layer)
     if _is_direct(layer, segments):
-        return _digital(emitter, _convert_conv(emitter, padded, layer, blocks[0]), layer, weights)
+        return _digital(emitter, _convert_conv(emitter, padded, layer, blocks[0]), layer, mapped.weights)
     source = _channels_last(emitter, padded, layer)
     sums = [_segment(emitter, source, layer, first, last, members) for first, last, members in segments]
     joined = sums[0] if len(sums) == 1 else emitter("Concat", *sums, axis=-1)
     if layer.conv is not None:
-        return _digital(emitter, _restore_shape(emitter, joined, source, layer), layer, weights)
-    sizes = emitter("Slice", emitter("Shape", codes), emitter.ints(0), emitter.ints(-1))
-    shape = emitter("Concat", sizes, emitter.ints(op.codes.shape[2]), axis=0)
-    return _digital(emitter, emitter("Reshape", joined, shape), layer, weights)
+        return _digital(emitter, _restore_shape(emitter, joined, source, layer), layer, mapped.weights)
+    leading = emitter("Slice", emitter("Shape", codes), emitter.ints(0), emitter.ints(-1))
+    shape = emitter("Concat", leading, emitter.ints(op.codes.shape[2]), axis=0)
+    return _digital(emitter, emitter("Reshape", joined, shape), layer, mapped.weights)
 
 
 def _is_direct(layer: _Layer, segments: Sequence[tuple[int, int, list[ReadBlock]]]) -> bool:
@@ -94,22 +113,19 @@ def _is_direct(layer: _Layer, segments: Sequence[tuple[int, int, list[ReadBlock]
     if layer.conv is None or layer.phases > 1 or len(segments) > 1 or layer.adc.decoding is not Decoding.CLEAN:
         return False
     blocks = segments[0][2]
-    return len(blocks) == 1 and blocks[0].groups == layer.op.codes.shape[0] and bool(
-        not blocks[0].inputs.any() and blocks[0].worth.shape[0] == 1 and (_full_worth(blocks[0]) == 1).all()
+    return (
+        len(blocks) == 1
+        and blocks[0].groups == layer.op.codes.shape[0]
+        and bool(not blocks[0].inputs.any() and blocks[0].worth.shape[0] == 1 and (_full_worth(blocks[0]) == 1).all())
     )
 
 
 def _fits_integer_kernels(op: MatrixOp, blocks: Sequence[ReadBlock], adc: Adc, target: Target) -> bool:
     """Whether QLinearConv and QLinearMatMul compute this conversion exactly, 16-bit saturation included."""
-    largest = max((int(np.abs(block.levels).max(initial=0)) for block in blocks), default=0)
+    largest = max((float(np.abs(block.levels).max(initial=0)) for block in blocks), default=0.0)
     inputs = (1 << min(target.converters.dac.bits, op.input.bits)) - 1
-    return (
-        adc.decoding is Decoding.CLEAN
-        and adc.largest <= 255
-        and adc.rounding is Rounding.HALF_EVEN
-        and largest <= 127
-        and 2 * largest * inputs <= 32767
-    )
+    on_levels = all(np.issubdtype(block.levels.dtype, np.integer) for block in blocks)
+    return on_levels and adc.decoding is Decoding.CLEAN and largest <= 127 and 2 * largest * inputs <= 32767
 
 
 def _segments(op: MatrixOp, blocks: Sequence[ReadBlock]) -> list[tuple[int, int, list[ReadBlock]]]:
@@ -146,8 +162,8 @@ def _channels_last(emitter: Emitter, codes: ir.Value, layer: _Layer) -> ir.Value
     return emitter("Transpose", codes, perm=[0, *range(2, rank + 2), 1])
 
 
-def _planes(emitter: Emitter, values: ir.Value, layer: _Layer) -> ir.Value:
-    """Input codes of each phase, stacked on the first axis: uint8 [phases * n, ...]."""
+def _planes(emitter: Emitter, values: ir.Value, layer: _Layer, width: int) -> ir.Value:
+    """Input codes of each phase, stacked on the first axis: uint8 [phases * n, ..., width]."""
     step, phases = layer.step, layer.phases
     if phases == 1:
         return values if layer.op.input.bits <= 8 else emitter.cast(values, ir.DataType.UINT8)
@@ -166,8 +182,8 @@ def _planes(emitter: Emitter, values: ir.Value, layer: _Layer) -> ir.Value:
         else:
             right = (left + places).reshape(each)
             plane = emitter("BitShift", moved, emitter.constant(right, np.uint8), direction="RIGHT")
-    if layer.conv is None:
-        return emitter("Reshape", plane, emitter("Concat", emitter.ints(-1), _sizes(emitter, values, 1, 2), axis=0))
+    if layer.conv is not None and layer.source_sizes is not None:
+        return emitter("Reshape", plane, emitter.ints(-1, *layer.source_sizes, width))
     return emitter("Reshape", plane, emitter("Concat", emitter.ints(-1), _sizes(emitter, values, 1, rank), axis=0))
 
 
@@ -232,33 +248,42 @@ def _digital_sum(layer: _Layer) -> bool:
     return encoding.weights.value == "offset" and encoding.input_sum == "digital"
 
 
-def _columns(layer: _Layer, block: ReadBlock) -> npt.NDArray[np.int16]:
-    """Levels of every converted bit line: int16 [rows, conversions * channels + extra]."""
+def _columns(layer: _Layer, block: ReadBlock) -> Levels:
+    """Levels of every converted bit line: [rows, conversions * channels + extra]."""
     unit, reference = _extra_columns(layer)
     rows = len(block.rows)
     parts = [block.levels.reshape(rows, -1)]
-    parts += [np.ones((rows, 1), np.int16)] * unit + [np.zeros((rows, 1), np.int16)] * reference
+    kind = block.levels.dtype
+    parts += [np.ones((rows, 1), kind)] * unit + [np.zeros((rows, 1), kind)] * reference
     return np.concatenate(parts, axis=1)
 
 
 def _read(emitter: Emitter, source: ir.Value, layer: _Layer, block: ReadBlock) -> ir.Value:
     """Codes of one read, phases shifted and added: int32 [vectors, conversions * channels + extra]."""
     columns = _columns(layer, block)
-    codes = _convolved(emitter, source, layer, block, columns) if layer.conv else _multiplied(emitter, source, layer, block, columns)
+    codes = (
+        _convolved(emitter, source, layer, block, columns)
+        if layer.conv
+        else _multiplied(emitter, source, layer, block, columns)
+    )
     width = columns.shape[1]
     if layer.phases == 1:
         flat = emitter("Reshape", codes, emitter.ints(-1, width))
         return _to_int32(emitter, flat, layer)
     stacked = emitter("Reshape", codes, emitter.ints(layer.phases, -1))
     worth = 1 << (layer.step * np.arange(layer.phases))
-    if layer.integer and layer.op.input.bits <= 8:
+    if layer.bytes and layer.op.input.bits <= 8:
         total = emitter(
-            "MatMulInteger", emitter.constant(worth[None], np.uint8), stacked, emitter.constant(0, np.uint8), _zero(emitter, layer)
+            "MatMulInteger",
+            emitter.constant(worth[None], np.uint8),
+            stacked,
+            emitter.constant(0, np.uint8),
+            _zero(emitter, layer),
         )
     else:
         wide = np.float64 if (layer.adc.largest + 1) << layer.op.input.bits > FLOAT32_EXACT else np.float32
         kind = ir.DataType.DOUBLE if wide is np.float64 else ir.DataType.FLOAT
-        if layer.integer:
+        if layer.bytes:
             stacked = emitter("Sub", emitter.cast(stacked, kind), emitter.constant(_zero_code(layer), wide))
         elif kind is ir.DataType.DOUBLE:
             stacked = emitter.cast(stacked, kind)
@@ -277,21 +302,19 @@ def _zero(emitter: Emitter, layer: _Layer) -> ir.Value:
 
 def _to_int32(emitter: Emitter, codes: ir.Value, layer: _Layer) -> ir.Value:
     values = emitter.cast(codes, ir.DataType.INT32)
-    if layer.integer and _zero_code(layer):
+    if layer.bytes and _zero_code(layer):
         return emitter("Sub", values, emitter.constant(_zero_code(layer), np.int32))
     return values
 
 
-def _multiplied(
-    emitter: Emitter, source: ir.Value, layer: _Layer, block: ReadBlock, columns: npt.NDArray[np.int16]
-) -> ir.Value:
+def _multiplied(emitter: Emitter, source: ir.Value, layer: _Layer, block: ReadBlock, columns: Levels) -> ir.Value:
     """One read of a product: codes [phases * vectors, columns]."""
     rows = block.rows
     if rows[-1] - rows[0] + 1 == len(rows):
         part = emitter("Slice", source, emitter.ints(int(rows[0])), emitter.ints(int(rows[-1]) + 1), emitter.ints(1))
     else:
         part = emitter("Gather", source, emitter.constant(rows), axis=1)
-    planes = _planes(emitter, part, layer)
+    planes = _planes(emitter, part, layer, len(rows))
     if layer.integer:
         one, zero = emitter.constant(1, np.float32), emitter.constant(0, np.uint8)
         cells, level_zero = emitter.constant(columns.astype(np.int8)), emitter.constant(0, np.int8)
@@ -302,9 +325,7 @@ def _multiplied(
     return _converter(emitter, product, layer)
 
 
-def _convolved(
-    emitter: Emitter, source: ir.Value, layer: _Layer, block: ReadBlock, columns: npt.NDArray[np.int16]
-) -> ir.Value:
+def _convolved(emitter: Emitter, source: ir.Value, layer: _Layer, block: ReadBlock, columns: Levels) -> ir.Value:
     """One read of a convolution: codes, channels last [phases * batch, *spatial, columns].
 
     The kernel holds the block's cells and zeros elsewhere; its channel window is widened where that is faster.
@@ -316,7 +337,7 @@ def _convolved(
     part = source
     if (low, high) != (0, channels):
         part = emitter("Slice", source, emitter.ints(low), emitter.ints(high), emitter.ints(rank + 1))
-    planes = emitter("Transpose", _planes(emitter, part, layer), perm=[0, rank + 1, *range(1, rank + 1)])
+    planes = emitter("Transpose", _planes(emitter, part, layer, high - low), perm=[0, rank + 1, *range(1, rank + 1)])
     codes = _convert_window(emitter, planes, layer, columns, channel - low, position, high - low)
     return emitter("Transpose", codes, perm=[0, *range(2, rank + 2), 1])
 
@@ -325,7 +346,7 @@ def _convert_conv(emitter: Emitter, padded: ir.Value, layer: _Layer, block: Read
     """The whole convolution as one read: codes, channels first."""
     channels, channel, position = _channels(layer, block)
     codes = _convert_window(emitter, padded, layer, _columns(layer, block), channel, position, channels)
-    return _to_int32(emitter, codes, layer) if layer.integer else codes
+    return _to_int32(emitter, codes, layer) if layer.bytes else codes
 
 
 def _channels(layer: _Layer, block: ReadBlock) -> tuple[int, npt.NDArray[np.int64], npt.NDArray[np.int64]]:
@@ -338,8 +359,13 @@ def _channels(layer: _Layer, block: ReadBlock) -> tuple[int, npt.NDArray[np.int6
 
 
 def _convert_window(
-    emitter: Emitter, planes: ir.Value, layer: _Layer, columns: npt.NDArray[np.int16], channel: npt.NDArray[np.int64],
-    position: npt.NDArray[np.int64], width: int,
+    emitter: Emitter,
+    planes: ir.Value,
+    layer: _Layer,
+    columns: Levels,
+    channel: npt.NDArray[np.int64],
+    position: npt.NDArray[np.int64],
+    width: int,
 ) -> ir.Value:
     """Convolve planes of ``width`` channels with a block's cells and convert: codes, channels first."""
     conv = layer.conv
@@ -355,7 +381,9 @@ def _convert_window(
         one, zero = emitter.constant(1, np.float32), emitter.constant(0, np.uint8)
         cells, level_zero = emitter.constant(kernel.astype(np.int8)), emitter.constant(0, np.int8)
         gain = emitter.constant(layer.adc.gain, np.float32)
-        codes = emitter("QLinearConv", planes, one, zero, cells, gain, level_zero, one, _zero(emitter, layer), **attributes)
+        codes = emitter(
+            "QLinearConv", planes, one, zero, cells, gain, level_zero, one, _zero(emitter, layer), **attributes
+        )
         return _narrow(emitter, codes, layer)
     product = emitter("Conv", emitter.cast(planes, ir.DataType.FLOAT), emitter.constant(kernel), **attributes)
     return _converter(emitter, barrier(emitter, product), layer)
@@ -371,7 +399,7 @@ def _window(low: int, high: int, channels: int, widen: bool) -> tuple[int, int]:
     return start, max(high, start + wanted)
 
 
-def _with_pedestal(emitter: Emitter, columns: npt.NDArray[np.int16], layer: _Layer) -> ir.Value:
+def _with_pedestal(emitter: Emitter, columns: Levels, layer: _Layer) -> ir.Value:
     return emitter.constant(columns.astype(np.float32) + np.float32(layer.adc.pedestal))
 
 
@@ -386,22 +414,25 @@ def _narrow(emitter: Emitter, codes: ir.Value, layer: _Layer) -> ir.Value:
 
 
 def _converter(emitter: Emitter, values: ir.Value, layer: _Layer) -> ir.Value:
-    """Codes of analog values, as float32."""
+    """Codes of analog values: uint8 where they fit, else float32."""
     adc = layer.adc
     scaled = values if adc.gain == 1 else emitter("Mul", values, emitter.constant(adc.gain, np.float32))
+    if layer.bytes:  # QuantizeLinear with scale 1 is this converter; with scale 1 / gain it would round otherwise
+        codes = emitter("QuantizeLinear", scaled, emitter.constant(1, np.float32), _zero(emitter, layer))
+        return _narrow(emitter, codes, layer)
     if adc.rounding is Rounding.HALF_EVEN:
         rounded = emitter("Round", scaled)
     else:
         rounded = emitter("Floor", emitter("Add", scaled, emitter.constant(0.5, np.float32)))
-    return emitter("Clip", rounded, emitter.constant(adc.smallest, np.float32), emitter.constant(adc.largest, np.float32))
+    return emitter(
+        "Clip", rounded, emitter.constant(adc.smallest, np.float32), emitter.constant(adc.largest, np.float32)
+    )
 
 
 # --- shift and add ---------------------------------------------------------------------------------------------------
 
 
-def _combine(
-    emitter: Emitter, codes: ir.Value, layer: _Layer, block: ReadBlock, channels: int, first: int
-) -> ir.Value:
+def _combine(emitter: Emitter, codes: ir.Value, layer: _Layer, block: ReadBlock, channels: int, first: int) -> ir.Value:
     """Slices, polarities, unit and reference column to one sum per channel: int32 [vectors, channels]."""
     unit, reference = _extra_columns(layer)
     conversions, held = block.worth.shape
@@ -456,7 +487,9 @@ def _input_sum(emitter: Emitter, source: ir.Value, layer: _Layer, block: ReadBlo
     kernel[0, channel, position] = 1
     first = emitter("Transpose", values, perm=[0, rank + 1, *range(1, rank + 1)])
     kernel = kernel.reshape(1, -1, *conv.kernel)
-    summed = emitter("Conv", first, emitter.constant(kernel), **conv_attributes(conv, padded=layer.pads_itself, groups=1))
+    summed = emitter(
+        "Conv", first, emitter.constant(kernel), **conv_attributes(conv, padded=layer.pads_itself, groups=1)
+    )
     return emitter("Reshape", summed, emitter.ints(-1, 1))
 
 
@@ -464,17 +497,24 @@ def _restore_shape(emitter: Emitter, total: ir.Value, source: ir.Value, layer: _
     """[vectors, channels] of a convolution back to [batch, channels, *spatial]."""
     conv = layer.conv
     assert conv is not None
-    sizes = []
-    for axis in range(len(conv.kernel)):
-        span = conv.dilations[axis] * (conv.kernel[axis] - 1) + 1
-        if not layer.pads_itself:
-            span -= conv.pads[axis] + conv.pads[axis + len(conv.kernel)]
-        size = emitter("Sub", _sizes(emitter, source, axis + 1, axis + 2), emitter.ints(span))
-        sizes.append(emitter("Add", emitter("Div", size, emitter.ints(conv.strides[axis])), emitter.ints(1)))
+    sizes = [_output_size(emitter, source, layer, axis) for axis in range(len(conv.kernel))]
     groups, _, cols = layer.op.codes.shape
     shaped = emitter("Reshape", total, emitter("Concat", emitter.ints(-1), *sizes, emitter.ints(groups * cols), axis=0))
     rank = len(conv.kernel)
     return emitter("Transpose", shaped, perm=[0, rank + 1, *range(1, rank + 1)])
+
+
+def _output_size(emitter: Emitter, source: ir.Value, layer: _Layer, axis: int) -> ir.Value:
+    """Output size along a spatial axis, int64 [1]."""
+    conv = layer.conv
+    assert conv is not None
+    span = conv.dilations[axis] * (conv.kernel[axis] - 1) + 1
+    if not layer.pads_itself:
+        span -= conv.pads[axis] + conv.pads[axis + len(conv.kernel)]
+    if layer.source_sizes is not None:
+        return emitter.ints((layer.source_sizes[axis] - span) // conv.strides[axis] + 1)
+    size = emitter("Sub", _sizes(emitter, source, axis + 1, axis + 2), emitter.ints(span))
+    return emitter("Add", emitter("Div", size, emitter.ints(conv.strides[axis])), emitter.ints(1))
 
 
 def _digital(

@@ -45,7 +45,7 @@ class Emitter:
         self.nodes.append(node)
         return node.outputs
 
-    def constant(self, array: npt.ArrayLike, dtype: npt.DTypeLike = None) -> ir.Value:
+    def constant(self, array: npt.ArrayLike, dtype: npt.DTypeLike | None = None) -> ir.Value:
         """A constant; equal small ones are shared."""
         data = np.ascontiguousarray(np.asarray(array, dtype=dtype)).reshape(np.shape(array))
         key = (data.dtype.str, data.shape, data.tobytes()) if data.nbytes < PARAMETER_BYTES else None
@@ -55,7 +55,9 @@ class Emitter:
             value = self("Constant", value=ir.tensor(data))
         else:
             value = ir.Value(
-                name=self._fresh("c"), type=ir.TensorType(ir.DataType.from_numpy(data.dtype)), shape=ir.Shape(data.shape)
+                name=self._fresh("c"),
+                type=ir.TensorType(ir.DataType.from_numpy(data.dtype)),
+                shape=ir.Shape(data.shape),
             )
             self.constants.append((value, data))
         if key is not None:

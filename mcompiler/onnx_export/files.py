@@ -53,4 +53,5 @@ def _structure(model: ir.Model) -> bytes:
         tensor = value.const_value
         if tensor is not None and tensor.dtype != ir.DataType.STRING:
             value.const_value = ir.tensor(np.zeros(0, np.uint8), name=value.name)
-    return ir.to_proto(clone).SerializeToString(deterministic=True)
+    data: bytes = ir.to_proto(clone).SerializeToString(deterministic=True)
+    return data

@@ -81,7 +81,9 @@ def _product(emitter: Emitter, values: ir.Value, op: MatrixOp, weights: Codes) -
     if isinstance(op.shape, ConvShape):
         channels = rows // int(np.prod(op.shape.kernel))
         kernel = weights.transpose(0, 2, 1).reshape(groups * cols, channels, *op.shape.kernel)
-        return emitter("Conv", values, _weight(emitter, kernel, ir.DataType.FLOAT), **conv_attributes(op.shape, padded=False))
+        return emitter(
+            "Conv", values, _weight(emitter, kernel, ir.DataType.FLOAT), **conv_attributes(op.shape, padded=False)
+        )
     kind = ir.DataType.DOUBLE if _is_double(values) else ir.DataType.FLOAT
     matrix = weights.reshape(*op.shape.batch, rows, cols) if op.shape.batch else weights[0]
     return emitter("MatMul", values, _weight(emitter, matrix, kind))
@@ -89,7 +91,9 @@ def _product(emitter: Emitter, values: ir.Value, op: MatrixOp, weights: Codes) -
 
 def _is_double(value: ir.Value) -> bool:
     producer = value.producer()
-    return producer is not None and producer.op_type == "Cast" and producer.attributes["to"].as_int() == ir.DataType.DOUBLE
+    return (
+        producer is not None and producer.op_type == "Cast" and producer.attributes["to"].as_int() == ir.DataType.DOUBLE
+    )
 
 
 def _fits_bytes(op: MatrixOp, weights: Codes) -> bool:

@@ -3,42 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-from typing import Any
-
-import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
 
-from mcompiler.conductance import ReadBlock, make_adc
-from mcompiler.geometry import TileTable
-from mcompiler.ir import ANALOG_DOMAIN, ANALOG_OP, AnalogOp, MatrixOp
+from mcompiler.conductance import make_adc
+from mcompiler.ir import ANALOG_DOMAIN, ANALOG_OP
 from mcompiler.onnx_export.codes import CodeTable, scale_and_bias
 from mcompiler.onnx_export.converted import converted_layer
 from mcompiler.onnx_export.emitter import Emitter, insert_before
 from mcompiler.onnx_export.folded import folded_accumulator
+from mcompiler.onnx_export.layer import MappedLayer
 from mcompiler.onnx_export.reference import replace_node
 from mcompiler.target import Target
-
-
-@dataclass(frozen=True)
-class MappedLayer:
-    """All that the mapped path knows of one operation: what its cells hold, and how they are read.
-
-    Attributes:
-        op: shapes, scales, kept indices; its ``codes`` are not read.
-        table: tile table.
-        analog: encoding and converter setting.
-        weights: decoded from the cells, integers [G, K, N].
-        blocks: what the converters see, for operations that are not lossless; empty otherwise.
-    """
-
-    op: MatrixOp
-    table: TileTable
-    analog: AnalogOp
-    weights: npt.NDArray[np.signedinteger[Any]]
-    blocks: tuple[ReadBlock, ...] = ()
 
 
 def build_mapped(skeleton: ir.Model, layers: Mapping[str, Callable[[], MappedLayer]], target: Target) -> ir.Model:
@@ -88,7 +65,7 @@ def _replace(
         y = scale_and_bias(body, accumulator, layer.op)
     else:
         adc = replace(make_adc(target), gain=layer.analog.gain)
-        y, probe = converted_layer(body, formal, layer.op, layer.weights, layer.blocks, adc, target)
+        y, probe = converted_layer(body, formal, layer, adc, target, _spatial_sizes(node))
     parameters = [value for value, _ in body.constants]
     for value, _ in body.constants:
         value.type = None
@@ -106,3 +83,12 @@ def _replace(
     call.outputs[1].name = f"{layer.op.name}/accumulator"
     insert_before(model.graph, node, outside)
     replace_node(model, node, call.outputs[0])
+
+
+def _spatial_sizes(node: ir.Node) -> tuple[int, ...] | None:
+    """Spatial sizes of a placeholder's input [B, C, *sizes], where all are static."""
+    source = node.inputs[0]
+    shape = None if source is None else source.shape
+    if shape is None or any(not isinstance(size, int) for size in shape[2:]):
+        return None
+    return tuple(int(size) for size in shape[2:] if isinstance(size, int))

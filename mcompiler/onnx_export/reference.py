@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
@@ -15,8 +17,8 @@ from mcompiler.onnx_export.emitter import Emitter, insert_before
 def build_reference(program: MatrixProgram) -> ir.Model:
     """The quantised reference: for every layer QuantizeLinear, ConvInteger or MatMulInteger, then scale and bias.
 
-    Values ``<layer>/codes`` and ``<layer>/accumulator`` carry what ``verify`` compares; accumulators are int32, or int64
-    where 32 bits could overflow.
+    Values ``<layer>/codes`` and ``<layer>/accumulator`` carry what ``verify`` compares; accumulators are int32, or
+    int64 where 32 bits could overflow.
     """
     model = program.lowered.skeleton.clone()
     ops = {op.name: op for op in program.ops}
@@ -53,9 +55,8 @@ def reference_accumulator(emitter: Emitter, codes: ir.Value, op: MatrixOp) -> ir
     """
     name = f"{op.name}/accumulator"
     low, high = (int(op.codes.min()), int(op.codes.max())) if op.codes.size else (0, 0)
-    if op.input.bits <= 8 and -128 <= low and high <= 127:
-        if _bound(op) < 1 << 31:
-            return _product(emitter, codes, op.input.zero_point, op.codes, op, name)
+    if op.input.bits <= 8 and low >= -128 and high <= 127 and _bound(op) < 1 << 31:
+        return _product(emitter, codes, op.input.zero_point, op.codes, op, name)
     inputs = _input_pieces(emitter, codes, op)
     total: ir.Value | None = None
     for weight, weight_shift in _weight_pieces(op.codes):
@@ -99,10 +100,17 @@ def _product(
     emitter: Emitter, codes: ir.Value, zero: int, weights: npt.NDArray[np.int16], op: MatrixOp, name: str | None
 ) -> ir.Value:
     """Integer product of uint8 codes with weights in -128..127, stored as uint8 around 128 (see docs/arithmetic.md)."""
-    stored = (weights + np.int16(128)).astype(np.uint8)
     zero_x, zero_w = emitter.constant(zero, np.uint8), emitter.constant(128, np.uint8)
     if isinstance(op.shape, ConvShape):
-        kernel = emitter.constant((conv_kernel(op, weights) + 128).astype(np.uint8))
-        return emitter("ConvInteger", codes, kernel, zero_x, zero_w, name=name, **conv_attributes(op.shape, padded=False))
-    matrix = stored.reshape(*op.shape.batch, *stored.shape[1:]) if op.shape.batch else stored[0]
-    return emitter("MatMulInteger", codes, emitter.constant(matrix), zero_x, zero_w, name=name)
+        kernel = emitter.constant(_around_128(conv_kernel(op, weights)))
+        return emitter(
+            "ConvInteger", codes, kernel, zero_x, zero_w, name=name, **conv_attributes(op.shape, padded=False)
+        )
+    matrix = weights.reshape(*op.shape.batch, *weights.shape[1:]) if op.shape.batch else weights[0]
+    return emitter("MatMulInteger", codes, emitter.constant(_around_128(matrix)), zero_x, zero_w, name=name)
+
+
+def _around_128(weights: npt.NDArray[np.signedinteger[Any]]) -> npt.NDArray[np.uint8]:
+    """Weights in -128..127 as uint8 with zero point 128."""
+    stored: npt.NDArray[np.uint8] = np.add(weights, 128, dtype=np.uint8, casting="unsafe")
+    return stored

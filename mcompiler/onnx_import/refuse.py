@@ -91,7 +91,9 @@ def refusal(node: ir.Node, opsets: dict[str, int], model: ir.Model) -> str | Non
 def operators() -> dict[str, bool]:
     """Every operator of the ONNX domain that is not deprecated, by name; True for random generators."""
     schemas = onnx.defs.get_all_schemas()
-    return {s.name: s.name in _RANDOM for s in sorted(schemas, key=lambda s: s.name) if not s.domain and not s.deprecated}
+    return {
+        s.name: s.name in _RANDOM for s in sorted(schemas, key=lambda s: s.name) if not s.domain and not s.deprecated
+    }
 
 
 def _known(op: str) -> bool:

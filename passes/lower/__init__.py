@@ -64,13 +64,17 @@ def final_fates(program: LoweredProgram) -> tuple[NodeFate, ...]:
 
 
 def operator_fates() -> tuple[NodeFate, ...]:
-    """What becomes of every ONNX operator, from the rules of this pass and of the import; ``name`` is the operator's."""
+    """What becomes of every ONNX operator, by the rules of this pass and of the import."""
     fates = []
     for op, random in operators().items():
         if random:
             fates.append(NodeFate(op, op, Fate.REFUSED, "random generator, its output is not a function of the input"))
         elif op in _RULES:
-            fates.append(NodeFate(op, op, Fate.ANALOG, "where its weights are constant; else digital: product of two activations"))
+            fates.append(
+                NodeFate(
+                    op, op, Fate.ANALOG, "where its weights are constant; else digital: product of two activations"
+                )
+            )
         elif op == "BatchNormalization":
             fates.append(NodeFate(op, op, Fate.ANALOG, "folded into the layer before it; digital where there is none"))
         else:
