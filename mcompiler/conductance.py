@@ -303,9 +303,8 @@ def _place_run(
         _assign(out[group], rows, op.cols.of(group)[col : col + width], codes)
         return
     for block in tile_blocks(head, op.rows, op.cols):
-        if len(block.rows) and len(block.cols):
-            part = codes[block.row : block.row + len(block.rows), block.col : block.col + len(block.cols)]
-            _assign(out[block.group], block.rows, block.cols, part)
+        part = codes[block.row : block.row + len(block.rows), block.col : block.col + len(block.cols)]
+        _assign(out[block.group], block.rows, block.cols, part)
 
 
 def _assign(
@@ -643,7 +642,7 @@ def _join(blocks: list[ReadBlock]) -> ReadBlock:
         return first
     return replace(
         first,
-        levels=np.sum([block.levels for block in blocks], axis=0, dtype=np.int16),
+        levels=np.asarray(np.sum([block.levels for block in blocks], axis=0, dtype=np.int16)),
         worth=np.sum([block.worth for block in blocks], axis=0, dtype=np.int32),
         inputs=np.sum([block.inputs for block in blocks], axis=0, dtype=np.int64),
     )
@@ -652,8 +651,9 @@ def _join(blocks: list[ReadBlock]) -> ReadBlock:
 def _subtract_pairs(block: ReadBlock) -> ReadBlock:
     """The pair's difference is what one conversion sees."""
     slices = len(block.worth) // 2
-    difference: npt.NDArray[Any] = block.levels[:, :slices] - block.levels[:, slices:]
-    return replace(block, levels=difference, worth=block.worth[:slices])
+    return replace(
+        block, levels=np.subtract(block.levels[:, :slices], block.levels[:, slices:]), worth=block.worth[:slices]
+    )
 
 
 def _split_rows(block: ReadBlock, active: int) -> list[ReadBlock]:

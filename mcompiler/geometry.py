@@ -215,7 +215,7 @@ class Block:
 
 
 def tile_blocks(tile: np.void, kept_rows: Kept, kept_cols: Kept) -> list[Block]:
-    """The blocks of weights that one tile (a row of a table) holds; one, unless groups are packed."""
+    """The blocks of weights that one tile (a row of a table) holds; one, unless groups are packed. None is empty."""
     group, groups = int(tile["group"]), int(tile["groups"])
     if groups == 1:
         row, col = int(tile["row"]), int(tile["col"])
@@ -226,7 +226,8 @@ def tile_blocks(tile: np.void, kept_rows: Kept, kept_cols: Kept) -> list[Block]:
     row = col = 0
     for member in range(group, group + groups):
         rows, cols = kept_rows.of(member), kept_cols.of(member)
-        blocks.append(Block(member, rows, cols, row, col))
+        if len(rows) and len(cols):  # a group between others may have vanished
+            blocks.append(Block(member, rows, cols, row, col))
         row += len(rows)
         col += len(cols)
     return blocks

@@ -135,9 +135,17 @@ def open_model(
 
 
 _SHARED = {
-    ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.INT8, ir.DataType.UINT8, ir.DataType.INT16, ir.DataType.INT32,
+    ir.DataType.FLOAT,
+    ir.DataType.FLOAT16,
+    ir.DataType.DOUBLE,
+    ir.DataType.INT8,
+    ir.DataType.UINT8,
+    ir.DataType.INT16,
+    ir.DataType.UINT16,
+    ir.DataType.INT32,
     ir.DataType.INT64,
-}  # fmt: skip
+}
+"""Element types that numpy and onnxruntime hold alike."""
 
 
 def _options(optimise: bool, prepack: bool) -> Any:

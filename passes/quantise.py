@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -76,6 +77,7 @@ class Quantise:
             CompileError: a float edge without calibration data; ranges that are not finite.
         """
         matrices = program.matrices
+        _check_layers(target, [matrix.name for matrix in matrices])
         missing = [matrix.name for matrix in matrices if matrix.input_scale is None]
         if missing and not self.calibrated:
             raise CompileError(
@@ -155,6 +157,17 @@ class Quantise:
             matrix.name, matrix.shape, codes, scale, matrix.bias, quantiser, _vectors(matrix, seen), all_kept(groups,
             rows), all_kept(groups, cols), matrix.element, weight_bits,
         )  # fmt: skip
+
+
+def _check_layers(target: Target, names: list[str]) -> None:
+    """A precision for a layer that the model does not have is a mistake, not a wish."""
+    for layer in target.precision.layers:
+        if layer not in names:
+            close = difflib.get_close_matches(layer, names, 1)
+            hint = f"did you mean '{close[0]}'?" if close else f"the layers are {', '.join(map(repr, names[:8]))}"
+            raise CompileError(
+                f"target '{target.name}': precision.layers names '{layer}', which the model lacks; {hint}"
+            )
 
 
 def _others(names: Iterable[str]) -> str:
@@ -384,15 +397,20 @@ def digital_operations(skeleton: ir.Model, elements: Mapping[str, int]) -> dict[
 
 def _per_element(node: ir.Node) -> int:
     """Operations for one output element: the contraction length where there is one, else 1."""
-    if len(node.inputs) < 2 or node.inputs[1] is None or node.inputs[1].shape is None:
+    position = 3 if node.op_type.startswith("QLinear") else 1
+    weights = node.inputs[position] if len(node.inputs) > position else None
+    if weights is None or weights.shape is None:
         return 1
-    shape = [size if isinstance(size, int) else 1 for size in node.inputs[1].shape]
+    shape = [size if isinstance(size, int) else 1 for size in weights.shape]
     if node.op_type in {"MatMul", "MatMulInteger", "QLinearMatMul"} and len(shape) >= 2:
         return max(1, shape[-2])
     if node.op_type in {"Conv", "ConvInteger", "QLinearConv", "Gemm"}:
         return max(1, int(np.prod(shape[1:], dtype=np.int64)))
-    if node.op_type in {"LSTM", "GRU", "RNN"}:  # input and recurrent weights: [directions, gates * hidden, inputs]
-        return max(1, int(np.prod(shape[1:], dtype=np.int64) // max(1, shape[1] // _GATES[node.op_type])) + shape[1])
+    if (
+        node.op_type in _GATES and len(shape) == 3
+    ):  # input weights [directions, gates * hidden, inputs], and recurrent ones
+        gates = _GATES[node.op_type]
+        return max(1, gates * (shape[2] + shape[1] // gates))
     return 1
 
 

@@ -163,7 +163,8 @@ def _link_bytes(
 def _hops(home: np.int32, tiles: npt.NDArray[np.int32], target: Target) -> npt.NDArray[np.float64]:
     """Links crossed between two tiles of a chip."""
     if target.network.topology == "bus":
-        return (tiles != home).astype(np.float64)
+        elsewhere: npt.NDArray[np.bool_] = np.not_equal(tiles, home)
+        return elsewhere.astype(np.float64)
     if target.network.topology == "htree":
         levels: npt.NDArray[np.float64] = np.ceil(np.log2(np.bitwise_xor(tiles, home) + 1.0))
         return 2.0 * levels

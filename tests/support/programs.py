@@ -1,0 +1,291 @@
+"""Helpers for tests below the graph: small targets, integer matrices, and programs of them at every level."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+from hypothesis import strategies as st
+
+from mcompiler.geometry import ArrayShape, TileTable, all_kept, array_shape
+from mcompiler.ir import (
+    ANALOG_DOMAIN,
+    ANALOG_OP,
+    AnalogProgram,
+    ConvShape,
+    GraphProgram,
+    LoweredProgram,
+    MatMulShape,
+    MatrixOp,
+    MatrixProgram,
+    PlacedProgram,
+    Quantiser,
+    ScheduledProgram,
+    TiledProgram,
+)
+from mcompiler.passes.assign import Assign
+from mcompiler.passes.compact import Compact
+from mcompiler.passes.place import Place
+from mcompiler.passes.prune import Prune
+from mcompiler.passes.schedule import Schedule
+from mcompiler.passes.tile import Tile
+from mcompiler.target import Target, WeightEncoding, load_target
+
+Codes = npt.NDArray[np.signedinteger[Any]]
+
+
+@lru_cache(maxsize=4096)
+def target(*overrides: str, name: str = "generic_128") -> Target:
+    """A shipped target with ``section.key=VALUE`` overrides."""
+    return load_target(name, overrides)
+
+
+OFFSET = ("encoding.weights=offset", "encoding.pedestal=digital_count")
+"""Overrides that make generic_128 an offset target: codes shifted to be non-negative, pedestal undone by the count."""
+
+
+def matrix_op(
+    codes: Any,
+    *,
+    name: str = "layer",
+    vectors: int = 1,
+    input_bits: int = 8,
+    zero_point: int = 0,
+    weight_bits: int = 8,
+    shape: ConvShape | MatMulShape | None = None,
+) -> MatrixOp:
+    """An operation with the given codes, [G, K, N] or [K, N]; nothing compacted, scales 1, no bias."""
+    array: npt.NDArray[np.int16] = np.asarray(codes, dtype=np.int16)
+    array = array[None] if array.ndim == 2 else array
+    groups, rows, cols = array.shape
+    return MatrixOp(
+        name=name,
+        shape=MatMulShape((groups,) if groups > 1 else ()) if shape is None else shape,
+        codes=array,
+        scale=np.ones((groups, cols), dtype=np.float32),
+        bias=None,
+        input=Quantiser(f"{name}.input", 1.0, zero_point, input_bits),
+        vectors=vectors,
+        rows=all_kept(groups, rows),
+        cols=all_kept(groups, cols),
+        element=ir.DataType.FLOAT,
+        weight_bits=weight_bits,
+    )
+
+
+def node(
+    op: str, inputs: Sequence[ir.Value | None], name: str, domain: str = "", attributes: Sequence[ir.Attr] = ()
+) -> ir.Node:
+    """A node with one output, ``<name>.out``."""
+    made = ir.Node(domain, op, inputs, attributes, name=name, num_outputs=1)
+    made.outputs[0].name = f"{name}.out"
+    return made
+
+
+def placeholder(name: str, source: ir.Value) -> ir.Node:
+    """The node that stands for an analog operation."""
+    return node(ANALOG_OP, [source], name, ANALOG_DOMAIN)
+
+
+def skeleton(build: Callable[[ir.Value], Sequence[ir.Node]]) -> ir.Model:
+    """A model with one input ``x``; ``build`` gives its nodes in order, the last one's output is the model's."""
+    x = ir.Value(name="x")
+    nodes = list(build(x))
+    graph = ir.Graph([x], [nodes[-1].outputs[0]], nodes=nodes, opset_imports={"": 20, ANALOG_DOMAIN: 1})
+    return ir.Model(graph, ir_version=10)
+
+
+def chain(names: Sequence[str]) -> ir.Model:
+    """Placeholders one after the other."""
+
+    def build(source: ir.Value) -> list[ir.Node]:
+        nodes: list[ir.Node] = []
+        for name in names:
+            nodes.append(placeholder(name, source))
+            source = nodes[-1].outputs[0]
+        return nodes
+
+    return skeleton(build)
+
+
+def matrix_program(
+    ops: Sequence[MatrixOp], *, model: ir.Model | None = None, digital: Mapping[str, int] | None = None
+) -> MatrixProgram:
+    """A program of operations, by default one after the other. Its graph is the skeleton: nothing runs it."""
+    shell = chain([op.name for op in ops]) if model is None else model
+    lowered = LoweredProgram(GraphProgram(shell, ()), shell, ())
+    return MatrixProgram(lowered, tuple(ops), dict(digital or {}))
+
+
+def tiled(program: MatrixProgram, chip: Target, *, compact: bool = True, prune: bool = True) -> TiledProgram:
+    """The program cut into arrays."""
+    cut = Tile().run(Compact().run(program, chip) if compact else program, chip)
+    return Prune().run(cut, chip) if prune else cut
+
+
+def analog(program: MatrixProgram, chip: Target, *, compact: bool = True, prune: bool = True) -> AnalogProgram:
+    """The program with its encoding and converters."""
+    return Assign().run(tiled(program, chip, compact=compact, prune=prune), chip)
+
+
+def placed(program: MatrixProgram, chip: Target, chips: int | None = None) -> PlacedProgram:
+    """The program with addresses."""
+    return Place(chips).run(analog(program, chip), chip)
+
+
+def scheduled(program: MatrixProgram, chip: Target) -> ScheduledProgram:
+    """The program with start times and events."""
+    return Schedule().run(placed(program, chip), chip)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One operation that a target holds, and how far the passes before ``assign`` shrink it."""
+
+    overrides: tuple[str, ...]
+    op: MatrixOp
+    compact: bool
+    prune: bool
+
+    @property
+    def chip(self) -> Target:
+        """The target."""
+        return target(*self.overrides)
+
+    @property
+    def shape(self) -> ArrayShape:
+        """Array geometry of the target."""
+        return array_shape(self.chip)
+
+    def analog(self) -> AnalogProgram:
+        """The operation as a program with its encoding and converters."""
+        return analog(matrix_program([self.op]), self.chip, compact=self.compact, prune=self.prune)
+
+
+def shape_overrides(
+    levels: int, slices: int, rows: int, columns: int, rows_active: int, separate_slices: bool, separate_pairs: bool
+) -> list[str]:
+    """Overrides for small arrays; columns count weights, so that one always fits."""
+    return [
+        f"device.levels={levels}",
+        f"array.rows={rows}",
+        f"array.columns={columns}",
+        f"array.rows_active={rows_active}",
+        f"encoding.slices={slices}",
+        f"encoding.slices_in={'separate' if separate_slices else 'adjacent'}",
+        f"encoding.pairs_in={'separate' if separate_pairs else 'adjacent'}",
+        "precision.weights=2",
+        "converters.adc.bits=20",
+    ]
+
+
+@st.composite
+def overrides(draw: st.DrawFn) -> tuple[str, ...]:
+    """Targets of small arrays of every encoding, layout, pedestal and cell size; converters of 20 bits."""
+    offset = draw(st.booleans())
+    levels = draw(st.sampled_from([2, 3, 4, 5, 8, 16]))
+    bits = levels.bit_length() - 1
+    slices = draw(st.integers(2 if offset and bits == 1 else 1, max(2, 8 // bits)))
+    separate_slices, separate_pairs = draw(st.booleans()), draw(st.booleans())
+    cells = (1 if separate_slices else slices) * (1 if offset or separate_pairs else 2)
+    rows = draw(st.integers(1, 9))
+    columns = cells * draw(st.integers(1, 4)) + draw(st.integers(0, cells - 1))
+    active = draw(st.integers(1, rows))
+    keys = shape_overrides(levels, slices, rows, columns, active, separate_slices, separate_pairs)
+    if offset:
+        flip = draw(st.booleans())
+        pedestal = draw(st.sampled_from(["reference_column", "digitised_reference", "digital_count"]))
+        unit = draw(st.sampled_from(["unit_column", "digital"]))
+        keys += ["encoding.weights=offset", f"encoding.flip={str(flip).lower()}"]
+        keys += [f"encoding.pedestal={pedestal}", f"encoding.input_sum={unit}"]
+    elif draw(st.booleans()):
+        keys += ["encoding.subtract=after_adc", "encoding.pedestal=digital_count"]
+    keys += [f"converters.dac.bits={draw(st.integers(1, 3))}"]
+    return tuple(keys)
+
+
+def largest_codes(chip: Target) -> tuple[int, int]:
+    """Smallest and largest weight code that the cells of a target hold, shift of half the range (offset encoding)."""
+    span = 1 << (chip.device.bits * chip.encoding.slices)
+    return (-span // 2, span // 2 - 1) if chip.encoding.weights is WeightEncoding.OFFSET else (1 - span, span - 1)
+
+
+@st.composite
+def operations(draw: st.DrawFn, chip: Target) -> MatrixOp:
+    """Codes that the target holds: dense or sparse, with vanished rows, columns, groups and tiles; or none at all."""
+    groups, rows, cols = draw(st.integers(1, 5)), draw(st.integers(1, 20)), draw(st.integers(1, 10))
+    low, high = largest_codes(chip)
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    codes = rng.integers(low, high + 1, (groups, rows, cols))
+    if draw(st.booleans()):  # extremes: half of all codes at the ends
+        ends = rng.choice([low, high], codes.shape)
+        codes = np.where(rng.random(codes.shape) < 0.5, ends, codes)
+    density = draw(st.sampled_from([0.0, 0.2, 0.6, 1.0]))
+    codes = np.where(rng.random(codes.shape) < density, codes, 0)
+    for axis in draw(st.sets(st.integers(0, 2))):
+        gone = rng.random(codes.shape[axis]) < 0.4
+        codes = np.moveaxis(np.moveaxis(codes, axis, 0) * ~gone[:, None, None], 0, axis)
+    return matrix_op(codes, input_bits=draw(st.integers(chip.converters.dac.bits, 8)))
+
+
+@st.composite
+def cases(draw: st.DrawFn) -> Case:
+    """An operation on a target, compacted and pruned or not."""
+    keys = draw(overrides())
+    return Case(keys, draw(operations(target(*keys))), draw(st.booleans()), draw(st.booleans()))
+
+
+def kept_of(op: MatrixOp) -> list[tuple[list[int], list[int]]]:
+    """Kept rows and columns of every group, read off ``Kept`` by its definition."""
+    found = []
+    for group in range(len(op.codes)):
+        rows = [int(i) for i in op.rows.indices[int(op.rows.offsets[group]) : int(op.rows.offsets[group + 1])]]
+        cols = [int(i) for i in op.cols.indices[int(op.cols.offsets[group]) : int(op.cols.offsets[group + 1])]]
+        found.append((rows, cols))
+    return found
+
+
+@dataclass(frozen=True)
+class Spot:
+    """Where one weight stands: its indices, the row of the tile table, word line and logical column."""
+
+    group: int
+    row: int
+    col: int
+    array: int
+    line: int
+    column: int
+
+
+def spots(op: MatrixOp, table: TileTable) -> Iterator[Spot]:
+    """Every weight of every array, read off the tile table by its definition (packed groups on the diagonal)."""
+    kept = kept_of(op)
+    for index, entry in enumerate(table):
+        group, groups = int(entry["group"]), int(entry["groups"])
+        if groups == 1:
+            rows = kept[group][0][int(entry["row"]) : int(entry["row"]) + int(entry["rows"])]
+            cols = kept[group][1][int(entry["col"]) : int(entry["col"]) + int(entry["cols"])]
+            assert (len(rows), len(cols)) == (int(entry["rows"]), int(entry["cols"]))
+            members = [(group, rows, cols)]
+        else:
+            assert int(entry["row"]) == int(entry["col"]) == 0
+            members = [(member, *kept[member]) for member in range(group, group + groups)]
+            assert sum(len(rows) for _, rows, _ in members) == int(entry["rows"])
+            assert sum(len(cols) for _, _, cols in members) == int(entry["cols"])
+        line = column = 0
+        for member, rows, cols in members:
+            for i, row in enumerate(rows):
+                for j, col in enumerate(cols):
+                    yield Spot(member, row, col, index, line + i, column + j)
+            line += len(rows)
+            column += len(cols)
+
+
+def renamed(op: MatrixOp, name: str) -> MatrixOp:
+    """The operation under another name."""
+    return replace(op, name=name)
