@@ -113,12 +113,14 @@ def _largest(layers: Sequence[LayerData], cost: Cost) -> str:
     for layer in (layers[index] for index in sorted(order)):
         op, price = layer.op, cost.layers.get(layer.op.name, Price(0.0, 0.0))
         rows.append([
-            shorten(op.name, _NAME), matrix_text(layer), f"{op.weight_bits}/{op.input.bits}", f"{op.vectors:,}",
-            f"{len(layer.table):,}", f"{layer.dense:,}", percent(price.utilisation), quantity(price.energy_j, "J"),
+            op.name, matrix_text(layer), f"{op.weight_bits}/{op.input.bits}", f"{op.vectors:,}", f"{len(layer.table):,}",
+            f"{layer.dense:,}", percent(price.utilisation), quantity(price.energy_j, "J"),
             "yes" if layer.analog.lossless else "no",
         ])  # fmt: skip
     headers = ["layer", "matrix", "bits w/x", "vectors", "crossbars", "dense", "used", "energy", "lossless"]
-    text = table(headers, rows, "lrrrrrrrr")
+    numbers = table(headers[1:], [row[1:] for row in rows], "rrrrrrrr")
+    room = max(_NAME // 2, SCREEN - 2 - max(map(len, numbers.splitlines())))
+    text = table(headers, [[shorten(row[0], room), *row[1:]] for row in rows], "lrrrrrrrr")
     more = len(layers) - len(rows)
     return text + (f"\n... {more:,} more; these are the largest" if more else "")
 

@@ -36,7 +36,7 @@ from tests.support.programs import (
     tiled,
 )
 
-PROPERTY = settings(max_examples=150, deadline=None)
+PROPERTY = settings(max_examples=60, deadline=None)
 
 SIZES = st.integers(1, 30)
 

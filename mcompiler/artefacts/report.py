@@ -272,8 +272,9 @@ def _layer_table(cost: Cost, layers: Sequence[LayerData], colours: Sequence[str]
     for layer, colour in zip(layers, colours, strict=True):
         op, price = layer.op, cost.layers.get(layer.op.name, Price(0.0, 0.0))
         rows.append(_cells(
-            Cell(clean(op.name), colour=colour), _operation(layer), _matrix(layer), f"{op.weight_bits} / {op.input.bits}",
-            f"{op.vectors:,}", f"{len(layer.table):,}", f"{layer.dense:,}", percent(price.utilisation),
+            Cell(clean(op.name), colour=colour), _operation(layer), _matrix(layer),
+            f"{op.weight_bits} / {op.input.bits}", f"{op.vectors:,}", f"{len(layer.table):,}", f"{layer.dense:,}",
+            percent(price.utilisation),
             _quantity(price.latency_s, "s"), _quantity(price.energy_j, "J"), _share(price.energy_j, cost.energy_j),
             _area(price.area_m2), _converters(layer),
         ))  # fmt: skip
@@ -344,8 +345,8 @@ def _event_table(cost: Cost, layers: Sequence[LayerData]) -> Table:
 def _fates(fates: Iterable[NodeFate]) -> list[tuple[str, str, Table]]:
     """(fate, its reasons in short, table) for each fate that occurs."""
     groups: dict[Fate, list[NodeFate]] = {fate: [] for fate in Fate}
-    for fate in fates:
-        groups[Fate(fate.fate)].append(fate)
+    for node in fates:
+        groups[Fate(node.fate)].append(node)
     found = []
     for fate, nodes in groups.items():
         if not nodes:

@@ -1,0 +1,71 @@
+"""Weight codes to cells and back, and what a converter does to a column's current.
+
+Units: a *level* is a step of the target's equidistant conductance grid; a column's value is the sum over rows of input
+code times level (plus the pedestal of G_min), so that a lossless conversion is an integer.
+"""
+
+from mcompiler.conductance.cells import (
+    Cells,
+    conductances,
+    decode_cells,
+    encode_cells,
+    pack_levels,
+    unpack_levels,
+)
+from mcompiler.conductance.codes import (
+    CodeRange,
+    Levels,
+    TileRun,
+    code_range,
+    largest_sum,
+    level_table,
+    run_levels,
+    tile_runs,
+)
+from mcompiler.conductance.converters import (
+    Adc,
+    Decoding,
+    convert,
+    decoding_of,
+    eight_bit_floor,
+    exact_pedestal,
+    is_lossless,
+    is_signed,
+    make_adc,
+    round_codes,
+    worst_sum,
+)
+from mcompiler.conductance.reads import (
+    ReadBlock,
+    read_blocks,
+)
+
+__all__ = [
+    "Adc",
+    "Cells",
+    "CodeRange",
+    "Decoding",
+    "Levels",
+    "ReadBlock",
+    "TileRun",
+    "code_range",
+    "conductances",
+    "convert",
+    "decode_cells",
+    "decoding_of",
+    "eight_bit_floor",
+    "encode_cells",
+    "exact_pedestal",
+    "is_lossless",
+    "is_signed",
+    "largest_sum",
+    "level_table",
+    "make_adc",
+    "pack_levels",
+    "read_blocks",
+    "round_codes",
+    "run_levels",
+    "tile_runs",
+    "unpack_levels",
+    "worst_sum",
+]

@@ -1,0 +1,232 @@
+"""Cells: level codes packed, written from weight codes, and read back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mcompiler.conductance.codes import (
+    Levels,
+    code_range,
+    held_levels,
+    level_table,
+    row_runs,
+    run_levels,
+    tile_runs,
+)
+from mcompiler.errors import TargetError
+from mcompiler.geometry import ArrayShape, TileTable, tile_blocks
+from mcompiler.ir import IntArray, MatrixOp
+from mcompiler.target import Target, WeightEncoding
+
+Cells = npt.NDArray[np.uint8]
+
+
+def pack_levels(levels: Levels, bits: int) -> Cells:
+    """Pack level codes of ``bits`` bits along the last axis, first column in the lowest bits: uint8 [..., bytes]."""
+    per_byte = 8 // bits
+    if per_byte == 1:
+        return levels
+    padding = -levels.shape[-1] % per_byte
+    if padding:
+        levels = np.concatenate([levels, np.zeros((*levels.shape[:-1], padding), np.uint8)], axis=-1)
+    parts = levels.reshape(*levels.shape[:-1], -1, per_byte)
+    packed = parts[..., 0].copy()
+    for place in range(1, per_byte):
+        packed |= parts[..., place] << (bits * place)
+    return packed
+
+
+def unpack_levels(cells: Cells, bits: int, columns: int) -> Levels:
+    """Undo pack_levels: uint8 [..., columns]."""
+    per_byte = 8 // bits
+    if per_byte == 1:
+        return cells[..., :columns]
+    mask = np.uint8((1 << bits) - 1)
+    parts = np.stack([(cells >> (bits * place)) & mask for place in range(per_byte)], axis=-1)
+    return parts.reshape(*cells.shape[:-1], -1)[..., :columns]
+
+
+def encode_cells(
+    op: MatrixOp,
+    table: TileTable,
+    shape: ArrayShape,
+    encoding: WeightEncoding,
+    shift: int,
+    flips: npt.NDArray[np.bool_],
+) -> Iterator[Cells]:
+    """Level codes of the arrays of an operation, in table order, packed: uint8 [n, rows, row_bytes] a step.
+
+    Args:
+        op: the operation.
+        table: its tile table.
+        shape: array geometry.
+        encoding: how codes become levels.
+        shift: offset encoding: added to every code.
+        flips: bool [arrays, columns], columns stored complemented.
+    """
+    lut = level_table(shape, encoding, shift)
+    smallest = code_range(shape, encoding, shift).smallest
+    bits = shape.storage_bits
+    weight_bits = shape.columns_per_weight * bits
+    words = {8: np.uint8, 16: np.uint16, 32: np.uint32}
+    if weight_bits in words and shape.columns % shape.columns_per_weight == 0:
+        packed = [
+            pack_levels(held_levels(lut, shape, c), bits).view(words[weight_bits])[:, 0]
+            for c in range(shape.arrays_per_tile)
+        ]
+    else:
+        packed = []
+    full = np.uint8((1 << shape.cell_bits) - 1)
+    for run in tile_runs(op, table, shape, smallest):
+        count = len(run.index) * shape.arrays_per_tile
+        cells = np.zeros((count, shape.rows, shape.row_bytes), dtype=np.uint8)
+        if packed:
+            width = shape.tile_columns * weight_bits // 8
+            by_copy = cells.reshape(-1, shape.arrays_per_tile, shape.rows, shape.row_bytes)
+            for copy, words_of in enumerate(packed):
+                by_copy[:, copy, :, :width] = (
+                    words_of[run.index].view(np.uint8).reshape(len(run.index), shape.rows, width)
+                )
+        else:
+            body = pack_levels(run_levels(run, lut, shape), bits)
+            cells[:, :, : body.shape[-1]] = body
+        live = run.index[:, :, 0] >= 0  # [tiles, rows]
+        live = np.repeat(live, shape.arrays_per_tile, axis=0)
+        flipped = flips[run.arrays]
+        if flipped.any():
+            mask = pack_levels(np.where(flipped, full, np.uint8(0)), bits)  # [arrays, bytes]
+            cells[:, :, : mask.shape[-1]] ^= mask[:, None, :] * live[:, :, None].astype(np.uint8)
+        if shape.unit:
+            byte, place = divmod(shape.columns * bits, 8)
+            cells[:, :, byte] |= live.astype(np.uint8) << place
+        yield cells
+
+
+def decode_cells(
+    cells: Iterator[Cells],
+    op: MatrixOp,
+    table: TileTable,
+    shape: ArrayShape,
+    encoding: WeightEncoding,
+    shift: int,
+    flips: npt.NDArray[np.bool_],
+) -> npt.NDArray[np.signedinteger[Any]]:
+    """Weight codes that the cells really hold, int16 or int32 [G, K, N]; what the mapped model computes with.
+
+    Shares nothing with the quantised reference, which has the codes from quantisation.
+
+    Args:
+        cells: packed level codes, in table order (any number of arrays a step, whole tiles).
+        op: operation whose shape and kept indices say where the cells belong; its codes are not read.
+        table, shape, encoding, shift, flips: as in encode_cells.
+    """
+    largest = 1 << (shape.cell_bits * shape.slices)
+    out = np.zeros(op.codes.shape, dtype=np.int16 if largest <= 1 << 15 else np.int32)
+    copies = shape.arrays_per_tile
+    full = np.uint8((1 << shape.cell_bits) - 1)
+    bits = shape.storage_bits
+    tables = [_word_table((int(a["slice"]), int(a["polarity"])), shape).astype(out.dtype) for a in table[:copies]]
+    first = 0
+    for chunk in cells:
+        flipped = flips[first : first + len(chunk)]
+        if flipped.any():
+            mask = pack_levels(np.where(flipped, full, np.uint8(0)), bits)
+            chunk = chunk.copy()
+            chunk[:, :, : mask.shape[-1]] ^= mask[:, None, :]
+        words = _words(chunk, shape).reshape(-1, copies, shape.rows, shape.tile_columns)
+        heads = table[first : first + len(chunk) : copies]
+        for start, stop in row_runs(heads, len(heads)):
+            height, width = int(heads[start]["rows"]), int(heads[start:stop]["cols"].sum())
+            worth = tables[0][words[start:stop, 0, :height]]
+            for copy in range(1, copies):
+                worth += tables[copy][words[start:stop, copy, :height]]
+            merged = worth.transpose(1, 0, 2).reshape(height, -1)[:, :width]
+            if shift:
+                merged = merged - out.dtype.type(shift)
+            _place_run(out, op, heads[start], width, merged)
+        first += len(chunk)
+    return out
+
+
+def _place_run(
+    out: npt.NDArray[np.signedinteger[Any]],
+    op: MatrixOp,
+    head: np.void,
+    width: int,
+    codes: npt.NDArray[np.signedinteger[Any]],
+) -> None:
+    """Put the codes of a run of tiles [rows, width] where they belong in [G, K, N]."""
+    if int(head["groups"]) == 1:
+        group, row, col = int(head["group"]), int(head["row"]), int(head["col"])
+        rows = op.rows.of(group)[row : row + len(codes)]
+        _assign(out[group], rows, op.cols.of(group)[col : col + width], codes)
+        return
+    for block in tile_blocks(head, op.rows, op.cols):
+        part = codes[block.row : block.row + len(block.rows), block.col : block.col + len(block.cols)]
+        _assign(out[block.group], block.rows, block.cols, part)
+
+
+def _assign(
+    target: npt.NDArray[np.signedinteger[Any]],
+    rows: IntArray,
+    cols: IntArray,
+    values: npt.NDArray[np.signedinteger[Any]],
+) -> None:
+    """target[rows, cols] = values, by slices where the indices are contiguous."""
+    if rows[-1] - rows[0] + 1 == len(rows) and cols[-1] - cols[0] + 1 == len(cols):
+        target[rows[0] : rows[-1] + 1, cols[0] : cols[-1] + 1] = values
+    else:
+        target[np.ix_(rows, cols)] = values
+
+
+def _words(cells: Cells, shape: ArrayShape) -> npt.NDArray[np.unsignedinteger[Any]]:
+    """The adjacent cells of each weight as one integer, the first column lowest: [arrays, rows, tile_columns]."""
+    bits = shape.storage_bits * shape.columns_per_weight
+    kinds: dict[int, type[np.unsignedinteger[Any]]] = {8: np.uint8, 16: np.uint16}
+    if bits in kinds:
+        width = shape.tile_columns * bits // 8
+        return np.ascontiguousarray(cells[:, :, :width]).view(kinds[bits])
+    levels = unpack_levels(cells, shape.storage_bits, shape.columns)
+    levels = levels[:, :, : shape.tile_columns * shape.columns_per_weight]
+    parts = levels.reshape(*levels.shape[:2], shape.tile_columns, shape.columns_per_weight)
+    places = shape.storage_bits * np.arange(shape.columns_per_weight)
+    words: npt.NDArray[np.unsignedinteger[Any]] = (parts.astype(np.uint32) << places.astype(np.uint32)).sum(
+        axis=-1, dtype=np.uint32
+    )
+    return words
+
+
+def _word_table(key: tuple[int, int], shape: ArrayShape) -> npt.NDArray[np.int32]:
+    """What a word of adjacent cells is worth: int32 [2 ** (storage bits * columns per weight)].
+
+    Raises:
+        TargetError: so many adjacent cells that the table would not fit (over 24 bits).
+    """
+    bits = shape.storage_bits * shape.columns_per_weight
+    if bits > 24:
+        raise TargetError(
+            f"one weight takes {shape.columns_per_weight} adjacent cells of {shape.storage_bits} bits; more "
+            f"than 24 bits "
+            "in adjacent columns are not supported: put slices or pairs into separate arrays"
+        )
+    words = np.arange(1 << bits, dtype=np.int64)
+    which_slice, polarity = key
+    slices = range(shape.slices) if which_slice < 0 else (which_slice,)
+    signs = (1, -1)[: shape.polarities] if polarity == 0 else (polarity,)
+    worth = np.zeros(len(words), dtype=np.int64)
+    place = 0
+    for sign in signs:
+        for weight in slices:
+            worth += sign * (((words >> place) & ((1 << shape.storage_bits) - 1)) << (shape.cell_bits * weight))
+            place += shape.storage_bits
+    return worth.astype(np.int32)
+
+
+def conductances(levels: Levels, target: Target) -> npt.NDArray[np.float64]:
+    """Conductance of every level code in siemens: G_min + level times one step."""
+    device = target.device
+    return device.g_min_siemens + levels.astype(np.float64) * device.step_siemens

@@ -1,0 +1,153 @@
+"""Weight codes as level codes of cells, and the walk over the tiles of an operation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mcompiler.geometry import ArrayShape, TileTable, tile_blocks
+from mcompiler.ir import CodeArray, IntArray, MatrixOp
+from mcompiler.target import WeightEncoding
+
+Levels = npt.NDArray[np.uint8]
+
+MAX_BYTES_PER_RUN = 64 << 20
+"""Bound on the working set of one step of encoding."""
+
+
+@dataclass(frozen=True)
+class CodeRange:
+    """Weight codes that the cells of a target can hold, both ends included."""
+
+    smallest: int
+    largest: int
+
+
+def code_range(shape: ArrayShape, encoding: WeightEncoding, shift: int = 0) -> CodeRange:
+    """Codes that ``shape.slices`` cells can hold: +-(2^bits - 1) for pairs, [-shift, 2^bits - 1 - shift] for offset."""
+    full = (1 << (shape.cell_bits * shape.slices)) - 1
+    if encoding is WeightEncoding.OFFSET:
+        return CodeRange(-shift, full - shift)
+    return CodeRange(-full, full)
+
+
+def level_table(shape: ArrayShape, encoding: WeightEncoding, shift: int) -> Levels:
+    """Levels of every code: uint8 [codes + 1, polarities, slices], lowest slice first.
+
+    Row i belongs to code ``code_range().smallest + i``; the last row is a cell that holds no weight (all zero).
+    """
+    span = code_range(shape, encoding, shift)
+    codes = np.arange(span.smallest, span.largest + 1, dtype=np.int64)
+    if encoding is WeightEncoding.OFFSET:
+        magnitudes = (codes + shift)[:, None]  # [codes, 1]
+    else:
+        magnitudes = np.stack([np.maximum(codes, 0), np.maximum(-codes, 0)], axis=1)  # [codes, 2]
+    weights = shape.cell_bits * np.arange(shape.slices)
+    levels = (magnitudes[:, :, None] >> weights) & ((1 << shape.cell_bits) - 1)
+    empty = np.zeros((1, *levels.shape[1:]), dtype=np.int64)
+    return np.concatenate([levels, empty]).astype(np.uint8)
+
+
+def largest_sum(codes: npt.NDArray[np.signedinteger[Any]]) -> int:
+    """Largest sum of magnitudes over the rows of any column of codes [G, K, N]; bounds every partial sum."""
+    largest = 0
+    for matrix in codes:
+        total = np.zeros(matrix.shape[1], dtype=np.int64)
+        step = max(1, (1 << 18) // max(1, matrix.shape[1]))
+        for row in range(0, len(matrix), step):  # in pieces that stay in cache
+            total += np.abs(matrix[row : row + step], dtype=np.int32).sum(axis=0)
+        largest = max(largest, int(total.max(initial=0)))
+    return largest
+
+
+@dataclass(frozen=True)
+class TileRun:
+    """Successive tiles that share a row block: their weights as one padded matrix of indices into a level table.
+
+    Attributes:
+        arrays: which rows of the tile table these are.
+        index: int32 [tiles, rows, tile_columns], entries of the level table; -1 where no weight stands.
+    """
+
+    arrays: slice
+    index: npt.NDArray[np.int32]
+
+
+def tile_runs(op: MatrixOp, table: TileTable, shape: ArrayShape, smallest: int) -> Iterator[TileRun]:
+    """Walk the array positions of an operation, a row block at a time.
+
+    Args:
+        op: the operation.
+        table: its tile table.
+        shape: array geometry.
+        smallest: the code of entry 0 of the level table.
+    """
+    copies = shape.arrays_per_tile
+    heads = table[::copies]
+    limit = max(1, MAX_BYTES_PER_RUN // (shape.rows * shape.columns * 4))
+    for start, stop in row_runs(heads, limit):
+        first = heads[start]
+        index = np.full((shape.rows, (stop - start) * shape.tile_columns), -1, dtype=np.int32)
+        if int(first["groups"]) == 1:
+            group, row, col = int(first["group"]), int(first["row"]), int(first["col"])
+            rows = op.rows.of(group)[row : row + int(first["rows"])]
+            width = int(heads[start:stop]["cols"].sum())
+            cols = op.cols.of(group)[col : col + width]
+            index[: len(rows), :width] = _submatrix(op.codes[group], rows, cols) - np.int32(smallest)
+        else:
+            height, width = int(first["rows"]), int(first["cols"])
+            index[:height, :width] = -smallest  # code 0 off the diagonal: live rows cross it
+            for block in tile_blocks(first, op.rows, op.cols):
+                index[block.row : block.row + len(block.rows), block.col : block.col + len(block.cols)] = _submatrix(
+                    op.codes[block.group], block.rows, block.cols
+                ) - np.int32(smallest)
+        tiles = index.reshape(shape.rows, stop - start, shape.tile_columns).transpose(1, 0, 2)
+        yield TileRun(slice(start * copies, stop * copies), tiles)
+
+
+def row_runs(heads: TileTable, limit: int) -> Iterator[tuple[int, int]]:
+    """(first, end) of runs of at most ``limit`` tiles that hold successive columns of one row block of one group."""
+    if not len(heads):
+        return
+    before, after = heads[:-1], heads[1:]
+    joins = (
+        (before["groups"] == 1) & (after["groups"] == 1) & (before["group"] == after["group"])
+        & (before["row"] == after["row"]) & (before["col"] + before["cols"] == after["col"])
+    )  # fmt: skip
+    edges = [0, *(np.flatnonzero(~joins) + 1).tolist(), len(heads)]
+    for start, stop in pairwise(edges):
+        for first in range(start, stop, limit):
+            yield first, min(first + limit, stop)
+
+
+def _submatrix(codes: CodeArray, rows: IntArray, cols: IntArray) -> npt.NDArray[np.int32]:
+    """codes[rows, cols], by slices where the indices are contiguous (the common case, and many times faster)."""
+    part = codes[rows[0] : rows[-1] + 1] if rows[-1] - rows[0] + 1 == len(rows) else codes[rows]
+    part = part[:, cols[0] : cols[-1] + 1] if cols[-1] - cols[0] + 1 == len(cols) else part[:, cols]
+    return part.astype(np.int32)
+
+
+def held_levels(lut: Levels, shape: ArrayShape, copy: int) -> Levels:
+    """Columns of the level table that array ``copy`` of a tile holds: uint8 [codes + 1, columns_per_weight]."""
+    polarity_copies = shape.polarities // shape.adjacent_polarities
+    which_slice, which_polarity = divmod(copy, polarity_copies)
+    part = lut if shape.adjacent_polarities == shape.polarities else lut[:, which_polarity : which_polarity + 1]
+    part = part if shape.adjacent_slices == shape.slices else part[:, :, which_slice : which_slice + 1]
+    return np.ascontiguousarray(part.reshape(len(part), -1))
+
+
+def run_levels(run: TileRun, lut: Levels, shape: ArrayShape) -> Levels:
+    """Levels of the weight columns of a run: uint8 [arrays, rows, columns], not yet flipped."""
+    tiles = len(run.index)
+    copies = shape.arrays_per_tile
+    out = np.zeros((tiles, copies, shape.rows, shape.columns), dtype=np.uint8)
+    used = shape.tile_columns * shape.columns_per_weight
+    for copy in range(copies):
+        held = held_levels(lut, shape, copy)
+        out[:, copy, :, :used] = held[run.index].reshape(tiles, shape.rows, used)
+    return out.reshape(tiles * copies, shape.rows, shape.columns)

@@ -1,0 +1,302 @@
+"""A crossbar in numpy, written from the arithmetic of the design alone: cells and input codes in, accumulators out.
+
+It reads a build's cells and the facts of its layers (which rows and columns stand where, shift, flips, gain), and shares
+no decoder with the compiler. Everything up to the converters' codes is integer arithmetic, so that roundings at half a
+step are what they are.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mcompiler.artefacts import LayerData
+from mcompiler.driver import Build
+from mcompiler.ir import ConvShape
+from mcompiler.target import Target
+
+Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
+
+
+# --- the target, in the words of the design --------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Chip:
+    """What the arithmetic needs of a target.
+
+    Attributes:
+        cell_bits, slices: bits of a cell, cells (or pairs) of a weight.
+        adjacent: which slices and polarities share an array, as (slices, polarities) counts.
+        pair: "" for offset weights, else where a pair is subtracted: "before" or "after" the converter.
+        pedestal: G_min in level steps.
+        goes: where the pedestal goes, as the target names it.
+        unit: whether a unit column sums the inputs (offset weights).
+        reference: whether a column of G_min cells stands beside the others.
+        phase_bits, converter_bits, half_up, rows_active, columns: as the target says.
+    """
+
+    cell_bits: int
+    slices: int
+    adjacent: tuple[int, int]
+    pair: str
+    pedestal: Fraction
+    goes: str
+    unit: bool
+    reference: bool
+    phase_bits: int
+    converter_bits: int
+    half_up: bool
+    rows_active: int
+    columns: int
+
+
+def chip(target: Target) -> Chip:
+    """Read a target."""
+    encoding, device = target.encoding, target.device
+    pair = "" if encoding.weights.value == "offset" else encoding.subtract.removesuffix("_adc")
+    ratio = Fraction(repr(device.g_max_siemens)) / Fraction(repr(device.g_min_siemens))
+    polarities = 2 if pair else 1
+    return Chip(
+        cell_bits=int(math.log2(device.levels)),
+        slices=encoding.slices,
+        adjacent=(
+            encoding.slices if encoding.slices_in.value == "adjacent" else 1,
+            polarities if encoding.pairs_in.value == "adjacent" else 1,
+        ),
+        pair=pair,
+        pedestal=(device.levels - 1) / (ratio - 1),
+        goes=encoding.pedestal.value,
+        unit=not pair and encoding.input_sum == "unit_column",
+        reference=encoding.pedestal.value in ("reference_column", "digitised_reference"),
+        phase_bits=target.converters.dac.bits,
+        converter_bits=target.converters.adc.bits,
+        half_up=target.converters.adc.rounding.value == "half_up",
+        rows_active=target.array.rows_active,
+        columns=target.array.columns,
+    )
+
+
+# --- input vectors ---------------------------------------------------------------------------------------------------
+
+
+def vectors(codes: npt.NDArray[Any], layer: LayerData) -> Ints:
+    """Input codes as vectors [V, G, K]; a convolution's windows are padded with the zero point."""
+    codes = codes.astype(np.int64)
+    groups, rows, _ = layer.op.codes.shape
+    conv = layer.op.shape
+    if isinstance(conv, ConvShape):
+        rank = len(conv.kernel)
+        edges = [(0, 0), (0, 0), *zip(conv.pads[:rank], conv.pads[rank:], strict=True)]
+        padded = np.pad(codes, edges, constant_values=layer.op.input.zero_point)
+        return windows(padded, conv).reshape(-1, groups, rows)
+    if not conv.batch:
+        return codes.reshape(-1, 1, rows)
+    whole = np.broadcast_to(codes, (*np.broadcast_shapes(codes.shape[:-2], conv.batch), *codes.shape[-2:]))
+    extra = whole.ndim - 2 - len(conv.batch)
+    apart = whole.reshape(-1, groups, *whole.shape[-2:]) if extra >= 0 else whole
+    return apart.transpose(0, 2, 1, 3).reshape(-1, groups, rows)  # [outer, M, G, K]
+
+
+def windows(padded: Ints, conv: ConvShape) -> Ints:
+    """Windows of a padded input [B, C, *sizes] as [B, *positions, C, *kernel]."""
+    rank = len(conv.kernel)
+    outs = output_sizes(padded.shape[2:], conv)
+    found = np.empty((len(padded), *outs, padded.shape[1], *conv.kernel), dtype=np.int64)
+    for place in np.ndindex(*outs):
+        cut = tuple(
+            slice(
+                place[a] * conv.strides[a],
+                place[a] * conv.strides[a] + conv.dilations[a] * (conv.kernel[a] - 1) + 1,
+                conv.dilations[a],
+            )
+            for a in range(rank)
+        )
+        found[(slice(None), *place)] = padded[(slice(None), slice(None), *cut)]
+    return found
+
+
+def output_sizes(padded: tuple[int, ...], conv: ConvShape) -> tuple[int, ...]:
+    """Positions of a kernel on a padded input."""
+    return tuple(
+        (size - conv.dilations[a] * (conv.kernel[a] - 1) - 1) // conv.strides[a] + 1 for a, size in enumerate(padded)
+    )
+
+
+def in_place(sums: npt.NDArray[Any], codes: npt.NDArray[Any], layer: LayerData) -> npt.NDArray[Any]:
+    """Sums [V, G, N] where the operation puts them."""
+    groups, _, cols = layer.op.codes.shape
+    conv = layer.op.shape
+    if isinstance(conv, ConvShape):
+        rank = len(conv.kernel)
+        sizes = output_sizes(
+            tuple(n + conv.pads[a] + conv.pads[a + rank] for a, n in enumerate(codes.shape[2:])), conv
+        )
+        return np.moveaxis(sums.reshape(len(codes), *sizes, groups * cols), -1, 1)
+    if not conv.batch:
+        return sums.reshape(*codes.shape[:-1], cols)
+    lead = np.broadcast_shapes(codes.shape[:-2], conv.batch)
+    apart = sums.reshape(-1, codes.shape[-2], groups, cols).transpose(0, 2, 1, 3)
+    return apart.reshape(*lead, codes.shape[-2], cols)
+
+
+def exact(codes: npt.NDArray[Any], weights: npt.NDArray[Any], layer: LayerData) -> Ints:
+    """Sum over k of (q_x - z_x) q_w in int64, with weights [G, K, N]."""
+    centred = vectors(codes, layer) - layer.op.input.zero_point
+    return in_place(np.einsum("vgk,gkn->vgn", centred, weights.astype(np.int64)), codes, layer)
+
+
+# --- the array -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One array position: its live word lines and output channels as (group, index) pairs, and its arrays.
+
+    Attributes:
+        rows, columns: [n, 2] in the order of the word lines and of the weights' columns.
+        lines: for each slice and polarity (array of levels [live, channels], flipped bool [channels]).
+        unit: levels of the unit column, or None.
+    """
+
+    rows: Ints
+    columns: Ints
+    lines: dict[tuple[int, int], tuple[Ints, npt.NDArray[np.bool_]]]
+    unit: Ints | None
+
+
+def tiles(build: Build, layer: LayerData) -> Iterator[Tile]:
+    """The array positions of a layer, from its cells."""
+    about = chip(build.target)
+    table = layer.table
+    for position in np.unique(table["tile"]):
+        arrays = np.flatnonzero(table["tile"] == position)
+        first = table[arrays[0]]
+        rows, columns = _held(first, layer)
+        lines = {}
+        unit = None
+        for array in arrays:
+            levels = build.cells(layer.op.name, int(array)).astype(np.int64)[: len(rows)]
+            flips = layer.analog.flips[array]
+            polarities = (1, -1) if about.pair else (1,)
+            own = polarities if table[array]["polarity"] == 0 else (int(table[array]["polarity"]),)
+            slices = range(about.slices) if table[array]["slice"] < 0 else (int(table[array]["slice"]),)
+            lines_of = [(piece, sign) for sign in own for piece in slices]  # polarity outermost, lowest slice first
+            for place, key in enumerate(lines_of):
+                at = len(lines_of) * np.arange(len(columns)) + place
+                lines[key] = (levels[:, at], flips[at])
+            if about.unit:
+                unit = levels[:, about.columns]
+        yield Tile(rows, columns, lines, unit)
+
+
+def _held(tile: np.void, layer: LayerData) -> tuple[Ints, Ints]:
+    """Which rows and columns of the matrices stand in a tile: a block of one group, or whole groups on its diagonal."""
+    group, groups = int(tile["group"]), int(tile["groups"])
+    if groups == 1:
+        rows = layer.op.rows.of(group)[int(tile["row"]) :][: int(tile["rows"])]
+        columns = layer.op.cols.of(group)[int(tile["col"]) :][: int(tile["cols"])]
+        return _pairs([(group, rows)]), _pairs([(group, columns)])
+    members = range(group, group + groups)
+    return _pairs([(g, layer.op.rows.of(g)) for g in members]), _pairs([(g, layer.op.cols.of(g)) for g in members])
+
+
+def _pairs(parts: list[tuple[int, Ints]]) -> Ints:
+    return np.concatenate([np.stack([np.full(len(indices), group), indices], axis=1) for group, indices in parts])
+
+
+def weights(build: Build, layer: LayerData) -> Ints:
+    """The codes [G, K, N] that the cells hold; zero where no cell stands."""
+    about = chip(build.target)
+    found = np.zeros(layer.op.codes.shape, dtype=np.int64)
+    full = (1 << about.cell_bits) - 1
+    for tile in tiles(build, layer):
+        total = np.zeros((len(tile.rows), len(tile.columns)), dtype=np.int64)
+        for (piece, sign), (levels, flipped) in tile.lines.items():
+            total += sign * (np.where(flipped, full - levels, levels) << (about.cell_bits * piece))
+        total -= layer.analog.shift
+        own = tile.rows[:, None, 0] == tile.columns[None, :, 0]  # off the diagonal of a packed array stands code 0
+        assert not total[~own].any()
+        for (group, row), values, mine in zip(tile.rows, total, own, strict=True):
+            found[group, row, tile.columns[mine, 1]] = values[mine]
+    return found
+
+
+def accumulators(build: Build, layer: LayerData, codes: npt.NDArray[Any]) -> Floats:
+    """What the arrays and converters of a layer make of its input codes: accumulators in their place in the graph."""
+    about = chip(build.target)
+    q = vectors(codes, layer)
+    groups, _, cols = layer.op.codes.shape
+    sums = np.zeros((len(q), groups, cols))
+    phases = -(-layer.op.input.bits // about.phase_bits)
+    for tile in tiles(build, layer):
+        driven = q[:, tile.rows[:, 0], tile.rows[:, 1]]  # [V, word lines]
+        part = np.zeros((len(q), len(tile.columns)))
+        for start in range(0, len(tile.rows), about.rows_active):
+            lines = slice(start, start + about.rows_active)
+            for phase in range(phases):
+                plane = (driven[:, lines] >> (phase * about.phase_bits)) & ((1 << about.phase_bits) - 1)
+                part += _read(plane, tile, lines, about, layer) * (1 << (phase * about.phase_bits))
+        for column, (group, index) in enumerate(tile.columns):
+            sums[:, group, index] += part[:, column]
+    sums -= layer.op.input.zero_point * weights(build, layer).sum(axis=1)
+    return in_place(sums, codes, layer)
+
+
+def _read(plane: Ints, tile: Tile, lines: slice, about: Chip, layer: LayerData) -> Floats:
+    """One phase of one read: [V, channels]."""
+    count = plane.sum(axis=1, keepdims=True)
+    total = np.zeros((len(plane), len(tile.columns)))
+    if about.pair:
+        for piece in range(about.slices):
+            plus, minus = (plane @ tile.lines[piece, sign][0][lines] for sign in (1, -1))
+            if about.pair == "before":
+                value = _converted(plus - minus, 0 * count, about, layer)
+            else:  # the pedestal of both ends goes with the subtraction, unless it never reaches the converters
+                clean = 0 if about.goes == "reference_column" else 1
+                value = _converted(plus, clean * count, about, layer) - _converted(minus, clean * count, about, layer)
+            total += value * (1 << (about.cell_bits * piece))
+        return total
+    if about.unit:
+        assert tile.unit is not None
+        inputs = _single(plane @ tile.unit[lines, None], count, about, layer)
+    else:
+        inputs = count.astype(np.float64)
+    full = (1 << about.cell_bits) - 1
+    for piece in range(about.slices):
+        levels, flipped = tile.lines[piece, 1]
+        value = _single(plane @ levels[lines], count, about, layer)
+        value = np.where(flipped, full * inputs - value, value)
+        total += value * (1 << (about.cell_bits * piece))
+    return total - layer.analog.shift * inputs
+
+
+def _single(sums: Ints, count: Ints, about: Chip, layer: LayerData) -> Floats:
+    """A single bit line's sum as the digital side knows it: the pedestal is where the target puts it."""
+    if about.goes == "reference_column":
+        return _converted(sums, 0 * count, about, layer)
+    if about.goes == "digitised_reference":
+        return _converted(sums, count, about, layer) - _converted(0 * sums, count, about, layer)
+    return _converted(sums, count, about, layer) - float(about.pedestal) * count
+
+
+def _converted(sums: Ints, count: Ints, about: Chip, layer: LayerData) -> Floats:
+    """Codes of sum + pedestal x count, rounded, clipped, and divided by the gain; the rounding is exact."""
+    gain, pedestal = Fraction(layer.analog.gain), about.pedestal
+    over = gain.numerator * (sums * pedestal.denominator + pedestal.numerator * count)
+    under = gain.denominator * pedestal.denominator
+    codes = np.floor_divide(2 * over + under, 2 * under)
+    if not about.half_up:
+        tie = np.remainder(2 * over + under, 2 * under) == 0
+        codes -= tie & (codes % 2 == 1)
+    bits = about.converter_bits
+    low, high = (-(1 << (bits - 1)), (1 << (bits - 1)) - 1) if about.pair == "before" else (0, (1 << bits) - 1)
+    clipped: Floats = np.clip(codes, low, high) / float(gain)
+    return clipped
