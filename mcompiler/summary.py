@@ -113,8 +113,8 @@ def _largest(layers: Sequence[LayerData], cost: Cost) -> str:
     for layer in (layers[index] for index in sorted(order)):
         op, price = layer.op, cost.layers.get(layer.op.name, Price(0.0, 0.0))
         rows.append([
-            op.name, matrix_text(layer), f"{op.weight_bits}/{op.input.bits}", f"{op.vectors:,}", f"{len(layer.table):,}",
-            f"{layer.dense:,}", percent(price.utilisation), quantity(price.energy_j, "J"),
+            op.name, matrix_text(layer), f"{op.weight_bits}/{op.input.bits}", f"{op.vectors:,}",
+            f"{len(layer.table):,}", f"{layer.dense:,}", percent(price.utilisation), quantity(price.energy_j, "J"),
             "yes" if layer.analog.lossless else "no",
         ])  # fmt: skip
     headers = ["layer", "matrix", "bits w/x", "vectors", "crossbars", "dense", "used", "energy", "lossless"]

@@ -1,0 +1,301 @@
+"""Build: a compiled model, in memory or brought back from its directory."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import cached_property
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import networkx as nx
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+import mcompiler
+from mcompiler.artefacts import (
+    LayerData,
+    Writer,
+    check_place,
+    read_layers,
+    read_manifest,
+    report_html,
+    verify_hashes,
+    write_build,
+    write_layers,
+)
+from mcompiler.conductance import conductances, unpack_levels
+from mcompiler.cost import Cost
+from mcompiler.data import InputSpec, Samples, from_arrays, load_samples, random_samples
+from mcompiler.driver.content import Compiled, Stored, mapped_from_cells
+from mcompiler.driver.inputs import Say, silent
+from mcompiler.errors import BuildError, DataError, ModelError
+from mcompiler.geometry import array_shape
+from mcompiler.ir import NodeFate
+from mcompiler.onnx_export import (
+    code_names,
+    same_models,
+    save_model,
+)
+from mcompiler.runtime import input_specs, open_model
+from mcompiler.simulate import LayerProbe, Models, Verification, verify
+from mcompiler.target import Target, load_target, resolved_toml
+
+VERIFY_SAMPLES = 16
+"""Samples drawn by ``verify`` without data."""
+
+
+@dataclass(frozen=True)
+class Build:
+    """A compiled model: placement, cost, cells, proof.
+
+    Attributes:
+        target: the chip.
+        fates: what became of every node of the model.
+        options: what it was compiled with.
+        seconds: time of each pass (empty for a loaded build).
+    """
+
+    target: Target
+    _content: Compiled | Stored
+    fates: tuple[NodeFate, ...]
+    options: Mapping[str, Any]
+    seconds: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """Names of the analog layers."""
+        return tuple(layer.op.name for layer in self._content.layers)
+
+    @property
+    def cost(self) -> Cost:
+        """Energy, latency, area, with their tables."""
+        return self._content.cost
+
+    @property
+    def placement(self) -> nx.DiGraph[str]:
+        """Which array sits where, and what flows: built on demand from placement.json."""
+        return nx.DiGraph(nx.node_link_graph(self._content.placement, edges="edges"))
+
+    @cached_property
+    def reference(self) -> ir.Model:
+        """The quantised model, in integer operators."""
+        return self._content.reference
+
+    @cached_property
+    def mapped(self) -> ir.Model:
+        """The model as the crossbars compute it, rebuilt from the cells."""
+        return self._mapped(ideal=False)
+
+    def cells(self, layer: str, tile: int = 0) -> npt.NDArray[np.uint8]:
+        """Level codes of one physical array of a layer: uint8 [rows, columns + unit and reference column].
+
+        Args:
+            layer: layer name.
+            tile: number of the array within the layer.
+
+        Raises:
+            BuildError: no such layer or array.
+        """
+        data = self._layer(layer)
+        shape = array_shape(self.target)
+        if not 0 <= tile < len(data.table):
+            raise BuildError(f"layer '{layer}' has {len(data.table)} arrays; there is no number {tile}")
+        first = 0
+        for chunk in data.cells():
+            if tile < first + len(chunk):
+                return unpack_levels(chunk[tile - first], shape.storage_bits, shape.columns + shape.extra)
+            first += len(chunk)
+        raise BuildError(f"layer '{layer}': its cells end before array {tile}")
+
+    def conductances(self, layer: str, tile: int = 0) -> npt.NDArray[np.float64]:
+        """Conductance of every cell of one array in siemens, [rows, columns + extra]."""
+        return conductances(self.cells(layer, tile), self.target)
+
+    def verify(
+        self,
+        x: npt.NDArray[Any] | Mapping[str, npt.NDArray[Any]] | Samples | None = None,
+        y: npt.NDArray[Any] | None = None,
+        *,
+        limit: int | None = None,
+        ideal: bool = False,
+        seed: int = 0,
+        progress: Callable[[int], None] = lambda done: None,
+    ) -> Verification:
+        """Run float, quantised and mapped model on the same samples and compare them layer by layer.
+
+        Args:
+            x: inputs [n, ...], arrays by input name, or None for random ones.
+            y: labels [n], for accuracies.
+            limit: the first so many samples, or the number drawn without ``x`` (16).
+            ideal: lossless converters too.
+            seed: of random samples.
+            progress: told how many samples are done.
+        """
+        content = self._content
+        float_session = content.float_session()
+        specs = input_specs(float_session, content.skeleton)
+        samples = self._samples(x, y, specs, limit, seed)
+        mapped = self._mapped(ideal)
+        shipped = mapped if ideal else content.shipped()
+        same = shipped is None or shipped is mapped or same_models(shipped, mapped)
+        session = open_model(shipped if shipped is not None else mapped, origin="mapped model")
+        names = code_names(content.skeleton, {layer.op.name: layer.op for layer in content.layers})
+        probes = [
+            LayerProbe(
+                layer.op.name, names[layer.op.name], f"{layer.op.name}/accumulator", ideal or layer.analog.lossless,
+                0.0 if ideal else layer.analog.clipped,
+            )
+            for layer in content.layers
+        ]  # fmt: skip
+        models = Models(float_session, content.reference, mapped, session, specs)
+        return verify(models, probes, samples, same_as_shipped=same, progress=progress)
+
+    def report(self) -> str:
+        """The report as one HTML page."""
+        return report_html(self.target, self.cost, self.fates, self._content.layers, self.options)
+
+    def save(self, directory: str | Path, *, force: bool = False, say: Say = silent) -> Path:
+        """Write the build directory, whole or not at all.
+
+        Raises:
+            BuildError: something else stands there, or a build and ``force`` is not given.
+        """
+        content = self._content
+        if not isinstance(content, Compiled):
+            raise BuildError(f"{directory}: this build was loaded; copy its directory instead")
+        out = Path(directory)
+        check_place(out, force)
+        write_build(out, force, lambda writer: self._fill(writer, content), say)
+        return out
+
+    def _fill(self, writer: Writer, content: Compiled) -> dict[str, Any]:
+        """Write every file of the build; the mapped model is made from the cells as they were written."""
+        root = writer.root
+        with ThreadPoolExecutor(1) as beside:  # copying and hashing a large model needs no interpreter
+            copied = beside.submit(_write_source, writer, content.source, content.external)
+            self._fill_own(writer, content, root)
+            copied.result()
+        fates = [{"name": f.name, "op": f.op, "fate": f.fate.value, "reason": f.reason} for f in self.fates]
+        return {"versions": _versions(), "options": dict(self.options), "nodes": fates}
+
+    def _fill_own(self, writer: Writer, content: Compiled, root: Path) -> None:
+        """Everything but the copy of the model."""
+        writer.text("target.toml", resolved_toml(self.target))
+        write_layers(writer, content.program, self.target)
+        (root / "layers").mkdir(exist_ok=True)
+        for name in save_model(content.skeleton, root, "layers/graph.onnx"):
+            writer.adopt(name)
+        for name in save_model(content.reference, root, "reference.onnx"):
+            writer.adopt(name)
+        layers = read_layers(root, array_shape(self.target))
+        for name in save_model(mapped_from_cells(content.skeleton, layers, self.target, False), root, "mapped.onnx"):
+            writer.adopt(name)
+        writer.json("placement.json", content.placement)
+        writer.json("cost.json", self.cost.as_json())
+        writer.text("report.html", self.report())
+
+    def _layer(self, name: str) -> LayerData:
+        for layer in self._content.layers:
+            if layer.op.name == name:
+                return layer
+        known = ", ".join(f"'{layer}'" for layer in self.layers[:8]) + (" ..." if len(self.layers) > 8 else "")
+        raise BuildError(f"no layer '{name}'; the layers are {known}")
+
+    def _mapped(self, ideal: bool) -> ir.Model:
+        return mapped_from_cells(self._content.skeleton, self._content.layers, self.target, ideal)
+
+    def _samples(
+        self, x: Any, y: npt.NDArray[Any] | None, specs: tuple[InputSpec, ...], limit: int | None, seed: int
+    ) -> Samples:
+        if isinstance(x, Samples):
+            return x
+        if x is None:
+            if y is not None:
+                raise DataError("labels without inputs; give both")
+            dims = self.options.get("dims", {})
+            return random_samples(specs, limit or VERIFY_SAMPLES, np.random.default_rng(seed), dims)
+        arrays = dict(x) if isinstance(x, Mapping) else {"x": x}
+        if y is not None:
+            arrays["__labels__" if any(spec.name == "y" for spec in specs) else "y"] = y
+        return from_arrays(arrays, specs, "samples", limit)
+
+    def samples(self, data: Path | None, *, limit: int | None = None, seed: int = 0) -> Samples:
+        """Samples for ``verify``: from an .npz file, or drawn at random.
+
+        Raises:
+            DataError: names the file, the array and the remedy.
+        """
+        specs = input_specs(self._content.float_session(), self._content.skeleton)
+        if data is not None:
+            return load_samples(data, specs, limit)
+        return self._samples(None, None, specs, limit, seed)
+
+    @property
+    def skeleton(self) -> ir.Model:
+        """The graph with a placeholder node for each analog layer."""
+        return self._content.skeleton
+
+    @property
+    def layer_data(self) -> tuple[LayerData, ...]:
+        """The layers with tables, addresses and cells."""
+        return self._content.layers
+
+    @property
+    def chips(self) -> int:
+        """Chips in use."""
+        used = [layer.addresses[:, 0] for layer in self._content.layers if len(layer.addresses)]
+        return len(np.unique(np.concatenate(used))) if used else 0
+
+    def arrays(self, layer: str) -> int:
+        """Physical arrays of a layer."""
+        return len(self._layer(layer).table)
+
+    def address(self, layer: str, tile: int) -> list[int]:
+        """Chip, tile, core and position of one array."""
+        address: list[int] = self._layer(layer).addresses[tile].tolist()
+        return address
+
+
+def _write_source(writer: Writer, source: Path | ir.Model, external: tuple[str, ...]) -> None:
+    """The model as it came: its file byte for byte, with its external data under the names that it uses."""
+    if isinstance(source, ir.Model):
+        for name in save_model(source, writer.root, "model.onnx"):
+            writer.adopt(name)
+        return
+    writer.copy("model.onnx", source)
+    for name in external:
+        if name in {"model.onnx", "manifest.json"} or name in writer.files:
+            raise ModelError(f"{source}: its external data file is called '{name}', as a file of the build; rename it")
+        writer.copy(name, source.parent / name)
+
+
+def _versions() -> dict[str, str]:
+    names = ("numpy", "onnx", "onnx-ir", "onnxruntime", "networkx")
+    return {
+        "mcompiler": mcompiler.__version__,
+        "python": platform.python_version(),
+        **{name: metadata.version(name) for name in names},
+    }
+
+
+def load(directory: str | Path) -> Build:
+    """Bring a build back from its directory.
+
+    Raises:
+        BuildError: no build there, or one that is damaged; names the file.
+    """
+    root = Path(directory)
+    manifest = read_manifest(root)
+    verify_hashes(root, manifest, ["target.toml"])
+    target = load_target(root / "target.toml")
+    try:
+        fates = tuple(NodeFate(n["name"], n["op"], n["fate"], n["reason"]) for n in manifest["nodes"])
+        options = dict(manifest["options"])
+    except (KeyError, TypeError) as error:
+        raise BuildError(f"{root / 'manifest.json'}: damaged; compile the model again") from error
+    return Build(target, Stored(root, manifest, array_shape(target)), fates, options)

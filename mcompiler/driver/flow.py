@@ -1,0 +1,131 @@
+"""compile: the list of passes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+
+from mcompiler.driver.build import Build
+from mcompiler.driver.content import Compiled
+from mcompiler.driver.inputs import (
+    Calibration,
+    Say,
+    about_calibration,
+    calibration_samples,
+    float_session_of,
+    imported,
+    open_dims,
+    silent,
+)
+from mcompiler.errors import CompileError
+from mcompiler.geometry import array_shape
+from mcompiler.ir import GraphProgram
+from mcompiler.onnx_import import EXTERNAL_KEY
+from mcompiler.passes.assign import Assign
+from mcompiler.passes.clean import Clean
+from mcompiler.passes.compact import Compact
+from mcompiler.passes.convert import Convert
+from mcompiler.passes.decompose import Decompose
+from mcompiler.passes.fold_batchnorm import FoldBatchNorm
+from mcompiler.passes.fold_constants import FoldConstants
+from mcompiler.passes.infer_shapes import InferShapes
+from mcompiler.passes.inline import Inline
+from mcompiler.passes.lower import Lower, final_fates
+from mcompiler.passes.place import Place
+from mcompiler.passes.prune import Prune
+from mcompiler.passes.quantise import Quantise, RangeMethod
+from mcompiler.passes.schedule import Schedule
+from mcompiler.passes.tile import Tile
+from mcompiler.pipeline import Observer, Runner
+from mcompiler.runtime import input_specs
+from mcompiler.target import Target, load_target
+
+
+def compile(
+    model: str | Path | ir.Model,
+    target: str | Path | Target,
+    *,
+    calibration: Calibration = None,
+    range: str = RangeMethod.MINMAX,
+    dims: Mapping[str, int] | None = None,
+    chips: int | None = None,
+    seed: int = 0,
+    overrides: Sequence[str] = (),
+    observers: tuple[Observer, ...] = (),
+    say: Say = silent,
+) -> Build:
+    """Compile a trained model for a target.
+
+    Args:
+        model: an ONNX file, or a model of ``onnx_ir``.
+        target: a shipped target's name, a TOML file, or a Target.
+        calibration: data for the input ranges: an .npz file, arrays by input name, ``"random"`` (costs only), or None
+            for a model that brings its own scales.
+        range: how input ranges are read off the data: ``minmax``, ``percentile`` or ``mse``.
+        dims: sizes of symbolic dimensions other than the batch.
+        chips: chips to use at most; None: what the target says.
+        seed: of everything that is drawn.
+        overrides: ``section.key=VALUE`` for the target, as ``--set``.
+        observers: called after each pass.
+        say: told about guesses and leftovers.
+
+    Returns:
+        The build; ``save`` writes it to a directory.
+
+    Raises:
+        UserError: what is wrong with the model, the data or the target, and what to do.
+        PassError: a fault of the compiler.
+    """
+    chip = target if isinstance(target, Target) else load_target(target, overrides)
+    array_shape(chip)
+    method = _method(range)
+    program, source = imported(model)
+    session = float_session_of(source, program.model)
+    known, given = open_dims(program, session, dims or {}, say), calibration is not None
+    specs = input_specs(session, program.model)
+    rng = np.random.default_rng(seed)
+    samples = calibration_samples(calibration, specs, rng, known)
+    del session  # a large model is not kept open twice
+    run = Runner(chip, observers)
+    graph = normalise(run, replace(program, dims=known))
+    lowered = run(Lower(), graph)
+    quantise = Quantise(
+        samples, specs, given, method, seed, origin=str(source) if isinstance(source, Path) else "model"
+    )
+    matrix = run(Compact(), run(quantise, lowered))
+    tiled = run(Prune(), run(Tile(), matrix))
+    placed = run(Place(chips), run(Assign(), tiled))
+    scheduled = run(Schedule(), placed)
+    options = {
+        "range": method.value,
+        "seed": seed,
+        "chips": chips,
+        "dims": known,
+        "calibration": about_calibration(calibration, samples),
+    }
+    external = tuple(program.model.meta.get(EXTERNAL_KEY, ()))
+    return Build(chip, Compiled(scheduled, chip, source, external), final_fates(lowered), options, dict(run.seconds))
+
+
+def normalise(run: Runner, program: GraphProgram) -> GraphProgram:
+    """The graph passes: what they leave runs in onnxruntime and computes what the model computes."""
+    program = run(Inline(), program)
+    program = run(Decompose(), program)
+    program = run(Convert(), program)
+    for _ in range(2):  # shapes make shape arithmetic constant, and constants make shapes
+        program = run(InferShapes(), program)
+        program = run(FoldConstants(), program)
+    program = run(Clean(), program)
+    program = run(FoldBatchNorm(), program)
+    return run(InferShapes(), program)
+
+
+def _method(name: str) -> RangeMethod:
+    try:
+        return RangeMethod(name)
+    except ValueError:
+        raise CompileError(f"range '{name}' is unknown; choose minmax, percentile or mse") from None
