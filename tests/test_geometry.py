@@ -116,8 +116,8 @@ def test_a_weight_that_fits_no_array_is_an_error() -> None:
     with pytest.raises(TargetError) as caught:
         array_shape(chip)
     assert str(caught.value) == (
-        "target 'generic_128': one weight takes 8 adjacent columns and an array has 7; put slices or pairs into separate "
-        "arrays (encoding.slices_in, encoding.pairs_in)"
+        "target 'generic_128': one weight takes 8 adjacent columns and an array has 7; put slices or pairs into "
+        "separate arrays (encoding.slices_in, encoding.pairs_in)"
     )
 
 

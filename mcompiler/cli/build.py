@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import click
 import numpy as np
@@ -124,8 +123,9 @@ def verify(directory: Path, data: Path | None, limit: int | None, ideal: bool, s
         print_json(result.as_json())
     else:
         click.echo(verify_summary(result))
-    for reason in result.failures:
-        click.echo(f"mcompiler: verification failed: {reason}", err=True)
+    if result.failures:
+        more = f" (and {len(result.failures) - 1} more)" if len(result.failures) > 1 else ""
+        click.echo(f"mcompiler: verification failed: {result.failures[0]}{more}", err=True)
     return EXIT_NOT_VERIFIED if result.failures else 0
 
 
@@ -171,31 +171,27 @@ def report(directory: Path, as_json: bool) -> None:
 @json_option
 def cells(directory: Path, layer: str, tile: int | None, as_json: bool) -> None:
     """The level and conductance of every cell of a layer, as CSV (or JSON)."""
+    from mcompiler.conductance import conductances
     from mcompiler.driver import load
 
     build = load(directory)
+    count = build.arrays(layer)
+    if tile is not None and tile >= count:
+        raise UserError(f"layer '{layer}' has {count} arrays; there is no number {tile}")
+    chosen = enumerate(build.all_cells(layer)) if tile is None else [(tile, build.cells(layer, tile))]
     if as_json:
-        print_json({"layer": layer, "arrays": [_array(build, layer, index) for index in _chosen(build, layer, tile)]})
+        arrays = [
+            {"tile": index, "address": build.address(layer, index), "levels": levels.tolist()}
+            for index, levels in chosen
+        ]
+        print_json({"layer": layer, "arrays": arrays})
         return
     click.echo("array,chip,tile,core,position,row,column,level,conductance_s")
-    for index in _chosen(build, layer, tile):
+    for index, levels in chosen:
         address = ",".join(map(str, build.address(layer, index)))
-        levels, siemens = build.cells(layer, index), build.conductances(layer, index)
+        siemens = conductances(levels, build.target)
         lines = [
             f"{index},{address},{row},{column},{levels[row, column]},{siemens[row, column]:.6g}"
             for row, column in np.ndindex(levels.shape)
         ]
         click.echo("\n".join(lines))
-
-
-def _chosen(build: Any, layer: str, tile: int | None) -> range:
-    count = build.arrays(layer)
-    if tile is None:
-        return range(count)
-    if tile >= count:
-        raise UserError(f"layer '{layer}' has {count} arrays; there is no number {tile}")
-    return range(tile, tile + 1)
-
-
-def _array(build: Any, layer: str, index: int) -> dict[str, Any]:
-    return {"tile": index, "address": build.address(layer, index), "levels": build.cells(layer, index).tolist()}

@@ -129,7 +129,9 @@ def decode_cells(
     copies = shape.arrays_per_tile
     full = np.uint8((1 << shape.cell_bits) - 1)
     bits = shape.storage_bits
-    tables = [_word_table((int(a["slice"]), int(a["polarity"])), shape).astype(out.dtype) for a in table[:copies]]
+    worths = [_worths((int(array["slice"]), int(array["polarity"])), shape) for array in table[:copies]]
+    wide = bits * shape.columns_per_weight > MAX_WORD_BITS
+    tables = [(worth if wide else _word_table(worth, bits)).astype(out.dtype) for worth in worths]
     first = 0
     for chunk in cells:
         flipped = flips[first : first + len(chunk)]
@@ -137,14 +139,16 @@ def decode_cells(
             mask = pack_levels(np.where(flipped, full, np.uint8(0)), bits)
             chunk = chunk.copy()
             chunk[:, :, : mask.shape[-1]] ^= mask[:, None, :]
-        words = _words(chunk, shape).reshape(-1, copies, shape.rows, shape.tile_columns)
+        words = _adjacent(chunk, shape) if wide else _words(chunk, shape)
+        words = words.reshape(-1, copies, *words.shape[1:])
         heads = table[first : first + len(chunk) : copies]
         for start, stop in row_runs(heads, len(heads)):
             height, width = int(heads[start]["rows"]), int(heads[start:stop]["cols"].sum())
-            worth = tables[0][words[start:stop, 0, :height]]
-            for copy in range(1, copies):
-                worth += tables[copy][words[start:stop, copy, :height]]
-            merged = worth.transpose(1, 0, 2).reshape(height, -1)[:, :width]
+            parts = [words[start:stop, copy, :height] for copy in range(copies)]
+            total = parts[0] @ tables[0] if wide else tables[0][parts[0]]
+            for part, worth in zip(parts[1:], tables[1:], strict=True):
+                total += part @ worth if wide else worth[part]
+            merged = total.transpose(1, 0, 2).reshape(height, -1)[:, :width]
             if shift:
                 merged = merged - out.dtype.type(shift)
             _place_run(out, op, heads[start], width, merged)
@@ -190,9 +194,7 @@ def _words(cells: Cells, shape: ArrayShape) -> npt.NDArray[np.unsignedinteger[An
     if bits in kinds:
         width = shape.tile_columns * bits // 8
         return np.ascontiguousarray(cells[:, :, :width]).view(kinds[bits])
-    levels = unpack_levels(cells, shape.storage_bits, shape.columns)
-    levels = levels[:, :, : shape.tile_columns * shape.columns_per_weight]
-    parts = levels.reshape(*levels.shape[:2], shape.tile_columns, shape.columns_per_weight)
+    parts = _adjacent(cells, shape)
     places = shape.storage_bits * np.arange(shape.columns_per_weight)
     words: npt.NDArray[np.unsignedinteger[Any]] = (parts.astype(np.uint32) << places.astype(np.uint32)).sum(
         axis=-1, dtype=np.uint32
@@ -200,30 +202,27 @@ def _words(cells: Cells, shape: ArrayShape) -> npt.NDArray[np.unsignedinteger[An
     return words
 
 
-def _word_table(key: tuple[int, int], shape: ArrayShape) -> npt.NDArray[np.int32]:
-    """What a word of adjacent cells is worth: int32 [2 ** (storage bits * columns per weight)].
+def _adjacent(cells: Cells, shape: ArrayShape) -> Levels:
+    """The adjacent cells of each weight: uint8 [arrays, rows, tile_columns, columns_per_weight]."""
+    levels = unpack_levels(cells, shape.storage_bits, shape.columns)
+    levels = levels[:, :, : shape.tile_columns * shape.columns_per_weight]
+    return levels.reshape(*levels.shape[:2], shape.tile_columns, shape.columns_per_weight)
 
-    Raises:
-        TargetError: so many adjacent cells that the table would not fit (over 24 bits).
-    """
-    bits = shape.storage_bits * shape.columns_per_weight
-    if bits > 24:
-        raise TargetError(
-            f"one weight takes {shape.columns_per_weight} adjacent cells of {shape.storage_bits} bits; more "
-            f"than 24 bits "
-            "in adjacent columns are not supported: put slices or pairs into separate arrays"
-        )
-    words = np.arange(1 << bits, dtype=np.int64)
+
+def _worths(key: tuple[int, int], shape: ArrayShape) -> IntArray:
+    """What a level step of each adjacent cell is worth in an array of this (slice, polarity): [columns_per_weight]."""
     which_slice, polarity = key
-    slices = range(shape.slices) if which_slice < 0 else (which_slice,)
-    signs = (1, -1)[: shape.polarities] if polarity == 0 else (polarity,)
-    worth = np.zeros(len(words), dtype=np.int64)
-    place = 0
-    for sign in signs:
-        for weight in slices:
-            worth += sign * (((words >> place) & ((1 << shape.storage_bits) - 1)) << (shape.cell_bits * weight))
-            place += shape.storage_bits
-    return worth.astype(np.int32)
+    slices = np.arange(shape.slices) if which_slice < 0 else np.array([which_slice])
+    signs = np.array((1, -1)[: shape.polarities] if polarity == 0 else (polarity,))
+    worth: IntArray = (signs[:, None] << (shape.cell_bits * slices)).reshape(-1).astype(np.int64)
+    return worth
+
+
+def _word_table(worths: IntArray, bits: int) -> IntArray:
+    """What a word of adjacent cells of ``bits`` bits each is worth: [2 ** (bits * cells)]."""
+    words = np.arange(1 << (bits * len(worths)), dtype=np.int64)
+    levels = words[:, None] >> (bits * np.arange(len(worths))) & ((1 << bits) - 1)
+    return levels @ worths
 
 
 def conductances(levels: Levels, target: Target) -> npt.NDArray[np.float64]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -35,7 +36,7 @@ from mcompiler.driver.content import Compiled, Stored, mapped_from_cells
 from mcompiler.driver.inputs import Say, silent
 from mcompiler.errors import BuildError, DataError, ModelError
 from mcompiler.geometry import array_shape
-from mcompiler.ir import NodeFate
+from mcompiler.ir import Fate, NodeFate
 from mcompiler.onnx_export import (
     code_names,
     same_models,
@@ -101,16 +102,17 @@ class Build:
         Raises:
             BuildError: no such layer or array.
         """
-        data = self._layer(layer)
+        count = self.arrays(layer)
+        if not 0 <= tile < count:
+            raise BuildError(f"layer '{layer}' has {count} arrays; there is no number {tile}")
+        return next(itertools.islice(self.all_cells(layer), tile, None))
+
+    def all_cells(self, layer: str) -> Iterator[npt.NDArray[np.uint8]]:
+        """Level codes of every array of a layer, in order, read as they are asked for; as ``cells`` gives them."""
         shape = array_shape(self.target)
-        if not 0 <= tile < len(data.table):
-            raise BuildError(f"layer '{layer}' has {len(data.table)} arrays; there is no number {tile}")
-        first = 0
-        for chunk in data.cells():
-            if tile < first + len(chunk):
-                return unpack_levels(chunk[tile - first], shape.storage_bits, shape.columns + shape.extra)
-            first += len(chunk)
-        raise BuildError(f"layer '{layer}': its cells end before array {tile}")
+        for chunk in self._layer(layer).cells():
+            for packed in chunk:
+                yield unpack_levels(packed, shape.storage_bits, shape.columns + shape.extra)
 
     def conductances(self, layer: str, tile: int = 0) -> npt.NDArray[np.float64]:
         """Conductance of every cell of one array in siemens, [rows, columns + extra]."""
@@ -294,8 +296,8 @@ def load(directory: str | Path) -> Build:
     verify_hashes(root, manifest, ["target.toml"])
     target = load_target(root / "target.toml")
     try:
-        fates = tuple(NodeFate(n["name"], n["op"], n["fate"], n["reason"]) for n in manifest["nodes"])
+        fates = tuple(NodeFate(n["name"], n["op"], Fate(n["fate"]), n["reason"]) for n in manifest["nodes"])
         options = dict(manifest["options"])
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise BuildError(f"{root / 'manifest.json'}: damaged; compile the model again") from error
     return Build(target, Stored(root, manifest, array_shape(target)), fates, options)

@@ -229,9 +229,9 @@ def weights(build: Build, layer: LayerData) -> Ints:
     return found
 
 
-def accumulators(build: Build, layer: LayerData, codes: npt.NDArray[Any]) -> Floats:
+def accumulators(build: Build, layer: LayerData, codes: npt.NDArray[Any], about: Chip | None = None) -> Floats:
     """What the arrays and converters of a layer make of its input codes: accumulators in their place in the graph."""
-    about = chip(build.target)
+    about = chip(build.target) if about is None else about
     q = vectors(codes, layer)
     groups, _, cols = layer.op.codes.shape
     sums = np.zeros((len(q), groups, cols))

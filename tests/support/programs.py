@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -228,8 +228,8 @@ def operations(draw: st.DrawFn, chip: Target) -> MatrixOp:
     density = draw(st.sampled_from([0.0, 0.2, 0.6, 1.0]))
     codes = np.where(rng.random(codes.shape) < density, codes, 0)
     for axis in draw(st.sets(st.integers(0, 2))):
-        gone = rng.random(codes.shape[axis]) < 0.4
-        codes = np.moveaxis(np.moveaxis(codes, axis, 0) * ~gone[:, None, None], 0, axis)
+        gone = np.flatnonzero(rng.random(codes.shape[axis]) < 0.4)
+        np.moveaxis(codes, axis, 0)[gone] = 0
     return matrix_op(codes, input_bits=draw(st.integers(chip.converters.dac.bits, 8)))
 
 
@@ -284,8 +284,3 @@ def spots(op: MatrixOp, table: TileTable) -> Iterator[Spot]:
                     yield Spot(member, row, col, index, line + i, column + j)
             line += len(rows)
             column += len(cols)
-
-
-def renamed(op: MatrixOp, name: str) -> MatrixOp:
-    """The operation under another name."""
-    return replace(op, name=name)
