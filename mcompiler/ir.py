@@ -274,7 +274,7 @@ class AnalogOp:
         flips: bool [arrays, columns]: physical columns that are stored complemented.
         gain: ADC codes per unit of level times input code; at most 8 significant bits, so that products are exact.
         lossless: every column of every array converts without loss.
-        live: int64 [arrays], cells that hold part of a weight and are not zero.
+        live: int64 [arrays], cells that hold part of a weight: kept rows times kept columns of their own group.
         clipped: share of conversions that clip on the calibration vectors; None without calibration.
     """
 

@@ -74,7 +74,7 @@ def _mapping_facts(layers: Sequence[LayerData], cost: Cost, chips: int) -> list[
     lossless = sum(layer.analog.lossless for layer in layers)
     return [
         ("crossbars", f"{cost.crossbars:,} on {plural(chips, 'chip')}; {dense}"),
-        ("utilisation", f"{percent(cost.utilisation)} of their cells hold weights other than zero"),
+        ("utilisation", f"{percent(cost.utilisation)} of their cells hold weights"),
         ("converters", f"lossless in {lossless:,} of {plural(len(layers), 'layer')}"),
     ]
 

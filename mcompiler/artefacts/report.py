@@ -166,7 +166,7 @@ def _summary(cost: Cost, fates: Sequence[NodeFate], layers: Sequence[LayerData])
         ("Peak power", _quantity(cost.peak_power_w, "W"), "everything active at once"),
         ("Area", _area(cost.area_m2), f"on {plural(max(1, chips), 'chip')}"),
         ("Crossbars", f"{cost.crossbars:,}", dense),
-        ("Utilisation", percent(cost.utilisation), "of their cells hold weights other than zero"),
+        ("Utilisation", percent(cost.utilisation), "of their cells hold weights"),
         ("Layers", f"{len(layers):,}", f"{lossless:,} with lossless converters"),
         ("In crossbars", _quantity(products, "MAC"), "multiply-accumulates per inference"),
         ("Nodes", f"{len(fates):,}", f"{numbers[Fate.ANALOG]:,} analog, {numbers[Fate.DIGITAL]:,} digital"),

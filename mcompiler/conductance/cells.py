@@ -17,12 +17,14 @@ from mcompiler.conductance.codes import (
     run_levels,
     tile_runs,
 )
-from mcompiler.errors import TargetError
 from mcompiler.geometry import ArrayShape, TileTable, tile_blocks
 from mcompiler.ir import IntArray, MatrixOp
 from mcompiler.target import Target, WeightEncoding
 
 Cells = npt.NDArray[np.uint8]
+
+MAX_WORD_BITS = 16
+"""Adjacent cells of so many bits together are decoded by one table; of more, each cell for itself."""
 
 
 def pack_levels(levels: Levels, bits: int) -> Cells:
@@ -139,7 +141,7 @@ def decode_cells(
             mask = pack_levels(np.where(flipped, full, np.uint8(0)), bits)
             chunk = chunk.copy()
             chunk[:, :, : mask.shape[-1]] ^= mask[:, None, :]
-        words = _adjacent(chunk, shape) if wide else _words(chunk, shape)
+        words: npt.NDArray[np.unsignedinteger[Any]] = _adjacent(chunk, shape) if wide else _words(chunk, shape)
         words = words.reshape(-1, copies, *words.shape[1:])
         heads = table[first : first + len(chunk) : copies]
         for start, stop in row_runs(heads, len(heads)):
@@ -188,7 +190,10 @@ def _assign(
 
 
 def _words(cells: Cells, shape: ArrayShape) -> npt.NDArray[np.unsignedinteger[Any]]:
-    """The adjacent cells of each weight as one integer, the first column lowest: [arrays, rows, tile_columns]."""
+    """The adjacent cells of each weight as one integer, the first column lowest: [arrays, rows, tile_columns].
+
+    They have MAX_WORD_BITS together at most.
+    """
     bits = shape.storage_bits * shape.columns_per_weight
     kinds: dict[int, type[np.unsignedinteger[Any]]] = {8: np.uint8, 16: np.uint16}
     if bits in kinds:
@@ -196,8 +201,8 @@ def _words(cells: Cells, shape: ArrayShape) -> npt.NDArray[np.unsignedinteger[An
         return np.ascontiguousarray(cells[:, :, :width]).view(kinds[bits])
     parts = _adjacent(cells, shape)
     places = shape.storage_bits * np.arange(shape.columns_per_weight)
-    words: npt.NDArray[np.unsignedinteger[Any]] = (parts.astype(np.uint32) << places.astype(np.uint32)).sum(
-        axis=-1, dtype=np.uint32
+    words: npt.NDArray[np.unsignedinteger[Any]] = (parts.astype(np.uint16) << places.astype(np.uint16)).sum(
+        axis=-1, dtype=np.uint16
     )
     return words
 

@@ -75,6 +75,8 @@ def worst_sum(target: Target) -> int:
     total = target.array.rows_active * full
     if target.encoding.flip:
         total = min(total, target.array.rows * full // 2)
+    if target.encoding.input_sum == "unit_column":  # it is never flipped
+        total = max(total, target.array.rows_active)
     return total * ((1 << target.converters.dac.bits) - 1)
 
 
