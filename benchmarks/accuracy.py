@@ -1,5 +1,6 @@
-"""Accuracy of ResNet-20 on all 10,000 CIFAR-10 test images: float, quantised and mapped, with ADCs that are large enough
-and with ADCs that are not, their range full or calibrated on 512 training images.
+"""Accuracy of ResNet-20 on all 10,000 CIFAR-10 test images: float, quantised and mapped.
+
+With ADCs that are large enough and with ADCs that are not, their range full or calibrated on 512 training images.
 
     python benchmarks/accuracy.py [--limit 10000] [--out accuracy]
 
@@ -30,7 +31,7 @@ CONFIGURATIONS = {
             target,
             (f"converters.adc.bits={bits}", f"converters.adc.range={kind}"),
         )
-        for target, widths in (("generic_128", (8, 7, 6)), ("isaac", (7, 6)))
+        for target, widths in (("generic_128", (8, 7, 6)), ("isaac", (7,)))
         for bits in widths
         for kind in ("full", "calibrated")
     },
