@@ -1,0 +1,384 @@
+"""The command line as a user meets it: exit codes, messages, JSON keys, damage and wrong mappings."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from mcompiler.cli.main import run
+from tests.support.digits import DEMO, digits_build
+from tests.support.sealed import reseal
+
+MODEL = str(DEMO / "digits.onnx")
+CALIBRATION = ["--calibration", str(DEMO / "digits_calibration.npz")]
+LAYER = "/conv1/Conv"
+
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A build that tests only look at."""
+    return digits_build().save(tmp_path_factory.mktemp("cli") / "digits.build")
+
+
+@pytest.fixture
+def own(built: Path, tmp_path: Path) -> Path:
+    """A build that a test may change."""
+    return Path(shutil.copytree(built, tmp_path / "own.build"))
+
+
+def call(capsys: Capture, *arguments: object) -> tuple[int, str, str]:
+    code = run([str(argument) for argument in arguments])
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def call_json(capsys: Capture, *arguments: object) -> tuple[int, Any, str]:
+    code, out, err = call(capsys, *arguments, "--json")
+    return code, json.loads(out), err
+
+
+def last_line(text: str) -> str:
+    return text.rstrip("\n").rpartition("\n")[2]
+
+
+def matmul_model(path: Path, weights: np.ndarray[Any, Any], name: str = "product") -> Path:
+    rows, cols = weights.shape
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["x", "w"], ["y"], name=name)],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", rows])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", cols])],
+        [numpy_helper.from_array(weights.astype(np.float32), "w")],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    return path
+
+
+# --- help, usage, version --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "command",
+    [[], ["compile"], ["verify"], ["cost"], ["report"], ["cells"], ["targets"], ["targets", "list"], ["ops"], ["demo"]],
+)
+def test_every_command_has_help(command: list[str], capsys: Capture) -> None:
+    code, out, err = call(capsys, *command, "--help")
+    assert (code, err) == (0, "")
+    assert out.startswith("Usage: mcompiler")
+
+
+@pytest.mark.parametrize("command", [["compile"], ["verify"], ["cost"], ["report"], ["cells"], ["ops"], ["demo"]])
+def test_every_command_offers_json(command: list[str], capsys: Capture) -> None:
+    assert "--json" in call(capsys, *command, "--help")[1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["compile"], "Missing argument 'MODEL.onnx'"),
+        (["verify", "x", "--limit", "0"], "--limit"),
+        (["compile", "m.onnx", "--range", "median"], "'median' is not one of"),
+        (["compile", "m.onnx", "--dim", "batch"], "--dim batch: give NAME=N"),
+        (["nonsense"], "No such command 'nonsense'"),
+        (["cost", "x", "--verbose"], "No such option"),
+    ],
+)
+def test_usage_errors_exit_2(arguments: list[str], said: str, capsys: Capture) -> None:
+    code, out, err = call(capsys, *arguments)
+    assert code == 2
+    assert out == ""
+    assert said in last_line(err)
+    assert "--help" in last_line(err)
+
+
+# --- mistakes --------------------------------------------------------------------------------------------------------
+
+
+def test_mistakes_exit_1_with_one_line(tmp_path: Path, built: Path, capsys: Capture, monkeypatch: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "text.onnx").write_text("no model")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "thesis.txt").write_text("mine")
+    np.savez(tmp_path / "none.npz", x=np.zeros((0, 1, 8, 8), np.float32))
+    mistakes: list[tuple[list[object], str]] = [
+        (["compile", "gone.onnx"], "gone.onnx"),
+        (["compile", "text.onnx"], "text.onnx"),
+        (["compile", MODEL], "--calibration"),
+        (["compile", MODEL, "--calibration", "gone.npz"], "gone.npz: no such file"),
+        (["compile", MODEL, "--calibration", "none.npz"], "none.npz: no samples"),
+        (["compile", MODEL, *CALIBRATION, "--target", "generic_12"], "did you mean 'generic_128'"),
+        (["compile", MODEL, *CALIBRATION, "--set", "converters.adc.bit=6"], "did you mean 'bits'"),
+        (["compile", MODEL, *CALIBRATION, "--dim", "depth=3"], "no such dimension"),
+        (["compile", MODEL, *CALIBRATION, "--out", "other"], "no build of mcompiler"),
+        (["verify", "gone.build"], "gone.build: no such build directory"),
+        (["verify", "other"], "no manifest.json"),
+        (["verify", built, "--data", "gone.npz"], "gone.npz"),
+        (["cells", built, "--layer", "conv9"], "no layer 'conv9'"),
+        (["cells", built, "--layer", LAYER, "--tile", "99"], "there is no number 99"),
+    ]
+    for arguments, said in mistakes:
+        code, out, err = call(capsys, *arguments)
+        assert (code, out) == (1, ""), arguments
+        assert said in last_line(err), (arguments, err)
+        assert "Traceback" not in err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["none.npz", "other", "text.onnx"], "something was left"
+
+
+def test_json_errors_are_an_object_and_the_line(tmp_path: Path, capsys: Capture) -> None:
+    code, data, err = call_json(capsys, "compile", tmp_path / "gone.onnx")
+    assert code == 1
+    assert list(data) == ["error"]
+    assert "gone.onnx" in data["error"]
+    assert last_line(err) == f"mcompiler: {data['error']}"
+
+
+def test_our_own_faults_exit_70_in_one_line(built: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise ZeroDivisionError("a fault")
+
+    monkeypatch.setattr("mcompiler.driver.load", broken)
+    code, _, err = call(capsys, "cost", built)
+    assert code == 70
+    assert err == "mcompiler: a fault of mcompiler: ZeroDivisionError: a fault (--debug shows where)\n"
+    code, _, err = call(capsys, "--debug", "cost", built)
+    assert code == 70
+    assert "Traceback" in err
+
+
+def test_an_interrupt_exits_130(built: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("mcompiler.driver.load", interrupted)
+    assert call(capsys, "cost", built)[0] == 130
+
+
+def test_weights_that_are_not_finite_are_refused_by_node(tmp_path: Path, capsys: Capture) -> None:
+    weights = np.ones((4, 3))
+    weights[1, 2] = np.nan
+    model = matmul_model(tmp_path / "nan.onnx", weights, name="head")
+    code, _, err = call(capsys, "compile", model, "--calibration", "random", "--out", tmp_path / "b")
+    assert code == 1
+    assert last_line(err).startswith("mcompiler: node 'head': ")
+    assert "NaN" in last_line(err)
+    assert not (tmp_path / "b").exists()
+
+
+def test_a_model_that_does_not_fit_says_what_it_takes(tmp_path: Path, capsys: Capture) -> None:
+    tiny = ["hierarchy.arrays_per_core=1", "hierarchy.cores_per_tile=2", "hierarchy.tiles_per_chip=2"]
+    given = [part for item in tiny for part in ("--set", item)]
+    code, _, err = call(capsys, "compile", MODEL, *CALIBRATION, *given, "--chips", 2, "--out", tmp_path / "b")
+    assert code == 1
+    assert "needs 19 arrays and 2 chip(s) of 4 hold 8: 11 too many" in err
+    assert "'/conv3/Conv'" in err
+    assert "it would take 5 chips (--chips 5)" in last_line(err)
+
+
+# --- what is printed -------------------------------------------------------------------------------------------------
+
+
+def test_compile_prints_the_contract_and_the_default_place(
+    tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, data, _ = call_json(capsys, "compile", MODEL, *CALIBRATION)
+    assert code == 0
+    assert list(data) == ["out", "crossbars", "crossbars_dense", "nodes", "seconds"]
+    assert data["out"] == "digits.build"
+    assert {tuple(node) for node in data["nodes"]} == {("name", "op", "fate", "reason")}
+    assert {node["fate"] for node in data["nodes"]} == {"analog", "digital"}
+    assert [node["name"] for node in data["nodes"]] == [node.name for node in onnx.load(MODEL).graph.node]
+    assert all(seconds >= 0 for seconds in data["seconds"].values())
+    code, _, err = call(capsys, "compile", MODEL, *CALIBRATION)
+    assert code == 1
+    assert "--force" in last_line(err)
+    assert call(capsys, "compile", MODEL, *CALIBRATION, "--force")[0] == 0
+
+
+def test_verify_prints_the_contract(built: Path, capsys: Capture) -> None:
+    code, data, err = call_json(capsys, "verify", built, "--data", DEMO / "digits.npz")
+    assert (code, err) == (0, "")
+    assert list(data) == [
+        "samples", "exact", "max_code_error", "sqnr_db", "agreement", "top1_float", "top1_quantised", "top1_mapped",
+        "layers",
+    ]  # fmt: skip
+    assert set(data["layers"][0]) == {"name", "exact", "max_code_error", "sqnr_db", "adc_clipped"}
+    assert set(data["agreement"]) == {"mapped_quantised", "quantised_float"}
+    with np.load(DEMO / "digits.npz") as file:
+        assert data["samples"] == len(file["y"])
+    assert data["exact"] is True
+    assert data["max_code_error"] == 0
+    assert data["top1_mapped"] == data["top1_quantised"] > 0.97
+
+
+def test_verify_draws_and_limits(built: Path, capsys: Capture) -> None:
+    _, drawn, _ = call_json(capsys, "verify", built)
+    assert drawn["samples"] == 16
+    assert drawn["top1_float"] is None
+    _, limited, _ = call_json(capsys, "verify", built, "--data", DEMO / "digits.npz", "--limit", 5)
+    assert limited["samples"] == 5
+    assert limited["top1_float"] is not None
+
+
+def test_a_converter_that_loses_is_no_failure_and_ideal_proves_the_mapping(tmp_path: Path, capsys: Capture) -> None:
+    out = tmp_path / "lossy.build"
+    assert call(capsys, "compile", MODEL, *CALIBRATION, "--set", "converters.adc.bits=5", "--out", out)[0] == 0
+    code, data, _ = call_json(capsys, "verify", out)
+    assert code == 0
+    assert data["exact"] is False
+    assert data["max_code_error"] > 0
+    code, data, _ = call_json(capsys, "verify", out, "--ideal")
+    assert (code, data["exact"]) == (0, True)
+
+
+def test_cost_adds_up(built: Path, capsys: Capture) -> None:
+    _, data, _ = call_json(capsys, "cost", built)
+    keys = {
+        "latency_s", "throughput_per_s", "energy_j", "power_w", "peak_power_w", "area_m2", "crossbars", "crossbars_dense",
+        "utilisation", "layers", "components", "events",
+    }  # fmt: skip
+    assert set(data) == keys
+    for total in ("energy_j", "area_m2"):
+        for table in ("layers", "components"):
+            assert sum(row[total] for row in data[table].values()) == pytest.approx(data[total], rel=1e-9)
+    assert data["power_w"] == pytest.approx(data["energy_j"] * data["throughput_per_s"])
+    assert {tuple(row) for row in data["events"]} == {("layer", "event", "count")}
+
+
+def test_cells_are_the_levels_of_the_file(built: Path, capsys: Capture) -> None:
+    _, data, _ = call_json(capsys, "cells", built, "--layer", LAYER)
+    levels = np.array(data["arrays"][0]["levels"])
+    assert levels.shape == (128, 128)
+    (stored,) = sorted((built / "cells").glob("*conv1*"))
+    packed = np.load(stored)[0]
+    by_hand = np.stack([(packed >> place) & 3 for place in (0, 2, 4, 6)], axis=-1).reshape(128, 128)
+    assert np.array_equal(levels, by_hand)
+    code, out, _ = call(capsys, "cells", built, "--layer", LAYER, "--tile", 0)
+    lines = out.strip().split("\n")
+    assert code == 0
+    assert lines[0] == "array,chip,tile,core,position,row,column,level,conductance_s"
+    assert len(lines) == 1 + 128 * 128
+    number, *_, row, column, level, siemens = lines[1 + 128 * 2 + 5].split(",")
+    assert (number, int(row), int(column), int(level)) == ("0", 2, 5, levels[2, 5])
+    assert float(siemens) == pytest.approx(1e-6 + levels[2, 5] * 33e-6, rel=1e-5)
+
+
+def test_ops_names_every_operator_with_a_fate(capsys: Capture) -> None:
+    _, rows, _ = call_json(capsys, "ops")
+    fates = {row["op"]: row["fate"] for row in rows}
+    assert {op: fates[op] for op in ("Conv", "Gemm", "MatMul", "Softmax", "LSTM", "RandomNormal")} == {
+        "Conv": "analog", "Gemm": "analog", "MatMul": "analog", "Softmax": "digital", "LSTM": "digital",
+        "RandomNormal": "refused",
+    }  # fmt: skip
+    assert all(row["reason"] for row in rows)
+
+
+def test_targets_commands(capsys: Capture, tmp_path: Path) -> None:
+    _, listed, _ = call_json(capsys, "targets", "list")
+    assert {"generic_128", "isaac", "yuan2019", "yuan2019_32x32"} <= {row["name"] for row in listed}
+    code, shown, _ = call(capsys, "targets", "show", "isaac", "--set", "converters.adc.bits=7")
+    assert code == 0
+    (tmp_path / "copy.toml").write_text(shown)
+    assert call(capsys, "targets", "check", tmp_path / "copy.toml")[0] == 0
+    (tmp_path / "bad.toml").write_text(shown.replace("rows_active", "rows_activ", 1))
+    code, _, err = call(capsys, "targets", "check", tmp_path / "bad.toml")
+    assert code == 1
+    assert "did you mean 'rows_active'" in err
+    _, schema, _ = call_json_schema(capsys)
+    assert schema["$schema"].startswith("https://json-schema.org/")
+
+
+def call_json_schema(capsys: Capture) -> tuple[int, Any, str]:
+    code, out, err = call(capsys, "targets", "schema")
+    return code, json.loads(out), err
+
+
+def test_report_names_the_page(built: Path, capsys: Capture) -> None:
+    code, out, _ = call(capsys, "report", built)
+    assert code == 0
+    assert str(built / "report.html") in out
+    _, data, _ = call_json(capsys, "report", built)
+    assert data["report"] == str(built / "report.html")
+
+
+# --- damage and wrong mappings ---------------------------------------------------------------------------------------
+
+
+def flip_a_cell(build: Path) -> str:
+    (path,) = sorted((build / "cells").glob("*conv2*"))
+    cells = np.load(path)
+    cells[0, 0, 0] ^= 1
+    np.save(path, cells)
+    return str(path.relative_to(build))
+
+
+def test_a_changed_cell_is_damage_and_the_file_is_named(own: Path, capsys: Capture) -> None:
+    name = flip_a_cell(own)
+    code, out, err = call(capsys, "verify", own)
+    assert (code, out) == (1, "")
+    assert f"{own / name}: damaged" in last_line(err)
+
+
+def test_a_changed_cell_with_its_hash_resealed_is_a_wrong_mapping(own: Path, capsys: Capture) -> None:
+    reseal(own, flip_a_cell(own))
+    code, data, err = call_json(capsys, "verify", own)
+    assert code == 3
+    assert data["exact"] is False
+    assert [layer["name"] for layer in data["layers"] if not layer["exact"]] == ["/conv2/Conv"]
+    assert last_line(err).startswith("mcompiler: verification failed: ")
+
+
+@pytest.mark.parametrize(
+    "name", ["model.onnx", "reference.onnx", "mapped.onnx", "layers.json", "layers/graph.onnx", "target.toml"]
+)
+def test_any_damaged_file_that_verify_reads_is_named(name: str, own: Path, capsys: Capture) -> None:
+    data = bytearray((own / name).read_bytes())
+    data[len(data) // 2] ^= 0xFF
+    (own / name).write_bytes(data)
+    code, _, err = call(capsys, "verify", own)
+    assert code == 1
+    assert str(own / name) in last_line(err)
+    (own / name).unlink()
+    code, _, err = call(capsys, "verify", own)
+    assert code == 1
+    assert str(own / name) in last_line(err)
+
+
+# --- names -----------------------------------------------------------------------------------------------------------
+
+
+def test_names_that_are_no_file_names(tmp_path: Path, capsys: Capture) -> None:
+    for index, name in enumerate(["../../etc/passwd", "größe/🙂 1", "a" * 300, "CON", ".hidden", "x" + "/" * 40]):
+        model = matmul_model(tmp_path / f"{index}.onnx", np.eye(3), name=name)
+        out = tmp_path / f"{index}.build"
+        assert call(capsys, "compile", model, "--calibration", "random", "--out", out)[0] == 0, name
+        assert all(out in path.resolve().parents for path in out.rglob("*"))
+        code, data, _ = call_json(capsys, "verify", out)
+        assert (code, data["layers"][0]["name"]) == (0, name)
+        assert call(capsys, "cells", out, "--layer", name, "--tile", 0)[0] == 0
+
+
+def test_the_real_process(built: Path, tmp_path: Path) -> None:
+    root = Path(__file__).resolve().parents[1]
+    command = [sys.executable, "-m", "mcompiler"]
+    done = subprocess.run(
+        [*command, "verify", str(built), "--limit", "4"], capture_output=True, text=True, cwd=root, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("EXACT on 4 samples")
+    done = subprocess.run(
+        [*command, "verify", str(tmp_path / "gone")], capture_output=True, text=True, cwd=root, check=False
+    )
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
