@@ -134,6 +134,9 @@ def estimate(program: ScheduledProgram, target: Target) -> Cost:
     peak = static + sum(
         dynamic[name] / layer.busy_s for name, layer in zip(names, program.layers, strict=True) if layer.busy_s > 0
     )
+    one_unit_s = sum(end - start for start, end in program.digital_s.values())
+    if one_unit_s > 0:  # the digital units of all tiles at once
+        peak += dynamic[DIGITAL] / one_unit_s * sum(shares[Place.TILE].values())
     throughput = 1 / program.interval_s
     cells = sum(arrays) * shape.rows * shape.columns
     return Cost(

@@ -8,6 +8,7 @@ that axis.
 from __future__ import annotations
 
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,9 @@ Tensor = npt.NDArray[Any]
 MAX_BATCH = 64
 MAX_BATCH_ELEMENTS = 1 << 18
 
+WORDS = 4
+"""Random strings are "0", "1", ... below this: words to a tokeniser, categories to an encoder, numbers to a cast."""
+
 
 @dataclass(frozen=True)
 class InputSpec:
@@ -31,7 +35,7 @@ class InputSpec:
     Attributes:
         name: its name.
         dtype: numpy type.
-        shape: sizes; a string (or None) for a dynamic dimension.
+        shape: sizes; a string for a dynamic dimension (``<input>.<axis>`` where the model does not name it).
         bound: for integers: values are drawn from [0, bound).
     """
 
@@ -88,7 +92,7 @@ def random_samples(
 def _draw(spec: InputSpec, shape: tuple[int, ...], rng: np.random.Generator) -> Tensor:
     kind = spec.dtype
     if kind == np.dtype(object):
-        raise DataError(f"input '{spec.name}' holds strings: there is no random calibration for it; give data")
+        return rng.integers(0, WORDS, shape).astype(str).astype(object)
     if kind.kind == "f":
         return rng.standard_normal(shape, dtype=np.float32).astype(kind)
     if kind.kind == "b":
@@ -146,7 +150,7 @@ def from_arrays(
         counts[label_key] = len(labels) if labels.ndim else 0
     if len(set(counts.values())) > 1:
         raise DataError(f"{path}: arrays differ in their number of samples: {counts}")
-    count = next(iter(counts.values()))
+    count = next(iter(counts.values()), 0)
     if count == 0:
         raise DataError(f"{path}: no samples in it")
     count = min(count, limit) if limit is not None else count
@@ -160,15 +164,16 @@ def from_arrays(
 def _read(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise DataError(f"{path}: no such file")
+    remedy = "save it with numpy.savez(path, x=..., y=...)"
     try:
-        with np.load(path, allow_pickle=False) as file:
-            if not isinstance(file, np.lib.npyio.NpzFile):
-                raise DataError(f"{path}: not an .npz archive; save it with numpy.savez(path, x=..., y=...)")
-            return {key: file[key] for key in file.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, AttributeError, TypeError) as error:
-        raise DataError(
-            f"{path}: cannot be read as .npz ({error}); save it with numpy.savez(path, x=..., y=...)"
-        ) from error
+        with path.open("rb") as source:  # numpy leaves a damaged archive open
+            archive = np.load(source, allow_pickle=False)
+            if not isinstance(archive, np.lib.npyio.NpzFile):
+                raise DataError(f"{path}: not an .npz archive; {remedy}")
+            with archive:
+                return {key: archive[key] for key in archive.files}
+    except (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+        raise DataError(f"{path}: cannot be read as .npz ({error}); {remedy}") from error
 
 
 def _labels(path: str, labels: Tensor) -> npt.NDArray[np.int64]:

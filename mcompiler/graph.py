@@ -20,6 +20,11 @@ def standard(node: ir.Node, *ops: str) -> bool:
     return node.domain in ("", "ai.onnx") and node.op_type in ops
 
 
+def dequantizes(node: ir.Node) -> bool:
+    """Whether the node is a DequantizeLinear: of ONNX, or onnxruntime's for types that older operator sets lack."""
+    return node.op_type == "DequantizeLinear" and node.domain in ("", "ai.onnx", "com.microsoft")
+
+
 def constant_tensor(value: ir.Value | None) -> ir.TensorProtocol | None:
     """The tensor of an initializer or of a Constant node's output; None for anything else, graph inputs included."""
     if value is None or value.is_graph_input():

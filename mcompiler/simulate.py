@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -38,6 +38,7 @@ class Verification:
         same_as_shipped: the mapped model rebuilt from the cells is the shipped one.
         outputs_equal: outputs of the shipped mapped and reference models are bit-equal.
         promised: layers whose converters are lossless.
+        misplaced: what is wrong with the placement.
     """
 
     samples: int
@@ -53,11 +54,12 @@ class Verification:
     same_as_shipped: bool
     outputs_equal: bool
     promised: frozenset[str]
+    misplaced: tuple[str, ...] = ()
 
     @property
     def failures(self) -> tuple[str, ...]:
         """Why the verification failed; empty where it did not."""
-        reasons = []
+        reasons = list(self.misplaced)
         if not self.same_as_shipped:
             reasons.append("the shipped mapped.onnx is not the model that the cells, placement and layers give")
         broken = [layer for layer in self.layers if not layer.exact and layer.name in self.promised]
@@ -95,8 +97,9 @@ class Verification:
 
 @dataclass
 class _Error:
-    """Running error of one signal against another."""
+    """Running error of one signal against another; ``equal`` as long as nothing differed, not a number included."""
 
+    equal: bool = True
     signal: float = 0.0
     noise: float = 0.0
     largest: float = 0.0
@@ -152,6 +155,7 @@ def verify(
     samples: Samples,
     *,
     same_as_shipped: bool,
+    misplaced: tuple[str, ...] = (),
     progress: Callable[[int], None] = lambda done: None,
 ) -> Verification:
     """Run all models on the samples and compare.
@@ -161,13 +165,14 @@ def verify(
         probes: one per analog layer.
         samples: inputs and labels.
         same_as_shipped: whether the rebuilt mapped model equals the shipped one.
+        misplaced: what is wrong with the placement.
         progress: told how many samples are done.
     """
     run = _Run(models, probes)
     for feeds, count in batches(models.specs, samples):
         run.step(feeds, count)
         progress(run.done)
-    return run.result(probes, samples, same_as_shipped)
+    return replace(run.result(probes, samples, same_as_shipped), misplaced=misplaced)
 
 
 @dataclass
@@ -180,6 +185,8 @@ class _Run:
     equal: bool = True
     errors: dict[str, _Error] = field(default_factory=dict)
     output: _Error = field(default_factory=_Error)
+    signal: str | None = None
+    decision: str | None = None
     classes: dict[str, list[npt.NDArray[np.int64]]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -200,9 +207,7 @@ class _Run:
             shipped = self.models.shipped.run(feeds)
             reference = probed
             if any(not _same(shipped[name], probed[name]) for name in self._outputs):
-                reference = self._plain.run(
-                    feeds
-                )  # a probe may hinder a fusion of the digital part: ask the plain graph
+                reference = self._plain.run(feeds)  # a probe may hinder a fusion of the digital part
         except RunError as error:
             raise DataError(f"onnxruntime fails on the data: {error}; check --dim and the data's values") from error
         for probe in self.probes:
@@ -210,16 +215,25 @@ class _Run:
         self.equal &= all(_same(shipped[name], reference[name]) for name in self._outputs)
         batched = batch_size(self.models.specs) is not None
         outputs = {"float": wanted, "quantised": reference, "mapped": shipped}
-        name = self._first_float(wanted)
-        if name is not None:
+        if not self.done:
+            fed = len(next(iter(feeds.values()))) if batched else None
+            self.signal = self._first_float(wanted)
+            self.decision = self._decisive(wanted, fed)
+        if self.signal is not None:
+            name = self.signal
             self.output.add(_real(wanted[name], count, batched), _real(shipped[name], count, batched))
-        decision = name if name is not None else (self._outputs[0] if self._outputs else None)
-        integer = next((n for n in self._outputs if _is_class(wanted[n])), None)
-        for kind, values in outputs.items():
-            chosen = integer if integer is not None else decision
-            if chosen is not None and isinstance(values[chosen], np.ndarray) and values[chosen].dtype.kind in "fiu":
-                self.classes.setdefault(kind, []).append(_classes(_real(values[chosen], count, batched)))
+        if self.decision is not None:
+            for kind, values in outputs.items():
+                self.classes.setdefault(kind, []).append(_classes(_real(values[self.decision], count, batched)))
         self.done += count
+
+    def _decisive(self, values: Mapping[str, Any], fed: int | None) -> str | None:
+        """The output that says which class a sample is of: an integer one for each sample, else scores."""
+        integer = next((n for n in self._outputs if _is_class(values[n], fed)), None)
+        first = self.signal or (self._outputs[0] if self._outputs else None)
+        if integer is not None or first is None:
+            return integer
+        return first if isinstance(values[first], np.ndarray) and values[first].dtype.kind in "fiu" else None
 
     def _first_float(self, values: Mapping[str, Any]) -> str | None:
         return next(
@@ -245,12 +259,13 @@ class _Run:
         if np.array_equal(given, wanted):
             self.errors[probe.name].signal += float(np.square(wanted.astype(np.float64)).sum())
         else:
+            self.errors[probe.name].equal = False
             self.errors[probe.name].add(wanted, given)
 
     def result(self, probes: Sequence[LayerProbe], samples: Samples, same_as_shipped: bool) -> Verification:
         layers = tuple(
             LayerResult(
-                probe.name, self.errors[probe.name].noise == 0, self.errors[probe.name].largest,
+                probe.name, self.errors[probe.name].equal, self.errors[probe.name].largest,
                 self.errors[probe.name].sqnr_db, probe.clipped,
             )
             for probe in probes
@@ -303,16 +318,20 @@ def _real(values: Tensor, count: int, batched: bool) -> Tensor:
     return values[None]
 
 
-def _is_class(values: Any) -> bool:
-    return isinstance(values, np.ndarray) and values.ndim == 1 and values.dtype.kind in "iu"
+def _is_class(values: Any, fed: int | None) -> bool:
+    """Whether an output is one integer for each of the ``fed`` samples (None: for the only sample)."""
+    return (
+        isinstance(values, np.ndarray) and values.dtype.kind in "iu" and values.shape == (() if fed is None else (fed,))
+    )
 
 
 def _classes(values: Tensor) -> npt.NDArray[np.int64]:
     """Predicted class of each sample: an integer [n] output itself, else argmax over all but the first axis."""
     if values.ndim == 1 and values.dtype.kind in "iu":
         return values.astype(np.int64)
-    flat = values.reshape(len(values), -1)
-    return flat.argmax(axis=1).astype(np.int64) if flat.shape[1] else np.zeros(len(flat), np.int64)
+    if not values.size:
+        return np.zeros(len(values), np.int64)
+    return values.reshape(len(values), -1).argmax(axis=1).astype(np.int64)
 
 
 def extract(model: ir.Model, start: str, end: str) -> ir.Model:

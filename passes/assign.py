@@ -11,17 +11,16 @@ import numpy.typing as npt
 
 from mcompiler.conductance import (
     Adc,
-    Decoding,
     Levels,
     TileRun,
     code_range,
     convert,
-    decoding_of,
     is_lossless,
     is_signed,
     largest_sum,
     level_table,
     make_adc,
+    round_codes,
     run_levels,
     tile_runs,
     worst_sum,
@@ -87,7 +86,7 @@ def _fit_codes(op: MatrixOp, shape: ArrayShape, target: Target) -> int:
     if encoding is WeightEncoding.OFFSET:
         shift = 1 << (bits - 1)
         if low < -shift or high > (1 << bits) - 1 - shift:
-            shift = -low
+            shift = max(0, -low)
         if high + shift > (1 << bits) - 1:
             raise CompileError(f"weight codes from {low} to {high} do not fit into {remedy}", op.name)
         return shift
@@ -189,24 +188,19 @@ def _calibrate(
     flips: npt.NDArray[np.bool_],
 ) -> tuple[Adc, float]:
     """Fit the converter range that errs least on sampled reads; return it and the share of reads that it clips."""
-    values = np.concatenate([*_sampled_reads(op, table, sample, shape, target, shift, flips), np.zeros(1, np.float32)])
-    peak = float(np.abs(values).max())
-    if peak == 0:
+    values = np.concatenate([np.zeros(0, np.float32), *_sampled_reads(op, table, sample, shape, target, shift, flips)])
+    if not values.any():
         return make_adc(target), 0.0
     best: tuple[float, Adc] | None = None
-    for limit in peak * np.geomspace(1.0, 1 / 16, 33):
-        adc = _with_limit(target, float(limit))
+    for limit in float(np.abs(values).max()) * np.geomspace(1.0, 1 / 16, 33):
+        adc = make_adc(target, float(limit))
         error = float(np.square(convert(adc, values) / adc.gain - values, dtype=np.float64).mean())
         if best is None or error < best[0]:
             best = (error, adc)
     assert best is not None  # the list of candidates is not empty
     adc = best[1]
-    codes = np.rint(values * np.float32(adc.gain))
+    codes = round_codes(adc, values * np.float32(adc.gain))
     return adc, float(((codes > adc.largest) | (codes < adc.smallest)).mean())
-
-
-def _with_limit(target: Target, limit: float) -> Adc:
-    return make_adc(target, limit)
 
 
 def _sampled_reads(
@@ -218,22 +212,23 @@ def _sampled_reads(
     shift: int,
     flips: npt.NDArray[np.bool_],
 ) -> Iterator[npt.NDArray[np.float32]]:
-    """Analog values before the converter, for the sampled vectors on evenly spread tiles."""
+    """Analog values before every conversion of the sampled vectors, on evenly spread tiles."""
     lut = level_table(shape, target.encoding.weights, shift)
     smallest = code_range(shape, target.encoding.weights, shift).smallest
     copies = shape.arrays_per_tile
     heads = table[::copies]
     count = min(SAMPLED_TILES, len(heads))
     chosen = np.unique(np.linspace(0, len(heads) - 1, count).astype(np.int64)) if count else np.zeros(0, np.int64)
-    pedestal = 0.0 if decoding_of(target) is Decoding.CLEAN else target.device.pedestal
+    pedestal, full = make_adc(target).pedestal, (1 << shape.cell_bits) - 1
     for position in chosen:
         arrays = slice(position * copies, (position + 1) * copies)
         run = next(tile_runs(op, table[arrays], shape, smallest))
-        levels = run_levels(run, lut, shape)
-        full = (1 << shape.cell_bits) - 1
-        levels = _flipped(levels, run, flips[arrays], full, shape)
-        inputs = _tile_inputs(op, heads[position], sample, shape)  # [V, rows]
-        columns = _converted(levels, table[arrays], shape, target).astype(np.float32)  # [rows, columns]
+        levels = _flipped(run_levels(run, lut, shape), run, flips[arrays], full, shape)
+        height, width = int(heads[position]["rows"]), int(heads[position]["cols"]) * shape.columns_per_weight
+        inputs = _tile_inputs(op, heads[position], sample, shape)[:, :height]  # [V, rows]
+        columns = _converted(levels[:, :height, :width], table[arrays], shape, target).astype(np.float32)
+        if shape.unit:  # one in each array
+            columns = np.concatenate([columns, np.ones((height, copies), np.float32)], axis=1)  # [rows, columns]
         for read in _reads(inputs, op.input.bits, shape, target):
             yield (read @ columns + pedestal * read.sum(axis=1, keepdims=True)).ravel().astype(np.float32)
 
@@ -247,16 +242,14 @@ def _tile_inputs(op: MatrixOp, tile: np.void, sample: CodeSample, shape: ArraySh
 
 def _converted(levels: Levels, arrays: TileTable, shape: ArrayShape, target: Target) -> npt.NDArray[np.int16]:
     """What one conversion sees of a tile: the pair's difference, or single columns. int16 [rows, columns]."""
-    signed = levels.astype(np.int16)
-    if not is_signed(target):
-        return signed.transpose(1, 0, 2).reshape(shape.rows, -1)
-    if shape.adjacent_polarities == 2:
-        used = shape.tile_columns * shape.columns_per_weight
-        parts = signed[:, :, :used].reshape(len(levels), shape.rows, shape.tile_columns, 2, shape.adjacent_slices)
-        difference = parts[:, :, :, 0] - parts[:, :, :, 1]
-        return difference.transpose(1, 0, 2, 3).reshape(shape.rows, -1)
-    difference = signed[arrays["polarity"] > 0] - signed[arrays["polarity"] < 0]
-    return difference.transpose(1, 0, 2).reshape(shape.rows, -1)
+    signed, rows = levels.astype(np.int16), levels.shape[1]
+    if is_signed(target):
+        if shape.adjacent_polarities == 2:
+            parts = signed.reshape(len(levels), rows, -1, 2, shape.adjacent_slices)
+            signed = (parts[:, :, :, 0] - parts[:, :, :, 1]).reshape(len(levels), rows, -1)
+        else:
+            signed = signed[arrays["polarity"] > 0] - signed[arrays["polarity"] < 0]
+    return signed.transpose(1, 0, 2).reshape(rows, -1)
 
 
 def _reads(
@@ -266,7 +259,7 @@ def _reads(
     step = target.converters.dac.bits
     for place in range(0, bits, step):
         plane = (inputs >> place) & ((1 << step) - 1)
-        for first in range(0, shape.rows, shape.rows_active):
+        for first in range(0, inputs.shape[1], shape.rows_active):
             read = np.zeros(inputs.shape, dtype=np.float32)
             rows: Any = slice(first, first + shape.rows_active)
             read[:, rows] = plane[:, rows]

@@ -15,6 +15,7 @@ import onnx_ir as ir
 from mcompiler.data import InputSpec, Samples, Tensor, batch_size, batches
 from mcompiler.errors import CompileError
 from mcompiler.geometry import all_kept
+from mcompiler.graph import int_attr
 from mcompiler.ir import (
     ANALOG_OP,
     CodeArray,
@@ -35,6 +36,8 @@ SUBSAMPLE = 1 << 18
 
 VECTORS = 192
 """Input vectors of each layer that a calibrated converter range is fitted on."""
+
+_LARGEST = float(np.finfo(np.float32).max)
 
 LARGE_MODEL = 64 << 20
 """Bytes of weights from which calibration runs without prepacked weights, to stay small."""
@@ -58,6 +61,7 @@ class Quantise:
         samples: calibration data, or data to learn the shapes from where ``calibrated`` is False.
         specs: inputs of the model.
         calibrated: whether input ranges may be taken from the samples.
+        drawn: the samples are random: what they make NaN or infinite is left out of the ranges, not refused.
         method: how ranges are read off.
         seed: of the sub-sampling.
     """
@@ -69,6 +73,7 @@ class Quantise:
     method: RangeMethod = RangeMethod.MINMAX
     seed: int = 0
     origin: str = field(default="model", compare=False)
+    drawn: bool = False
 
     def run(self, program: LoweredProgram, target: Target) -> MatrixProgram:
         """Return the integer matrices.
@@ -126,7 +131,7 @@ class Quantise:
         feeds, _ = next(batches(self.specs, one))
         per_run = batch_size(self.specs) or 1
         values = self._run(session, feeds, names)
-        return {name: -(-int(np.size(value)) // per_run) for name, value in values.items()}
+        return {name: -(-_size(value) // per_run) for name, value in values.items()}
 
     def _run(self, session: Session, feeds: Mapping[str, Tensor], names: Sequence[str]) -> dict[str, Any]:
         try:
@@ -145,7 +150,7 @@ class Quantise:
         else:
             key = (matrix.tensor, input_bits)
             if key not in quantisers:
-                quantisers[key] = _input_quantiser(matrix, seen, input_bits, self.method)
+                quantisers[key] = _input_quantiser(matrix, seen, input_bits, self.method, self.drawn)
             quantiser = quantisers[key]
         if matrix.weight_codes is not None and matrix.weight_scale is not None:
             codes, scale = matrix.weight_codes, matrix.weight_scale
@@ -157,6 +162,13 @@ class Quantise:
             matrix.name, matrix.shape, codes, scale, matrix.bias, quantiser, _vectors(matrix, seen), all_kept(groups,
             rows), all_kept(groups, cols), matrix.element, weight_bits,
         )  # fmt: skip
+
+
+def _size(value: Any) -> int:
+    """Elements of a value of the graph: a tensor, a sequence of them, or one that is absent."""
+    if isinstance(value, list):
+        return sum(_size(part) for part in value)
+    return int(np.size(value)) if value is not None else 0
 
 
 def _check_layers(target: Target, names: list[str]) -> None:
@@ -218,8 +230,9 @@ class _Seen:
     rng: np.random.Generator
     keep_values: bool
     keep_raw: bool
-    low: float = np.inf
-    high: float = -np.inf
+    low: float = 0.0
+    high: float = 0.0
+    finite: bool = True
     shape: tuple[int, ...] = ()
     per_run: int = 1
     values: list[npt.NDArray[np.float32]] = field(default_factory=list)
@@ -233,6 +246,9 @@ class _Seen:
             tensor = tensor[:count]
         if tensor.size == 0:
             return
+        if not (np.isfinite(tensor.min()) and np.isfinite(tensor.max())):
+            self.finite = False
+            tensor = np.where(np.isfinite(tensor), tensor, tensor.dtype.type(0))
         self.low, self.high = min(self.low, float(tensor.min())), max(self.high, float(tensor.max()))
         if self.keep_values:
             flat = tensor.reshape(-1)
@@ -248,16 +264,21 @@ class _Seen:
             self.held += len(piece) if tensor.ndim > 2 else piece.size // max(1, tensor.shape[-1])
 
 
-def _input_quantiser(matrix: FloatMatrix, seen: _Seen, bits: int, method: RangeMethod) -> Quantiser:
+def _input_quantiser(matrix: FloatMatrix, seen: _Seen, bits: int, method: RangeMethod, drawn: bool) -> Quantiser:
     low, high = seen.low, seen.high
-    if not (np.isfinite(low) and np.isfinite(high)):
+    if not (seen.finite or drawn):
         raise CompileError(
-            f"its input '{matrix.tensor}' is not finite on the calibration data (from {low} to {high}); check "
-            f"the data's "
-            "preprocessing",
+            f"its input '{matrix.tensor}' is not finite on the calibration data (NaN or infinite values among those "
+            f"from {low:g} to {high:g}); check the data's preprocessing",
             matrix.name,
         )
-    if method is not RangeMethod.MINMAX:
+    if max(-low, high) > _LARGEST:
+        raise CompileError(
+            f"its input '{matrix.tensor}' reaches from {low:g} to {high:g} on the calibration data, beyond the range "
+            "of float32, in which scales are kept; scale the model's inputs or weights down",
+            matrix.name,
+        )
+    if method is not RangeMethod.MINMAX and seen.values:
         values = np.concatenate(seen.values)
         if method is RangeMethod.PERCENTILE:
             low, high = (float(q) for q in np.quantile(values, [0.0001, 0.9999]))
@@ -271,7 +292,7 @@ def affine(tensor: str, low: float, high: float, bits: int) -> Quantiser:
     low, high = min(low, 0.0), max(high, 0.0)
     top = (1 << bits) - 1
     scale = float(np.float32((high - low) / top))
-    if scale == 0 or not np.isfinite(1 / np.float32(scale)):
+    if scale * _LARGEST < 1:  # its reciprocal is infinite
         return Quantiser(tensor, 1.0, 0, bits)
     return Quantiser(tensor, scale, int(np.clip(np.rint(-low / scale), 0, top)), bits)
 
@@ -404,7 +425,9 @@ def _per_element(node: ir.Node) -> int:
     shape = [size if isinstance(size, int) else 1 for size in weights.shape]
     if node.op_type in {"MatMul", "MatMulInteger", "QLinearMatMul"} and len(shape) >= 2:
         return max(1, shape[-2])
-    if node.op_type in {"Conv", "ConvInteger", "QLinearConv", "Gemm"}:
+    if node.op_type == "Gemm" and len(shape) == 2:
+        return max(1, shape[int_attr(node, "transB", 0)])
+    if node.op_type in {"Conv", "ConvInteger", "QLinearConv"}:
         return max(1, int(np.prod(shape[1:], dtype=np.int64)))
     if (
         node.op_type in _GATES and len(shape) == 3

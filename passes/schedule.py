@@ -7,7 +7,7 @@ inferences is set by the busiest layer or digital unit.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -60,9 +60,17 @@ class Schedule:
 
 
 def read_time(shape: ArrayShape, target: Target) -> float:
-    """Seconds of one read: the pulse, or the conversions of the columns that share an ADC, whichever takes longer."""
+    """Seconds of one read: the pulse, or the conversions of the fullest ADC, whichever takes longer.
+
+    ``adc.columns`` says how many ADCs the weight columns have (of both arrays, where a pair is separate); unit and
+    reference columns are shared out among them. Two lines that are subtracted first are one conversion.
+    """
     adc = target.converters.adc
-    return max(target.device.read_pulse_s, min(adc.columns, shape.columns + shape.extra) / adc.rate_hz)
+    arrays = shape.polarities // shape.adjacent_polarities
+    adcs = -(-arrays * shape.columns // adc.columns)
+    lines = -(-arrays * (shape.columns + shape.extra) // adcs)
+    conversions = -(-lines // 2) if is_signed(target) else lines
+    return max(target.device.read_pulse_s, conversions / adc.rate_hz)
 
 
 def _phases(op: MatrixOp, target: Target) -> int:
@@ -95,13 +103,24 @@ def _spans(
     ready: dict[str, float] = {}
     spans: dict[str, tuple[float, float]] = {}
     for node in skeleton.graph:
-        start = max((ready.get(value.name or "", 0.0) for value in node.inputs if value is not None), default=0.0)
+        start = max((ready.get(name, 0.0) for name in _reads_values(node)), default=0.0)
         name = node.name or ""
         placeholder = node.domain == ANALOG_DOMAIN and node.op_type == ANALOG_OP
         end = start + (analog if placeholder else digital).get(name, 0.0)
         spans[name] = (start, end)
         ready.update((value.name or "", end) for value in node.outputs)
     return spans
+
+
+def _reads_values(node: ir.Node) -> Iterator[str]:
+    """Names of the values that a node reads, those that its subgraphs capture included."""
+    yield from (value.name or "" for value in node.inputs if value is not None)
+    for attribute in node.attributes.values():
+        if attribute.type is ir.AttributeType.GRAPH:
+            graph = attribute.as_graph()
+            yield from (value.name or "" for value in graph.outputs)
+            for inside in graph:
+                yield from _reads_values(inside)
 
 
 def _events(

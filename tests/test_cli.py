@@ -245,8 +245,8 @@ def test_a_converter_that_loses_is_no_failure_and_ideal_proves_the_mapping(tmp_p
 def test_cost_adds_up(built: Path, capsys: Capture) -> None:
     _, data, _ = call_json(capsys, "cost", built)
     keys = {
-        "latency_s", "throughput_per_s", "energy_j", "power_w", "peak_power_w", "area_m2", "crossbars", "crossbars_dense",
-        "utilisation", "layers", "components", "events",
+        "latency_s", "throughput_per_s", "energy_j", "power_w", "peak_power_w", "area_m2", "crossbars",
+        "crossbars_dense", "utilisation", "layers", "components", "events",
     }  # fmt: skip
     assert set(data) == keys
     for total in ("energy_j", "area_m2"):

@@ -10,7 +10,7 @@ from mcompiler.artefacts.directory import (
     write_build,
 )
 from mcompiler.artefacts.layers import LayerData, file_stem, program_layers, read_layers, write_layers
-from mcompiler.artefacts.placement import placement_data
+from mcompiler.artefacts.placement import placement_data, placement_faults
 from mcompiler.artefacts.report import report_html
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "file_stem",
     "hash_file",
     "placement_data",
+    "placement_faults",
     "program_layers",
     "read_layers",
     "read_manifest",

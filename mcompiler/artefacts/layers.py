@@ -203,6 +203,11 @@ def _stored(root: Path, record: Mapping[str, Any], shape: ArrayShape) -> LayerDa
     analog = AnalogOp(
         record["shift"], flips, record["adc_gain"], record["lossless"], arrays["live"], record["adc_clipped"]
     )
+    counts = {name: len(arrays[name]) for name in ("table", "addresses", "start", "flips", "live")}
+    if len(set(counts.values())) > 1:
+        raise ValueError(f"{record['files']}.npz holds different numbers of arrays: {counts}")
+    if not _inside(op, arrays["table"], shape):
+        raise ValueError(f"{record['files']}.npz has arrays that hold what the matrix lacks")
     path = root / "cells" / f"{record['files']}.npy"
     expected = (len(arrays["table"]), shape.rows, shape.row_bytes)
     if expected[0]:
@@ -213,6 +218,22 @@ def _stored(root: Path, record: Mapping[str, Any], shape: ArrayShape) -> LayerDa
     return LayerData(
         op, arrays["table"], analog, arrays["addresses"], arrays["start"], record["crossbars_dense"], chunks
     )
+
+
+def _inside(op: MatrixOp, table: TileTable, shape: ArrayShape) -> bool:
+    """Whether every array of a table holds rows and columns that the compacted matrix has, and has room for them."""
+    if len(table) % shape.arrays_per_tile or (table["group"] < 0).any() or (table["groups"] < 1).any():
+        return False
+    if (table["group"] + table["groups"] > op.codes.shape[0]).any():
+        return False
+    for offsets, first, count, room in (
+        (op.rows.offsets, table["row"], table["rows"], shape.rows),
+        (op.cols.offsets, table["col"], table["cols"], shape.tile_columns),
+    ):
+        held = offsets[table["group"] + table["groups"]] - offsets[table["group"]]
+        if (first < 0).any() or (count < 1).any() or (first + count > held).any() or (count > room).any():
+            return False
+    return True
 
 
 def _shape(record: Mapping[str, Any]) -> ConvShape | MatMulShape:

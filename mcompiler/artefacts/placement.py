@@ -6,15 +6,16 @@ arrays. Node-link format of networkx with ``edges="edges"``.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from mcompiler.artefacts.layers import LayerData
 from mcompiler.geometry import TileTable
-from mcompiler.ir import ANALOG_DOMAIN, ANALOG_OP, MatrixOp, PlacedProgram
+from mcompiler.ir import ANALOG_DOMAIN, ANALOG_OP, MatrixOp
 from mcompiler.target import Target
 
 ARRAYS_LIMIT = 1_000_000
@@ -23,25 +24,57 @@ ARRAYS_LIMIT = 1_000_000
 INPUT, OUTPUT = "input", "output"
 
 
-def placement_data(program: PlacedProgram, target: Target) -> dict[str, Any]:
+def placement_data(skeleton: ir.Model, layers: Sequence[LayerData], target: Target) -> dict[str, Any]:
     """The placement graph as node-link data."""
-    tiled = program.analog.tiled
-    detailed = sum(len(table) for table in tiled.tables) <= ARRAYS_LIMIT
+    detailed = sum(len(layer.table) for layer in layers) <= ARRAYS_LIMIT
     nodes: list[dict[str, Any]] = [{"id": INPUT, "kind": "input"}, {"id": OUTPUT, "kind": "output"}]
     edges: list[dict[str, Any]] = []
-    for op, table, addresses in zip(tiled.matrix.ops, tiled.tables, program.addresses, strict=True):
+    for layer in layers:
+        op = layer.op
         nodes.append({"id": f"buffer:{op.name}", "kind": "buffer", "layer": op.name})
         nodes.append({"id": f"layer:{op.name}", "kind": "layer", "layer": op.name})
         add = _arrays if detailed else _cores
-        add(nodes, edges, op, table, addresses, target)
-    edges.extend(_flows(tiled.matrix.lowered.skeleton, {op.name: op for op in tiled.matrix.ops}, target))
+        add(nodes, edges, op, layer.table, layer.addresses, target)
+    edges.extend(_flows(skeleton, {layer.op.name: layer.op for layer in layers}, target))
     hierarchy = target.hierarchy
     about = {
         "target": target.name,
-        "chips": program.chips,
+        "chips": 1 + int(_every_address(layers)[:, 0].max(initial=0)),
         "address": ["chip", hierarchy.tile_name, hierarchy.core_name, "array"],
     }
     return {"directed": True, "multigraph": False, "graph": about, "nodes": nodes, "edges": edges}
+
+
+def placement_faults(
+    stored: Mapping[str, Any], skeleton: ir.Model, layers: Sequence[LayerData], target: Target
+) -> tuple[str, ...]:
+    """What is wrong with a placement: two arrays in one place, places that the target lacks, files that disagree.
+
+    Args:
+        stored: placement.json.
+        skeleton: graph with placeholders.
+        layers: what the mapped model is rebuilt from.
+        target: its hierarchy.
+    """
+    faults = []
+    every, hierarchy = _every_address(layers), target.hierarchy
+    sizes = (hierarchy.tiles_per_chip, hierarchy.cores_per_tile, hierarchy.arrays_per_core)
+    if len(np.unique(every, axis=0)) != len(every):
+        faults.append("two arrays have one address")
+    if len(every) and (every.min() < 0 or (every[:, 1:] >= sizes).any()):
+        faults.append("an array has an address that the target's hierarchy lacks")
+    wanted = placement_data(skeleton, layers, target)
+    if stored != wanted:
+        ours = {node["id"]: node for node in wanted["nodes"]}
+        theirs = {node.get("id"): node for node in stored.get("nodes", [])}
+        other = [name for name in (ours | theirs) if ours.get(name) != theirs.get(name)]
+        where = f" on '{other[0]}'" + (f" and {len(other) - 1} more" if len(other) > 1 else "") if other else ""
+        faults.append(f"placement.json and layers/ disagree{where}")
+    return tuple(faults)
+
+
+def _every_address(layers: Sequence[LayerData]) -> npt.NDArray[np.int32]:
+    return np.concatenate([np.zeros((0, 4), np.int32), *(layer.addresses for layer in layers)])
 
 
 def _traffic(op: MatrixOp, table: TileTable, target: Target) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:

@@ -35,7 +35,7 @@ def pack_levels(levels: Levels, bits: int) -> Cells:
     padding = -levels.shape[-1] % per_byte
     if padding:
         levels = np.concatenate([levels, np.zeros((*levels.shape[:-1], padding), np.uint8)], axis=-1)
-    parts = levels.reshape(*levels.shape[:-1], -1, per_byte)
+    parts = levels.reshape(*levels.shape[:-1], levels.shape[-1] // per_byte, per_byte)
     packed = parts[..., 0].copy()
     for place in range(1, per_byte):
         packed |= parts[..., place] << (bits * place)
@@ -49,7 +49,7 @@ def unpack_levels(cells: Cells, bits: int, columns: int) -> Levels:
         return cells[..., :columns]
     mask = np.uint8((1 << bits) - 1)
     parts = np.stack([(cells >> (bits * place)) & mask for place in range(per_byte)], axis=-1)
-    return parts.reshape(*cells.shape[:-1], -1)[..., :columns]
+    return parts.reshape(*cells.shape[:-1], cells.shape[-1] * per_byte)[..., :columns]
 
 
 def encode_cells(

@@ -47,11 +47,11 @@ class Adc:
 def decoding_of(target: Target) -> Decoding:
     """How a target's conversions are undone."""
     encoding = target.encoding
-    if encoding.weights is not WeightEncoding.OFFSET:  # the pair cancels the pedestal, whatever else is there
-        return Decoding.TWO if encoding.subtract == "after_adc" else Decoding.CLEAN
-    if encoding.pedestal is Pedestal.DIGITAL_COUNT:
+    if is_signed(target) or encoding.pedestal is Pedestal.REFERENCE_COLUMN:  # gone before any conversion
+        return Decoding.CLEAN
+    if encoding.weights is WeightEncoding.OFFSET and encoding.pedestal is Pedestal.DIGITAL_COUNT:
         return Decoding.COUNT
-    return Decoding.TWO if encoding.pedestal is Pedestal.DIGITISED_REFERENCE else Decoding.CLEAN
+    return Decoding.TWO  # of a pair as well: what is taken off both ends, count or reference, cancels
 
 
 def is_signed(target: Target) -> bool:

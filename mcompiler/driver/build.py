@@ -22,6 +22,7 @@ from mcompiler.artefacts import (
     LayerData,
     Writer,
     check_place,
+    placement_faults,
     read_layers,
     read_manifest,
     report_html,
@@ -155,7 +156,8 @@ class Build:
             for layer in content.layers
         ]  # fmt: skip
         models = Models(float_session, content.reference, mapped, session, specs)
-        return verify(models, probes, samples, same_as_shipped=same, progress=progress)
+        faults = placement_faults(content.placement, content.skeleton, content.layers, self.target)
+        return verify(models, probes, samples, same_as_shipped=same, misplaced=faults, progress=progress)
 
     def report(self) -> str:
         """The report as one HTML page."""

@@ -11,14 +11,15 @@ import onnx_ir as ir
 
 from mcompiler.driver.build import Build
 from mcompiler.driver.content import Compiled
+from mcompiler.driver.dims import open_dims
 from mcompiler.driver.inputs import (
+    RANDOM,
     Calibration,
     Say,
     about_calibration,
     calibration_samples,
     float_session_of,
     imported,
-    open_dims,
     silent,
 )
 from mcompiler.errors import CompileError
@@ -94,8 +95,9 @@ def compile(
     graph = normalise(run, replace(program, dims=known))
     lowered = run(Lower(), graph)
     quantise = Quantise(
-        samples, specs, given, method, seed, origin=str(source) if isinstance(source, Path) else "model"
-    )
+        samples, specs, given, method, seed, str(source) if isinstance(source, Path) else "model",
+        drawn=isinstance(calibration, str) and calibration == RANDOM,
+    )  # fmt: skip
     matrix = run(Compact(), run(quantise, lowered))
     tiled = run(Prune(), run(Tile(), matrix))
     placed = run(Place(chips), run(Assign(), tiled))

@@ -1,8 +1,7 @@
-"""What compile starts from: the model, sizes of its open dimensions, calibration data."""
+"""What compile starts from: the model, its float session, calibration data."""
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,18 +10,14 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from mcompiler.data import InputSpec, Samples, batch_size, from_arrays, load_samples, random_samples
-from mcompiler.errors import CompileError
+from mcompiler.data import InputSpec, Samples, from_arrays, load_samples, random_samples
 from mcompiler.ir import GraphProgram
 from mcompiler.onnx_import import load_model, program_of
-from mcompiler.runtime import Session, input_specs, open_file, open_model
+from mcompiler.runtime import Session, open_file, open_model
 
 RANDOM = "random"
 RANDOM_SAMPLES = 4
 """Samples drawn for ``--calibration random``."""
-
-GUESSES = (1, 16, 32, 64, 128, 224, 256, 512, 1024)
-"""Sizes tried, in this order, for a dimension that the model leaves open and ``--dim`` does not give."""
 
 Calibration = str | Path | Mapping[str, npt.NDArray[Any]] | None
 Say = Callable[[str], None]
@@ -51,43 +46,6 @@ def float_session_of(source: Path | ir.Model, model: ir.Model) -> Session:
 
 
 LARGE_FILE = 64 << 20
-
-
-def open_dims(program: GraphProgram, session: Session, dims: Mapping[str, int], say: Say) -> dict[str, int]:
-    """Sizes of the symbolic dimensions: given ones, and a printed guess for the others."""
-    specs = session.inputs
-    free = _free_dims(specs)
-    unknown = sorted(
-        set(dims) - free - {spec.shape[0] for spec in specs if spec.shape and isinstance(spec.shape[0], str)}
-    )
-    if unknown:
-        raise CompileError(
-            f"--dim {unknown[0]}: the model has no such dimension; it has "
-            f"{', '.join(sorted(free)) or 'none that is open'}"
-        )
-    missing = sorted(free - set(dims))
-    if not missing:
-        return dict(dims)
-    bounded = input_specs(session, program.model)
-    batches = {name: 1 for name in missing if name.lower().startswith("batch") or name in {"N", "B"}}
-    for guess, ones in itertools.product(GUESSES, (batches, {})):
-        trial = {**dims, **dict.fromkeys(missing, guess), **ones}
-        sample = random_samples(bounded, 1, np.random.default_rng(0), trial)
-        if session.accepts(bounded, sample):
-            guessed = ", ".join(f"{name}={trial[name]}" for name in missing)
-            say(f"guessed {guessed}; give --dim {missing[-1]}=N for another size")
-            return trial
-    raise CompileError(
-        f"no size is known for dimension(s) {', '.join(missing)}, and onnxruntime runs with none of "
-        f"{', '.join(map(str, GUESSES))}; give --dim {missing[0]}=N"
-    )
-
-
-def _free_dims(specs: tuple[InputSpec, ...]) -> set[str]:
-    """Names of open dimensions other than the sample axis."""
-    skip = 0 if batch_size(specs) is None else 1
-    heads = {spec.shape[0] for spec in specs if spec.shape} if skip else set()
-    return {size for spec in specs for size in spec.shape[skip:] if isinstance(size, str)} - heads
 
 
 def calibration_samples(

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import onnx_ir as ir
 
+from mcompiler.errors import ModelError
 from mcompiler.ir import GraphProgram
 from mcompiler.onnx_import.convert import convert_opset
 from mcompiler.onnx_import.evaluate import evaluate
@@ -61,6 +62,10 @@ def program_of(model: ir.Model, label: str = "the model") -> GraphProgram:
     """
     check(model, label)
     graph = model.graph
+    try:
+        graph.sort()  # onnxruntime takes nodes in any order
+    except ValueError as error:
+        raise ModelError(f"{label} is a damaged ONNX model: its nodes form a cycle; export it again") from error
     kept = [value for value in graph.inputs if not value.is_initializer()]
     if len(kept) != len(graph.inputs):
         graph.inputs.clear()

@@ -42,6 +42,10 @@ def read(path: Path) -> ir.Model:
     source = _map(path)
     proto = _parsed(path, source)
     types = _drop_map_types(proto.graph)
+    try:
+        _densify(proto.graph)
+    except (ValueError, IndexError, TypeError) as error:
+        raise ModelError(f"'{path}' is a damaged ONNX model (a sparse tensor: {error}); export it again") from error
     model = _deserialized(proto, path)
     for output in model.graph.outputs:
         if output.name in types:
@@ -73,6 +77,8 @@ def _deserialized(proto: onnx.ModelProto, path: Path) -> ir.Model:
     finally:
         log.setLevel(level)
     for index, node in enumerate(model.graph.all_nodes()):
+        if not all(isinstance(text, str) for text in (node.op_type, node.domain, node.name or "")):
+            raise ModelError(f"'{path}' is a damaged ONNX model (a name in it is no UTF-8 text); export it again")
         for value in node.inputs:
             if value is not None and value.producer() is None and value.graph is None:
                 label = node.name or f"{node.op_type}_{index}"
@@ -200,6 +206,30 @@ def _drop_map_types(graph: Any) -> dict[str, bytes]:
         if _holds_map(graph.value_info[index].type):
             del graph.value_info[index]
     return types
+
+
+def _densify(graph: Any) -> None:
+    """Sparse initializers and sparse Constant nodes become dense tensors, in place."""
+    for sparse in graph.sparse_initializer:
+        graph.initializer.append(_dense(sparse))
+    del graph.sparse_initializer[:]
+    for node in graph.node:
+        for attr in node.attribute:
+            if attr.type == onnx.AttributeProto.SPARSE_TENSOR:
+                attr.t.CopyFrom(_dense(attr.sparse_tensor))
+                attr.name, attr.type = "value", onnx.AttributeProto.TENSOR
+                attr.ClearField("sparse_tensor")
+
+
+def _dense(sparse: Any) -> Any:
+    """A SparseTensorProto as TensorProto; indices are [n] into the flat tensor or [n, rank]."""
+    values, indices = onnx.numpy_helper.to_array(sparse.values), onnx.numpy_helper.to_array(sparse.indices)
+    dense = np.zeros(tuple(sparse.dims), values.dtype)
+    if indices.ndim == 1:
+        dense.reshape(-1)[indices] = values
+    else:
+        dense[tuple(indices.T)] = values
+    return onnx.numpy_helper.from_array(dense, sparse.values.name)
 
 
 def _holds_map(kind: Any) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import onnx
 import onnx_ir as ir
 
+from mcompiler.graph import input_at
 from mcompiler.onnx_import.light import light_proto
 
 _ROUNDS = 8
@@ -66,6 +67,8 @@ def _supplement(node: ir.Node) -> bool:
     if not node.outputs or node.outputs[0].shape is not None or not node.inputs or node.inputs[0] is None:
         return False
     source, output = node.inputs[0], node.outputs[0]
+    if node.domain == "com.microsoft" and node.op_type in ("QuantizeLinear", "DequantizeLinear"):
+        return _requantised(node, source, output)
     if (node.domain, node.op_type) in _LIKE_INPUT and source.shape is not None:
         dtype = _LIKE_INPUT[node.domain, node.op_type] or source.dtype
         output.shape = source.shape.copy()
@@ -74,6 +77,17 @@ def _supplement(node: ir.Node) -> bool:
     if node.domain == "" and node.op_type in ("Reshape", "Expand") and len(node.inputs) == 2:
         return _rank_of_argument(node, source, output)
     return False
+
+
+def _requantised(node: ir.Node, source: ir.Value, output: ir.Value) -> bool:
+    """The shape of the input; the type of the scale where codes become numbers, of the zero point where they are made."""
+    if source.shape is None:
+        return False
+    parameter = input_at(node, 1 if node.op_type == "DequantizeLinear" else 2)
+    output.shape = source.shape.copy()
+    if parameter is not None and parameter.dtype is not None:
+        output.type = ir.TensorType(parameter.dtype)
+    return True
 
 
 def _rank_of_argument(node: ir.Node, source: ir.Value, output: ir.Value) -> bool:

@@ -17,6 +17,7 @@ from mcompiler.passes.lower.convolution import match_conv
 from mcompiler.passes.lower.fates import decide_fates
 from mcompiler.passes.lower.inputs import input_quantiser
 from mcompiler.passes.lower.match import Match, digital_reason
+from mcompiler.passes.lower.names import make_room
 from mcompiler.passes.lower.product import absorb_bias, match_gemm, match_matmul
 from mcompiler.passes.lower.skeleton import build_skeleton
 from mcompiler.passes.lower.weights import codes_of
@@ -39,11 +40,13 @@ class Lower:
     name: ClassVar[str] = "lower"
 
     def run(self, program: GraphProgram, target: Target) -> LoweredProgram:
-        """Return matrices and skeleton; the graph is the given one, its fates complete.
+        """Return matrices and skeleton; the graph is the given one, its fates complete and our names free.
 
         Raises:
             CompileError: weights or a bias that are NaN or infinite.
         """
+        layers = {node.name or "" for node in program.model.graph if standard(node, *_RULES)}
+        program = replace(program, model=make_room(program.model, layers))
         matches: list[Match] = []
         reasons: dict[str, str] = {}
         for node in program.model.graph:
@@ -145,7 +148,14 @@ def _read_only(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
 
 def _refuse_not_finite(array: npt.NDArray[Any], what: str, name: str) -> None:
     """NaN and infinity survive minimum and maximum, which need no copy of the array."""
-    if array.size and not (np.isfinite(array.min()) and np.isfinite(array.max())):
+    low, high = array.min(initial=0), array.max(initial=0)
+    if max(-low, high) > np.finfo(np.float32).max and np.isfinite(low) and np.isfinite(high):
+        raise CompileError(
+            f"its {what} reach from {low:g} to {high:g}, beyond the range of float32, in which scales are kept; "
+            "scale them down",
+            name,
+        )
+    if not (np.isfinite(low) and np.isfinite(high)):
         count = int(np.count_nonzero(~np.isfinite(array)))
         raise CompileError(
             f"{count} of its {what} are NaN or infinite, which no device can hold; repair or retrain the model", name

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from mcompiler.graph import constant, input_at, scalar, standard, string_attr
+from mcompiler.graph import constant, dequantizes, input_at, scalar, standard, string_attr
 
 _KEEPS_GRID = frozenset(
     [
@@ -64,7 +64,7 @@ def input_quantiser(value: ir.Value) -> InputQuantiser | None:
         node = current.producer()
         if node is None:
             return None
-        if standard(node, "DequantizeLinear"):
+        if dequantizes(node):
             return _parameters(node)
         if not (standard(node, *_KEEPS_GRID) and _keeps_grid(node, current)):
             return None

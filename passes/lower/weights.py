@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from mcompiler.graph import Array, constant, input_at, int_attr, ints_attr, standard
+from mcompiler.graph import Array, constant, dequantizes, input_at, int_attr, ints_attr, standard
 
 _CODES = frozenset(
     [
@@ -86,7 +86,7 @@ def trace(value: ir.Value | None) -> Constant | None:
 
 
 def _through(node: ir.Node) -> Constant | None:
-    if standard(node, "DequantizeLinear"):
+    if dequantizes(node):
         return _dequantised(node)
     if not standard(node, "Identity", "Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Cast"):
         return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mcompiler.artefacts import LayerData
+from mcompiler.conductance import make_adc
 from mcompiler.driver import Build
 from mcompiler.errors import CompileError
 from mcompiler.target import Target
@@ -50,7 +52,7 @@ ENCODINGS: dict[str, tuple[str, ...]] = {
     "offset-unit-flip-reference": (OFFSET, REFERENCE, UNIT, FLIP, "encoding.slices_in=separate"),
 }
 
-CONVOLUTION = conv_case([3, 3], channels=3, outputs=5, pads=[1, 0, 2, 1], strides=[2, 1])
+CONVOLUTION = conv_case([3, 2], channels=2, outputs=5, sizes=[5, 4], pads=[1, 0, 2, 1], strides=[2, 1])
 DENSE = gemm_case(transposed=True)
 
 
@@ -68,7 +70,6 @@ def measure(case: Case, chip: Target) -> tuple[Build, npt.NDArray[Any], npt.NDAr
     plain = run_plain(build.mapped, case.feeds, probes, optimise=False)
     for value in (*probes, "y"):
         np.testing.assert_array_equal(seen[value], plain[value], err_msg=value)
-    np.testing.assert_array_equal(run_plain(build.mapped, case.feeds)["y"], plain["y"], err_msg="without probes")
     return build, seen[probes[0]], seen[probes[1]]
 
 
@@ -85,18 +86,18 @@ def hold(case: Case, chip: Target) -> Build:
     elif np.log2(layer.analog.gain).is_integer() and np.abs(wanted).max() < 1 << 20:  # float32 holds it, sixteenths too
         np.testing.assert_array_equal(given, wanted)
     else:
-        np.testing.assert_allclose(given, wanted, rtol=0, atol=1e-6 * max(1.0, np.abs(wanted).max(), np.abs(codes).max() * np.abs(case.codes).sum(axis=1).max()))
+        size = float(codes.max()) * np.abs(case.codes).sum(axis=1).max()  # of what is added up in float32
+        np.testing.assert_allclose(given, wanted, rtol=0, atol=1e-6 * max(1.0, size))
     return build
 
 
 @pytest.mark.parametrize("rounding", ["half_even", "half_up"])
 @pytest.mark.parametrize("encoding", ENCODINGS)
 def test_too_few_bits(encoding: str, rounding: str) -> None:
-    chip = target(*ENCODINGS[encoding], "converters.adc.bits=4", f"converters.adc.rounding={rounding}")
-    for case in (CONVOLUTION, DENSE):
-        build = hold(case, chip)
-        assert not only(build).analog.lossless
-        assert only(build).analog.gain < 1
+    chip = target(*ENCODINGS[encoding], "converters.adc.bits=3", f"converters.adc.rounding={rounding}")
+    build = hold(CONVOLUTION, chip)
+    assert not only(build).analog.lossless
+    assert only(build).analog.gain < 1
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
@@ -104,8 +105,7 @@ def test_calibrated_range_and_split_reads(encoding: str) -> None:
     chip = target(
         *ENCODINGS[encoding], "converters.adc.bits=5", "converters.adc.range=calibrated", "array.rows_active=3"
     )
-    for case in (CONVOLUTION, DENSE):
-        hold(case, chip)
+    hold(CONVOLUTION, chip)
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
@@ -122,19 +122,17 @@ def test_enough_bits(encoding: str) -> None:
 def test_bits_of_a_phase(encoding: str, bits: int) -> None:
     """3 does not divide 8: the last phase carries fewer bits."""
     chip = target(*ENCODINGS[encoding], f"converters.dac.bits={bits}", "converters.adc.bits=6")
-    for case in (CONVOLUTION, DENSE):
-        hold(case, chip)
+    hold(CONVOLUTION, chip)
 
 
-@pytest.mark.parametrize("inputs", [1, 4, 9, 12, 16])
+@pytest.mark.parametrize("inputs", [1, 4, 9, 16])
 @pytest.mark.parametrize("encoding", ["pair", "after-reference", "offset-unit-flip", "offset-count"])
 def test_bits_of_the_inputs(encoding: str, inputs: int) -> None:
     chip = target(*ENCODINGS[encoding], f"precision.inputs={inputs}", "converters.adc.bits=5")
-    for case in (CONVOLUTION, DENSE):
-        hold(case, chip)
+    hold(CONVOLUTION, chip)
 
 
-@pytest.mark.parametrize("bits", [2, 4, 9, 12, 16])
+@pytest.mark.parametrize("bits", [2, 4, 9, 16])
 @pytest.mark.parametrize("encoding", ["pair", "offset-unit-flip"])
 def test_bits_of_the_weights(encoding: str, bits: int) -> None:
     case = conv_case([2], channels=5, outputs=3, bits=bits, seed=bits)
@@ -165,6 +163,16 @@ GEOMETRIES = [
 @pytest.mark.parametrize("encoding", ["pair", "after-digitised", "offset-unit-flip", "offset-count"])
 def test_geometry(case: Case, encoding: str) -> None:
     hold(case, target(*ENCODINGS[encoding], "converters.adc.bits=4"))
+
+
+def test_without_probes_the_outputs_are_the_same() -> None:
+    """A probe hinders fusions: the shipped graph has none."""
+    for encoding in ("pair", "after-digitised", "offset-unit-flip", "offset-count"):
+        for case in (CONVOLUTION, DENSE):
+            mapped = case.compile(target(*ENCODINGS[encoding], "converters.adc.bits=4")).mapped
+            wanted = run_plain(mapped, case.feeds, [f"{case.name}/accumulator"], optimise=False)["y"]
+            for optimise in (True, False):
+                np.testing.assert_array_equal(run_plain(mapped, case.feeds, optimise=optimise)["y"], wanted)
 
 
 def test_one_read_is_one_convolution() -> None:
@@ -219,7 +227,7 @@ def cases(draw: st.DrawFn) -> Case:
 
 
 @given(chips(), cases())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_any_chip_and_geometry(chip: Target, case: Case) -> None:
     hold(case, chip)
 
@@ -235,14 +243,15 @@ def test_full_range_never_clips() -> None:
         )
 
 
-def test_pedestal_of_isaac() -> None:
-    """3/14 of a level step is on no binary grid; where the converter reads near half a code, either code is right."""
-    chip = target("converters.adc.bits=5", "encoding.slices=4", base="isaac")
+def test_a_pedestal_on_no_binary_grid() -> None:
+    """3/14 of a level step is taken on a grid of 2^-11 steps or finer, so that no order of additions changes a code."""
+    chip = target("converters.adc.bits=3", base="isaac")
     build, codes, given = measure(DENSE, chip)
-    layer = only(build)
-    wanted = crossbar.accumulators(build, layer, codes)
-    near = np.abs(given - wanted) < 1e-5 * np.abs(wanted).max()
-    assert near.mean() > 0.8
+    assert not only(build).analog.lossless
+    pedestal = Fraction(make_adc(chip).pedestal)
+    assert abs(pedestal - Fraction(3, 14)) < Fraction(1, 2048)
+    wanted = crossbar.accumulators(build, only(build), codes, replace(crossbar.chip(chip), pedestal=pedestal))
+    np.testing.assert_allclose(given, wanted, rtol=0, atol=1e-6 * np.abs(wanted).max())
 
 
 def test_kernel_channels_that_vanish() -> None:
@@ -266,10 +275,9 @@ def test_kernel_channels_that_vanish() -> None:
 
 
 def test_float16_and_double() -> None:
-    for dtype in (np.float16, np.float64):
-        case = conv_case([3], channels=4, outputs=3, dtype=dtype)
+    for case in (conv_case([3], channels=4, dtype=np.float16), matmul_case([3, 9], [9, 4], dtype=np.float64)):
         build = hold(case, target("converters.adc.bits=5"))
-        assert run_plain(build.mapped, case.feeds)["y"].dtype == dtype
+        assert run_plain(build.mapped, case.feeds)["y"].dtype == case.feeds["x"].dtype
 
 
 def test_a_batched_constant_needs_lossless_converters() -> None:
@@ -283,16 +291,16 @@ def test_a_batched_constant_needs_lossless_converters() -> None:
 
 def test_a_wrong_crossbar_would_be_noticed() -> None:
     """The numpy crossbar itself, wrong in one thing at a time, disagrees: the comparison is no empty one."""
-    for encoding, wrong in [
-        ("pair", {"half_up": True}),
-        ("pair", {"converter_bits": 3}),
-        ("pair", {"phase_bits": 2}),
-        ("pair", {"rows_active": 4}),
-        ("offset-count", {"half_up": True}),
-        ("offset-count", {"goes": "digitised_reference"}),
-        ("offset-count", {"goes": "reference_column"}),
+    for encoding, bits, wrong in [
+        ("offset-count-half", 12, {"half_up": True}),
+        ("after-digitised", 12, {"half_up": True}),
+        ("pair", 4, {"converter_bits": 3}),
+        ("pair", 4, {"phase_bits": 2}),
+        ("pair", 4, {"rows_active": 4}),
+        ("offset-count", 4, {"goes": "digitised_reference"}),
+        ("offset-count", 4, {"goes": "reference_column"}),
     ]:
-        build, codes, given = measure(CONVOLUTION, target(*ENCODINGS[encoding], "converters.adc.bits=4"))
+        build, codes, given = measure(CONVOLUTION, target(*ENCODINGS[encoding], f"converters.adc.bits={bits}"))
         layer = only(build)
         other = replace(crossbar.chip(build.target), **wrong)
         changed = crossbar.accumulators(build, layer, codes, other)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ SMALL = ("array.rows=8", "array.columns=16", "array.rows_active=8")
 """Arrays so small that a few weights fill several."""
 
 
+@cache
 def target(*overrides: str, base: str = "generic_128", small: bool = True) -> Target:
     """A shipped target with overrides, on small arrays unless told otherwise."""
     return load_target(base, [*(SMALL if small else ()), *overrides])
@@ -118,6 +120,11 @@ class Case:
     feeds: dict[str, Array]
     codes: npt.NDArray[np.int64]
     label: str
+
+    @property
+    def name(self) -> str:
+        """Name of the layer."""
+        return self.label.partition("-")[0]
 
     def compile(self, chip: Target) -> Build:
         """Compile with the case's own data."""

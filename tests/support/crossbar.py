@@ -173,9 +173,10 @@ class Tile:
 
 
 def tiles(build: Build, layer: LayerData) -> Iterator[Tile]:
-    """The array positions of a layer, from its cells."""
+    """The array positions of a layer, from its cells (``Build.all_cells`` gives what ``Build.cells`` gives)."""
     about = chip(build.target)
     table = layer.table
+    cells = [levels.astype(np.int64) for levels in build.all_cells(layer.op.name)]
     for position in np.unique(table["tile"]):
         arrays = np.flatnonzero(table["tile"] == position)
         first = table[arrays[0]]
@@ -183,7 +184,7 @@ def tiles(build: Build, layer: LayerData) -> Iterator[Tile]:
         lines = {}
         unit = None
         for array in arrays:
-            levels = build.cells(layer.op.name, int(array)).astype(np.int64)[: len(rows)]
+            levels = cells[array][: len(rows)]
             flips = layer.analog.flips[array]
             polarities = (1, -1) if about.pair else (1,)
             own = polarities if table[array]["polarity"] == 0 else (int(table[array]["polarity"]),)
@@ -284,7 +285,13 @@ def _single(sums: Ints, count: Ints, about: Chip, layer: LayerData) -> Floats:
         return _converted(sums, 0 * count, about, layer)
     if about.goes == "digitised_reference":
         return _converted(sums, count, about, layer) - _converted(0 * sums, count, about, layer)
-    return _converted(sums, count, about, layer) - float(about.pedestal) * count
+    codes = _converted(sums, count, about, layer)
+    if not layer.analog.lossless:
+        return codes - float(about.pedestal) * count
+    over, under = about.pedestal.numerator, about.pedestal.denominator  # decoded to the integer sum, exactly
+    twice = 2 * (codes.astype(np.int64) * under - over * count) - under
+    decoded: Floats = -np.floor_divide(-twice, 2 * under).astype(np.float64)
+    return decoded
 
 
 def _converted(sums: Ints, count: Ints, about: Chip, layer: LayerData) -> Floats:

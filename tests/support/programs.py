@@ -93,10 +93,10 @@ def placeholder(name: str, source: ir.Value) -> ir.Node:
 
 
 def skeleton(build: Callable[[ir.Value], Sequence[ir.Node]]) -> ir.Model:
-    """A model with one input ``x``; ``build`` gives its nodes in order, the last one's output is the model's."""
+    """A model with one input ``x``; ``build`` gives its nodes in order; output is that of the last one, or ``x``."""
     x = ir.Value(name="x")
     nodes = list(build(x))
-    graph = ir.Graph([x], [nodes[-1].outputs[0]], nodes=nodes, opset_imports={"": 20, ANALOG_DOMAIN: 1})
+    graph = ir.Graph([x], [nodes[-1].outputs[0] if nodes else x], nodes=nodes, opset_imports={"": 20, ANALOG_DOMAIN: 1})
     return ir.Model(graph, ir_version=10)
 
 

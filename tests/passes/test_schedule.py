@@ -1,0 +1,262 @@
+"""Schedule: nothing starts before what it reads is there; events are those that a hand counts."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import onnx_ir as ir
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mcompiler.geometry import array_shape
+from mcompiler.ir import ScheduledProgram
+from mcompiler.passes.schedule import read_time
+from mcompiler.target import Event
+from tests.support.programs import (
+    OFFSET,
+    Case,
+    cases,
+    matrix_op,
+    matrix_program,
+    node,
+    placeholder,
+    scheduled,
+    skeleton,
+    target,
+)
+
+ONES = [[1, 1, 1]] * 6
+
+# Arrays of 4 rows and 2 weights (4 slices x a pair), 2 rows at once: 6 x 3 weights are cut into tiles of
+# 4 x 2, 4 x 1, 2 x 2 and 2 x 1. A vector of 4-bit inputs takes 4 phases x 2 reads in the first two, 4 in the others.
+KEYS = ("array.rows=4", "array.rows_active=2", "array.columns=16")
+
+FILL = 101e-9
+"""Latencies of generic_128's router (1 ns) and chip link (100 ns)."""
+
+
+def spans(program: ScheduledProgram) -> dict[str, tuple[float, float]]:
+    """Start and end of every node."""
+    ops = program.placed.analog.tiled.matrix.ops
+    layers = {op.name: (layer.start_s, layer.end_s) for op, layer in zip(ops, program.layers, strict=True)}
+    return {**layers, **program.digital_s}
+
+
+# --- times -----------------------------------------------------------------------------------------------------------
+
+
+def test_times_by_hand() -> None:
+    ops = [matrix_op(ONES, name="a", vectors=5, input_bits=4), matrix_op([[1]] * 3, name="b", input_bits=8)]
+    program = scheduled(matrix_program(ops), target(*KEYS))
+    assert program.cycle_s == 10e-9  # the pulse; 8 conversions take 8 ns
+    first, second = program.layers
+    assert first.busy_s == pytest.approx(5 * 8 * 10e-9)
+    assert first.start_s == 0.0
+    assert first.end_s == pytest.approx(400e-9 + FILL)
+    assert first.start.tolist() == [0, 0, 0, 0]
+    assert second.start_s == first.end_s
+    assert second.start.tolist() == [50]  # 501 ns
+    assert second.busy_s == pytest.approx(1 * 8 * 2 * 10e-9)
+    assert program.latency_s == pytest.approx(400e-9 + 160e-9 + 2 * FILL)
+    assert program.interval_s == pytest.approx(400e-9)
+
+
+@st.composite
+def graphs(draw: st.DrawFn) -> list[tuple[bool, list[int], int, int]]:
+    """(analog, earlier nodes that it reads, vectors, operations) of each node; -1 is the model's input."""
+    size = draw(st.integers(1, 8))
+    return [
+        (
+            draw(st.booleans()),
+            draw(st.lists(st.integers(-1, index - 1), min_size=1, max_size=3)),
+            draw(st.integers(1, 9)),
+            draw(st.integers(0, 10**5)),
+        )
+        for index in range(size)
+    ]
+
+
+def built(nodes: list[tuple[bool, list[int], int, int]]) -> ScheduledProgram:
+    """The schedule of such a graph; a placeholder reads the first of its inputs only."""
+
+    def build(source: ir.Value) -> list[ir.Node]:
+        made: list[ir.Node] = []
+        for index, (is_analog, reads, _, _) in enumerate(nodes):
+            values = [source if read < 0 else made[read].outputs[0] for read in reads]
+            made.append(placeholder(f"n{index}", values[0]) if is_analog else node("Sum", values, f"n{index}"))
+        return made
+
+    ops = [matrix_op(ONES, name=f"n{i}", vectors=vectors) for i, (is_a, _, vectors, _) in enumerate(nodes) if is_a]
+    digital = {f"n{i}": count for i, (is_analog, _, _, count) in enumerate(nodes) if not is_analog}
+    return scheduled(matrix_program(ops, model=skeleton(build), digital=digital), target(*KEYS))
+
+
+@settings(max_examples=60, deadline=None)
+@given(graphs())
+def test_everything_starts_when_what_it_reads_has_ended(nodes: list[tuple[bool, list[int], int, int]]) -> None:
+    program = built(nodes)
+    found = spans(program)
+    assert set(found) == {f"n{index}" for index in range(len(nodes))}
+
+    def longest(index: int) -> float:
+        """Time at which a node ends: the longest path to it, recomputed from the graph."""
+        if index < 0:
+            return 0.0
+        is_analog, reads, vectors, operations = nodes[index]
+        # 8-bit inputs, 2 reads of 2 rows each; 16 operations a nanosecond
+        own = vectors * 8 * 2 * 10e-9 + FILL if is_analog else operations / 16e9
+        return own + max(longest(read) for read in (reads[:1] if is_analog else reads))
+
+    for index, (is_analog, reads, _, _) in enumerate(nodes):
+        start, end = found[f"n{index}"]
+        for read in reads[:1] if is_analog else reads:
+            assert read < 0 or start >= found[f"n{read}"][1]
+        assert end == pytest.approx(longest(index), rel=1e-9)
+    assert program.latency_s == pytest.approx(max(longest(index) for index in range(len(nodes))), rel=1e-9)
+    for op, layer in zip(program.placed.analog.tiled.matrix.ops, program.layers, strict=True):
+        assert layer.busy_s == pytest.approx(op.vectors * 160e-9)
+        assert program.interval_s >= layer.busy_s
+        assert (abs(layer.start * program.cycle_s - layer.start_s) <= program.cycle_s / 2 + 1e-15).all()
+    assert program.interval_s >= program.cycle_s
+    total = sum(operations for is_analog, _, _, operations in nodes if not is_analog)
+    tiles = {tuple(row[:2]) for addresses in program.placed.addresses for row in addresses.tolist()}
+    assert program.interval_s >= total / 16e9 / max(1, len(tiles)) * (1 - 1e-9)
+
+
+def test_the_digital_units_of_all_tiles_share_the_work() -> None:
+    # 8 arrays a tile: two layers of 4 arrays fill one, four fill two
+    for layers, tiles in ((2, 1), (4, 2)):
+        ops = [matrix_op(ONES, name=f"n{i}") for i in range(layers)]
+        keys = ("hierarchy.arrays_per_core=2", "hierarchy.cores_per_tile=4")
+
+        def build(source: ir.Value, names: tuple[str, ...] = tuple(op.name for op in ops)) -> list[ir.Node]:
+            return [*(placeholder(name, source) for name in names), node("Relu", [source], "relu")]
+
+        made = matrix_program(ops, model=skeleton(build), digital={"relu": 16_000_000})
+        program = scheduled(made, target(*KEYS, *keys))
+        assert program.interval_s == pytest.approx(1e-3 / tiles)
+        assert program.digital_s["relu"] == pytest.approx((0.0, 1e-3))
+
+
+def test_a_subgraph_waits_for_what_it_captures() -> None:
+    def build(source: ir.Value) -> list[ir.Node]:
+        layer = placeholder("layer", source)
+        relu = node("Relu", [layer.outputs[0]], "inside")
+        then = ir.Graph([], [relu.outputs[0]], nodes=[relu], name="then")
+        passed = ir.Graph([], [layer.outputs[0]], nodes=[], name="else")
+        branches = [ir.AttrGraph("then_branch", then), ir.AttrGraph("else_branch", passed)]
+        return [layer, node("If", [source], "choice", attributes=branches)]
+
+    program = scheduled(matrix_program([matrix_op(ONES, name="layer")], model=skeleton(build)), target(*KEYS))
+    assert program.digital_s["choice"][0] == program.layers[0].end_s > 0
+
+
+def test_layers_without_arrays_take_no_time() -> None:
+    program = scheduled(matrix_program([matrix_op([[0]], vectors=7)]), target(*KEYS))
+    (layer,) = program.layers
+    assert layer.busy_s == 0.0
+    assert len(layer.start) == 0
+    counts = {event: count for event, count in layer.events.items() if count}
+    assert counts == {Event.BUFFER_WRITE_BYTE: 7.0, Event.DIGITAL_OP: 21.0}, "its bias is still written"
+    assert program.interval_s == program.cycle_s
+    nothing = scheduled(matrix_program([]), target(*KEYS))
+    assert (nothing.layers, nothing.latency_s) == ((), 0.0)
+
+
+@pytest.mark.parametrize(
+    ("name", "keys", "seconds"),
+    [
+        ("generic_128", (), 64e-9),  # 64 differences
+        ("generic_128", ("encoding.subtract=after_adc", "encoding.pedestal=digital_count"), 128e-9),
+        ("generic_128", ("converters.adc.columns=16",), 10e-9),  # 8 differences each, and the pulse takes longer
+        ("generic_128", ("converters.adc.columns=16", "device.read_pulse_s=1e-9"), 8e-9),
+        ("generic_128", ("converters.adc.columns=100", "device.read_pulse_s=1e-9"), 32e-9),  # 2 ADCs
+        ("isaac", (), 129 / 1.28e9),  # the unit column is the 129th
+        ("isaac", ("converters.adc.columns=64", "device.read_pulse_s=1e-9"), 65 / 1.28e9),
+        ("yuan2019", ("device.read_pulse_s=1e-9",), 64 / 1.28e9),  # both arrays of a pair, subtracted first
+        ("yuan2019", ("device.read_pulse_s=1e-9", "converters.adc.columns=64"), 32 / 1.28e9),
+        ("yuan2019", (), 100e-9),
+    ],
+)
+def test_time_of_a_read(name: str, keys: tuple[str, ...], seconds: float) -> None:
+    chip = target(*keys, name=name)
+    assert read_time(array_shape(chip), chip) == pytest.approx(seconds)
+
+
+# --- events ----------------------------------------------------------------------------------------------------------
+
+
+def test_events_by_hand() -> None:
+    program = scheduled(matrix_program([matrix_op(ONES, vectors=5, input_bits=4)]), target(*KEYS))
+    assert program.layers[0].events == {
+        Event.ARRAY_READ: 5 * (8 + 8 + 4 + 4),
+        Event.CELL_READ: 5 * 4 * (4 * 16 + 4 * 8 + 2 * 16 + 2 * 8),  # 16 bit lines of 2 weights, 8 of one
+        Event.DAC_DRIVE: 5 * 4 * (4 + 4 + 2 + 2),
+        Event.ADC_CONVERSION: 5 * (8 * 8 + 8 * 4 + 4 * 8 + 4 * 4),  # a difference for each slice
+        Event.SAMPLE_HOLD: 5 * (8 * 16 + 8 * 8 + 4 * 16 + 4 * 8),
+        Event.SHIFT_ADD: 5 * (144 + 6),  # every code, and the partial sums of 2 + 1 + 2 + 1 columns
+        Event.BUFFER_READ_BYTE: 5 * 12 / 2,  # 4 bits for each of 4 + 4 + 2 + 2 word lines
+        Event.BUFFER_WRITE_BYTE: 5 * 3,
+        Event.LINK_BYTE: 0,
+        Event.CHIP_LINK_BYTE: 0,
+        Event.DIGITAL_OP: 3 * 5 * 3,
+    }
+
+
+def test_events_of_separate_slices_with_unit_and_reference_column() -> None:
+    # 4 arrays of 4 x 3 weights, and 4 of 2 x 3; each has 3 + 2 bit lines and converts them all
+    extra = ("encoding.input_sum=unit_column", "encoding.pedestal=digitised_reference", "encoding.slices_in=separate")
+    chip = target(*OFFSET, *extra, "array.rows=4", "array.rows_active=4", "array.columns=3")
+    program = scheduled(matrix_program([matrix_op(ONES, vectors=2, input_bits=8)]), chip)
+    events = program.layers[0].events
+    assert events[Event.ARRAY_READ] == 2 * 8 * 8
+    assert events[Event.CELL_READ] == 2 * 8 * 4 * (4 + 2) * 5
+    assert events[Event.DAC_DRIVE] == 2 * 8 * 4 * (4 + 2)
+    assert events[Event.ADC_CONVERSION] == events[Event.SAMPLE_HOLD] == 2 * 8 * 8 * 5
+    assert events[Event.SHIFT_ADD] == 2 * (8 * 8 * 5 + 2 * 3)
+    assert events[Event.BUFFER_READ_BYTE] == 2 * 6, "the arrays of a tile share its inputs"
+
+
+@pytest.mark.parametrize(("subtract", "conversions"), [("before_adc", 16), ("after_adc", 32)])
+def test_conversions_of_separate_pairs(subtract: str, conversions: int) -> None:
+    keys = ("encoding.pairs_in=separate", f"encoding.subtract={subtract}", "encoding.pedestal=digital_count")
+    program = scheduled(matrix_program([matrix_op([[1, 1]], input_bits=2)]), target(*keys))
+    assert program.layers[0].events[Event.ADC_CONVERSION] == conversions  # 2 phases x 4 slices x 2 weights
+    assert program.layers[0].events[Event.SAMPLE_HOLD] == 32
+    assert program.layers[0].events[Event.ARRAY_READ] == 4
+
+
+LINKS = ("hierarchy.arrays_per_core=1", "hierarchy.cores_per_tile=1")
+
+# What each of the four tiles moves: 4-bit inputs of its rows and 32-bit sums of its columns, 5 vectors:
+# 5 x (4/2 + 2x4) = 50, 5 x (4/2 + 1x4) = 30, 5 x (2/2 + 2x4) = 45, 5 x (2/2 + 1x4) = 25 bytes.
+
+
+@pytest.mark.parametrize(
+    ("topology", "tiles", "link", "chip_link"),
+    [
+        ("mesh", 4, 30 * 1 + 45 * 1 + 25 * 2, 0),  # 2 x 2 tiles
+        ("mesh", 16, 30 * 1 + 45 * 2 + 25 * 3, 0),  # a row of 4
+        ("bus", 4, 30 + 45 + 25, 0),
+        ("htree", 4, 30 * 2 + 45 * 4 + 25 * 4, 0),  # up one level or two, and down again
+        ("mesh", 2, 30 * 1, 45 + 25),  # two tiles a chip
+        ("bus", 1, 0, 30 + 45 + 25),
+    ],
+)
+def test_bytes_on_links(topology: str, tiles: int, link: int, chip_link: int) -> None:
+    chip = target(*KEYS, *LINKS, f"hierarchy.tiles_per_chip={tiles}", f"network.topology={topology}")
+    events = scheduled(matrix_program([matrix_op(ONES, vectors=5, input_bits=4)]), chip).layers[0].events
+    assert events[Event.LINK_BYTE] == link
+    assert events[Event.CHIP_LINK_BYTE] == chip_link
+
+
+@settings(max_examples=60, deadline=None)
+@given(cases(), st.integers(1, 5))
+def test_events_are_proportional_to_vectors(case: Case, vectors: int) -> None:
+    one = scheduled(matrix_program([case.op]), case.chip).layers[0]
+    many = scheduled(matrix_program([replace(case.op, vectors=vectors)]), case.chip).layers[0]
+    assert set(one.events) == set(Event)
+    for event, count in one.events.items():
+        assert many.events[event] == pytest.approx(vectors * count)
+    assert many.busy_s == pytest.approx(vectors * one.busy_s)
