@@ -129,6 +129,25 @@ def open_model(
     return _wrap(session, tuple(held))
 
 
+def inferred(model: ir.Model, names: Sequence[str]) -> dict[str, tuple[np.dtype[Any], tuple[int | str | None, ...]]]:
+    """Element type and shape of values of the main graph as onnxruntime infers them; what it does not know is left out.
+
+    Args:
+        model: left as it is.
+        names: values that have no shape in the model.
+    """
+    try:
+        session = open_model(model, outputs=names, optimise=False, prepack=False)
+    except ModelError:
+        return {}
+    wanted = set(names)
+    return {
+        value.name: (np.dtype(_TYPES[value.type]), tuple(size or None for size in value.shape))
+        for value in session._session.get_outputs()
+        if value.name in wanted and value.shape and value.type in _TYPES
+    }
+
+
 _SHARED = {
     ir.DataType.FLOAT,
     ir.DataType.FLOAT16,

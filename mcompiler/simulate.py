@@ -331,7 +331,8 @@ def _classes(values: Tensor) -> npt.NDArray[np.int64]:
         return values.astype(np.int64)
     if not values.size:
         return np.zeros(len(values), np.int64)
-    return values.reshape(len(values), -1).argmax(axis=1).astype(np.int64)
+    best: npt.NDArray[np.int64] = values.reshape(len(values), -1).argmax(axis=1).astype(np.int64)
+    return best
 
 
 def extract(model: ir.Model, start: str, end: str) -> ir.Model:

@@ -14,7 +14,9 @@ from mcompiler.ir import GraphProgram
 from mcompiler.target import Target
 
 _FUSED = {"FusedConv": "Conv", "FusedGemm": "Gemm"}
-_ACTIVATIONS = frozenset(["Relu", "Sigmoid", "Tanh", "LeakyRelu", "Clip", "HardSigmoid"])
+_ACTIVATIONS = frozenset(
+    ["Relu", "Sigmoid", "Tanh", "LeakyRelu", "Clip", "HardSigmoid", "Elu", "Softplus", "Softsign", "ThresholdedRelu"]
+)
 _END = np.iinfo(np.int64).max
 
 

@@ -29,7 +29,10 @@ from mcompiler.target import Target
 _RANDOM = frozenset(
     ["RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial", "Dropout"]
 )
-_GROWING = frozenset(["Expand", "Tile", "Range", "OneHot", "Pad", "Resize", "Upsample", "EyeLike"])
+_OTHERWISE = frozenset(["Attention", "MaxUnpool", "Resize", "Upsample"])
+"""Operators that the evaluator and onnxruntime compute differently in some modes: left to onnxruntime."""
+
+_GROWING = frozenset(["Expand", "Tile", "Range", "OneHot", "Pad", "EyeLike"])
 """Operators whose output can be far larger than their inputs: folded only where its size is known beforehand."""
 
 _FILL_LIMIT = 4 << 30
@@ -88,7 +91,7 @@ class FoldConstants:
                 return sizes
         if not standard(node, node.op_type) or has_subgraph(node):
             return None
-        if node.op_type in _RANDOM or node.op_type == "DequantizeLinear":
+        if node.op_type in _RANDOM or node.op_type in _OTHERWISE or node.op_type == "DequantizeLinear":
             return None
         inputs = [constant(value) for value in node.inputs]
         if any(value is not None and array is None for value, array in zip(node.inputs, inputs, strict=True)):

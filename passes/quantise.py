@@ -43,6 +43,13 @@ LARGE_MODEL = 64 << 20
 """Bytes of weights from which calibration runs without prepacked weights, to stay small."""
 
 
+_NO_NUMPY = frozenset(
+    [ir.DataType.BFLOAT16, ir.DataType.INT4, ir.DataType.UINT4, ir.DataType.INT2, ir.DataType.UINT2]
+    + [kind for kind in ir.DataType if kind.name.startswith("FLOAT") and kind.bitwidth <= 8]
+)
+"""Element types of which onnxruntime hands out no arrays."""
+
+
 class RangeMethod(StrEnum):
     """How an input range is read off the calibration data."""
 
@@ -107,7 +114,10 @@ class Quantise:
         """Run the float model on the samples: statistics of every matrix's input, elements of every value."""
         model = program.graph.model
         tensors = list(dict.fromkeys(matrix.tensor for matrix in program.matrices))
-        names = [value.name for node in model.graph for value in node.outputs if value.name and value.type is not None]
+        names = [
+            value.name for node in model.graph for value in node.outputs
+            if value.name and value.type is not None and value.dtype not in _NO_NUMPY
+        ]  # fmt: skip
         large = sum(matrix.weights.nbytes for matrix in program.matrices) >= LARGE_MODEL
         session = open_model(model, outputs=[*names, *tensors], optimise=False, prepack=False, origin=self.origin)
         elements = self._elements(session, names)

@@ -14,9 +14,10 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from mcompiler.cli.main import run
+import mcompiler
+from mcompiler.cli.main import main, run
 from tests.support.digits import DEMO, digits_build
-from tests.support.sealed import reseal
+from tests.support.sealed import reseal, rewrite_json
 
 MODEL = str(DEMO / "digits.onnx")
 CALIBRATION = ["--calibration", str(DEMO / "digits_calibration.npz")]
@@ -382,3 +383,93 @@ def test_the_real_process(built: Path, tmp_path: Path) -> None:
     )
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1
+
+
+# --- options, and what else can go wrong -----------------------------------------------------------------------------
+
+
+def test_version_and_exit_code(capsys: Capture) -> None:
+    assert call(capsys, "--version")[1].strip() == f"mcompiler, version {mcompiler.__version__}"
+    with pytest.raises(SystemExit) as stop:
+        main(["verify", "/nowhere"])
+    assert stop.value.code == 1
+
+
+def test_dimensions_are_given_or_guessed_aloud(
+    tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    proto = onnx.load(matmul_model(tmp_path / "seq.onnx", np.eye(3)))
+    for value in (*proto.graph.input, *proto.graph.output):
+        shape = value.type.tensor_type.shape
+        shape.dim.insert(1, onnx.TensorShapeProto.Dimension(dim_param="length"))
+    onnx.save(proto, "seq.onnx")
+    random = ("compile", "seq.onnx", "--calibration", "random", "--force")
+    assert call(capsys, *random, "--dim", "length=7")[0] == 0
+    assert mcompiler.load("seq.build").options["dims"] == {"length": 7}
+    code, _, err = call(capsys, *random)
+    assert code == 0
+    assert "guessed length=1; give --dim length=N for another size" in err
+    assert call(capsys, *random, "--dim", "length=0")[0] == 2
+
+
+def test_seeds_draw_other_samples(built: Path, capsys: Capture) -> None:
+    figures = [call_json(capsys, "verify", built, "--seed", seed)[1]["sqnr_db"] for seed in (1, 1, 2)]
+    assert figures[0] == figures[1] != figures[2]
+
+
+def test_data_that_do_not_fit(built: Path, tmp_path: Path, capsys: Capture) -> None:
+    image = np.zeros((3, 1, 8, 8))
+    for name, arrays, said in (
+        ("shape", {"x": image[..., :7].astype(np.float32)}, "needs shape [n, 1, 8, 8]"),
+        ("double", {"x": image}, "float32, the file has float64"),
+        ("name", {"a": image.astype(np.float32), "b": image}, "no array for input(s)"),
+        ("labels", {"x": image.astype(np.float32), "y": np.zeros(2, np.int64)}, "differ in their number of samples"),
+        ("empty", {"x": image[:0].astype(np.float32)}, "no samples in it"),
+    ):
+        path = tmp_path / f"{name}.npz"
+        np.savez(path, **arrays)
+        code, _, err = call(capsys, "verify", built, "--data", path)
+        assert code == 1
+        assert said in last_line(err), name
+
+
+def test_another_mapped_file_or_placement_is_a_wrong_mapping(own: Path, capsys: Capture) -> None:
+    def swap(data: dict[str, Any]) -> None:
+        one, other = [node for node in data["nodes"] if node["kind"] == "array"][:2]
+        one["address"], other["address"] = other["address"], one["address"]
+
+    whole = (own / "placement.json").read_bytes()
+    rewrite_json(own, "placement.json", swap)
+    code, _, err = call(capsys, "verify", own)
+    assert code == 3
+    assert f"placement.json and layers/ disagree on 'array:{LAYER}:0'" in last_line(err)
+    (own / "placement.json").write_bytes(whole)
+    proto = onnx.load(own / "mapped.onnx")
+    proto.graph.node[0].name = "renamed"
+    onnx.save(proto, own / "mapped.onnx")
+    reseal(own, "mapped.onnx", "placement.json")
+    code, _, err = call(capsys, "verify", own)
+    assert code == 3
+    assert "the shipped mapped.onnx is not the model" in last_line(err)
+
+
+def test_a_fault_of_a_pass_names_it(tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise KeyError("gone")
+
+    monkeypatch.setattr("mcompiler.passes.tile.Tile.run", broken)
+    code, out, err = call(capsys, "compile", MODEL, *CALIBRATION, "--out", tmp_path / "b")
+    assert (code, out) == (70, "")
+    assert "PassError: pass 'tile' failed after inline," in last_line(err)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_closed_pipe_is_no_fault(built: Path, tmp_path: Path) -> None:
+    root = Path(__file__).resolve().parents[1]
+    command = f'"{sys.executable}" -m mcompiler cells "{built}" --layer {LAYER} | head -n 1'
+    done = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, cwd=root, check=False
+    )
+    assert done.stdout == "array,chip,tile,core,position,row,column,level,conductance_s\n"
+    assert done.stderr == ""

@@ -402,14 +402,14 @@ def questions(draw: st.DrawFn) -> tuple[Adc, int, int, int]:
     return adc, lowest, highest, draw(st.integers(0, 9))
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(questions())
 def test_lossless_is_lossless(question: tuple[Adc, int, int, int]) -> None:
     if is_lossless(*question):
         assert brute_force(*question)
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(questions())
 def test_lossless_is_told_wherever_it_is(question: tuple[Adc, int, int, int]) -> None:
     adc, lowest, highest, _ = question

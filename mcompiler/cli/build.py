@@ -110,7 +110,8 @@ def verify(directory: Path, data: Path | None, limit: int | None, ideal: bool, s
     """Run float, quantised and mapped model side by side and compare them, layer by layer.
 
     The mapped model is rebuilt from cells, placement and layers. Exit code 3 when a layer that is promised lossless is
-    not exact, an output differs though all layers are exact, or the shipped mapped.onnx is another model.
+    not exact, an output differs though all layers are exact, the shipped mapped.onnx is another model, or the placement
+    is not that of the layers.
     """
     from mcompiler.driver import load
     from mcompiler.summary import verify_summary

@@ -41,6 +41,7 @@ from mcompiler.passes.prune import Prune
 from mcompiler.passes.quantise import Quantise, RangeMethod
 from mcompiler.passes.schedule import Schedule
 from mcompiler.passes.tile import Tile
+from mcompiler.passes.widen import Widen
 from mcompiler.pipeline import Observer, Runner
 from mcompiler.runtime import input_specs
 from mcompiler.target import Target, load_target
@@ -123,7 +124,7 @@ def normalise(run: Runner, program: GraphProgram) -> GraphProgram:
         program = run(FoldConstants(), program)
     program = run(Clean(), program)
     program = run(FoldBatchNorm(), program)
-    return run(InferShapes(), program)
+    return run(Widen(), run(InferShapes(), program))
 
 
 def _method(name: str) -> RangeMethod:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import onnx
 import onnx_ir as ir
@@ -10,9 +11,8 @@ import onnx_ir as ir
 from mcompiler.errors import ModelError
 from mcompiler.graph import constant, input_at, int_attr, standard
 
-_RUNTIME_DOMAINS = frozenset(
-    ["", "ai.onnx", "ai.onnx.ml", "com.microsoft", "com.microsoft.nchwc", "com.microsoft.experimental"]
-)
+_RUNTIME_DOMAINS = frozenset(["", "ai.onnx", "ai.onnx.ml", "com.microsoft", "com.microsoft.experimental"])
+_BLOCKED_DOMAINS = frozenset(["com.microsoft.nchwc"])
 _TRAINING_DOMAINS = frozenset(["ai.onnx.training", "ai.onnx.preview.training"])
 _RANDOM = frozenset(
     ["RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial"]
@@ -30,10 +30,11 @@ _LEGACY = frozenset(
         "ParametricSoftplus",
         "Scale",
         "ScaledTanh",
+        "SimplifiedLayerNormalization",
         "ThresholdedRelu",
     ]
 )
-"""Operators that left ONNX and that onnxruntime may still run."""
+"""Operators that left ONNX, or never entered it, and that onnxruntime may run in its domain."""
 
 _LISTED = 20
 
@@ -76,6 +77,11 @@ def refusal(node: ir.Node, opsets: dict[str, int], model: ir.Model) -> str | Non
         return None
     if node.domain in _TRAINING_DOMAINS:
         return "training operator"
+    if node.domain in _BLOCKED_DOMAINS:
+        return (
+            "its weights are laid out for one kind of processor; save the optimised model at level extended or below "
+            "(ORT_ENABLE_EXTENDED)"
+        )
     if node.domain not in _RUNTIME_DOMAINS:
         return f"operator of the foreign domain '{node.domain}', which onnxruntime does not run"
     if node.op_type in _RANDOM:
@@ -94,6 +100,14 @@ def operators() -> dict[str, bool]:
     return {
         s.name: s.name in _RANDOM for s in sorted(schemas, key=lambda s: s.name) if not s.domain and not s.deprecated
     }
+
+
+def is_function(op: str) -> bool:
+    """Whether ONNX defines an operator of its domain by other operators."""
+    if not _known(op):
+        return False
+    schema: Any = onnx.defs.get_schema(op)  # its stubs lack what follows
+    return bool(schema.has_function or schema.has_context_dependent_function)
 
 
 def _known(op: str) -> bool:

@@ -7,9 +7,12 @@ import onnx_ir as ir
 
 from mcompiler.graph import input_at
 from mcompiler.onnx_import.light import light_proto
+from mcompiler.runtime import inferred
 
 _ROUNDS = 8
 _LIKE_INPUT = {
+    ("", "LayerNormalization"): None,
+    ("", "SimplifiedLayerNormalization"): None,
     ("ai.onnx.ml", "Scaler"): ir.DataType.FLOAT,
     ("ai.onnx.ml", "Normalizer"): ir.DataType.FLOAT,
     ("ai.onnx.ml", "Binarizer"): None,
@@ -28,10 +31,25 @@ def infer_shapes(model: ir.Model) -> None:
     Inference may fail (operators that it does not know, contradicting annotations); values then keep what they had.
     Types and shapes of graph inputs and outputs stay as the model states them.
     """
+    asked = False
     for _ in range(_ROUNDS):
         _infer(model)
-        if sum(_supplement(node) for node in model.graph) == 0:
+        if sum(_supplement(node) for node in model.graph):
+            continue
+        if asked or not _ask_runtime(model):
             return
+        asked = True
+
+
+def _ask_runtime(model: ir.Model) -> bool:
+    """Shapes of onnxruntime's own operators, which only it can infer; True where it added something."""
+    foreign = [node.outputs[0] for node in model.graph if node.domain not in ("", "ai.onnx") and node.outputs]
+    unknown = {value.name or "": value for value in foreign if value.shape is None and value.name}
+    found = inferred(model, list(unknown)) if unknown else {}
+    for name, (dtype, shape) in found.items():
+        unknown[name].shape = ir.Shape(shape)
+        unknown[name].type = ir.TensorType(ir.DataType.from_numpy(dtype))
+    return bool(found)
 
 
 def _infer(model: ir.Model) -> None:
@@ -80,7 +98,7 @@ def _supplement(node: ir.Node) -> bool:
 
 
 def _requantised(node: ir.Node, source: ir.Value, output: ir.Value) -> bool:
-    """The shape of the input; the type of the scale where codes become numbers, of the zero point where they are made."""
+    """The shape of the input; the type of the scale of a DequantizeLinear, of the zero point of a QuantizeLinear."""
     if source.shape is None:
         return False
     parameter = input_at(node, 1 if node.op_type == "DequantizeLinear" else 2)
@@ -93,7 +111,7 @@ def _requantised(node: ir.Node, source: ir.Value, output: ir.Value) -> bool:
 def _rank_of_argument(node: ir.Node, source: ir.Value, output: ir.Value) -> bool:
     """A shape that is computed at run time still has a known length, and that is the number of dimensions."""
     shape = node.inputs[1].shape if node.inputs[1] is not None else None
-    if shape is None or len(shape) != 1 or not isinstance(shape[0], int):
+    if shape is None or len(shape) != 1 or not isinstance(shape[0], int) or (source.type or output.type) is None:
         return False
     if node.op_type == "Expand" and (source.shape is None or len(source.shape) > shape[0]):
         return False

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import onnx_ir as ir
+import onnxruntime as ort
 import pytest
 
 import mcompiler
@@ -40,8 +43,6 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def saved(tmp_path: Path, kept: Path) -> Path:
     """A copy of it to spoil."""
-    import shutil
-
     return Path(shutil.copytree(kept, tmp_path / "m.build"))
 
 
@@ -80,8 +81,6 @@ def test_no_paths_and_no_times(kept: Path) -> None:
 
 
 def test_models_run_in_plain_onnxruntime_with_the_models_interface(kept: Path) -> None:
-    import onnxruntime as ort
-
     names = ("model.onnx", "reference.onnx", "mapped.onnx")
     sessions = [ort.InferenceSession(str(kept / name), providers=["CPUExecutionProvider"]) for name in names]
     ends = [[(v.name, v.type) for v in (*s.get_inputs(), *s.get_outputs())] for s in sessions]
@@ -164,7 +163,7 @@ def test_external_data_is_copied_hashed_and_checked(tmp_path: Path) -> None:
     data = bytearray((out / "weights.bin").read_bytes())
     data[1] ^= 1
     (out / "weights.bin").write_bytes(data)
-    with pytest.raises(BuildError, match="weights.bin: damaged"):
+    with pytest.raises(BuildError, match=r"weights.bin: damaged"):
         mcompiler.load(out).verify(x)
 
 
@@ -201,9 +200,9 @@ def test_builds_are_identical_to_the_byte(tmp_path: Path) -> None:
         cwd = tmp_path / folder
         cwd.mkdir(parents=True)
         done = in_child(
-            "-m", "mcompiler", "compile", tmp_path / "m.onnx", "--calibration", tmp_path / "data.npz", "--target", "isaac",
-            "--set", "converters.adc.range=calibrated", "--range", "percentile", "--out", name, cwd=cwd,
-            PYTHONHASHSEED=seed,
+            "-m", "mcompiler", "compile", tmp_path / "m.onnx", "--calibration", tmp_path / "data.npz",
+            "--target", "isaac", "--set", "converters.adc.range=calibrated", "--range", "percentile", "--out", name,
+            cwd=cwd, PYTHONHASHSEED=seed,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
         found.append(contents(cwd / name))
@@ -297,8 +296,6 @@ def test_places_that_cannot_be_written(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_is_one_clear_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import errno
-
     def full(handle: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 

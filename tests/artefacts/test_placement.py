@@ -28,9 +28,10 @@ def two_layers(chip: Target | None = None) -> Build:
     return mcompiler.compile(model(nodes, {"x": x}, constants), chip or target(), calibration={"x": x})
 
 
-def graph_of(build: Build, folder: Path) -> tuple[nx.DiGraph, dict[str, Any]]:
+def graph_of(build: Build, folder: Path) -> tuple[Any, dict[str, Any]]:
     data = json.loads((build.save(folder / "b") / "placement.json").read_text())
-    return nx.node_link_graph(data, edges="edges"), data
+    graph: Any = nx.node_link_graph(data, edges="edges")
+    return graph, data
 
 
 CHIPS = {

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import onnx_ir as ir
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -265,8 +266,6 @@ def test_kernel_channels_that_vanish() -> None:
     values[5], codes[2, :, 1] = 0, 0
     values[6:, 1], codes[3, 3:] = 0, 0
     values[0], codes[0, :, 0] = 0, 0
-    import onnx_ir as ir
-
     weights.const_value = ir.tensor(values, name="w")
     for encoding in ("pair", "after-digitised", "offset-count", "offset-unit-flip"):
         for columns in (8, 16, 64):  # one, two or all groups to an array
@@ -282,7 +281,9 @@ def test_float16_and_double() -> None:
 
 def test_a_batched_constant_needs_lossless_converters() -> None:
     case = matmul_case([2, 4, 3, 7], [4, 7, 5])
-    with pytest.raises(CompileError, match=r"node 'matmul': .*one constant matrix per batch element.*converters.adc.bits"):
+    with pytest.raises(
+        CompileError, match=r"node 'matmul': .*one constant matrix per batch element.*converters.adc.bits"
+    ):
         _ = case.compile(target("converters.adc.bits=4")).mapped
 
 
@@ -291,7 +292,7 @@ def test_a_batched_constant_needs_lossless_converters() -> None:
 
 def test_a_wrong_crossbar_would_be_noticed() -> None:
     """The numpy crossbar itself, wrong in one thing at a time, disagrees: the comparison is no empty one."""
-    for encoding, bits, wrong in [
+    cases: list[tuple[str, int, dict[str, Any]]] = [
         ("offset-count-half", 12, {"half_up": True}),
         ("after-digitised", 12, {"half_up": True}),
         ("pair", 4, {"converter_bits": 3}),
@@ -299,7 +300,8 @@ def test_a_wrong_crossbar_would_be_noticed() -> None:
         ("pair", 4, {"rows_active": 4}),
         ("offset-count", 4, {"goes": "digitised_reference"}),
         ("offset-count", 4, {"goes": "reference_column"}),
-    ]:
+    ]
+    for encoding, bits, wrong in cases:
         build, codes, given = measure(CONVOLUTION, target(*ENCODINGS[encoding], f"converters.adc.bits={bits}"))
         layer = only(build)
         other = replace(crossbar.chip(build.target), **wrong)

@@ -127,7 +127,11 @@ def test_any_width(weights: int, inputs: int, seed: int, signed: bool, convoluti
 # --- each way to an exact product, at its extreme --------------------------------------------------------------------
 
 
-def extreme(codes: np.ndarray[tuple[int, ...], np.dtype[np.int64]], x: np.ndarray[tuple[int, ...], np.dtype[np.float32]], op: str) -> Case:
+def extreme(
+    codes: np.ndarray[tuple[int, ...], np.dtype[np.int64]],
+    x: np.ndarray[tuple[int, ...], np.dtype[np.float32]],
+    op: str,
+) -> Case:
     """A model whose weights are all at the end of their range, and so are its inputs."""
     made = model([node(op, "x w")], {"x": x}, {"w": floats(codes)})
     groups = codes.reshape(len(codes), -1).T[None] if op == "Conv" else codes.reshape(-1, *codes.shape[-2:])
@@ -234,14 +238,20 @@ def test_a_residual_network_keeps_its_bits() -> None:
     made = model(nodes, {"x": x}, constants)
     for chip in (target(), target(base="isaac")):
         build = mcompiler.compile(made, chip, calibration={"x": x})
-        outputs = [run_plain(m, {"x": x}, optimise=o)["y"] for m in (build.mapped, build.reference) for o in (True, False)]
+        outputs = [
+            run_plain(m, {"x": x}, optimise=o)["y"] for m in (build.mapped, build.reference) for o in (True, False)
+        ]
         for other in outputs[1:]:
             np.testing.assert_array_equal(outputs[0], other)
 
 
 def test_functions_have_names_that_every_parser_takes() -> None:
     x, q = activations((2, 3)), codes_of((3, 3), 8, channel_axis=1)
-    nodes = [node("MatMul", "x w", "a", "/a/b.1"), node("MatMul", "a w", "b", "a b 1"), node("MatMul", "b w", "y", "ä/ö")]
+    nodes = [
+        node("MatMul", "x w", "a", "/a/b.1"),
+        node("MatMul", "a w", "b", "a b 1"),
+        node("MatMul", "b w", "y", "ä/ö"),
+    ]
     build = mcompiler.compile(model(nodes, {"x": x}, {"w": floats(q)}), target(), calibration={"x": x})
     names = [function.name for function in build.mapped.functions.values()]
     assert len(set(names)) == 3

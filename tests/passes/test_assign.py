@@ -115,6 +115,10 @@ def test_an_accumulator_that_overflows() -> None:
     )
     assert assigned(op, target("digital.accumulator_bits=17")).lossless
     assert assigned(matrix_op(np.ones((128, 1))), target("digital.accumulator_bits=16")).lossless
+    byte = target("digital.accumulator_bits=8", "precision.inputs=1")  # -128..127
+    assert assigned(matrix_op(np.ones((127, 1)), input_bits=1), byte).lossless
+    with pytest.raises(CompileError, match="a column can sum to 128, which overflows"):
+        assigned(matrix_op(np.ones((128, 1)), input_bits=1), byte)
 
 
 # --- flips -----------------------------------------------------------------------------------------------------------
@@ -267,6 +271,17 @@ def test_a_calibrated_range_can_be_lossless() -> None:
     assert made.lossless
     assert made.clipped == 0.0
     assert assigned(matrix_op([[1]]), target()).clipped == 0.0
+
+
+def test_a_unit_column_that_can_clip_is_not_lossless() -> None:
+    # the weights' cells are all at level 0 and one row was active at once: nothing was seen to clip
+    op, seen = matrix_op(np.full((5, 1), -128)), np.array([[[1, 0, 0, 0, 0]]])
+    keys = (CALIBRATED, "encoding.flip=false")
+    two = assigned(op, target(*keys, "converters.adc.bits=2", name="isaac"), seen)
+    assert two.gain == 1.0
+    assert not two.lossless, "5 active rows are 5 in the unit column, and 3 is the largest code"
+    three = assigned(op, target(*keys, "converters.adc.bits=3", name="isaac"), seen)
+    assert three.lossless
 
 
 # --- live cells ------------------------------------------------------------------------------------------------------

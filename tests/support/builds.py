@@ -131,7 +131,9 @@ class Case:
         return mcompiler.compile(self.model, chip, calibration=self.feeds)
 
 
-def activations(shape: Sequence[int], seed: int = 1, *, signed: bool = True, dtype: npt.DTypeLike = np.float32) -> Array:
+def activations(
+    shape: Sequence[int], seed: int = 1, *, signed: bool = True, dtype: npt.DTypeLike = np.float32
+) -> Array:
     """Random inputs; unsigned ones have zero point 0."""
     x = np.random.default_rng(seed).standard_normal(tuple(shape))
     return (x if signed else np.abs(x)).astype(dtype)
@@ -179,7 +181,9 @@ def matmul_case(
         q[..., 0, :] = (1 << (bits - 1)) - 1  # each matrix of the batch has scales of its own
     x = activations(x_shape, seed + 1, signed=signed, dtype=dtype)
     made = model([node("MatMul", "x w")], {"x": x}, {"w": floats(q, dtype)})
-    return Case(made, {"x": x}, q.reshape(-1, *w_shape[-2:]), f"matmul-{list(x_shape)}-{list(w_shape)}".replace(" ", ""))
+    return Case(
+        made, {"x": x}, q.reshape(-1, *w_shape[-2:]), f"matmul-{list(x_shape)}-{list(w_shape)}".replace(" ", "")
+    )
 
 
 def gemm_case(*, transposed: bool, rows: int = 13, cols: int = 5, bits: int = 8, signed: bool = True) -> Case:

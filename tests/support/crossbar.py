@@ -1,8 +1,8 @@
 """A crossbar in numpy, written from the arithmetic of the design alone: cells and input codes in, accumulators out.
 
-It reads a build's cells and the facts of its layers (which rows and columns stand where, shift, flips, gain), and shares
-no decoder with the compiler. Everything up to the converters' codes is integer arithmetic, so that roundings at half a
-step are what they are.
+It reads a build's cells and the facts of its layers (which rows and columns stand where, shift, flips, gain), and
+shares no decoder with the compiler. Everything up to the converters' codes is integer arithmetic, so that roundings at
+half a step are what they are.
 """
 
 from __future__ import annotations
@@ -136,9 +136,7 @@ def in_place(sums: npt.NDArray[Any], codes: npt.NDArray[Any], layer: LayerData) 
     conv = layer.op.shape
     if isinstance(conv, ConvShape):
         rank = len(conv.kernel)
-        sizes = output_sizes(
-            tuple(n + conv.pads[a] + conv.pads[a + rank] for a, n in enumerate(codes.shape[2:])), conv
-        )
+        sizes = output_sizes(tuple(n + conv.pads[a] + conv.pads[a + rank] for a, n in enumerate(codes.shape[2:])), conv)
         return np.moveaxis(sums.reshape(len(codes), *sizes, groups * cols), -1, 1)
     if not conv.batch:
         return sums.reshape(*codes.shape[:-1], cols)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
-from onnx import numpy_helper
-
 import onnx_ir as ir
+from onnx import numpy_helper
 
 WEIGHT_AT = {"MatMulInteger": 1, "ConvInteger": 1, "QLinearMatMul": 3, "QLinearConv": 3}
 """Which input of a kernel is its second operand."""
@@ -27,7 +26,11 @@ def saturating(model: ir.Model, largest_input: int) -> list[str]:
     for call in proto.graph.node:
         function = functions.get((call.domain, call.op_type))
         if function is not None:
-            inside = {formal: held[actual] for formal, actual in zip(function.input, call.input, strict=False) if actual in held}
+            inside = {
+                formal: held[actual]
+                for formal, actual in zip(function.input, call.input, strict=False)
+                if actual in held
+            }
             bad += [f"{call.name}: {line}" for line in _graph(function.node, inside, largest_input)]
     return bad
 

@@ -1,4 +1,4 @@
-"""Run as a script: save a build in child processes that are killed at every touch of the file system, one after another.
+"""Run as a script: save a build in child processes, each killed at another touch of the file system.
 
     python killed.py MODEL.onnx FOLDER new|force
 

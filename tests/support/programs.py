@@ -218,7 +218,10 @@ def largest_codes(chip: Target) -> tuple[int, int]:
 @st.composite
 def operations(draw: st.DrawFn, chip: Target) -> MatrixOp:
     """Codes that the target holds: dense or sparse, with vanished rows, columns, groups and tiles; or none at all."""
-    groups, rows, cols = draw(st.integers(1, 5)), draw(st.integers(1, 20)), draw(st.integers(1, 10))
+    if draw(st.booleans()):  # small groups, of which several fit one array
+        groups, rows, cols = draw(st.integers(2, 6)), draw(st.integers(1, 4)), draw(st.integers(1, 2))
+    else:
+        groups, rows, cols = draw(st.integers(1, 3)), draw(st.integers(1, 20)), draw(st.integers(1, 10))
     low, high = largest_codes(chip)
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     codes = rng.integers(low, high + 1, (groups, rows, cols))
