@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
-from common import SHARED, interleaved, ratio, write
+from common import RESULTS, SHARED, interleaved, ratio, write
 
 import mcompiler
 from mcompiler.conductance import make_adc, read_blocks
@@ -162,53 +162,52 @@ def tile(rounds: int) -> dict[str, Any]:
 
 def memory() -> dict[str, Any]:
     """(d)."""
-    found = {}
     with tempfile.TemporaryDirectory() as work:
         np.savez(f"{work}/c.npz", x=images(32))
         np.savez(f"{work}/x.npz", x=images(10_000))
-        for name, options in (("lossless", ()), ("sliced", SLICED)):
-            given = [part for option in options for part in ("--set", option)]
-            command = [
-                sys.executable,
-                "-m",
-                "mcompiler",
-                "compile",
-                str(MODEL),
-                "--calibration",
-                f"{work}/c.npz",
-                "--out",
-                f"{work}/b",
-                "--force",
-            ]
-            subprocess.run([*command, *given], check=True, stdout=subprocess.DEVNULL)
-            verify = [sys.executable, "-m", "mcompiler", "verify", f"{work}/b", "--data", f"{work}/x.npz", "--json"]
-            with subprocess.Popen(verify, stdout=subprocess.PIPE, text=True) as process:
-                assert process.stdout is not None
-                samples = json.loads(process.stdout.read())["samples"]
-                _, status, usage = os.wait4(process.pid, 0)
-                process.returncode = os.waitstatus_to_exitcode(status)
-            assert process.returncode == 0
-            assert samples == 10_000
-            found[name] = round(usage.ru_maxrss / 2**20, 2)
-    return {"asked_gib": 2, "images": 10_000, "peak_gib": found}
+        command = [
+            sys.executable,
+            "-m",
+            "mcompiler",
+            "compile",
+            str(MODEL),
+            "--calibration",
+            f"{work}/c.npz",
+            "--out",
+            f"{work}/b",
+            "--force",
+        ]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        verify = [sys.executable, "-m", "mcompiler", "verify", f"{work}/b", "--data", f"{work}/x.npz", "--json"]
+        with subprocess.Popen(verify, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            samples = json.loads(process.stdout.read())["samples"]
+            _, status, usage = os.wait4(process.pid, 0)
+            process.returncode = os.waitstatus_to_exitcode(status)
+        assert process.returncode == 0
+        assert samples == 10_000
+        peak = round(usage.ru_maxrss / 2**20, 2)
+    return {"asked_gib": 2, "images": 10_000, "peak_gib": peak}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--out", default="simulate")
-    parser.add_argument("--skip-memory", action="store_true", help="leave (d) out: it takes minutes")
+    parser.add_argument("--parts", default="memory,resnet20,tile_product", help="what to measure; the rest is kept")
     args = parser.parse_args()
-    result: dict[str, Any] = {"seed": SEED, "rounds": args.rounds}
-    if MODEL.exists():
-        if not args.skip_memory:  # first, while this process is small: a child's peak counts its parent's
-            result["memory"] = memory()
-        result["resnet20"] = resnet(args.rounds)
-    else:
-        result["resnet20"] = f"not measured: {MODEL.name} is not at hand"
-    result["tile_product"] = tile(args.rounds)
+    path = RESULTS / f"{args.out}.json"
+    result: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    result |= {"seed": SEED, "rounds": args.rounds}
+    parts = {"memory": memory, "resnet20": partial(resnet, args.rounds), "tile_product": partial(tile, args.rounds)}
+    for name in args.parts.split(","):  # memory first, while this process is small: a child's peak counts its parent's
+        if name != "tile_product" and not MODEL.exists():
+            result[name] = f"not measured: {MODEL.name} is not at hand"
+            continue
+        result[name] = parts[name]()
+        result.pop("machine", None)
+        write(args.out, result)
     print(json.dumps(result, indent=1))
-    print(write(args.out, result))
 
 
 if __name__ == "__main__":

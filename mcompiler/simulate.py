@@ -106,7 +106,8 @@ class _Error:
 
     def add(self, wanted: Tensor, given: Tensor) -> None:
         reference = wanted.astype(np.float64)
-        difference = given.astype(np.float64) - reference
+        with np.errstate(invalid="ignore"):  # inf - inf
+            difference = given.astype(np.float64) - reference
         difference = difference[np.isfinite(difference)] if not np.isfinite(difference).all() else difference
         self.signal += float(np.square(reference[np.isfinite(reference)]).sum())
         self.noise += float(np.square(difference).sum())

@@ -19,7 +19,8 @@ from mcompiler.driver import Build
 from mcompiler.errors import CompileError
 from mcompiler.target import Target
 from tests.support import crossbar
-from tests.support.builds import Case, conv_case, gemm_case, matmul_case, run_plain, target
+from tests.support.builds import Case, conv_case, gemm_case, matmul_case, model, node, run_plain, target
+from tests.support.kernels import saturating
 
 HALF = ("device.g_min_siemens=1e-6", "device.g_max_siemens=7e-6")  # on/off 7, 4 levels: the pedestal is a half
 QUARTER = ("device.g_min_siemens=1e-6", "device.g_max_siemens=13e-6")
@@ -81,6 +82,8 @@ def hold(case: Case, chip: Target) -> Build:
     np.testing.assert_array_equal(crossbar.weights(build, layer), case.codes)
     wanted = crossbar.accumulators(build, layer, codes)
     exact = crossbar.exact(codes, case.codes, layer)
+    phase = layer.op.input.bits if layer.analog.lossless else min(chip.converters.dac.bits, layer.op.input.bits)
+    assert saturating(build.mapped, (1 << phase) - 1) == []
     if layer.analog.lossless:
         np.testing.assert_array_equal(wanted, exact)
         np.testing.assert_array_equal(given, exact)
@@ -285,6 +288,27 @@ def test_a_batched_constant_needs_lossless_converters() -> None:
         CompileError, match=r"node 'matmul': .*one constant matrix per batch element.*converters.adc.bits"
     ):
         _ = case.compile(target("converters.adc.bits=4")).mapped
+
+
+def test_levels_that_could_saturate_take_another_kernel() -> None:
+    """8-bit phases times 7-bit levels pass 2^15: onnxruntime's uint8 x int8 products are out of bounds."""
+    whole = ("encoding.slices=1", "device.levels=128", "converters.adc.bits=8", "device.g_max_siemens=128e-6")
+    for phase, allowed in ((1, True), (7, True), (8, False)):
+        chip = target(*whole, f"converters.dac.bits={phase}")
+        mapped = hold(DENSE, chip).mapped
+        (function,) = mapped.functions.values()
+        assert ("QLinearMatMul" in {n.op_type for n in function}) is allowed
+
+
+def test_the_check_of_kernels_can_fail() -> None:
+    nodes = [node("MatMulInteger", "x w", "y")]
+    x = np.zeros((2, 4), np.uint8)
+    for size, bound in ((64, 255), (127, 128)):
+        made = model(nodes, {"x": x}, {"w": np.full((4, 3), -size, np.int8)}, kinds={"y": 6})
+        assert saturating(made, bound) == ([] if 2 * size * bound <= 32767 else saturating(made, 255))
+        assert saturating(made, 255) == ([] if size < 65 else [
+            "MatMulInteger 'matmulinteger': int8 weights up to 127 with inputs up to 255"
+        ])  # fmt: skip
 
 
 # --- mutations -------------------------------------------------------------------------------------------------------

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 import onnx
 import onnx_ir as ir
@@ -35,7 +37,8 @@ def saturating(model: ir.Model, largest_input: int) -> list[str]:
     return bad
 
 
-def _graph(nodes: list[onnx.NodeProto], held: dict[str, onnx.TensorProto], largest_input: int) -> list[str]:
+def _graph(nodes: Iterable[onnx.NodeProto], held: dict[str, onnx.TensorProto], largest_input: int) -> list[str]:
+    nodes = list(nodes)
     constants = dict(held)
     constants.update({n.output[0]: n.attribute[0].t for n in nodes if n.op_type == "Constant"})
     bad = []

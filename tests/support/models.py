@@ -25,6 +25,7 @@ from mcompiler.passes.fold_constants import FoldConstants
 from mcompiler.passes.infer_shapes import InferShapes
 from mcompiler.passes.inline import Inline
 from mcompiler.passes.lower import Lower
+from mcompiler.passes.widen import Widen
 from mcompiler.target import load_target
 
 SHARED_MODELS = Path(__file__).parents[2].parent / "shared" / "models"
@@ -116,7 +117,7 @@ def largest_error(expected: Sequence[Any], got: Sequence[Any]) -> float:
     return worst
 
 
-NORMALISE: tuple[Inline | Decompose | Convert | InferShapes | FoldConstants | FoldBatchNorm | Clean, ...] = (
+NORMALISE: tuple[Inline | Decompose | Convert | InferShapes | FoldConstants | FoldBatchNorm | Clean | Widen, ...] = (
     Inline(),
     Decompose(),
     Convert(),
@@ -127,6 +128,7 @@ NORMALISE: tuple[Inline | Decompose | Convert | InferShapes | FoldConstants | Fo
     FoldBatchNorm(),
     Clean(),
     InferShapes(),
+    Widen(),
 )
 """The graph passes as the driver runs them."""
 
