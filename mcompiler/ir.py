@@ -238,7 +238,7 @@ TILE = np.dtype(
         ("group", np.int32),  # first group
         ("groups", np.int32),  # groups packed on the diagonal
         ("row", np.int32),  # first row, an index into the kept rows of the group
-        ("rows", np.int32),  # kept rows of each group in this tile (the largest, where groups differ)
+        ("rows", np.int32),  # word lines that hold weights: kept rows, those of packed groups together
         ("col", np.int32),  # first column, an index into the kept columns
         ("cols", np.int32),
         ("slice", np.int8),  # slice held, or -1: all, in adjacent columns

@@ -12,6 +12,9 @@ from mcompiler.ir import GraphProgram
 from mcompiler.onnx_import import is_function
 from mcompiler.target import Target
 
+_SELECT = frozenset(["CastLike", "CenterCropPad", "Clip", "DepthToSpace", "Range", "Relu", "SpaceToDepth"])
+"""Operators that only select or move values: no rounding can go missing in them."""
+
 
 @dataclass(frozen=True)
 class Widen:
@@ -39,6 +42,8 @@ class Widen:
 def _is_narrow(node: ir.Node) -> bool:
     """Whether a node has float16 outputs and is defined by other operators."""
     if not standard(node, node.op_type) or has_subgraph(node) or not is_function(node.op_type):
+        return False
+    if node.op_type in _SELECT:
         return False
     return any(_half(value) for value in node.outputs)
 

@@ -83,7 +83,7 @@ def worst_sum(target: Target) -> int:
 def exact_pedestal(pedestal: float, sums: int, inputs: int) -> float:
     """The pedestal on the finest binary grid on which every analog value is exact in float32.
 
-    So the order of additions cannot change a code. The grid is 2^-12 level steps for 128 rows of 2-bit cells.
+    So the order of additions cannot change a code. The grid is 2^-15 level steps for `isaac`.
     """
     whole = int(sums + pedestal * inputs + 1).bit_length()
     grid = float(1 << max(0, 24 - whole - 1))

@@ -164,7 +164,7 @@ GEOMETRIES = [
 
 
 @pytest.mark.parametrize("case", GEOMETRIES, ids=lambda case: case.label)
-@pytest.mark.parametrize("encoding", ["pair", "after-digitised", "offset-unit-flip", "offset-count"])
+@pytest.mark.parametrize("encoding", ["pair", "offset-unit-flip", "offset-count"])
 def test_geometry(case: Case, encoding: str) -> None:
     hold(case, target(*ENCODINGS[encoding], "converters.adc.bits=4"))
 
@@ -231,7 +231,7 @@ def cases(draw: st.DrawFn) -> Case:
 
 
 @given(chips(), cases())
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=20, deadline=None)
 def test_any_chip_and_geometry(chip: Target, case: Case) -> None:
     hold(case, chip)
 
@@ -301,14 +301,13 @@ def test_levels_that_could_saturate_take_another_kernel() -> None:
 
 
 def test_the_check_of_kernels_can_fail() -> None:
-    nodes = [node("MatMulInteger", "x w", "y")]
-    x = np.zeros((2, 4), np.uint8)
-    for size, bound in ((64, 255), (127, 128)):
-        made = model(nodes, {"x": x}, {"w": np.full((4, 3), -size, np.int8)}, kinds={"y": 6})
-        assert saturating(made, bound) == ([] if 2 * size * bound <= 32767 else saturating(made, 255))
-        assert saturating(made, 255) == ([] if size < 65 else [
-            "MatMulInteger 'matmulinteger': int8 weights up to 127 with inputs up to 255"
-        ])  # fmt: skip
+    def product(size: int) -> ir.Model:
+        x, w = np.zeros((2, 4), np.uint8), np.full((4, 3), -size, np.int8)
+        return model([node("MatMulInteger", "x w", "y", "p")], {"x": x}, {"w": w}, kinds={"y": 6})
+
+    assert saturating(product(64), 255) == []
+    assert saturating(product(127), 129) == []
+    assert saturating(product(127), 130) == ["MatMulInteger 'p': int8 weights up to 127 with inputs up to 130"]
 
 
 # --- mutations -------------------------------------------------------------------------------------------------------

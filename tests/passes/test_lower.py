@@ -522,7 +522,7 @@ def test_models_of_the_wild(name: str, matrices: int, codes: int) -> None:
             feeds[value.name] = rng.integers(-128, 128, sizes).astype(np.int8)
         else:
             feeds[value.name] = rng.standard_normal(sizes).astype(np.float16 if "16" in value.type else np.float32)
-    assert largest_error(run(path, feeds), run(rebuilt(program), feeds)) < (1e-3 if "fp16" in name else 1e-5)
+    assert largest_error(run(path, feeds), run(rebuilt(program), feeds)) < (5e-3 if "fp16" in name else 1e-5)
 
 
 def test_programs_in_memory_are_not_edited() -> None:

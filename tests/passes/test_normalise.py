@@ -328,4 +328,4 @@ def test_models_of_the_wild_keep_their_results(name: str) -> None:
         sizes = [size if isinstance(size, int) else 2 for size in value.shape]
         dtype = np.float16 if "float16" in value.type else np.float32
         feeds[value.name] = rng.standard_normal(sizes).astype(dtype)
-    assert largest_error(run(path, feeds), run(proto(program), feeds)) < (1e-3 if "fp16" in name else 1e-5)
+    assert largest_error(run(path, feeds), run(proto(program), feeds)) < (5e-3 if "fp16" in name else 1e-5)
