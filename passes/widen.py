@@ -1,4 +1,4 @@
-"""Half-precision operators that ONNX defines by other operators are computed in float32."""
+"""Half-precision activations that ONNX defines by other operators are computed in float32."""
 
 from __future__ import annotations
 
@@ -7,13 +7,27 @@ from typing import ClassVar
 
 import onnx_ir as ir
 
-from mcompiler.graph import Names, has_subgraph, new_node, standard, take_over
+from mcompiler.graph import Names, new_node, standard, take_over
 from mcompiler.ir import GraphProgram
-from mcompiler.onnx_import import is_function
 from mcompiler.target import Target
 
-_SELECT = frozenset(["CastLike", "CenterCropPad", "Clip", "DepthToSpace", "Range", "Relu", "SpaceToDepth"])
-"""Operators that only select or move values: no rounding can go missing in them."""
+_ACTIVATIONS = (
+    "Celu",
+    "Elu",
+    "Gelu",
+    "HardSigmoid",
+    "HardSwish",
+    "LeakyRelu",
+    "Mish",
+    "PRelu",
+    "Selu",
+    "Shrink",
+    "Softplus",
+    "Softsign",
+    "Swish",
+    "ThresholdedRelu",
+)
+"""Operators that ONNX defines by several others, with constants in between whose rounding can go missing."""
 
 
 @dataclass(frozen=True)
@@ -40,12 +54,8 @@ class Widen:
 
 
 def _is_narrow(node: ir.Node) -> bool:
-    """Whether a node has float16 outputs and is defined by other operators."""
-    if not standard(node, node.op_type) or has_subgraph(node) or not is_function(node.op_type):
-        return False
-    if node.op_type in _SELECT:
-        return False
-    return any(_half(value) for value in node.outputs)
+    """Whether a node is such an activation with a float16 output."""
+    return standard(node, *_ACTIVATIONS) and any(_half(value) for value in node.outputs)
 
 
 def _half(value: ir.Value | None) -> bool:

@@ -15,7 +15,7 @@ from mcompiler.ir import GraphProgram
 from mcompiler.onnx_import.convert import convert_opset
 from mcompiler.onnx_import.evaluate import evaluate
 from mcompiler.onnx_import.reader import EXTERNAL_KEY, TYPE_KEY, read
-from mcompiler.onnx_import.refuse import check, is_function, operators
+from mcompiler.onnx_import.refuse import check, operators
 from mcompiler.onnx_import.shapes import infer_shapes
 
 __all__ = [
@@ -24,7 +24,6 @@ __all__ = [
     "convert_opset",
     "evaluate",
     "infer_shapes",
-    "is_function",
     "load_model",
     "operators",
     "program_of",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import onnx
 import onnx_ir as ir
@@ -100,14 +99,6 @@ def operators() -> dict[str, bool]:
     return {
         s.name: s.name in _RANDOM for s in sorted(schemas, key=lambda s: s.name) if not s.domain and not s.deprecated
     }
-
-
-def is_function(op: str) -> bool:
-    """Whether ONNX defines an operator of its domain by other operators."""
-    if not _known(op):
-        return False
-    schema: Any = onnx.defs.get_schema(op)  # its stubs lack what follows
-    return bool(schema.has_function or schema.has_context_dependent_function)
 
 
 def _known(op: str) -> bool:
