@@ -10,9 +10,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import networkx as nx
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
@@ -50,6 +49,9 @@ from mcompiler.target import Target, load_target, resolved_toml
 VERIFY_SAMPLES = 16
 """Samples drawn by ``verify`` without data."""
 
+if TYPE_CHECKING:
+    import networkx as nx
+
 
 @dataclass(frozen=True)
 class Build:
@@ -81,6 +83,8 @@ class Build:
     @property
     def placement(self) -> nx.DiGraph[str]:
         """Which array sits where, and what flows: built on demand from placement.json."""
+        import networkx as nx  # a tenth of a compilation's start, and needed here only
+
         return nx.DiGraph(nx.node_link_graph(self._content.placement, edges="edges"))
 
     @cached_property
