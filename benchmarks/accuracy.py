@@ -31,7 +31,7 @@ CONFIGURATIONS = {
             target,
             (f"converters.adc.bits={bits}", f"converters.adc.range={kind}"),
         )
-        for target, widths in (("generic_128", (8, 6)), ("isaac", (7,)))
+        for target, widths in (("generic_128", (8, 7, 6)), ("isaac", (7,)))
         for bits in widths
         for kind in ("full", "calibrated")
     },
