@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from mcompiler.ir import TILE, IntArray, Kept
 from mcompiler.target import Layout, Pedestal, Target, WeightEncoding
 
 TileTable = npt.NDArray[np.void]
+BoolArray = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -117,6 +119,27 @@ def all_kept(groups: int, count: int) -> Kept:
         np.tile(np.arange(count, dtype=np.int64), groups),
         np.arange(groups + 1, dtype=np.int64) * count,
     )
+
+
+def conv_matrix(array: Any, groups: int) -> Any:
+    """The matrix of a convolution: row k is (channel in group, *kernel position) in C order.
+
+    Args:
+        array: weights [O, C / G, *kernel], a numpy array or whatever else knows ``reshape`` and ``swapaxes`` (a torch
+            tensor does); not empty.
+        groups: G.
+
+    Returns:
+        [G, K, N] of the same kind; a view where the kind allows one.
+    """
+    return array.reshape(groups, array.shape[0] // groups, -1).swapaxes(1, 2)
+
+
+def kept_of(mask: BoolArray) -> Kept:
+    """Indices that a bool mask [G, n] keeps."""
+    groups, indices = np.nonzero(mask)
+    offsets = np.searchsorted(groups, np.arange(len(mask) + 1))
+    return Kept(indices.astype(np.int64), offsets.astype(np.int64))
 
 
 def _blocks(total: int, size: int) -> list[tuple[int, int]]:
@@ -231,3 +254,69 @@ def tile_blocks(tile: np.void, kept_rows: Kept, kept_cols: Kept) -> list[Block]:
         row += len(rows)
         col += len(cols)
     return blocks
+
+
+def used_tiles(weights: npt.NDArray[Any], heads: TileTable, kept_rows: Kept, kept_cols: Kept) -> BoolArray:
+    """Whether each tile holds a weight that is not zero: bool [tiles].
+
+    Args:
+        weights: codes, or whether they are not zero, [G, K, N].
+        heads: the first array of each tile.
+        kept_rows, kept_cols: what compaction keeps.
+    """
+    used = np.zeros(len(heads), dtype=bool)
+    single = np.flatnonzero(heads["groups"] == 1)
+    if len(single):  # the first weight of each tile answers for most of them at once
+        group = heads["group"][single]
+        row = kept_rows.indices[kept_rows.offsets[group] + heads["row"][single]]
+        col = kept_cols.indices[kept_cols.offsets[group] + heads["col"][single]]
+        used[single] = weights[group, row, col] != 0
+    for position in np.flatnonzero(~used):
+        used[position] = any(
+            bool(weights[block.group][np.ix_(block.rows, block.cols)].any())
+            for block in tile_blocks(heads[position], kept_rows, kept_cols)
+        )
+    return used
+
+
+def count_tiles(used: BoolArray, shape: ArrayShape) -> int:
+    """Array positions that a tensor takes once zero rows, zero columns and zero tiles are gone.
+
+    Args:
+        used: which weights are not zero, [G, K, N].
+        shape: array geometry; a position is ``shape.arrays_per_tile`` physical arrays.
+    """
+    rows, cols = (kept_of(np.asarray(used.any(axis=axis))) for axis in (2, 1))
+    heads = tile_table(tile_positions(rows.counts(), cols.counts(), shape), shape)[:: shape.arrays_per_tile]
+    return int(used_tiles(used, heads, rows, cols).sum())
+
+
+def fragments(rows: int, shape: ArrayShape) -> list[tuple[int, int]]:
+    """(start, length) of the fragments of ``rows`` kept rows: tiles of ``shape.rows``, each cut every ``rows_active``.
+
+    A fragment is what one read drives, and with polarised weights a column has one sign in it. This is for a group that
+    has its arrays to itself; ``group_fragments`` is for all.
+    """
+    return [
+        (tile + start, length)
+        for tile, height in _blocks(rows, shape.rows)
+        for start, length in _blocks(height, shape.rows_active)
+    ]
+
+
+def group_fragments(rows: IntArray, cols: IntArray, shape: ArrayShape) -> list[list[tuple[int, int]]]:
+    """(start, length) of the fragments of each group's kept rows; small groups share an array and so its reads.
+
+    Args:
+        rows, cols: kept rows and columns of each group, [G].
+        shape: array geometry.
+    """
+    found = [fragments(count, shape) for count in rows.tolist()]
+    for group, groups, *_ in tile_positions(rows, cols, shape):
+        line = 0
+        for member in range(group, group + groups if groups > 1 else group):
+            height = int(rows[member])
+            edges = [0, *(edge - line for edge in range(0, line + height, shape.rows_active) if edge > line), height]
+            found[member] = [(start, stop - start) for start, stop in pairwise(edges) if stop > start]
+            line += height
+    return found

@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-import numpy as np
-
-from mcompiler.ir import Kept, MatrixOp, MatrixProgram
+from mcompiler.geometry import kept_of
+from mcompiler.ir import MatrixOp, MatrixProgram
 from mcompiler.target import Target
 
 
@@ -24,11 +23,4 @@ class Compact:
 
 def _compact(op: MatrixOp) -> MatrixOp:
     used = op.codes != 0  # [G, K, N]
-    return replace(op, rows=_kept(used.any(axis=2)), cols=_kept(used.any(axis=1)))
-
-
-def _kept(mask: np.ndarray[tuple[int, ...], np.dtype[np.bool_]]) -> Kept:
-    """Kept indices from a bool mask [G, n]."""
-    groups, indices = np.nonzero(mask)
-    offsets = np.searchsorted(groups, np.arange(len(mask) + 1))
-    return Kept(indices.astype(np.int64), offsets.astype(np.int64))
+    return replace(op, rows=kept_of(used.any(axis=2)), cols=kept_of(used.any(axis=1)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,7 +16,11 @@ from mcompiler.geometry import (
     ArrayShape,
     all_kept,
     array_shape,
+    conv_matrix,
     count_dense,
+    count_tiles,
+    fragments,
+    group_fragments,
     tile_blocks,
     tile_positions,
     tile_table,
@@ -307,3 +312,79 @@ def test_compacted_positions_use_kept_indices() -> None:
     assert len(program.tables[0]) == 1
     assert program.dense == (2,)
     assert [spot.row for spot in spots(op, program.tables[0])] == [r for r in range(130) if r not in (0, 77)]
+
+
+# --- what the trainer shares -----------------------------------------------------------------------------------------
+
+
+def test_the_matrix_of_a_convolution() -> None:
+    weights = np.arange(6 * 2 * 3).reshape(6, 2, 3)  # [O, C / G, kernel]
+    matrix = conv_matrix(weights, 3)
+    assert matrix.shape == (3, 6, 2)
+    for out, channel, place in np.ndindex(6, 2, 3):
+        assert matrix[out // 2, channel * 3 + place, out % 2] == weights[out, channel, place]
+    assert np.shares_memory(matrix, weights)
+
+
+def test_the_matrix_of_a_convolution_asks_for_what_every_tensor_has() -> None:
+    """Shape, reshape and swapaxes: torch tensors have them too, and their transpose is another one."""
+    weights = np.arange(24).reshape(4, 2, 3)
+    other = SimpleNamespace(
+        shape=weights.shape, reshape=lambda *sizes: SimpleNamespace(swapaxes=weights.reshape(*sizes).swapaxes)
+    )
+    assert np.array_equal(conv_matrix(other, 2), conv_matrix(weights, 2))
+
+
+@PROPERTY
+@given(cases())
+def test_tiles_are_counted_as_the_passes_leave_them(case: Case) -> None:
+    table = tiled(matrix_program([case.op]), case.chip).tables[0]
+    assert count_tiles(case.op.codes != 0, case.shape) * case.shape.arrays_per_tile == len(table)
+
+
+@PROPERTY
+@given(st.integers(0, 60), st.integers(1, 20), st.integers(1, 20))
+def test_fragments_are_what_one_read_drives(rows: int, height: int, active: int) -> None:
+    shape = replace(array_shape(target()), rows=height, rows_active=min(active, height))
+    found = fragments(rows, shape)
+    lines = [line for start, length in found for line in range(start, start + length)]
+    assert lines == list(range(rows))
+    for start, length in found:
+        assert 1 <= length <= shape.rows_active
+        assert start % height % shape.rows_active == 0
+        assert start // height == (start + length - 1) // height, "no read reaches over two arrays"
+    assert len(found) == sum(-(-min(height, rows - tile) // shape.rows_active) for tile in range(0, rows, height))
+
+
+@PROPERTY
+@given(cases())
+def test_fragments_of_groups_that_share_an_array(case: Case) -> None:
+    """Two rows of a group are in one fragment exactly where one read drives their word lines."""
+    program = tiled(matrix_program([case.op]), case.chip)
+    op, table = program.matrix.ops[0], program.tables[0]
+    active = case.shape.rows_active
+    lengths = group_fragments(op.rows.counts(), op.cols.counts(), case.shape)
+    fragment = {}
+    for group, found in enumerate(lengths):
+        assert sum(length for _, length in found) == len(op.rows.of(group))
+        for index, (start, length) in enumerate(found):
+            fragment.update({(group, int(row)): index for row in op.rows.of(group)[start : start + length]})
+    read = {}
+    for spot in spots(op, table):
+        read[spot.group, spot.row] = (int(table["row"][spot.array]), spot.line // active)
+    for group, row in read:
+        for other in [row for other, row in read if other == group]:
+            same = fragment[group, row] == fragment[group, other]
+            assert same == (read[group, row] == read[group, other])
+
+
+def test_fragments_by_hand() -> None:
+    shape = replace(array_shape(target()), rows=8, rows_active=3, columns=128)
+    assert fragments(10, shape) == [(0, 3), (3, 3), (6, 2), (8, 2)]
+    # three groups of 2, 3 and 2 rows on the word lines 0 to 6 of one array
+    assert group_fragments(counts(2, 3, 2), counts(1, 1, 1), shape) == [
+        [(0, 2)],
+        [(0, 1), (1, 2)],
+        [(0, 1), (1, 1)],
+    ]
+    assert group_fragments(counts(9, 0), counts(1, 0), shape) == [[(0, 3), (3, 3), (6, 2), (8, 1)], []]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
+from mcompiler.geometry import conv_matrix
 from mcompiler.graph import input_at, int_attr, ints_attr, string_attr
 from mcompiler.ir import ConvShape
 from mcompiler.passes.lower.match import Match
@@ -32,8 +33,7 @@ def match_conv(node: ir.Node) -> Match | str:
         return "convolution whose bias is not constant"
     inner = weights.shape[1:]
 
-    # [O, C / G, *kernel] -> [G, K, N] with K = (channel in group, *kernel position) in C order
-    matrix = weights.moved(lambda array: array.reshape(groups, channels // groups, -1).transpose(0, 2, 1))
+    matrix = weights.moved(lambda array: conv_matrix(array, groups))
     assert len(inner) == spatial + 1
     return Match(
         node=node,
