@@ -1,0 +1,1 @@
+"""Pruning and quantising PyTorch models for the crossbars that will hold their weights (needs torch)."""
