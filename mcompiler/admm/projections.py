@@ -92,16 +92,16 @@ def keep_blocks(w: Tensor, count: int, rows: int, columns: int) -> Tensor:
 
 def block_energy(w: Tensor, rows: int, columns: int) -> Tensor:
     """Energy of each block, relative to the square of the largest weight: [G, ceil(K / rows), ceil(N / columns)]."""
-    energy = _pad(_pad(_energy(w), 1, rows), 2, columns)
-    groups, height, width = energy.shape
-    blocks: Tensor = energy.reshape(groups, height // rows, rows, width // columns, columns).sum(dim=(2, 4))
+    tall = _pad(_energy(w), 1, rows)
+    strips = _pad(tall.reshape(len(w), -1, rows, w.shape[2]).sum(dim=2), 2, columns)  # [G, row blocks, N]
+    blocks: Tensor = strips.reshape(*strips.shape[:2], -1, columns).sum(dim=3)
     return blocks
 
 
 def keep_chosen_blocks(w: Tensor, kept: Tensor, rows: int, columns: int) -> Tensor:
     """Zero the blocks that a bool mask [G, ceil(K / rows), ceil(N / columns)] does not keep."""
-    wide = kept.repeat_interleave(rows, dim=1).repeat_interleave(columns, dim=2)
-    return _where(wide[:, : w.shape[1], : w.shape[2]], w)
+    tall = kept.repeat_interleave(rows, dim=1)[:, : w.shape[1]]
+    return _where(tall.repeat_interleave(columns, dim=2)[:, :, : w.shape[2]], w)
 
 
 # --- inside a column -------------------------------------------------------------------------------------------------
