@@ -243,6 +243,8 @@ def _places(kept: Kept, first: npt.NDArray[np.int64], nowhere: int) -> npt.NDArr
 
 def _inside_arrays(w: Tensor, structure: Structure, shape: ArrayShape, cut: _Cut) -> Tensor:
     """Blocks, one sign and column non-zeros of a compacted matrix [G, P, Q]."""
+    if not w.numel():
+        return w  # all weights are zero
     if structure.blocks is not None and structure.blocks < cut.tiles:
         energy = projections.block_energy(w, shape.rows, shape.tile_columns).double().cpu().numpy()
         found = cut.tile_of >= 0

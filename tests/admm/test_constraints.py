@@ -266,6 +266,11 @@ def test_few_nonzeros_in_a_narrow_layer_close_up() -> None:
     assert out.flatten().tolist() == [0] * 7 + [8]  # rows 4 and 8 meet in one array
 
 
+def test_a_layer_of_zeros_stays_one() -> None:
+    w = torch.zeros(2, 3, 4)
+    assert torch.equal(project_structure(w, Structure(1, 1, 1, 1, 1, True), SMALL, 1), w)
+
+
 def test_support() -> None:
     assert support(torch.tensor([[[0.0, -1.0], [2.0, -0.0]]])).tolist() == [[[False, True], [True, False]]]
 
