@@ -1,0 +1,156 @@
+"""The layers that can be compressed, and their weights as the matrices that the compiler will map."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.nn.parameter import UninitializedParameter
+from torch.nn.utils import parametrize
+
+from mcompiler.errors import CompileError
+from mcompiler.geometry import conv_matrix
+
+MAPPED = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
+"""Modules that the compiler puts onto crossbars."""
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One compressible layer.
+
+    Attributes:
+        name: its name in the model, as in ``named_modules``.
+        module: nn.Conv1d, nn.Conv2d, nn.Conv3d or nn.Linear.
+    """
+
+    name: str
+    module: nn.Module
+
+    @property
+    def weight(self) -> torch.Tensor:
+        """[O, C / G, *kernel] or [O, I]."""
+        weight = self.module.weight
+        assert isinstance(weight, torch.Tensor)
+        return weight
+
+    @property
+    def groups(self) -> int:
+        """Groups of a convolution, 1 for a product."""
+        return int(getattr(self.module, "groups", 1))
+
+    @property
+    def positions(self) -> int:
+        """Kernel positions: rows of the matrix that one input channel takes."""
+        return self.weight[0, 0].numel()
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """G, K, N of its matrix."""
+        outputs, inputs = self.weight.shape[:2]
+        return self.groups, inputs * self.positions, outputs // self.groups
+
+    def matrix(self) -> torch.Tensor:
+        """The weights as the compiler lowers them: a view [G, K, N], without gradient."""
+        return as_matrix(self.weight.detach(), self.groups)
+
+    def as_weight(self, matrix: torch.Tensor) -> torch.Tensor:
+        """Undo ``matrix``: [G, K, N] to the weight's shape."""
+        return as_weight(matrix, self.weight.shape)
+
+
+def as_matrix(weight: torch.Tensor, groups: int) -> torch.Tensor:
+    """[O, C / G, *kernel] or [O, I] to [G, K, N], the compiler's own lowering."""
+    matrix: torch.Tensor = conv_matrix(weight, groups)
+    return matrix
+
+
+def as_weight(matrix: torch.Tensor, shape: Iterable[int]) -> torch.Tensor:
+    """Undo ``as_matrix``."""
+    return matrix.transpose(1, 2).reshape(tuple(shape))
+
+
+def find_layers(model: nn.Module, skip: Iterable[str] = (), named: Iterable[str] = ()) -> dict[str, Layer]:
+    """The compressible layers of a model, in the order of its modules.
+
+    Args:
+        model: any module.
+        skip: names of layers to leave alone.
+        named: names that a specification mentions; each must be a layer.
+
+    Raises:
+        CompileError: a name that is no compressible layer, or that is skipped and named; weights that two modules
+            share, that are none, or that stand behind a parametrisation; no layer at all.
+    """
+    modules = dict(model.named_modules())
+    every = {name: Layer(name, module) for name, module in modules.items() if isinstance(module, MAPPED)}
+    left = set(skip)
+    for name in dict.fromkeys([*left, *named]):
+        if name not in every:
+            raise CompileError(_unknown(name, modules, every))
+        if name in left and name in named:
+            raise CompileError("has a structure and is in `skip`; take it out of one", name)
+    found = {name: layer for name, layer in every.items() if name not in left}
+    if not found:
+        raise CompileError(
+            "the model has no layer to compress; nn.Conv1d, nn.Conv2d, nn.Conv3d and nn.Linear are mapped to crossbars"
+        )
+    for layer in found.values():
+        _check_layer(layer)
+    _check_sharing(modules, found)
+    return found
+
+
+def _check_layer(layer: Layer) -> None:
+    """Refuse what has no weights of its own to project."""
+    module = layer.module
+    if not layer.name:
+        raise CompileError("the model is a single layer, which has no name; wrap it: nn.Sequential(layer)")
+    if isinstance(module._parameters.get("weight"), UninitializedParameter):
+        raise CompileError("is lazy and has no weights yet; run the model once", layer.name)
+    kinds = [type(entry).__name__ for entry in _parametrisations(module)]
+    others = [kind for kind in kinds if kind != "MappedWeight"]  # ours; it stands above this module
+    if others:
+        raise CompileError(
+            f"its weight is computed by {others[0]}; make it plain first "
+            "(torch.nn.utils.parametrize.remove_parametrizations), or name the layer in `skip`",
+            layer.name,
+        )
+    if not layer.weight.numel():
+        shape = " x ".join(map(str, layer.weight.shape))
+        raise CompileError(
+            f"its weight of {shape} is empty; take the layer out of the model or name it in `skip`", layer.name
+        )
+
+
+def _parametrisations(module: nn.Module) -> Iterable[nn.Module]:
+    if not parametrize.is_parametrized(module, "weight"):
+        return ()
+    return module.parametrizations.weight  # type: ignore[union-attr,return-value]
+
+
+def _check_sharing(modules: Mapping[str, nn.Module], layers: Mapping[str, Layer]) -> None:
+    """Refuse a weight that another module reads as well: it would be programmed twice and masked once."""
+    plain = {name: layer.module._parameters.get("weight") for name, layer in layers.items()}
+    owners = {id(weight): name for name, weight in plain.items() if weight is not None}
+    for name, module in modules.items():
+        for parameter in module._parameters.values():
+            owner = owners.get(id(parameter), name)
+            if owner != name:
+                raise CompileError(
+                    f"shares its weights with '{name}'; one matrix is programmed once and cannot follow two masks: "
+                    "give each its own weights, or name both in `skip`",
+                    owner,
+                )
+
+
+def _unknown(name: str, modules: Mapping[str, nn.Module], layers: Mapping[str, Layer]) -> str:
+    if name in modules:
+        kind = type(modules[name]).__name__
+        return f"'{name}' ({kind}) is not mapped to crossbars; only convolutions and nn.Linear can be compressed"
+    close = difflib.get_close_matches(name, layers, 1)
+    hint = f"did you mean '{close[0]}'?" if close else f"the layers are {', '.join(map(repr, list(layers)[:8]))}"
+    return f"the model has no layer '{name}'; {hint}"
