@@ -24,6 +24,9 @@ REFINEMENTS = 6
 """Steps of the alternation that fits a scale: codes for the scale, then the scale for the codes."""
 
 
+SMALL = 2.0**-10
+"""Scale of a bit line of which all kept weights are zero, against the layer's largest."""
+
 SAMPLES = 8192
 """Values of each batch that an input range with the least squared error is taken from."""
 
@@ -200,9 +203,13 @@ class MappedWeight(nn.Module):
         return self._lines_held(codes, held / per_filter) if self.hold_lines else codes
 
     def refit(self, weight: torch.Tensor) -> None:
-        """Fit the scales to the weights as they are now."""
+        """Fit the scales to the weights as they are now; a bit line of zeros gets a small one, should it be held."""
         if self.levels is not None:
-            self.scale.copy_(best_scale(as_matrix(self._held(weight), self.groups), self.levels))
+            matrix = as_matrix(self._held(weight), self.groups)
+            scale, dead = best_scale(matrix, self.levels), ~(matrix != 0).any(dim=1)
+            alive = torch.where(dead, torch.zeros_like(scale), scale).amax()
+            small = torch.where(alive > 0, alive, torch.ones_like(alive)) * SMALL
+            self.scale.copy_(torch.where(dead, small, scale))
 
     def _lines_held(self, codes: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
         """Give each kept row and column that rounds to nothing its largest weight as the smallest level.
