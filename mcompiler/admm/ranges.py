@@ -1,0 +1,62 @@
+"""Input quantisers at the layers, and the ranges that they observe."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from mcompiler.admm.loop import Batch, Setting, forward, pairs
+from mcompiler.admm.lowering import Layer
+from mcompiler.admm.quantise import InputQuantiser, input_bits
+from mcompiler.target import Target
+
+
+def _quantise_input(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Forward pre-hook: what the layer sees are codes."""
+    return (module.input_quantiser(args[0]), *args[1:])  # type: ignore[operator]
+
+
+def attach_quantisers(
+    model: nn.Module, layers: Mapping[str, Layer], shared: Sequence[Sequence[str]], target: Target
+) -> dict[str, InputQuantiser]:
+    """Put a quantiser before every layer; layers that read one tensor share it. By layer name."""
+    groups = {name: index for index, group in enumerate(shared) for name in group}
+    device = next(model.parameters()).device
+    known: dict[tuple[Any, int], InputQuantiser] = {}
+    found = {}
+    for name, layer in layers.items():
+        bits = input_bits(target, name)
+        key = (groups.get(name, name), bits)
+        quantiser = known.setdefault(key, InputQuantiser(bits).to(device))
+        layer.module.add_module("input_quantiser", quantiser)
+        layer.module.register_forward_pre_hook(_quantise_input)
+        found[name] = quantiser
+    return found
+
+
+@torch.no_grad()
+def observe(
+    model: nn.Module, quantisers: Mapping[str, InputQuantiser], batches: Iterable[Batch], count: int, setting: Setting
+) -> None:
+    """Run ``count`` batches in inference mode while the quantisers watch."""
+    training = model.training
+    model.eval()
+    for quantiser in quantisers.values():
+        quantiser.observing = True
+    for x, _ in pairs(itertools.islice(batches, count)):
+        with setting.autocast():
+            forward(model, setting.moved(x))
+    model.train(training)
+
+
+def freeze_ranges(quantisers: Mapping[str, InputQuantiser], method: str) -> None:
+    """Set every range from what was observed; a shared quantiser once."""
+    done: set[int] = set()
+    for name, quantiser in quantisers.items():
+        if id(quantiser) not in done:
+            quantiser.freeze(name, method)
+            done.add(id(quantiser))
