@@ -1,0 +1,94 @@
+"""What a layer can keep: rectangles of rows and columns, tiles of groups, and the structures that stand for them."""
+
+from __future__ import annotations
+
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mcompiler.geometry import ArrayShape
+
+torch = pytest.importorskip("torch")
+
+from mcompiler.admm.choices import Choice, LayerCost, kept_weights, options_of, structure_of  # noqa: E402
+from mcompiler.admm.constraints import Structure  # noqa: E402
+
+SHAPE = ArrayShape(
+    rows=2,
+    columns=2,
+    unit=False,
+    reference=False,
+    polarities=1,
+    slices=1,
+    adjacent_slices=1,
+    adjacent_polarities=1,
+    cell_bits=4,
+    rows_active=2,
+)
+
+
+def cost(groups: int, rows: int, columns: int, **more: Any) -> LayerCost:
+    return LayerCost("conv1", groups, rows, columns, 1, SHAPE, **{"price": 1.0, **more})
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 4), st.integers(1, 7), st.integers(1, 7))
+def test_options_keep_what_they_say(seed: int, groups: int, rows: int, columns: int) -> None:
+    weight = torch.rand(groups, rows, columns, generator=torch.Generator().manual_seed(seed))
+    layer = cost(groups, rows, columns)
+    options = options_of(layer, weight, layer.tiles)
+    assert (np.diff(options.tiles) > 0).all()
+    assert (np.diff(options.value) > 0).all()
+    assert options.tiles[-1] == layer.tiles
+    for choice, value in zip(options.choices, options.value, strict=True):
+        kept = kept_weights(layer, weight, choice)
+        assert float(weight[kept].sum()) == pytest.approx(value, rel=1e-5)
+        if groups == 1:
+            assert int(kept.any(dim=2).sum()) <= choice.row_blocks * 2
+            assert int(kept.any(dim=1).sum()) <= choice.col_blocks * 2
+    few = options_of(layer, weight, 2)
+    assert groups > 1 or few.tiles.max() <= 2
+
+
+def test_rectangle_of_a_product_is_the_best_one() -> None:
+    weight = torch.outer(torch.tensor([3.0, 1, 4, 1, 5]), torch.tensor([2.0, 7, 1, 8]))
+    options = options_of(cost(1, 5, 4), weight[None], 6)
+    best = {
+        r * c: max(
+            float(weight[list(rows)][:, list(cols)].sum())
+            for rows in combinations(range(5), min(2 * r, 5))
+            for cols in combinations(range(4), 2 * c)
+        )
+        for r, c in ((1, 1), (2, 1), (3, 2))
+    }
+    found = dict(zip(options.tiles.tolist(), options.value.tolist(), strict=True))
+    assert {tiles: found[tiles] for tiles in best} == pytest.approx(best)
+
+
+def test_structures() -> None:
+    layer = cost(1, 5, 4)
+    assert structure_of(layer, Choice(2, 2, 1)) == Structure(filters=2, shapes=4)
+    assert structure_of(layer, Choice(3, 3, 1)) == Structure(filters=2)
+    assert structure_of(layer, Choice(4, 2, 2)) == Structure(shapes=4)
+    assert structure_of(layer, Choice(6, 3, 2)) == Structure()
+    assert structure_of(cost(4, 2, 2), Choice(3)) == Structure(blocks=3)
+
+
+@pytest.mark.parametrize("more", [{"fixed": True}, {"price": 0.0}])
+def test_layers_that_keep_all(more: dict[str, Any]) -> None:
+    layer = cost(1, 5, 4, **more)
+    options = options_of(layer, torch.ones(1, 5, 4), 1)
+    assert options.choices == (Choice(6),)
+    assert options.value.tolist() == [20]
+    assert kept_weights(layer, torch.ones(1, 5, 4), options.choices[0]).all()
+    assert layer.floor == (6 if "fixed" in more else 0)
+
+
+def test_what_is_worth_nothing_costs_nothing() -> None:
+    weight = torch.zeros(1, 4, 4)
+    weight[0, :2, :2] = 1
+    assert options_of(cost(1, 4, 4), weight, 4).choices == (Choice(1, 1, 1),)
