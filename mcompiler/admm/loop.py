@@ -174,12 +174,10 @@ def train_epoch(
 
 def _split(batch: Any) -> Batch:
     if not isinstance(batch, tuple | list) or len(batch) != 2:
-        raise CompileError(
-            f"a training batch is a {type(batch).__name__}, not a pair (inputs, targets); targets may be a tuple"
-        )
+        raise CompileError(f"a batch is a {type(batch).__name__}, not a pair (inputs, targets); targets may be a tuple")
     if not isinstance(_leaf(batch[0]), torch.Tensor):
         raise CompileError(
-            f"the inputs of a training batch are a {type(_leaf(batch[0])).__name__}, not tensors; use torch.as_tensor"
+            f"the inputs of a batch are of type {type(_leaf(batch[0])).__name__}, not tensors; use torch.as_tensor"
         )
     return batch[0], batch[1]
 
