@@ -1,0 +1,177 @@
+"""Two processes on the CPU walk the path of one; without process group everything is as it was."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from collections import namedtuple
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+import torch.distributed as dist  # noqa: E402
+from torch import nn  # noqa: E402
+
+from mcompiler.admm.compressor import Compressor  # noqa: E402
+from mcompiler.admm.constraints import Structure  # noqa: E402
+from mcompiler.admm.distributed import Ranks, join_ranks, pick_device, rebuilt  # noqa: E402
+from mcompiler.admm.loop import Setting, accuracy, make_optimiser, train_epoch  # noqa: E402
+from mcompiler.admm.ranges import attach_quantisers, freeze_ranges, observe  # noqa: E402
+from mcompiler.admm.spec import Admm, Optimiser, Spec  # noqa: E402
+
+ROOT = Path(__file__).resolve().parents[2]
+SIZES = (6, 5, 1)
+"""Samples of the batches: an even share, an uneven one, and one that leaves the second process nothing."""
+
+
+class Net(nn.Module):
+    """No batch normalisation; one layer never runs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.head, self.idle = nn.Conv2d(2, 4, 3, bias=False), nn.Linear(16, 3), nn.Linear(2, 2)
+
+    def forward(self, x: Any) -> Any:
+        return self.head(torch.relu(self.conv(x)).flatten(1))
+
+
+def data() -> list[tuple[Any, Any]]:
+    generator = torch.Generator().manual_seed(0)
+    return [
+        (torch.randn(size, 2, 4, 4, generator=generator), torch.randint(0, 3, (size,), generator=generator))
+        for size in SIZES
+    ]
+
+
+def run(layout: str) -> dict[str, Any]:
+    """Alternate, project, quantise, retrain; process 0 knows the start only."""
+    torch.set_num_threads(1)
+    device = torch.device("cpu")
+    ranks = join_ranks(device)
+    torch.manual_seed(ranks.rank)
+    model = Net()
+    setting = Setting(device, False, layout == "channels_last", ranks)
+    setting.placed(model)
+    ranks.agree(model)
+    spec = Spec(skip=("idle",), layers={"conv": Structure(filters=3)}, admm=Admm(rho=(0.01, 0.1), epochs=1))
+    compressor = Compressor(model, "generic_128", spec)
+    options = Optimiser(learning_rate=0.05, weight_decay=0.1, clip=1.0)
+    loss = nn.functional.cross_entropy
+    optimiser = make_optimiser(model, options)
+    epochs = []
+    for _ in range(3):
+        epochs.append(
+            train_epoch(
+                model, data(), loss, optimiser, options, lambda share: share, setting, penalty=compressor.penalty
+            )
+        )
+        compressor.update()
+    compressor.project()
+    quantisers = attach_quantisers(model, compressor.layers, (), compressor.target)
+    observe(model, quantisers, data(), 3, setting)
+    freeze_ranges(quantisers, "mse")
+    ranks.agree(model)
+    for _ in range(2):
+        epochs.append(train_epoch(model, data(), loss, optimiser, options, lambda share: share, setting))
+    figures = [value for epoch in epochs for value in (epoch.loss, epoch.penalty)]
+    result = {
+        "weights": model.state_dict(),
+        "figures": [*figures, accuracy(model, data(), setting)],
+        "world": ranks.world,
+    }
+    ranks.wait()
+    return result
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+LAYOUTS = ("contiguous", "channels_last")
+
+
+def test_two_processes_give_the_weights_of_one(tmp_path: Path) -> None:
+    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-W", "ignore", __file__, str(tmp_path)]
+    processes = [
+        subprocess.Popen(
+            command, cwd=ROOT, env={**os.environ, **place, "RANK": str(rank), "PYTHONPATH": str(ROOT)},
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )
+        for rank in range(2)
+    ]  # fmt: skip
+    try:
+        outputs = [process.communicate(timeout=120)[0].decode() for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert [process.returncode for process in processes] == [0, 0], outputs
+    for layout in LAYOUTS:
+        one = run(layout)
+        both = [torch.load(tmp_path / f"{rank}.pt", weights_only=True)[layout] for rank in range(2)]
+        assert (one["world"], [result["world"] for result in both]) == (1, [2, 2])
+        for result in both:
+            agree(one, result)
+    torch.manual_seed(0)
+    assert torch.equal(one["weights"]["idle.weight"], Net().idle.weight)  # no gradient, no decay
+
+
+def agree(one: dict[str, Any], other: dict[str, Any]) -> None:
+    """Figures and weights within float tolerance, masks and codes' zero points as they are."""
+    assert other["figures"] == pytest.approx(one["figures"], rel=1e-4)
+    assert other["weights"].keys() == one["weights"].keys()
+    for key, value in one["weights"].items():
+        if value.is_floating_point():
+            assert torch.allclose(other["weights"][key], value, atol=1e-5), key
+        else:
+            assert torch.equal(other["weights"][key], value), key
+
+
+def test_shares_together_are_the_batch() -> None:
+    Pair = namedtuple("Pair", "x y")
+    batch = {"a": Pair(torch.arange(7), [torch.arange(14).reshape(7, 2)]), "b": "text"}
+    shares = [Ranks(rank, 3).share(batch) for rank in range(3)]
+    assert all(type(share["a"]) is Pair and share["b"] == "text" for share in shares)
+    found = torch.cat([share["a"].x for share in shares])
+    assert sorted(found.tolist()) == list(range(7))
+    for share in shares:
+        assert torch.equal(share["a"].y[0][:, 0], 2 * share["a"].x)
+    assert Ranks().share(batch) is batch
+
+
+def test_containers_are_rebuilt_as_they_are() -> None:
+    assert rebuilt((1, 2), lambda v: v + 1) == (2, 3)
+    assert rebuilt([1], lambda v: v + 1) == [2]
+    assert rebuilt({"k": 1}, lambda v: v + 1) == {"k": 2}
+    assert rebuilt("text", lambda v: v + 1) == "text"
+
+
+def test_one_process_needs_no_group(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    ranks = join_ranks(torch.device("cpu"))
+    assert ranks == Ranks(0, 1)
+    assert ranks.first
+    assert not dist.is_initialized()
+    assert ranks.total(1.0, 2.0) == [1, 2]
+    ranks.wait()
+    parameter = nn.Parameter(torch.ones(2))
+    ranks.average_gradients([parameter], 4)
+    assert parameter.grad is None
+
+
+def test_devices() -> None:
+    assert pick_device("meta").type == "meta"
+    assert pick_device(None).type == ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+if __name__ == "__main__":
+    torch.save({layout: run(layout) for layout in LAYOUTS}, Path(sys.argv[1]) / f"{os.environ['RANK']}.pt")
+    dist.destroy_process_group()
