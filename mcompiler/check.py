@@ -59,7 +59,8 @@ def _(program: TiledProgram, target: Target) -> None:
 @check.register
 def _(program: AnalogProgram, target: Target) -> None:
     for table, analog in zip(program.tiled.tables, program.analog, strict=True):
-        assert len(analog.live) == len(analog.flips) == len(table)
+        assert len(analog.live) == len(analog.flips) == len(analog.adc_bits) == len(table)
+        assert analog.signs is None or len(analog.signs) == len(table)
         assert 0 < analog.gain <= 1
 
 

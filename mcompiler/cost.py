@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mcompiler.geometry import array_shape
-from mcompiler.ir import ScheduledProgram
+from mcompiler.ir import NO_BITS, BitRange, ScheduledProgram
 from mcompiler.target import Component, Event, Place, Target
 
 DIGITAL = "(digital)"
@@ -22,7 +22,7 @@ DIGITAL = "(digital)"
 
 @dataclass(frozen=True)
 class Price:
-    """Energy, power and area of one layer or one component."""
+    """Energy, power and area of one layer or one component; of a layer also the ADC bits that its arrays need."""
 
     energy_j: float
     area_m2: float
@@ -31,6 +31,7 @@ class Price:
     utilisation: float = 0.0
     latency_s: float = 0.0
     static_power_w: float = 0.0
+    adc_bits: BitRange = NO_BITS
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,10 @@ class Cost:
             "crossbars": self.crossbars,
             "crossbars_dense": self.crossbars_dense,
             "utilisation": self.utilisation,
-            "layers": {name: {key: getattr(p, key) for key in layer_keys} for name, p in self.layers.items()},
+            "layers": {
+                name: {key: getattr(p, key) for key in layer_keys} | {"adc_bits": p.adc_bits.as_json()}
+                for name, p in self.layers.items()
+            },
             "components": {
                 name: {"energy_j": p.energy_j, "area_m2": p.area_m2, "static_power_w": p.static_power_w}
                 for name, p in self.components.items()
@@ -85,7 +89,9 @@ class Cost:
         totals = {key: data[key] for key in data if key not in ("layers", "components", "events")}
         return Cost(
             **totals,
-            layers={name: Price(**row) for name, row in data["layers"].items()},
+            layers={
+                name: Price(**row | {"adc_bits": BitRange(**row["adc_bits"])}) for name, row in data["layers"].items()
+            },
             components={name: Price(**row) for name, row in data["components"].items()},
             events=[(row["layer"], row["event"], row["count"]) for row in data["events"]],
         )
@@ -128,6 +134,7 @@ def estimate(program: ScheduledProgram, target: Target) -> Cost:
             crossbars_dense=program.placed.analog.tiled.dense[index],
             utilisation=live[index] / cells if cells else 0.0,
             latency_s=schedule.end_s - schedule.start_s,
+            adc_bits=program.placed.analog.analog[index].adc_range,
         )
     digital_time = max((end - start for start, end in program.digital_s.values()), default=0.0)
     prices[DIGITAL] = Price(layers[DIGITAL][0], layers[DIGITAL][1], latency_s=digital_time)

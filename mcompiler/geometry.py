@@ -35,6 +35,8 @@ class ArrayShape:
         adjacent_slices, adjacent_polarities: how many of these stand in adjacent columns of one array.
         cell_bits: bits that one slice holds.
         rows_active: word lines driven in one read.
+        signs: polarised encoding: each read has a sign per column of weights.
+        steps: what a cell adds to its column at each level code, where that is not the level code itself.
     """
 
     rows: int
@@ -47,6 +49,13 @@ class ArrayShape:
     adjacent_polarities: int
     cell_bits: int
     rows_active: int
+    signs: bool = False
+    steps: tuple[int, ...] = ()
+
+    @property
+    def reads(self) -> int:
+        """Reads of all word lines of an array, each of a fragment of its rows."""
+        return -(-self.rows // self.rows_active)
 
     @property
     def columns_per_weight(self) -> int:
@@ -71,7 +80,8 @@ class ArrayShape:
     @property
     def storage_bits(self) -> int:
         """Bits in which one level code is stored: 1, 2, 4 or 8."""
-        return next(bits for bits in (1, 2, 4, 8) if bits >= self.cell_bits)
+        needed = max(self.cell_bits, (len(self.steps) - 1).bit_length() if self.steps else 0)
+        return next(bits for bits in (1, 2, 4, 8) if bits >= needed)
 
     @property
     def row_bytes(self) -> int:
@@ -104,6 +114,8 @@ def array_shape(target: Target) -> ArrayShape:
         adjacent_polarities=polarities if encoding.pairs_in is adjacent else 1,
         cell_bits=target.device.bits,
         rows_active=target.array.rows_active,
+        signs=encoding.weights is WeightEncoding.POLARISED,
+        steps=target.cell_steps if target.has_level_table else (),
     )
     if shape.tile_columns == 0:
         raise TargetError(

@@ -272,10 +272,14 @@ class AnalogOp:
     Attributes:
         shift: offset encoding: what was added to every code before slicing; 0 otherwise.
         flips: bool [arrays, columns]: physical columns that are stored complemented.
+        signs: polarised encoding: bool [arrays, reads, tile_columns]: columns of weights whose codes count negative in
+            that read; None otherwise.
         gain: ADC codes per unit of level times input code; at most 8 significant bits, so that products are exact.
         lossless: every column of every array converts without loss.
         live: int64 [arrays], cells that hold part of a weight: kept rows times kept columns of their own group.
         clipped: share of conversions that clip on the calibration vectors; None without calibration.
+        adc_bits: int64 [arrays]: fewest bits of a converter of this target's kind, one code per unit, with which every
+            conversion of the array is lossless given its own cells; 0 where no number of bits suffices.
     """
 
     shift: int
@@ -284,6 +288,41 @@ class AnalogOp:
     lossless: bool
     live: IntArray
     clipped: float | None
+    adc_bits: IntArray
+    signs: npt.NDArray[np.bool_] | None = None
+
+    @property
+    def adc_range(self) -> BitRange:
+        """Fewest bits over all arrays of the layer."""
+        if not len(self.adc_bits):
+            return NO_BITS
+        found = self.adc_bits[self.adc_bits > 0].tolist()
+        return BitRange(min(found, default=None), max(found) if len(found) == len(self.adc_bits) else None)
+
+
+@dataclass(frozen=True)
+class BitRange:
+    """Bits that the arrays of a layer need, from the one with fewest to the one with most.
+
+    Attributes:
+        min, max: None where there are no arrays, or none (min) or not all of them (max) have such a number.
+    """
+
+    min: int | None
+    max: int | None
+
+    def __str__(self) -> str:
+        if self.min is None:
+            return "-"
+        return str(self.min) if self.min == self.max else f"{self.min} to {self.max or 'any'}"
+
+    def as_json(self) -> dict[str, int | None]:
+        """The object that JSON outputs hold."""
+        return {"min": self.min, "max": self.max}
+
+
+NO_BITS = BitRange(None, None)
+"""Of what has no arrays."""
 
 
 @dataclass(frozen=True)

@@ -115,12 +115,12 @@ def _largest(layers: Sequence[LayerData], cost: Cost) -> str:
         rows.append([
             op.name, matrix_text(layer), f"{op.weight_bits}/{op.input.bits}", f"{op.vectors:,}",
             f"{len(layer.table):,}", f"{layer.dense:,}", percent(price.utilisation), quantity(price.energy_j, "J"),
-            "yes" if layer.analog.lossless else "no",
+            str(layer.analog.adc_range), "yes" if layer.analog.lossless else "no",
         ])  # fmt: skip
-    headers = ["layer", "matrix", "bits w/x", "vectors", "crossbars", "dense", "used", "energy", "lossless"]
-    numbers = table(headers[1:], [row[1:] for row in rows], "rrrrrrrr")
+    headers = ["layer", "matrix", "bits w/x", "vectors", "crossbars", "dense", "used", "energy", "ADC bits", "lossless"]
+    numbers = table(headers[1:], [row[1:] for row in rows], "rrrrrrrrr")
     room = max(_NAME // 2, SCREEN - 2 - max(map(len, numbers.splitlines())))
-    text = table(headers, [[shorten(row[0], room), *row[1:]] for row in rows], "lrrrrrrrr")
+    text = table(headers, [[shorten(row[0], room), *row[1:]] for row in rows], "lrrrrrrrrr")
     more = len(layers) - len(rows)
     return text + (f"\n... {more:,} more; these are the largest" if more else "")
 
@@ -155,12 +155,12 @@ def _layer_costs(cost: Cost) -> str:
         [
             shorten(name, _NAME), f"{price.crossbars:,}", f"{price.crossbars_dense:,}", percent(price.utilisation),
             quantity(price.latency_s, "s"), quantity(price.energy_j, "J"), _share(price.energy_j, cost.energy_j),
-            area(price.area_m2),
+            area(price.area_m2), str(price.adc_bits),
         ]
         for name, price in cost.layers.items()
     ]  # fmt: skip
-    headers = ["layer", "crossbars", "dense", "used", "latency", "energy", "share", "area"]
-    return table(headers, rows, "lrrrrrrr")
+    headers = ["layer", "crossbars", "dense", "used", "latency", "energy", "share", "area", "ADC bits"]
+    return table(headers, rows, "lrrrrrrrr")
 
 
 def _component_costs(cost: Cost) -> str:

@@ -14,6 +14,7 @@ from mcompiler.conductance import (
     Levels,
     TileRun,
     code_range,
+    column_sums,
     convert,
     is_lossless,
     is_signed,
@@ -22,8 +23,8 @@ from mcompiler.conductance import (
     make_adc,
     round_codes,
     run_levels,
+    steps_of,
     tile_runs,
-    worst_sum,
 )
 from mcompiler.errors import CompileError
 from mcompiler.geometry import ArrayShape, TileTable, array_shape, tile_blocks
@@ -58,7 +59,7 @@ class Assign:
 def _assign(op: MatrixOp, table: TileTable, sample: CodeSample | None, shape: ArrayShape, target: Target) -> AnalogOp:
     shift = _fit_codes(op, shape, target)
     _check_accumulator(op, target)
-    sums = _column_sums(op, table, shape, target, shift)
+    sums = column_sums(op, table, shape, target, shift)
     if target.converters.adc.range is AdcRange.CALIBRATED:
         if sample is None:
             raise CompileError(
@@ -70,11 +71,15 @@ def _assign(op: MatrixOp, table: TileTable, sample: CodeSample | None, shape: Ar
     else:
         adc, clipped = make_adc(target), 0.0
     lossless = is_lossless(adc, sums.lowest, sums.highest, sums.inputs)
-    return AnalogOp(shift, sums.flips, adc.gain, lossless, _live_cells(op, table, shape), clipped)
+    live = _live_cells(op, table, shape)
+    return AnalogOp(shift, sums.flips, adc.gain, lossless, live, clipped, sums.bits, sums.signs)
 
 
 def _fit_codes(op: MatrixOp, shape: ArrayShape, target: Target) -> int:
     """Check that the cells can hold the codes; return the shift of offset encoding (0 otherwise)."""
+    if shape.steps:
+        _check_levels(op, shape)
+        return 0
     low, high = (int(op.codes.min()), int(op.codes.max())) if op.codes.size else (0, 0)
     encoding = target.encoding.weights
     bits = shape.cell_bits * shape.slices
@@ -92,12 +97,30 @@ def _fit_codes(op: MatrixOp, shape: ArrayShape, target: Target) -> int:
         return shift
     span = code_range(shape, encoding)
     if low < span.smallest or high > span.largest:
+        holder = "a pair" if encoding is WeightEncoding.DIFFERENTIAL else "a cell and the sign of its fragment"
         raise CompileError(
-            f"weight codes from {low} to {high} do not fit into -{span.largest}..{span.largest}, which is what a pair "
-            f"holds in {remedy}",
+            f"weight codes from {low} to {high} do not fit into -{span.largest}..{span.largest}, which is what "
+            f"{holder} {'holds' if encoding is WeightEncoding.DIFFERENTIAL else 'hold'} in {remedy}",
             op.name,
         )
     return 0
+
+
+def _check_levels(op: MatrixOp, shape: ArrayShape) -> None:
+    """Every code must be an entry of the level table, with either sign, or 0."""
+    for group, codes in enumerate(op.codes):
+        wrong = np.argwhere(~np.isin(np.abs(codes.astype(np.int32)), shape.steps))
+        if len(wrong):
+            row, column = wrong[0].tolist()
+            more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
+            shown = ", ".join(map(str, shape.steps[1:4])) + (f" ... {shape.steps[-1]}" if len(shape.steps) > 4 else "")
+            raise CompileError(
+                f"weight code {codes[row, column]} (group {group}, row {row}, output channel {column}){more} is none "
+                f"of the target's levels: 0 and +-({shown}), in units of (g_max - g_min) / 4096; train or quantise it "
+                "to these levels (compile the float model, or mcompiler.admm for this target), or compile it for a "
+                "target without device.level_means and encoding.partner",
+                op.name,
+            )
 
 
 def _check_accumulator(op: MatrixOp, target: Target) -> None:
@@ -120,59 +143,6 @@ def _live_cells(op: MatrixOp, table: TileTable, shape: ArrayShape) -> IntArray:
     for position in np.flatnonzero(heads["groups"] > 1):
         weights[position] = sum(len(b.rows) * len(b.cols) for b in tile_blocks(heads[position], op.rows, op.cols))
     return np.repeat(weights * shape.columns_per_weight, copies)
-
-
-# --- extreme sums and flips ------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Sums:
-    """What a layer's own cells can sum to in one read.
-
-    ``flips`` bool [arrays, columns]; ``lowest``, ``highest`` in level steps times input codes; ``inputs`` the largest
-    sum of input codes over the active rows.
-    """
-
-    flips: npt.NDArray[np.bool_]
-    lowest: int
-    highest: int
-    inputs: int
-
-
-def _column_sums(op: MatrixOp, table: TileTable, shape: ArrayShape, target: Target, shift: int) -> _Sums:
-    flips = np.zeros((len(table), shape.columns), dtype=bool)
-    top = (1 << target.converters.dac.bits) - 1
-    rows = min(shape.rows_active, int(table["rows"].max()) if len(table) else 0)
-    if not len(table):
-        return _Sums(flips, 0, 0, 0)
-    worst = make_adc(target)
-    total = worst_sum(target)
-    if not target.encoding.flip and worst.gain == 1.0:  # no array of this target can go past its converter
-        return _Sums(flips, -total if is_signed(target) else 0, total, rows * top)
-    lowest = highest = 0
-    lut = level_table(shape, target.encoding.weights, shift)
-    full = (1 << shape.cell_bits) - 1
-    starts = np.arange(0, shape.rows, shape.rows_active)
-    for run in tile_runs(op, table, shape, code_range(shape, target.encoding.weights, shift).smallest):
-        levels = run_levels(run, lut, shape)  # [arrays, rows, columns]
-        if target.encoding.flip:
-            live = np.repeat((run.index[:, :, 0] >= 0).sum(axis=1), shape.arrays_per_tile)
-            flip = 2 * levels.sum(axis=1, dtype=np.int64) > live[:, None] * full
-            flips[run.arrays] = flip
-            levels = _flipped(levels, run, flip, full, shape)
-        sums = np.add.reduceat(levels, starts, axis=1, dtype=np.int64)  # [arrays, reads, columns]
-        if shape.unit:  # its cells hold level 1 in every live row
-            highest = max(highest, rows)
-        highest = max(highest, int(sums.max()))
-        if is_signed(target):
-            lowest = min(lowest, -int(sums.max()))
-    return _Sums(flips, lowest * top, highest * top, rows * top)
-
-
-def _flipped(levels: Levels, run: TileRun, flip: npt.NDArray[np.bool_], full: int, shape: ArrayShape) -> Levels:
-    """Levels with the flipped columns complemented in their live rows."""
-    live = np.repeat(run.index[:, :, 0] >= 0, shape.arrays_per_tile, axis=0)
-    return np.where(flip[:, None, :] & live[:, :, None], np.uint8(full) - levels, levels)
 
 
 # --- calibrated converter ranges -------------------------------------------------------------------------------------
@@ -223,7 +193,7 @@ def _sampled_reads(
     for position in chosen:
         arrays = slice(position * copies, (position + 1) * copies)
         run = next(tile_runs(op, table[arrays], shape, smallest))
-        levels = _flipped(run_levels(run, lut, shape), run, flips[arrays], full, shape)
+        levels = steps_of(_flipped(run_levels(run, lut, shape), run, flips[arrays], full, shape), shape)
         height, width = int(heads[position]["rows"]), int(heads[position]["cols"]) * shape.columns_per_weight
         inputs = _tile_inputs(op, heads[position], sample, shape)[:, :height]  # [V, rows]
         columns = _converted(levels[:, :height, :width], table[arrays], shape, target).astype(np.float32)
@@ -240,7 +210,7 @@ def _tile_inputs(op: MatrixOp, tile: np.void, sample: CodeSample, shape: ArraySh
     return vectors
 
 
-def _converted(levels: Levels, arrays: TileTable, shape: ArrayShape, target: Target) -> npt.NDArray[np.int16]:
+def _converted(levels: npt.NDArray[Any], arrays: TileTable, shape: ArrayShape, target: Target) -> npt.NDArray[np.int16]:
     """What one conversion sees of a tile: the pair's difference, or single columns. int16 [rows, columns]."""
     signed, rows = levels.astype(np.int16), levels.shape[1]
     if is_signed(target):
@@ -264,3 +234,9 @@ def _reads(
             rows: Any = slice(first, first + shape.rows_active)
             read[:, rows] = plane[:, rows]
             yield read
+
+
+def _flipped(levels: Levels, run: TileRun, flip: npt.NDArray[np.bool_], full: int, shape: ArrayShape) -> Levels:
+    """Levels with the flipped columns complemented in their live rows."""
+    live = np.repeat(run.index[:, :, 0] >= 0, shape.arrays_per_tile, axis=0)
+    return np.where(flip[:, None, :] & live[:, :, None], np.uint8(full) - levels, levels)

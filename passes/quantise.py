@@ -166,7 +166,9 @@ class Quantise:
             codes, scale = matrix.weight_codes, matrix.weight_scale
             weight_bits = max(2, int(np.abs(codes.astype(np.int32)).max(initial=1)).bit_length() + 1)
         else:
-            codes, scale = quantise_weights(matrix.weights, weight_bits)
+            steps = target.cell_steps if target.has_level_table else ()
+            codes, scale = quantise_weights(matrix.weights, weight_bits, steps)
+            weight_bits = steps[-1].bit_length() + 1 if steps else weight_bits
         groups, rows, cols = codes.shape
         return MatrixOp(
             matrix.name, matrix.shape, codes, scale, matrix.bias, quantiser, _vectors(matrix, seen), all_kept(groups,
@@ -205,20 +207,25 @@ def _bits(layer: str, target: Target) -> tuple[int, int]:
     return weights, inputs
 
 
-def quantise_weights(weights: npt.NDArray[np.floating[Any]], bits: int) -> tuple[CodeArray, FloatArray]:
+def quantise_weights(
+    weights: npt.NDArray[np.floating[Any]], bits: int, steps: Sequence[int] = ()
+) -> tuple[CodeArray, FloatArray]:
     """Symmetric codes, one scale per output channel.
 
     Args:
         weights: [G, K, N].
         bits: sign included; codes reach +-(2^(bits-1) - 1).
+        steps: the only magnitudes that codes may have, ascending from 0, in place of all that ``bits`` allow; the
+            nearest is taken, the smaller of two.
 
     Returns:
         codes int16 [G, K, N] and scale float32 [G, N] (1 for an all-zero channel).
     """
-    top = (1 << (bits - 1)) - 1
+    top = steps[-1] if steps else (1 << (bits - 1)) - 1
     groups, _, cols = weights.shape
     codes = np.empty(weights.shape, dtype=np.int16)
     scales = np.ones((groups, cols), dtype=np.float32)
+    middles = (np.array(steps[1:]) + np.array(steps[:-1])) / 2
     for group, matrix in enumerate(weights):
         peak = np.maximum(matrix.max(axis=0, initial=0), -matrix.min(axis=0, initial=0)).astype(np.float64)
         scale = (peak / top).astype(np.float32)
@@ -228,6 +235,10 @@ def quantise_weights(weights: npt.NDArray[np.floating[Any]], bits: int) -> tuple
         for start in range(0, cols if by_column else len(matrix), step):  # in pieces that stay in cache
             piece = np.s_[:, start : start + step] if by_column else np.s_[start : start + step]
             part = matrix[piece] / (scales[group, start : start + step] if by_column else scales[group])
+            if steps:
+                nearest = np.searchsorted(middles, np.abs(part))
+                codes[group][piece] = np.copysign(np.take(steps, nearest), part)
+                continue
             np.rint(part, out=part)
             codes[group][piece] = np.clip(part, -top, top, out=part)
     return codes, scales

@@ -195,7 +195,7 @@ def test_compile_prints_the_contract_and_the_default_place(
     monkeypatch.chdir(tmp_path)
     code, data, _ = call_json(capsys, "compile", MODEL, *CALIBRATION)
     assert code == 0
-    assert list(data) == ["out", "crossbars", "crossbars_dense", "nodes", "seconds"]
+    assert list(data) == ["out", "crossbars", "crossbars_dense", "nodes", "seconds", "layers"]
     assert data["out"] == "digits.build"
     assert {tuple(node) for node in data["nodes"]} == {("name", "op", "fate", "reason")}
     assert {node["fate"] for node in data["nodes"]} == {"analog", "digital"}

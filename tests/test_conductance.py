@@ -136,7 +136,7 @@ def test_tiles_reassemble_to_the_weights(case: Case) -> None:
     op, table, settings = analog_of(case)
     cells = cells_of(case, op, table, settings)
     encoding = case.chip.encoding.weights
-    codes = decode_cells(iter(cells), op, table, case.shape, encoding, settings.shift, settings.flips)
+    codes = decode_cells(iter(cells), op, table, case.shape, encoding, settings.shift, settings.flips, settings.signs)
     assert codes.dtype in (np.int16, np.int32)
     assert np.array_equal(codes, case.op.codes)
 
@@ -144,12 +144,13 @@ def test_tiles_reassemble_to_the_weights(case: Case) -> None:
 @PROPERTY
 @given(cases(), st.integers(0, 2**32 - 1))
 def test_any_column_may_be_flipped(case: Case, seed: int) -> None:
+    assume(not case.shape.steps)  # the complement of a level is one on the equidistant grid only
     op, table, settings = analog_of(case)
     flips = np.random.default_rng(seed).random(settings.flips.shape) < 0.5
     flipped = replace(settings, flips=flips)
     cells = cells_of(case, op, table, flipped)
     encoding = case.chip.encoding.weights
-    codes = decode_cells(iter(cells), op, table, case.shape, encoding, settings.shift, flips)
+    codes = decode_cells(iter(cells), op, table, case.shape, encoding, settings.shift, flips, settings.signs)
     assert np.array_equal(codes, case.op.codes)
 
 
@@ -158,18 +159,23 @@ def test_any_column_may_be_flipped(case: Case, seed: int) -> None:
 def test_levels_hold_the_slices_of_the_weights(case: Case) -> None:
     """Cell by cell from the definition, without the level table: bits of the magnitude, one slice each."""
     op, table, settings = analog_of(case)
-    shape, offset = case.shape, case.chip.encoding.weights is WeightEncoding.OFFSET
+    shape, encoding = case.shape, case.chip.encoding.weights
     levels = levels_of(case, cells_of(case, op, table, settings))
     full = (1 << shape.cell_bits) - 1
     for spot in spots(op, table):
         code = int(op.codes[spot.group, spot.row, spot.col])
         entry = table[spot.array]
         slices = range(shape.slices) if entry["slice"] < 0 else [int(entry["slice"])]
-        signs = [1] if offset else [1, -1] if entry["polarity"] == 0 else [int(entry["polarity"])]
+        pair = [1, -1] if entry["polarity"] == 0 else [int(entry["polarity"])]
         wanted = []
-        for sign in signs:
-            magnitude = code + settings.shift if offset else max(0, sign * code)
-            wanted += [magnitude // 2 ** (shape.cell_bits * place) % 2**shape.cell_bits for place in slices]
+        for sign in pair if encoding is WeightEncoding.DIFFERENTIAL else [1]:
+            magnitude = max(0, sign * code)
+            if encoding is not WeightEncoding.DIFFERENTIAL:
+                magnitude = code + settings.shift if encoding is WeightEncoding.OFFSET else abs(code)
+            if case.chip.has_level_table:
+                wanted.append(case.chip.cell_steps.index(magnitude))
+            else:
+                wanted += [magnitude // 2 ** (shape.cell_bits * place) % 2**shape.cell_bits for place in slices]
         first = spot.column * shape.columns_per_weight
         columns = slice(first, first + shape.columns_per_weight)
         flips = settings.flips[spot.array, columns]
@@ -277,7 +283,7 @@ def test_reads_add_up_to_the_product(case: Case, seed: int) -> None:
     op, table, settings = analog_of(case)
     shape, chip = case.shape, case.chip
     cells = cells_of(case, op, table, settings)
-    blocks = read_blocks(iter(cells), op, table, chip, shape, settings.shift, settings.flips)
+    blocks = read_blocks(iter(cells), op, table, chip, shape, settings.shift, settings.flips, settings.signs)
     groups, rows, cols = op.codes.shape
     x = np.random.default_rng(seed).integers(0, 1 << op.input.bits, (groups, rows))
     step = chip.converters.dac.bits
@@ -300,8 +306,8 @@ def test_reads_see_the_cells_and_no_more_rows_than_are_active(case: Case) -> Non
     op, table, settings = analog_of(case)
     shape, chip = case.shape, case.chip
     cells = cells_of(case, op, table, settings)
-    blocks = read_blocks(iter(cells), op, table, chip, shape, settings.shift, settings.flips)
-    full = (1 << shape.cell_bits) - 1
+    blocks = read_blocks(iter(cells), op, table, chip, shape, settings.shift, settings.flips, settings.signs)
+    full = chip.cell_steps[-1]
     lowest = -full if is_signed(chip) else 0
     conversions = shape.slices * (1 if is_signed(chip) else shape.polarities)
     for block in blocks:
@@ -313,7 +319,7 @@ def test_reads_see_the_cells_and_no_more_rows_than_are_active(case: Case) -> Non
         present = block.worth != 0
         weights = 1 << (shape.cell_bits * (np.arange(conversions) % shape.slices))
         assert np.array_equal(np.abs(block.worth), weights[:, None] * present)
-        if not case.chip.encoding.flip and conversions == shape.slices:
+        if not case.chip.encoding.flip and not shape.signs and conversions == shape.slices:
             assert (block.worth >= 0).all()
     # a word line of a group is read once for every weight on it
     reads: dict[tuple[int, int, int], int] = defaultdict(int)
@@ -562,9 +568,11 @@ def test_full_range_holds_the_worst_sum(keys: tuple[str, ...], bits: int, roundi
 def test_no_read_sums_to_more_than_the_worst_sum(case: Case, largest: bool) -> None:
     if largest:  # every weight at the end of its range
         ends = np.where(case.op.codes < 0, case.op.codes.min(), case.op.codes.max())
+        if case.shape.signs:  # zeros have no sign to keep
+            ends = np.where(case.op.codes == 0, 0, ends)
         case = replace(case, op=replace(case.op, codes=ends.astype(np.int16)))
     op, table, settings = analog_of(case)
-    levels = levels_of(case, cells_of(case, op, table, settings))
+    levels = np.array([*case.chip.cell_steps, *[0] * 256])[levels_of(case, cells_of(case, op, table, settings))]
     top = (1 << case.chip.converters.dac.bits) - 1
     for first in range(0, case.shape.rows, case.shape.rows_active):
         read = levels[:, first : first + case.shape.rows_active]

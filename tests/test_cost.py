@@ -142,7 +142,8 @@ def test_tables_of_the_shipped_targets_add_up(name: str) -> None:
 @given(st.lists(cases(), min_size=1, max_size=3))
 def test_tables_add_up(drawn: list[Case]) -> None:
     chip = target(*drawn[0].overrides, *TIGHT)
-    ops = [matrix_op(case.op.codes % 2, name=f"l{i}", vectors=i + 1) for i, case in enumerate(drawn)]
+    step = chip.cell_steps[1]
+    ops = [matrix_op(case.op.codes % 2 * step, name=f"l{i}", vectors=i + 1) for i, case in enumerate(drawn)]
     program = scheduled(matrix_program(ops, digital={"relu": 7}), chip)
     cost = estimate(program, chip)
     check_sums(cost)
@@ -213,7 +214,7 @@ def test_json_there_and_back() -> None:
     data = json.loads(text)
     assert set(data) == KEYS_OF_COST
     assert set(data["layers"]["layer0"]) == {
-        "latency_s", "energy_j", "area_m2", "crossbars", "crossbars_dense", "utilisation",
+        "latency_s", "energy_j", "area_m2", "crossbars", "crossbars_dense", "utilisation", "adc_bits",
     }  # fmt: skip
     assert data["events"][0].keys() == {"layer", "event", "count"}
     assert Cost.from_json(data) == cost

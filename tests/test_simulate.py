@@ -251,8 +251,8 @@ def decoder_shift(monkeypatch: pytest.MonkeyPatch) -> None:
     """A missing shift: offset weights are decoded as if nothing had been added to them."""
     decode: Any = vars(content_module)["decode_cells"]
 
-    def wrong(cells: Any, op: Any, table: Any, shape: Any, encoding: Any, shift: int, flips: Any) -> Any:
-        return decode(cells, op, table, shape, encoding, 0, flips)
+    def wrong(cells: Any, op: Any, table: Any, shape: Any, encoding: Any, shift: int, *rest: Any) -> Any:
+        return decode(cells, op, table, shape, encoding, 0, *rest)
 
     monkeypatch.setattr(content_module, "decode_cells", wrong)
 

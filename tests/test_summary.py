@@ -8,7 +8,7 @@ import pytest
 
 from mcompiler.artefacts import LayerData
 from mcompiler.cost import Cost, Price
-from mcompiler.ir import Fate, NodeFate
+from mcompiler.ir import BitRange, Fate, NodeFate
 from mcompiler.simulate import LayerResult, Verification
 from mcompiler.summary import compile_summary, cost_summary, fates_table, verify_summary
 from tests.support.digits import digits_build
@@ -23,7 +23,7 @@ COST = Cost(
     crossbars=6,
     crossbars_dense=8,
     utilisation=0.25,
-    layers={"a": Price(3e-6, 2e-6, 6, 8, 0.25, 1e-6), "(digital)": Price(1e-6, 1e-6)},
+    layers={"a": Price(3e-6, 2e-6, 6, 8, 0.25, 1e-6, adc_bits=BitRange(4, 9)), "(digital)": Price(1e-6, 1e-6)},
     components={"cell": Price(1e-6, 1e-6), "adc": Price(3e-6, 2e-6, static_power_w=0.5)},
     events=[("a", "adc_conversion", 4096.0), ("(digital)", "digital_op", 12.0)],
 )
@@ -91,9 +91,9 @@ area         3.00 mm2
 crossbars    6 (8 in the dense mapping)
 utilisation  25.0%
 
-layer      crossbars  dense   used  latency   energy  share      area
-a                  6      8  25.0%  1.00 us  3.00 uJ  75.0%  2.00 mm2
-(digital)          0      0     0%      0 s  1.00 uJ  25.0%  1.00 mm2
+layer      crossbars  dense   used  latency   energy  share      area  ADC bits
+a                  6      8  25.0%  1.00 us  3.00 uJ  75.0%  2.00 mm2    4 to 9
+(digital)          0      0     0%      0 s  1.00 uJ  25.0%  1.00 mm2         -
 
 component   energy  share  static power      area  share
 adc        3.00 uJ  75.0%        500 mW  2.00 mm2  66.7%

@@ -245,7 +245,57 @@ sources.clokc_hz = "measured"
         ),
         (
             '[encoding]\nweights = "polarised"',
-            "encoding.weights: polarised weights are not supported yet; use 'differential' or 'offset'",
+            "generic_128.toml: encoding.pedestal: 'pair' needs weights = 'differential'; with 'polarised' use one of "
+            "'reference_column', 'digitised_reference', 'digital_count'",
+        ),
+        (
+            '[encoding]\nweights = "polarised"\npedestal = "digital_count"\nflip = true',
+            "encoding.flip: columns are flipped only where weights = 'offset', not 'polarised'; set flip = false",
+        ),
+        (
+            '[encoding]\nweights = "polarised"\npedestal = "digital_count"\n[precision]\nweights = 10\nsource = "x"',
+            "precision.weights: 10 bits, but 4 x 2 bits of a cell (device.levels = 4) hold 9 bits, the sign in the "
+            "fragment; set encoding.slices = 5, or precision.weights = 9",
+        ),
+        (
+            '[device]\nlevel_means = [0, 1400, 2700, 4096]\nsource = "x"',
+            "device.level_means: weight codes are conductances of one cell, but encoding.slices is 4; give 1",
+        ),
+        (
+            '[device]\nlevel_means = [0, 1400, 1400, 4096]\nsource = "x"',
+            "device.level_means: not in ascending order; give the lowest level first, no two of them equal",
+        ),
+        (
+            '[device]\nlevel_means = [0, 1400]\nsource = "x"',
+            "device.level_means: 2 levels, but device.levels is 4; give one for each",
+        ),
+        (
+            '[device]\nlevel_means = [-4000, 0, 2700, 4096]\nsource = "x"',
+            "device.level_means: -4000 is -4000 x (g_max - g_min) / 4096 above g_min, which is no conductance; check "
+            "the unit",
+        ),
+        ("[device]\nlevel_means = 3\nsource = 'x'", "device.level_means: must be a list, not 3"),
+        ("[device]\nlevel_means = [0, 1.5]\nsource = 'x'", "device.level_means: must be a whole number, not 1.5"),
+        (
+            "[device]\nlevel_means = [0, 1400, 2700, 4096]",
+            'device: no source for level_means; write source = "..." in the section, or sources.level_means = "..." '
+            '("assumption: ..." is legal)',
+        ),
+        (
+            '[encoding]\nweights = "offset"\npedestal = "digital_count"\n'
+            '[device]\nlevel_means = [0, 1, 2, 3]\nsource = "x"',
+            "device.level_means: measured levels need weights = 'differential' or 'polarised', not 'offset': sums of "
+            "shifted codes are no levels",
+        ),
+        (
+            '[encoding]\npartner = "unformed"\nsubtract = "after_adc"\npedestal = "digital_count"',
+            "encoding.partner: unformed partners need weights = 'differential', subtract = 'before_adc' and pedestal = "
+            "'pair'; there is no pedestal to take off otherwise",
+        ),
+        (
+            '[encoding]\npartner = "unformed"\nslices = 1\nsource = "x"\n[converters.dac]\nbits = 8\nsource = "x"',
+            "generic_128.toml: array.rows_active: a read of 128 rows sums to 135031680 units of a measured level, and "
+            "below 2^24 sums are exact in float32; lower array.rows_active or converters.dac.bits",
         ),
         (
             "[encoding]\nflip = true",
@@ -603,10 +653,11 @@ def test_target_made_in_python_is_checked_too() -> None:
 def test_documented_example_works(tmp_path: Path) -> None:
     page = (ROOT / "docs" / "targets.md").read_text(encoding="utf-8")
     files = re.findall(r"<!-- file: (\S+) -->\n```\w+\n(.*?)```", page, re.DOTALL)
-    assert [name for name, _ in files] == ["my_device.toml", "use.py"]
+    assert [name for name, _ in files] == ["my_device.toml", "use.py", "signs.toml"]
     for name, text in files:
         (tmp_path / name).write_text(text, encoding="utf-8")
-    assert check_target(tmp_path / "my_device.toml") == ()
+    for name in ("my_device.toml", "signs.toml"):
+        assert check_target(tmp_path / name) == ()
     command = [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(ROOT)!r}); exec(open('use.py').read())"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
     assert done.stdout.startswith("0.5 128\n")

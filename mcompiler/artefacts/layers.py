@@ -141,7 +141,10 @@ def _arrays(layer: LayerData) -> dict[str, npt.NDArray[Any]]:
         "start": layer.start,
         "flips": np.packbits(analog.flips, axis=1),
         "live": analog.live,
+        "adc_bits": analog.adc_bits.astype(np.uint8),
     }
+    if analog.signs is not None:
+        arrays["signs"] = np.packbits(analog.signs, axis=-1)
     if op.bias is not None:
         arrays["bias"] = op.bias
     return arrays
@@ -200,12 +203,17 @@ def _stored(root: Path, record: Mapping[str, Any], shape: ArrayShape) -> LayerDa
         weight_bits=record["weight_bits"],
     )
     flips = np.unpackbits(arrays["flips"], axis=1, count=shape.columns).astype(bool)
+    signs = np.unpackbits(arrays["signs"], axis=-1, count=shape.tile_columns).astype(bool) if shape.signs else None
     analog = AnalogOp(
-        record["shift"], flips, record["adc_gain"], record["lossless"], arrays["live"], record["adc_clipped"]
-    )
-    counts = {name: len(arrays[name]) for name in ("table", "addresses", "start", "flips", "live")}
+        record["shift"], flips, record["adc_gain"], record["lossless"], arrays["live"], record["adc_clipped"],
+        arrays["adc_bits"].astype(np.int64), signs,
+    )  # fmt: skip
+    own = ("table", "addresses", "start", "flips", "live", "adc_bits", *(["signs"] if shape.signs else []))
+    counts = {name: len(arrays[name]) for name in own}
     if len(set(counts.values())) > 1:
         raise ValueError(f"{record['files']}.npz holds different numbers of arrays: {counts}")
+    if signs is not None and signs.shape[1:] != (shape.reads, shape.tile_columns):
+        raise ValueError(f"{record['files']}.npz has signs of {signs.shape[1]} reads, not {shape.reads}")
     if not _inside(op, arrays["table"], shape):
         raise ValueError(f"{record['files']}.npz has arrays that hold what the matrix lacks")
     path = root / "cells" / f"{record['files']}.npy"

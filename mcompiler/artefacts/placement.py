@@ -34,7 +34,7 @@ def placement_data(skeleton: ir.Model, layers: Sequence[LayerData], target: Targ
         nodes.append({"id": f"buffer:{op.name}", "kind": "buffer", "layer": op.name})
         nodes.append({"id": f"layer:{op.name}", "kind": "layer", "layer": op.name})
         add = _arrays if detailed else _cores
-        add(nodes, edges, op, layer.table, layer.addresses, target)
+        add(nodes, edges, layer, target)
     edges.extend(_flows(skeleton, {layer.op.name: layer.op for layer in layers}, target))
     hierarchy = target.hierarchy
     about = {
@@ -87,22 +87,22 @@ def _traffic(op: MatrixOp, table: TileTable, target: Target) -> tuple[npt.NDArra
 def _arrays(
     nodes: list[dict[str, Any]],
     edges: list[dict[str, Any]],
-    op: MatrixOp,
-    table: TileTable,
-    addresses: npt.NDArray[np.int32],
+    layer: LayerData,
     target: Target,
 ) -> None:
     """One node per array, one accumulator per column block."""
+    op, table = layer.op, layer.table
     into, out = (column.tolist() for column in _traffic(op, table, target))
     width = target.digital.accumulator_bits / 8
     blocks: dict[tuple[int, int], tuple[str, float]] = {}
-    rows = zip(table.tolist(), addresses.tolist(), into, out, strict=True)
-    for index, (tile, address, bytes_in, bytes_out) in enumerate(rows):
+    rows = zip(table.tolist(), layer.addresses.tolist(), layer.analog.adc_bits.tolist(), into, out, strict=True)
+    for index, (tile, address, bits, bytes_in, bytes_out) in enumerate(rows):
         _, group, groups, row, height, col, cols, which, polarity = tile
         name = f"array:{op.name}:{index}"
         nodes.append({
             "id": name, "kind": "array", "layer": op.name, "address": address, "group": group, "groups": groups,
             "row": row, "rows": height, "col": col, "columns": cols, "slice": which, "polarity": polarity, "replica": 0,
+            "adc_bits": bits or None,
         })  # fmt: skip
         unit = f"accumulator:{op.name}:{group}:{col}"
         blocks[group, col] = (unit, op.vectors * cols * width)
@@ -116,14 +116,13 @@ def _arrays(
 def _cores(
     nodes: list[dict[str, Any]],
     edges: list[dict[str, Any]],
-    op: MatrixOp,
-    table: TileTable,
-    addresses: npt.NDArray[np.int32],
+    layer: LayerData,
     target: Target,
 ) -> None:
     """One node per core: for models of over a million arrays."""
-    into, out = _traffic(op, table, target)
-    cores, index, count = np.unique(addresses[:, :3], axis=0, return_inverse=True, return_counts=True)
+    op = layer.op
+    into, out = _traffic(op, layer.table, target)
+    cores, index, count = np.unique(layer.addresses[:, :3], axis=0, return_inverse=True, return_counts=True)
     index = index.reshape(-1)
     bytes_in, bytes_out = np.bincount(index, weights=into), np.bincount(index, weights=out)
     for address, arrays, first, last in zip(

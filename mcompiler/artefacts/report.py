@@ -19,7 +19,7 @@ from mcompiler.artefacts.floorplan import floor_plan
 from mcompiler.artefacts.layers import LayerData
 from mcompiler.cost import DIGITAL, Cost, Price
 from mcompiler.ir import ConvShape, Fate, NodeFate
-from mcompiler.target import Event, Target, WeightEncoding, assumptions
+from mcompiler.target import Event, Partner, Target, WeightEncoding, assumptions
 from mcompiler.text import area, clean, count, percent, plural, quantity
 
 OPEN_ROWS = 12
@@ -189,12 +189,16 @@ def _target_facts(target: Target) -> list[tuple[str, list[tuple[str, str]]]]:
     pairs = encoding.weights is WeightEncoding.DIFFERENTIAL
     cells = plural(encoding.slices, "pair" if pairs else "cell")
     stand = [f"slices in {encoding.slices_in} {_places(encoding.slices_in)}"] if encoding.slices > 1 else []
+    stand += (
+        [f"one sign for {plural(array.rows_active, 'row')}"] if encoding.weights is WeightEncoding.POLARISED else []
+    )
+    stand += ["unformed partners"] if encoding.partner is Partner.UNFORMED else []
     stand += [f"pairs in {encoding.pairs_in} {_places(encoding.pairs_in)}"] if pairs else []
     shared = "each bit line" if adc.columns == 1 else f"{adc.columns} bit lines"
     return [
         ("Device", [
             ("Conductance", f"{_given(device.g_min_siemens, 'S')} to {_given(device.g_max_siemens, 'S')}"),
-            ("Levels", f"{device.levels} ({plural(device.bits, 'bit')}), on/off {device.on_off:.4g}"),
+            ("Levels", f"{device.levels} ({_levels(target)}), on/off {device.on_off:.4g}"),
             ("Read", f"{_given(device.read_voltage_v, 'V')} for {_given(device.read_pulse_s, 's')}"),
         ]),
         ("Array", [
@@ -227,6 +231,11 @@ def _target_facts(target: Target) -> list[tuple[str, list[tuple[str, str]]]]:
             ("Between chips", _given(network.chip_link_bytes_per_s, "B/s")),
         ]),
     ]  # fmt: skip
+
+
+def _levels(target: Target) -> str:
+    """How the levels lie, or how many bits they hold."""
+    return "measured" if target.device.level_means is not None else plural(target.device.bits, "bit")
 
 
 def _places(layout: str) -> str:
@@ -266,6 +275,9 @@ def _converters(layer: LayerData) -> Cell:
     return Cell(f"gain {analog.gain:.4g}, {clipped} clipped", hint="codes per unit; share of conversions that clip")
 
 
+_ADC_BITS = "fewest with which an array converts without loss, given its own cells"
+
+
 def _layer_table(cost: Cost, layers: Sequence[LayerData], colours: Sequence[str]) -> Table:
     """One row per layer in the order of the model, then what stays digital; the sums below."""
     rows = []
@@ -276,7 +288,7 @@ def _layer_table(cost: Cost, layers: Sequence[LayerData], colours: Sequence[str]
             f"{op.weight_bits} / {op.input.bits}", f"{op.vectors:,}", f"{len(layer.table):,}", f"{layer.dense:,}",
             percent(price.utilisation),
             _quantity(price.latency_s, "s"), _quantity(price.energy_j, "J"), _share(price.energy_j, cost.energy_j),
-            _area(price.area_m2), _converters(layer),
+            _area(price.area_m2), Cell(str(price.adc_bits), hint=_ADC_BITS), _converters(layer),
         ))  # fmt: skip
     known = {layer.op.name for layer in layers}
     for name in (name for name in cost.layers if name not in known):
@@ -284,17 +296,17 @@ def _layer_table(cost: Cost, layers: Sequence[LayerData], colours: Sequence[str]
         what = "operations that stay digital" if name == DIGITAL else ""
         rows.append(_cells(
             clean(name), what, "", "", "", "", "", "", _quantity(price.latency_s, "s"), _quantity(price.energy_j, "J"),
-            _share(price.energy_j, cost.energy_j), _area(price.area_m2), "",
+            _share(price.energy_j, cost.energy_j), _area(price.area_m2), "", "",
         ))  # fmt: skip
     foot = _cells(
         "Sum", "", "", "", "", f"{cost.crossbars:,}", f"{cost.crossbars_dense:,}", percent(cost.utilisation), "",
-        _quantity(cost.energy_j, "J"), "", _area(cost.area_m2), "",
+        _quantity(cost.energy_j, "J"), "", _area(cost.area_m2), "", "",
     )  # fmt: skip
     headers = (
         "Layer", "Operation", "Matrix G × K × N", "Bits w / x", "Vectors", "Arrays", "Dense", "Utilisation", "Latency",
-        "Energy", "Share of energy", "Area", "Converters",
+        "Energy", "Share of energy", "Area", "ADC bits", "Converters",
     )  # fmt: skip
-    return Table(headers, "lllrrrrrrrlrl", tuple(rows), foot)
+    return Table(headers, "lllrrrrrrrlrrl", tuple(rows), foot)
 
 
 def _component_table(cost: Cost, target: Target) -> Table:

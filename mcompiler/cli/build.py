@@ -89,6 +89,9 @@ def compile_command(
             "crossbars_dense": build.cost.crossbars_dense,
             "nodes": [{"name": f.name, "op": f.op, "fate": str(f.fate), "reason": f.reason} for f in build.fates],
             "seconds": dict(build.seconds),
+            "layers": [
+                {"name": layer.op.name, "adc_bits": layer.analog.adc_range.as_json()} for layer in build.layer_data
+            ],
         })  # fmt: skip
     else:
         click.echo(compile_summary(model.name, build.target, build.fates, build.layer_data, build.cost, build.chips))

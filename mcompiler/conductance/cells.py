@@ -15,11 +15,12 @@ from mcompiler.conductance.codes import (
     level_table,
     row_runs,
     run_levels,
+    step_table,
     tile_runs,
 )
 from mcompiler.geometry import ArrayShape, TileTable, tile_blocks
 from mcompiler.ir import IntArray, MatrixOp
-from mcompiler.target import Target, WeightEncoding
+from mcompiler.target import MEAN_STEPS, Partner, Target, WeightEncoding
 
 Cells = npt.NDArray[np.uint8]
 
@@ -116,6 +117,7 @@ def decode_cells(
     encoding: WeightEncoding,
     shift: int,
     flips: npt.NDArray[np.bool_],
+    signs: npt.NDArray[np.bool_] | None = None,
 ) -> npt.NDArray[np.signedinteger[Any]]:
     """Weight codes that the cells really hold, int16 or int32 [G, K, N]; what the mapped model computes with.
 
@@ -125,6 +127,7 @@ def decode_cells(
         cells: packed level codes, in table order (any number of arrays a step, whole tiles).
         op: operation whose shape and kept indices say where the cells belong; its codes are not read.
         table, shape, encoding, shift, flips: as in encode_cells.
+        signs: polarised encoding: bool [arrays, reads, tile_columns], what counts negative.
     """
     largest = 1 << (shape.cell_bits * shape.slices)
     out = np.zeros(op.codes.shape, dtype=np.int16 if largest <= 1 << 15 else np.int32)
@@ -133,7 +136,8 @@ def decode_cells(
     bits = shape.storage_bits
     worths = [_worths((int(array["slice"]), int(array["polarity"])), shape) for array in table[:copies]]
     wide = bits * shape.columns_per_weight > MAX_WORD_BITS
-    tables = [(worth if wide else _word_table(worth, bits)).astype(out.dtype) for worth in worths]
+    steps = step_table(shape).astype(np.int64)
+    tables = [(worth if wide else _word_table(worth, bits, steps)).astype(out.dtype) for worth in worths]
     first = 0
     for chunk in cells:
         flipped = flips[first : first + len(chunk)]
@@ -144,18 +148,38 @@ def decode_cells(
         words: npt.NDArray[np.unsignedinteger[Any]] = _adjacent(chunk, shape) if wide else _words(chunk, shape)
         words = words.reshape(-1, copies, *words.shape[1:])
         heads = table[first : first + len(chunk) : copies]
+        end = first + len(chunk)
+        signed = [None if signs is None else signs[first + copy : end : copies] for copy in range(copies)]
         for start, stop in row_runs(heads, len(heads)):
             height, width = int(heads[start]["rows"]), int(heads[start:stop]["cols"].sum())
             parts = [words[start:stop, copy, :height] for copy in range(copies)]
-            total = parts[0] @ tables[0] if wide else tables[0][parts[0]]
-            for part, worth in zip(parts[1:], tables[1:], strict=True):
-                total += part @ worth if wide else worth[part]
+            total = _worth_of(parts[0], tables[0], signed[0], slice(start, stop), shape)
+            for part, worth, sign in zip(parts[1:], tables[1:], signed[1:], strict=True):
+                total += _worth_of(part, worth, sign, slice(start, stop), shape)
             merged = total.transpose(1, 0, 2).reshape(height, -1)[:, :width]
             if shift:
                 merged = merged - out.dtype.type(shift)
             _place_run(out, op, heads[start], width, merged)
         first += len(chunk)
     return out
+
+
+def _worth_of(
+    part: npt.NDArray[np.unsignedinteger[Any]],
+    worth: npt.NDArray[np.signedinteger[Any]],
+    signs: npt.NDArray[np.bool_] | None,
+    tiles: slice,
+    shape: ArrayShape,
+) -> npt.NDArray[np.signedinteger[Any]]:
+    """What the cells of one array of each tile of a run add to their weights: [tiles, rows, tile_columns].
+
+    ``part`` holds words [tiles, rows, tile_columns], or each cell for itself where one more axis says so.
+    """
+    total = worth[part] if part.ndim == 3 else part @ worth
+    if signs is None:
+        return total
+    negative = np.repeat(signs[tiles], shape.rows_active, axis=1)[:, : total.shape[1]]
+    return np.where(negative, -total, total)
 
 
 def _place_run(
@@ -223,14 +247,22 @@ def _worths(key: tuple[int, int], shape: ArrayShape) -> IntArray:
     return worth
 
 
-def _word_table(worths: IntArray, bits: int) -> IntArray:
+def _word_table(worths: IntArray, bits: int, steps: IntArray) -> IntArray:
     """What a word of adjacent cells of ``bits`` bits each is worth: [2 ** (bits * cells)]."""
     words = np.arange(1 << (bits * len(worths)), dtype=np.int64)
     levels = words[:, None] >> (bits * np.arange(len(worths))) & ((1 << bits) - 1)
-    return levels @ worths
+    words_worth: IntArray = steps[levels] @ worths
+    return words_worth
 
 
 def conductances(levels: Levels, target: Target) -> npt.NDArray[np.float64]:
-    """Conductance of every level code in siemens: G_min + level times one step."""
+    """Conductance of every level code in siemens: on the equidistant grid, or as the target's level table says."""
     device = target.device
-    return device.g_min_siemens + levels.astype(np.float64) * device.step_siemens
+    if not target.has_level_table:
+        return device.g_min_siemens + levels.astype(np.float64) * device.step_siemens
+    spacing = MEAN_STEPS / (device.levels - 1)
+    means = np.arange(device.levels) * spacing if device.level_means is None else np.array(device.level_means)
+    formed = device.g_min_siemens + means * device.mean_siemens
+    unformed = target.encoding.partner is Partner.UNFORMED
+    table: npt.NDArray[np.float64] = np.concatenate([np.zeros(int(unformed)), formed])
+    return table[levels]

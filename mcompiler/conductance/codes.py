@@ -29,8 +29,11 @@ class CodeRange:
 
 
 def code_range(shape: ArrayShape, encoding: WeightEncoding, shift: int = 0) -> CodeRange:
-    """Codes that ``shape.slices`` cells can hold: +-(2^bits - 1) for pairs, [-shift, 2^bits - 1 - shift] for offset."""
-    full = (1 << (shape.cell_bits * shape.slices)) - 1
+    """Codes that the cells of a weight can hold: +-(2^bits - 1), or [-shift, 2^bits - 1 - shift] for offset.
+
+    Where levels come from a table the codes between the ends are its entries only.
+    """
+    full = shape.steps[-1] if shape.steps else (1 << (shape.cell_bits * shape.slices)) - 1
     if encoding is WeightEncoding.OFFSET:
         return CodeRange(-shift, full - shift)
     return CodeRange(-full, full)
@@ -45,12 +48,34 @@ def level_table(shape: ArrayShape, encoding: WeightEncoding, shift: int) -> Leve
     codes = np.arange(span.smallest, span.largest + 1, dtype=np.int64)
     if encoding is WeightEncoding.OFFSET:
         magnitudes = (codes + shift)[:, None]  # [codes, 1]
+    elif encoding is WeightEncoding.POLARISED:
+        magnitudes = np.abs(codes)[:, None]
     else:
         magnitudes = np.stack([np.maximum(codes, 0), np.maximum(-codes, 0)], axis=1)  # [codes, 2]
-    weights = shape.cell_bits * np.arange(shape.slices)
-    levels = (magnitudes[:, :, None] >> weights) & ((1 << shape.cell_bits) - 1)
+    if shape.steps:
+        held = np.isin(magnitudes, shape.steps)  # codes that are no entry of the table do not occur
+        levels = np.where(held, np.searchsorted(shape.steps, magnitudes), 0)[:, :, None]
+    else:
+        weights = shape.cell_bits * np.arange(shape.slices)
+        levels = (magnitudes[:, :, None] >> weights) & ((1 << shape.cell_bits) - 1)
     empty = np.zeros((1, *levels.shape[1:]), dtype=np.int64)
     return np.concatenate([levels, empty]).astype(np.uint8)
+
+
+def steps_of(levels: npt.NDArray[np.unsignedinteger[Any]], shape: ArrayShape) -> npt.NDArray[Any]:
+    """What cells at these level codes add to their columns: the codes themselves, or the entries of a level table.
+
+    Codes beyond the table, which only damaged cells have, count as 0.
+    """
+    return step_table(shape)[levels] if shape.steps else levels
+
+
+def step_table(shape: ArrayShape) -> npt.NDArray[np.int16]:
+    """What a cell adds to its column at every code that its storage can have: [2 ** storage_bits]."""
+    table = np.zeros(1 << shape.storage_bits, dtype=np.int16)
+    steps = shape.steps or range(len(table))
+    table[: len(steps)] = steps
+    return table
 
 
 def largest_sum(codes: npt.NDArray[np.signedinteger[Any]]) -> int:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from mcompiler.ir import IntArray
 from mcompiler.target import Pedestal, Rounding, Target, WeightEncoding
 
 
@@ -32,7 +33,7 @@ class Adc:
         smallest, largest: its codes; signed when an analog difference may be negative.
         rounding: at half a step.
         decoding: how its codes become sums.
-        pedestal: G_min in level steps, per unit of input code.
+        pedestal: what a cell at level code 0 conducts, in level steps, per unit of input code.
         gain: codes per level step; at most 8 significant bits.
     """
 
@@ -49,7 +50,7 @@ def decoding_of(target: Target) -> Decoding:
     encoding = target.encoding
     if is_signed(target) or encoding.pedestal is Pedestal.REFERENCE_COLUMN:  # gone before any conversion
         return Decoding.CLEAN
-    if encoding.weights is WeightEncoding.OFFSET and encoding.pedestal is Pedestal.DIGITAL_COUNT:
+    if encoding.weights is not WeightEncoding.DIFFERENTIAL and encoding.pedestal is Pedestal.DIGITAL_COUNT:
         return Decoding.COUNT
     return Decoding.TWO  # of a pair as well: what is taken off both ends, count or reference, cancels
 
@@ -57,7 +58,7 @@ def decoding_of(target: Target) -> Decoding:
 def is_signed(target: Target) -> bool:
     """Whether one conversion sees an analog difference of a pair."""
     encoding = target.encoding
-    return encoding.weights is not WeightEncoding.OFFSET and encoding.subtract == "before_adc"
+    return encoding.weights is WeightEncoding.DIFFERENTIAL and encoding.subtract == "before_adc"
 
 
 def eight_bit_floor(value: float) -> float:
@@ -71,7 +72,7 @@ def eight_bit_floor(value: float) -> float:
 
 def worst_sum(target: Target) -> int:
     """The largest sum that one read of any array can give, in level steps times input codes, without the pedestal."""
-    full = (1 << target.device.bits) - 1
+    full = target.cell_steps[-1]
     total = target.array.rows_active * full
     if target.encoding.flip:
         total = min(total, target.array.rows * full // 2)
@@ -105,7 +106,7 @@ def make_adc(target: Target, limit: float | None = None) -> Adc:
     smallest, largest = (-(1 << (adc.bits - 1)), (1 << (adc.bits - 1)) - 1) if signed else (0, (1 << adc.bits) - 1)
     inputs = target.array.rows_active * ((1 << target.converters.dac.bits) - 1)
     decoding = decoding_of(target)
-    pedestal = 0.0 if decoding is Decoding.CLEAN else exact_pedestal(target.device.pedestal, worst_sum(target), inputs)
+    pedestal = 0.0 if decoding is Decoding.CLEAN else exact_pedestal(target.pedestal, worst_sum(target), inputs)
     if limit is None:
         limit = worst_sum(target) + pedestal * inputs
     gain = 1.0 if limit <= largest else eight_bit_floor(largest / limit)
@@ -141,11 +142,44 @@ def is_lossless(adc: Adc, lowest: int, highest: int, inputs: int) -> bool:
     return float(adc.gain).is_integer() and (adc.gain != 1 or not ties)
 
 
+def needed_bits(adc: Adc, lowest: IntArray, highest: IntArray, inputs: IntArray) -> IntArray:
+    """Fewest bits of a converter of this kind, at one code per unit, that lose nothing.
+
+    Args:
+        adc: says whether codes are signed, how they are rounded and decoded, and the pedestal; its own bits and gain
+            are not read.
+        lowest, highest, inputs: as in ``is_lossless``, arrays of one shape.
+
+    Returns:
+        Bits (at least 1); 0 where no number of bits suffices, because the pedestal falls on half a code.
+    """
+    top = round_codes(adc, highest + adc.pedestal * inputs)
+    if adc.smallest < 0:
+        bits = 1 + np.maximum(_bit_length(top), _bit_length(np.maximum(0, -lowest - 1)))
+    else:
+        bits = np.maximum(1, _bit_length(top))
+    if adc.decoding is Decoding.CLEAN or adc.rounding is not Rounding.HALF_EVEN or not inputs.size:
+        return bits
+    tied = np.flatnonzero(_ties(adc.pedestal, int(inputs.max())))
+    return np.where(inputs >= tied[0], 0, bits) if len(tied) else bits
+
+
+def _bit_length(values: npt.NDArray[Any]) -> IntArray:
+    """Bits of integers from 0 to 2^53."""
+    return np.frexp(values.astype(np.float64))[1].astype(np.int64)
+
+
 def _has_ties(pedestal: float, inputs: int) -> bool:
     """Whether some count of active rows puts the pedestal on half a code."""
+    return bool(np.any(_ties(pedestal, inputs)))
+
+
+def _ties(pedestal: float, inputs: int) -> npt.NDArray[np.bool_]:
+    """Which counts of active rows, 0 to ``inputs``, put the pedestal on half a code."""
     halves = 2 * pedestal * np.arange(inputs + 1)
     near = np.rint(halves)
-    return bool(np.any((np.abs(halves - near) < 1e-6) & (near % 2 == 1)))
+    ties: npt.NDArray[np.bool_] = (np.abs(halves - near) < 1e-6) & (near % 2 == 1)
+    return ties
 
 
 def round_codes(adc: Adc, values: npt.ArrayLike) -> Any:

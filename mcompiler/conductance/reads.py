@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mcompiler.conductance.cells import Cells, unpack_levels
-from mcompiler.conductance.codes import Levels
+from mcompiler.conductance.codes import Levels, steps_of
 from mcompiler.conductance.converters import is_signed
 from mcompiler.geometry import ArrayShape, TileTable, tile_blocks
 from mcompiler.ir import IntArray, MatrixOp
@@ -25,9 +25,10 @@ class ReadBlock:
         group, groups: input groups that the word lines belong to; their output channels are the columns.
         rows: int64 [rows], index of each word line in groups x K, counted from ``group``.
         levels: int16 [rows, conversions, channels]: level (or level difference of a pair) on each converted bit line,
-        for
-            the ``groups * N`` output channels of those groups; float32 where conductances are off their levels.
-        worth: int32 [conversions, channels]: what one decoded code adds to its channel's sum; 0 where no cell stands.
+            for the ``groups * N`` output channels of those groups, in the units of the level table where there is one;
+            float32 where conductances are off their levels.
+        worth: int32 [conversions, channels]: what one decoded code adds to its channel's sum, the sign of the read
+            included; 0 where no cell stands.
         inputs: int64 [channels]: what the sum of the inputs over the word lines adds (flips undone, shift subtracted).
     """
 
@@ -47,6 +48,7 @@ def read_blocks(
     shape: ArrayShape,
     shift: int,
     flips: npt.NDArray[np.bool_],
+    signs: npt.NDArray[np.bool_] | None = None,
 ) -> list[ReadBlock]:
     """Every read of an operation, from the cells.
 
@@ -54,11 +56,12 @@ def read_blocks(
         cells: packed level codes, in table order.
         op: operation whose shape and kept indices say where the cells belong; its codes are not read.
         table, shape, shift, flips: as in encode_cells.
+        signs: as in decode_cells.
         target: where pairs are subtracted, how many word lines are active.
     """
     encoding = target.encoding.weights
     copies = shape.arrays_per_tile
-    merged: dict[tuple[int, int, int], list[ReadBlock]] = {}
+    merged: dict[tuple[int, int, int, int], list[ReadBlock]] = {}
     first = 0
     for chunk in cells:
         levels = unpack_levels(chunk, shape.storage_bits, shape.columns)
@@ -67,12 +70,13 @@ def read_blocks(
             block = _tile_block(levels[position : position + copies], op, table[arrays], shape, encoding, flips[arrays])
             block = _apply_shift(block, shift, shape, encoding)
             tile = table[first + position]
-            key = (int(tile["group"]), int(tile["groups"]), int(tile["row"]))
-            merged.setdefault(key, []).append(block)
+            for read, part in enumerate(_split_rows(block, shape.rows_active)):
+                part = part if signs is None else _signed(part, signs[arrays, read], table[arrays], op, shape)
+                key = (int(tile["group"]), int(tile["groups"]), int(tile["row"]), read)
+                merged.setdefault(key, []).append(part)
         first += len(chunk)
     joined = [_join(blocks) for blocks in merged.values()]
-    combined = [_subtract_pairs(block) if is_signed(target) else block for block in joined]
-    return [part for block in combined for part in _split_rows(block, shape.rows_active)]
+    return [_subtract_pairs(block) if is_signed(target) else block for block in joined]
 
 
 def _tile_block(
@@ -93,7 +97,7 @@ def _tile_block(
         if int(tile["groups"]) > 1
         else blocks[0].rows
     )
-    channels = np.concatenate([(block.group - group) * cols + block.cols for block in blocks])
+    channels = _channels(tile, op)
     width = len(channels)
     conversions = shape.slices * shape.polarities
     spread = np.zeros((len(rows), conversions, groups * cols), dtype=np.int16)
@@ -102,7 +106,9 @@ def _tile_block(
     full = (1 << shape.cell_bits) - 1
     for array, held, flip in zip(arrays, levels, flips, strict=True):
         used = shape.tile_columns * shape.columns_per_weight
-        parts = held[: len(rows), :used].reshape(len(rows), shape.tile_columns, -1)[:, :width]  # [rows, width, cells]
+        parts = steps_of(held[: len(rows), :used], shape).reshape(len(rows), shape.tile_columns, -1)[
+            :, :width
+        ]  # [rows, width, cells]
         flipped = flip[:used].reshape(shape.tile_columns, -1)[:width]  # [width, cells]
         for place, (which_slice, sign, index) in enumerate(_places(array, shape)):
             spread[:, index, channels] = parts[:, :, place]
@@ -110,6 +116,24 @@ def _tile_block(
             worth[index, channels] = np.where(flipped[:, place], -unit, unit)
             inputs[channels] += np.where(flipped[:, place], full * unit, 0)
     return ReadBlock(group, groups, rows, spread, worth, inputs)
+
+
+def _channels(tile: np.void, op: MatrixOp) -> IntArray:
+    """Output channel of each column of weights of a tile, counted over its groups."""
+    group, cols = int(tile["group"]), op.codes.shape[2]
+    blocks = tile_blocks(tile, op.rows, op.cols)
+    return np.concatenate([(block.group - group) * cols + block.cols for block in blocks])
+
+
+def _signed(
+    block: ReadBlock, negative: npt.NDArray[np.bool_], arrays: TileTable, op: MatrixOp, shape: ArrayShape
+) -> ReadBlock:
+    """One read of one tile with the signs of its columns [arrays, tile_columns] in what their codes are worth."""
+    worth, channels = block.worth.copy(), _channels(arrays[0], op)
+    for array, signs in zip(arrays, negative, strict=True):
+        for _, _, index in _places(array, shape):
+            worth[index, channels] *= np.where(signs[: len(channels)], -1, 1)
+    return replace(block, worth=worth)
 
 
 def _places(array: np.void, shape: ArrayShape) -> list[tuple[int, int, int]]:

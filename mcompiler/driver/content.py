@@ -150,9 +150,10 @@ def mapped_from_cells(skeleton: ir.Model, layers: Sequence[LayerData], target: T
 def _mapped_layer(layer: LayerData, target: Target, shape: ArrayShape, ideal: bool) -> MappedLayer:
     encoding = target.encoding.weights
     analog = replace(layer.analog, lossless=True) if ideal else layer.analog
-    weights = decode_cells(layer.cells(), layer.op, layer.table, shape, encoding, analog.shift, analog.flips)
+    settings = (analog.shift, analog.flips, analog.signs)
+    weights = decode_cells(layer.cells(), layer.op, layer.table, shape, encoding, *settings)
     blocks = (
         () if analog.lossless
-        else tuple(read_blocks(layer.cells(), layer.op, layer.table, target, shape, analog.shift, analog.flips))
+        else tuple(read_blocks(layer.cells(), layer.op, layer.table, target, shape, *settings))
     )  # fmt: skip
     return MappedLayer(layer.op, layer.table, analog, weights, blocks)

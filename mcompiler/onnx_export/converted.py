@@ -239,7 +239,7 @@ def _extra_columns(layer: _Layer) -> tuple[bool, bool]:
     """Whether a unit column and a digitised reference column are converted too."""
     encoding = layer.target.encoding
     unit = encoding.weights.value == "offset" and encoding.input_sum == "unit_column"
-    reference = encoding.weights.value == "offset" and layer.adc.decoding is Decoding.TWO
+    reference = encoding.weights.value != "differential" and layer.adc.decoding is Decoding.TWO
     return unit, reference
 
 

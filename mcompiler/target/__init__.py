@@ -9,6 +9,7 @@ from mcompiler.target.load import check_target, list_targets, load_target
 from mcompiler.target.publish import assumptions, resolved_toml, source_of
 from mcompiler.target.schema import Target, json_schema
 from mcompiler.target.sections import (
+    MEAN_STEPS,
     Adc,
     AdcRange,
     Array,
@@ -23,6 +24,7 @@ from mcompiler.target.sections import (
     LayerPrecision,
     Layout,
     Network,
+    Partner,
     Pedestal,
     Place,
     Precision,
@@ -32,6 +34,7 @@ from mcompiler.target.sections import (
 )
 
 __all__ = [
+    "MEAN_STEPS",
     "Adc",
     "AdcRange",
     "Array",
@@ -46,6 +49,7 @@ __all__ = [
     "LayerPrecision",
     "Layout",
     "Network",
+    "Partner",
     "Pedestal",
     "Place",
     "Precision",

@@ -62,6 +62,11 @@ def is_number(value: object) -> TypeGuard[int | float]:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
+def holds_numbers(value: object) -> bool:
+    """Whether a TOML value is a number or a list of them: what needs a source."""
+    return is_number(value) or (isinstance(value, list | tuple) and bool(value) and all(map(is_number, value)))
+
+
 def sections_of(data: Table, shape: Shape = Target, path: Path = ()) -> Iterator[tuple[Path, type[Section], Table]]:
     """All tables of ``data`` that the schema knows as sections, with path and model; outer ones first."""
     if not isinstance(shape, Each):
@@ -75,7 +80,7 @@ def sections_of(data: Table, shape: Shape = Target, path: Path = ()) -> Iterator
 def _has_bare_number(table: Table) -> bool:
     named = table.get("sources")
     covered = named if isinstance(named, dict) else {}
-    return any(is_number(value) and not covered.get(key) for key, value in table.items())
+    return any(holds_numbers(value) and not covered.get(key) for key, value in table.items())
 
 
 def _hand_down_sources(data: Table) -> None:
@@ -147,7 +152,7 @@ def _mark(table: Table) -> None:
             continue
         if isinstance(value, dict):
             _mark(value)
-        elif is_number(value) and isinstance(table.setdefault("sources", {}), dict):
+        elif holds_numbers(value) and isinstance(table.setdefault("sources", {}), dict):
             table["sources"][key] = COMMAND_LINE
 
 
@@ -188,7 +193,7 @@ def _merge_sources(parent: Table, child: Table, merged: Table) -> None:
     sources = {key: source for key, source in named.items() if key not in own}
     if isinstance(before, str) and isinstance(after, str) and before != after:
         for key, value in parent.items():
-            if is_number(value) and key not in own:
+            if holds_numbers(value) and key not in own:
                 sources.setdefault(key, before)
     sources |= later
     if sources or "sources" in merged:

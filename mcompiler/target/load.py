@@ -19,8 +19,8 @@ from mcompiler.target.layers import (
     Shape,
     Table,
     holds,
+    holds_numbers,
     inner,
-    is_number,
     merged,
     read_layers,
     read_override,
@@ -54,6 +54,7 @@ _EXPECTED = {
     "model_type": "a table",
     "model_attributes_type": "a table",
     "dict_type": "a table",
+    "tuple_type": "a list",
 }
 _BOUNDS = {
     "greater_than": ("above", "gt"),
@@ -201,7 +202,7 @@ def _source_faults(layer: Layer) -> Iterator[Fault]:
             key
             for key, value in table.items()
             if key in fields
-            and is_number(value)
+            and holds_numbers(value)
             and value != model.model_fields[key].default
             and not (named.get(key) or (path and table.get("source")))
         ]

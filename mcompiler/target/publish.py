@@ -7,7 +7,7 @@ from typing import Any
 
 import tomli_w
 
-from mcompiler.target.layers import is_number
+from mcompiler.target.layers import holds_numbers
 from mcompiler.target.schema import Target
 from mcompiler.target.sections import Section
 
@@ -59,9 +59,10 @@ def assumptions(target: Target) -> list[tuple[str, int | float | str | bool, str
     for path, section in _sections(target):
         for key in type(section).model_fields:
             value = getattr(section, key)
-            if key in _NO_VALUES or not isinstance(value, int | float | str):
+            if key in _NO_VALUES or not isinstance(value, int | float | str | tuple):
                 continue
-            source = section.sources.get(key, "") if not path or not is_number(value) else source_of(section, key)
+            source = section.sources.get(key, "") if not path or not holds_numbers(value) else source_of(section, key)
             if source.lower().startswith("assumption"):
-                found.append((".".join((*path, key)), str(value) if isinstance(value, str) else value, source))
+                shown = ", ".join(map(str, value)) if isinstance(value, tuple) else value
+                found.append((".".join((*path, key)), str(shown) if isinstance(shown, str) else shown, source))
     return found

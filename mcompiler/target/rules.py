@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping
+from itertools import pairwise
 
 from mcompiler.target.sections import (
     Array,
@@ -15,6 +16,7 @@ from mcompiler.target.sections import (
     Device,
     Encoding,
     Layout,
+    Partner,
     Pedestal,
     Precision,
     Section,
@@ -56,11 +58,6 @@ def _input_phases(precision: Precision, converters: Converters) -> Faults:
             )
 
 
-def _supported(encoding: Encoding) -> Faults:
-    if encoding.weights is WeightEncoding.POLARISED:
-        yield "encoding.weights", "polarised weights are not supported yet; use 'differential' or 'offset'"
-
-
 def _offset_only(encoding: Encoding) -> Faults:
     if encoding.weights is WeightEncoding.OFFSET:
         return
@@ -78,11 +75,14 @@ def _offset_only(encoding: Encoding) -> Faults:
 
 
 def _pair(encoding: Encoding) -> Faults:
-    if encoding.pedestal is not Pedestal.PAIR or encoding.weights is WeightEncoding.POLARISED:
+    if encoding.pedestal is not Pedestal.PAIR:
         return
     others = ", ".join(f"'{pedestal}'" for pedestal in Pedestal if pedestal is not Pedestal.PAIR)
-    if encoding.weights is WeightEncoding.OFFSET:
-        yield "encoding.pedestal", f"'pair' needs weights = 'differential'; with 'offset' use one of {others}"
+    if encoding.weights is not WeightEncoding.DIFFERENTIAL:
+        yield (
+            "encoding.pedestal",
+            f"'pair' needs weights = 'differential'; with '{encoding.weights}' use one of {others}",
+        )
     elif encoding.subtract == "after_adc":
         yield (
             "encoding.pedestal",
@@ -91,9 +91,10 @@ def _pair(encoding: Encoding) -> Faults:
 
 
 def _capacity(device: Device, encoding: Encoding, precision: Precision) -> Faults:
-    if encoding.weights is WeightEncoding.POLARISED:
-        return
-    sign = 1 if encoding.weights is WeightEncoding.DIFFERENTIAL else 0
+    if device.level_means is not None or encoding.partner is Partner.UNFORMED:
+        return  # codes are the table's entries, whatever bits they have
+    sign = 0 if encoding.weights is WeightEncoding.OFFSET else 1
+    where = "pair" if encoding.weights is WeightEncoding.DIFFERENTIAL else "fragment"
     held = device.bits * encoding.slices
     wanted = {"precision.weights": precision.weights}
     for name, layer in precision.layers.items():
@@ -102,13 +103,63 @@ def _capacity(device: Device, encoding: Encoding, precision: Precision) -> Fault
     for key, bits in wanted.items():
         if bits - sign > held:
             needed = -(-(bits - sign) // device.bits)
-            what = f"{held + sign} bits, the sign in the pair" if sign else f"{held} bits"
+            what = f"{held + sign} bits, the sign in the {where}" if sign else f"{held} bits"
             fewer = f", or {key} = {held + sign}" if held + sign >= 2 else ""
             yield (
                 key,
                 f"{bits} bits, but {encoding.slices} x {device.bits} bits of a cell (device.levels = {device.levels}) "
                 f"hold {what}; set encoding.slices = {needed}{fewer}",
             )
+
+
+def _level_table(device: Device, encoding: Encoding) -> Faults:
+    means, unformed = device.level_means, encoding.partner is Partner.UNFORMED
+    if unformed and (encoding.weights is not WeightEncoding.DIFFERENTIAL or encoding.pedestal is not Pedestal.PAIR):
+        yield (
+            "encoding.partner",
+            "unformed partners need weights = 'differential', subtract = 'before_adc' and pedestal = 'pair'; there is "
+            "no pedestal to take off otherwise",
+        )
+    if means is not None and encoding.weights is WeightEncoding.OFFSET:
+        yield (
+            "device.level_means",
+            "measured levels need weights = 'differential' or 'polarised', not 'offset': sums of shifted codes are no "
+            "levels",
+        )
+    if (means is not None or unformed) and encoding.slices > 1:
+        key = "device.level_means" if means is not None else "encoding.partner"
+        yield key, f"weight codes are conductances of one cell, but encoding.slices is {encoding.slices}; give 1"
+    if unformed and device.levels > 255:
+        yield "device.levels", f"{device.levels} levels and an unformed one are too many; give at most 255"
+    if unformed and means is None and device.formed_steps[0] < 1:
+        yield "device.g_min_siemens", "less than half of (g_max - g_min) / 4096 is no level beside an unformed cell"
+
+
+def _level_means(device: Device) -> Faults:
+    means = device.level_means
+    if means is None:
+        return
+    if len(means) != device.levels:
+        yield "device.level_means", f"{len(means)} levels, but device.levels is {device.levels}; give one for each"
+    if any(after <= before for before, after in pairwise(means)):
+        yield "device.level_means", "not in ascending order; give the lowest level first, no two of them equal"
+    elif means and device.formed_steps[0] < 1:
+        yield (
+            "device.level_means",
+            f"{means[0]} is {means[0]} x (g_max - g_min) / 4096 above g_min, which is no conductance; check the unit",
+        )
+
+
+def _exact_reads(device: Device, array: Array, encoding: Encoding, converters: Converters) -> Faults:
+    if device.level_means is None and encoding.partner is Partner.MINIMUM:
+        return
+    worst = array.rows_active * device.formed_steps[-1] * ((1 << converters.dac.bits) - 1)
+    if worst >= 1 << 24:
+        yield (
+            "array.rows_active",
+            f"a read of {array.rows_active} rows sums to {worst} units of a measured level, and below 2^24 sums are "
+            "exact in float32; lower array.rows_active or converters.dac.bits",
+        )
 
 
 def _one_weight_fits(array: Array, encoding: Encoding) -> Faults:
@@ -126,10 +177,12 @@ _RULES: tuple[Callable[..., Faults], ...] = (
     _conductances,
     _active_rows,
     _input_phases,
-    _supported,
     _offset_only,
     _pair,
     _capacity,
+    _level_table,
+    _level_means,
+    _exact_reads,
     _one_weight_fits,
 )
 

@@ -16,6 +16,7 @@ from mcompiler.target.sections import (
     Encoding,
     Hierarchy,
     Network,
+    Partner,
     Precision,
     Section,
 )
@@ -35,6 +36,34 @@ class Target(Section):
     hierarchy: Hierarchy
     network: Network
     components: dict[str, Component] = Field(default_factory=dict)
+
+    @property
+    def cell_steps(self) -> tuple[int, ...]:
+        """What a cell adds to its column at each level code that it stores, in integer units, 0 at code 0.
+
+        The unit is a step of the equidistant grid, or where levels are measured or partners unformed (g_max - g_min) /
+        4096. With unformed partners code 0 is a cell that does not conduct, and level l is code l + 1.
+        """
+        device = self.device
+        if self.encoding.partner is Partner.UNFORMED:
+            return (0, *device.formed_steps)
+        if device.level_means is not None:
+            return tuple(mean - device.level_means[0] for mean in device.level_means)
+        return tuple(range(1 << device.bits))
+
+    @property
+    def pedestal(self) -> float:
+        """What a cell at level code 0 conducts, in the unit of ``cell_steps``."""
+        if self.encoding.partner is Partner.UNFORMED:
+            return 0.0
+        if self.device.level_means is not None:
+            return float(self.device.mean_pedestal + self.device.level_means[0])
+        return self.device.pedestal
+
+    @property
+    def has_level_table(self) -> bool:
+        """Whether the levels are read from a table, and weight codes are in its units."""
+        return self.device.level_means is not None or self.encoding.partner is Partner.UNFORMED
 
     @model_validator(mode="after")
     def _sections_agree(self) -> Target:

@@ -12,6 +12,9 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+MEAN_STEPS = 4096
+"""Units of ``device.level_means`` in the range from g_min to g_max."""
+
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False, strict=True)]
 NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False, strict=True)]
 PositiveInt = Annotated[int, Field(ge=1, strict=True)]
@@ -24,6 +27,13 @@ class WeightEncoding(StrEnum):
     DIFFERENTIAL = "differential"
     OFFSET = "offset"
     POLARISED = "polarised"
+
+
+class Partner(StrEnum):
+    """The other cell of a pair: at its lowest level (``minimum``), or never formed, so that it does not conduct."""
+
+    MINIMUM = "minimum"
+    UNFORMED = "unformed"
 
 
 class Layout(StrEnum):
@@ -80,7 +90,11 @@ class Device(Section):
     g_min_siemens: PositiveFloat = Field(description="conductance of the lowest level")
     g_max_siemens: PositiveFloat = Field(description="conductance of the highest level")
     levels: Annotated[int, Field(ge=2, le=256, strict=True)] = Field(
-        description="equidistant levels from g_min to g_max"
+        description="levels of a cell, equidistant from g_min to g_max unless level_means says where they are"
+    )
+    level_means: tuple[Annotated[int, Field(ge=-MEAN_STEPS, le=4 * MEAN_STEPS, strict=True)], ...] | None = Field(
+        default=None,
+        description="measured: mean conductance of each level above g_min, in units of (g_max - g_min) / 4096",
     )
     read_voltage_v: PositiveFloat = Field(description="on a driven word line")
     read_pulse_s: PositiveFloat = Field(description="how long one read of the array takes, converters not included")
@@ -110,6 +124,23 @@ class Device(Section):
         """Conductance of one level step."""
         return (self.g_max_siemens - self.g_min_siemens) / (self.levels - 1)
 
+    @property
+    def mean_siemens(self) -> float:
+        """Conductance of one unit of ``level_means``."""
+        return (self.g_max_siemens - self.g_min_siemens) / MEAN_STEPS
+
+    @property
+    def mean_pedestal(self) -> Fraction:
+        """G_min in units of ``level_means``."""
+        return MEAN_STEPS / (self._ratio - 1)
+
+    @property
+    def formed_steps(self) -> tuple[int, ...]:
+        """Conductance of each level, zero conductance being 0, rounded to units of ``level_means``."""
+        spacing = Fraction(MEAN_STEPS, self.levels - 1)
+        means = [level * spacing for level in range(self.levels)] if self.level_means is None else self.level_means
+        return tuple(round(self.mean_pedestal + mean) for mean in means)
+
 
 class Array(Section):
     """One crossbar array. Unit and reference columns stand beside ``columns``."""
@@ -131,6 +162,10 @@ class Encoding(Section):
     slices: PositiveInt = Field(description="cells (or pairs of cells) that hold one weight")
     slices_in: Layout = Layout.ADJACENT
     pairs_in: Layout = Layout.ADJACENT
+    partner: Partner = Field(
+        default=Partner.MINIMUM,
+        description="differential only: the other cell of a pair is at its lowest level, or unformed: no conductance",
+    )
     subtract: Literal["before_adc", "after_adc"] = Field(default="before_adc", description="where a pair is subtracted")
     pedestal: Pedestal
     flip: Bool = Field(default=False, description="offset only: store columns past half of full scale complemented")

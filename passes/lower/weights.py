@@ -88,6 +88,8 @@ def trace(value: ir.Value | None) -> Constant | None:
 def _through(node: ir.Node) -> Constant | None:
     if dequantizes(node):
         return _dequantised(node)
+    if standard(node, "Gather"):
+        return _gathered(node)
     if not standard(node, "Identity", "Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Cast"):
         return None
     source = trace(node.inputs[0])
@@ -128,20 +130,41 @@ def _move(node: ir.Node, shape: tuple[int, ...]) -> Callable[[Array], Array] | N
     return None if axes is None else lambda array: np.expand_dims(array, axes)
 
 
+def _gathered(node: ir.Node) -> Constant | None:
+    """Entries of a constant table, as quantised weights with a level table have them."""
+    table, indices = trace(input_at(node, 0)), trace(input_at(node, 1))
+    if table is None or indices is None or table.values is None or indices.values is None:
+        return None
+    axis = int_attr(node, "axis", 0)
+    if indices.values.dtype.kind != "i" or not table.values.ndim or not indices.values.size:
+        return None
+    size = table.values.shape[axis]
+    if indices.values.min() < -size or indices.values.max() >= size:
+        return None
+    return Constant(np.take(table.values, indices.values, axis), nodes=(*table.nodes, *indices.nodes))
+
+
 def _dequantised(node: ir.Node) -> Constant | None:
     """(codes - zero point) * scale: per tensor, per axis or by blocks."""
-    codes, scale = constant(node.inputs[0]), constant(input_at(node, 1))
-    zero = constant(input_at(node, 2))
-    if codes is None or scale is None or (zero is None and input_at(node, 2) is not None):
-        return None
     source = node.inputs[0]
-    if source is None or source.dtype not in _CODES:
+    codes, scale = constant(source), constant(input_at(node, 1))
+    kind = source.dtype if source is not None else None
+    nodes: tuple[str, ...] = ()
+    if codes is None:  # behind a Gather from a table of levels
+        traced = trace(source)
+        if traced is None or traced.values is None or traced.values.dtype.kind not in "iu":
+            return None
+        codes, kind, nodes = traced.values, ir.DataType.from_numpy(traced.values.dtype), traced.nodes
+    zero = constant(input_at(node, 2))
+    if scale is None or (zero is None and input_at(node, 2) is not None):
+        return None
+    if kind is None or kind not in _CODES:
         return None
     axis, block = int_attr(node, "axis", 1), int_attr(node, "block_size", 0)
     shifted = codes.astype(np.int32)
     if zero is not None and zero.any():
         shifted = shifted - _spread(zero.astype(np.int32), shifted.shape, axis, block)
-    return Constant(None, codes=shifted, scale=_spread(scale, shifted.shape, axis, block))
+    return Constant(None, codes=shifted, scale=_spread(scale, shifted.shape, axis, block), nodes=nodes)
 
 
 def _spread(parameter: Array, shape: tuple[int, ...], axis: int, block: int) -> Array:

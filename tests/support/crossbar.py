@@ -35,8 +35,11 @@ class Chip:
     Attributes:
         cell_bits, slices: bits of a cell, cells (or pairs) of a weight.
         adjacent: which slices and polarities share an array, as (slices, polarities) counts.
-        pair: "" for offset weights, else where a pair is subtracted: "before" or "after" the converter.
-        pedestal: G_min in level steps.
+        pair: "" for weights without pairs, else where a pair is subtracted: "before" or "after" the converter.
+        polarised: a code is multiplied by the sign of its read and column.
+        steps: conductance of each stored level above that of the lowest one, in the unit of the weight codes.
+        pedestal: conductance of the lowest stored level in that unit.
+        single: products with the gain are rounded to float32 (they are exact otherwise).
         goes: where the pedestal goes, as the target names it.
         unit: whether a unit column sums the inputs (offset weights).
         reference: whether a column of G_min cells stands beside the others.
@@ -47,7 +50,10 @@ class Chip:
     slices: int
     adjacent: tuple[int, int]
     pair: str
+    polarised: bool
+    steps: tuple[int, ...]
     pedestal: Fraction
+    single: bool
     goes: str
     unit: bool
     reference: bool
@@ -61,8 +67,18 @@ class Chip:
 def chip(target: Target) -> Chip:
     """Read a target."""
     encoding, device = target.encoding, target.device
-    pair = "" if encoding.weights.value == "offset" else encoding.subtract.removesuffix("_adc")
+    pair = encoding.subtract.removesuffix("_adc") if encoding.weights.value == "differential" else ""
     ratio = Fraction(repr(device.g_max_siemens)) / Fraction(repr(device.g_min_siemens))
+    steps, pedestal = tuple(range(device.levels)), (device.levels - 1) / (ratio - 1)
+    unformed = encoding.partner.value == "unformed"
+    if device.level_means is not None or unformed:  # in units of 1 / 4096 of the range
+        lowest = 4096 / (ratio - 1)
+        nominal = [Fraction(4096 * level, device.levels - 1) for level in range(device.levels)]
+        means = nominal if device.level_means is None else [Fraction(mean) for mean in device.level_means]
+        if unformed:
+            steps, pedestal = (0, *(round(lowest + mean) for mean in means)), Fraction(0)
+        else:
+            steps, pedestal = tuple(int(mean - means[0]) for mean in means), lowest + means[0]
     polarities = 2 if pair else 1
     return Chip(
         cell_bits=int(math.log2(device.levels)),
@@ -72,9 +88,12 @@ def chip(target: Target) -> Chip:
             polarities if encoding.pairs_in.value == "adjacent" else 1,
         ),
         pair=pair,
-        pedestal=(device.levels - 1) / (ratio - 1),
+        polarised=encoding.weights.value == "polarised",
+        steps=steps,
+        pedestal=pedestal,
+        single=device.level_means is not None or unformed,
         goes=encoding.pedestal.value,
-        unit=not pair and encoding.input_sum == "unit_column",
+        unit=encoding.weights.value == "offset" and encoding.input_sum == "unit_column",
         reference=encoding.pedestal.value in ("reference_column", "digitised_reference"),
         phase_bits=target.converters.dac.bits,
         converter_bits=target.converters.adc.bits,
@@ -161,12 +180,14 @@ class Tile:
     Attributes:
         rows, columns: [n, 2] in the order of the word lines and of the weights' columns.
         lines: for each slice and polarity (array of levels [live, channels], flipped bool [channels]).
+        signs: for each slice and polarity [reads, channels], -1 where the code of a read counts negative.
         unit: levels of the unit column, or None.
     """
 
     rows: Ints
     columns: Ints
     lines: dict[tuple[int, int], tuple[Ints, npt.NDArray[np.bool_]]]
+    signs: dict[tuple[int, int], Ints]
     unit: Ints | None
 
 
@@ -174,12 +195,13 @@ def tiles(build: Build, layer: LayerData) -> Iterator[Tile]:
     """The array positions of a layer, from its cells (``Build.all_cells`` gives what ``Build.cells`` gives)."""
     about = chip(build.target)
     table = layer.table
-    cells = [levels.astype(np.int64) for levels in build.all_cells(layer.op.name)]
+    steps = np.array(about.steps)
+    cells = [steps[levels] for levels in build.all_cells(layer.op.name)]
     for position in np.unique(table["tile"]):
         arrays = np.flatnonzero(table["tile"] == position)
         first = table[arrays[0]]
         rows, columns = _held(first, layer)
-        lines = {}
+        lines, signs = {}, {}
         unit = None
         for array in arrays:
             levels = cells[array][: len(rows)]
@@ -191,9 +213,13 @@ def tiles(build: Build, layer: LayerData) -> Iterator[Tile]:
             for place, key in enumerate(lines_of):
                 at = len(lines_of) * np.arange(len(columns)) + place
                 lines[key] = (levels[:, at], flips[at])
+                signs[key] = np.ones((-(-len(rows) // about.rows_active), len(columns)), dtype=np.int64)
+                if about.polarised:
+                    assert layer.analog.signs is not None
+                    signs[key] = 1 - 2 * layer.analog.signs[array][: len(signs[key]), : len(columns)].astype(np.int64)
             if about.unit:
                 unit = levels[:, about.columns]
-        yield Tile(rows, columns, lines, unit)
+        yield Tile(rows, columns, lines, signs, unit)
 
 
 def _held(tile: np.void, layer: LayerData) -> tuple[Ints, Ints]:
@@ -219,7 +245,8 @@ def weights(build: Build, layer: LayerData) -> Ints:
     for tile in tiles(build, layer):
         total = np.zeros((len(tile.rows), len(tile.columns)), dtype=np.int64)
         for (piece, sign), (levels, flipped) in tile.lines.items():
-            total += sign * (np.where(flipped, full - levels, levels) << (about.cell_bits * piece))
+            own_sign = np.repeat(tile.signs[piece, sign], about.rows_active, axis=0)[: len(tile.rows)]
+            total += sign * own_sign * (np.where(flipped, full - levels, levels) << (about.cell_bits * piece))
         total -= layer.analog.shift
         own = tile.rows[:, None, 0] == tile.columns[None, :, 0]  # off the diagonal of a packed array stands code 0
         assert not total[~own].any()
@@ -238,19 +265,19 @@ def accumulators(build: Build, layer: LayerData, codes: npt.NDArray[Any], about:
     for tile in tiles(build, layer):
         driven = q[:, tile.rows[:, 0], tile.rows[:, 1]]  # [V, word lines]
         part = np.zeros((len(q), len(tile.columns)))
-        for start in range(0, len(tile.rows), about.rows_active):
+        for which, start in enumerate(range(0, len(tile.rows), about.rows_active)):
             lines = slice(start, start + about.rows_active)
             for phase in range(phases):
                 plane = (driven[:, lines] >> (phase * about.phase_bits)) & ((1 << about.phase_bits) - 1)
-                part += _read(plane, tile, lines, about, layer) * (1 << (phase * about.phase_bits))
+                part += _read(plane, tile, lines, which, about, layer) * (1 << (phase * about.phase_bits))
         for column, (group, index) in enumerate(tile.columns):
             sums[:, group, index] += part[:, column]
     sums -= layer.op.input.zero_point * weights(build, layer).sum(axis=1)
     return in_place(sums, codes, layer)
 
 
-def _read(plane: Ints, tile: Tile, lines: slice, about: Chip, layer: LayerData) -> Floats:
-    """One phase of one read: [V, channels]."""
+def _read(plane: Ints, tile: Tile, lines: slice, which: int, about: Chip, layer: LayerData) -> Floats:
+    """One phase of read ``which``: [V, channels]."""
     count = plane.sum(axis=1, keepdims=True)
     total = np.zeros((len(plane), len(tile.columns)))
     if about.pair:
@@ -272,7 +299,7 @@ def _read(plane: Ints, tile: Tile, lines: slice, about: Chip, layer: LayerData) 
     for piece in range(about.slices):
         levels, flipped = tile.lines[piece, 1]
         value = _single(plane @ levels[lines], count, about, layer)
-        value = np.where(flipped, full * inputs - value, value)
+        value = np.where(flipped, full * inputs - value, value) * tile.signs[piece, 1][which]
         total += value * (1 << (about.cell_bits * piece))
     return total - layer.analog.shift * inputs
 
@@ -294,14 +321,18 @@ def _single(sums: Ints, count: Ints, about: Chip, layer: LayerData) -> Floats:
 
 def _converted(sums: Ints, count: Ints, about: Chip, layer: LayerData) -> Floats:
     """Codes of sum + pedestal x count, rounded, clipped, and divided by the gain; the rounding is exact."""
+    bits = about.converter_bits
+    low, high = (-(1 << (bits - 1)), (1 << (bits - 1)) - 1) if about.pair == "before" else (0, (1 << bits) - 1)
     gain, pedestal = Fraction(layer.analog.gain), about.pedestal
+    if about.single and gain != 1:
+        scaled = (sums + float(pedestal) * count).astype(np.float32) * np.float32(layer.analog.gain)
+        rounded = np.floor(scaled.astype(np.float64) + 0.5) if about.half_up else np.rint(scaled).astype(np.float64)
+        return np.clip(rounded, low, high) / float(gain)
     over = gain.numerator * (sums * pedestal.denominator + pedestal.numerator * count)
     under = gain.denominator * pedestal.denominator
     codes = np.floor_divide(2 * over + under, 2 * under)
     if not about.half_up:
         tie = np.remainder(2 * over + under, 2 * under) == 0
         codes -= tie & (codes % 2 == 1)
-    bits = about.converter_bits
-    low, high = (-(1 << (bits - 1)), (1 << (bits - 1)) - 1) if about.pair == "before" else (0, (1 << bits) - 1)
     clipped: Floats = np.clip(codes, low, high) / float(gain)
     return clipped

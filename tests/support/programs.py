@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -186,13 +186,16 @@ def shape_overrides(
 
 @st.composite
 def overrides(draw: st.DrawFn) -> tuple[str, ...]:
-    """Targets of small arrays of every encoding, layout, pedestal and cell size; converters of 20 bits."""
-    offset = draw(st.booleans())
+    """Targets of small arrays of every encoding, layout, pedestal and cell size; converters of 20 bits and more."""
+    encoding = draw(st.sampled_from(["differential", "offset", "polarised"]))
+    offset = encoding == "offset"
     levels = draw(st.sampled_from([2, 3, 4, 5, 8, 16]))
     bits = levels.bit_length() - 1
     slices = draw(st.integers(2 if offset and bits == 1 else 1, max(2, 8 // bits)))
     separate_slices, separate_pairs = draw(st.booleans()), draw(st.booleans())
-    cells = (1 if separate_slices else slices) * (1 if offset or separate_pairs else 2)
+    measured = not offset and draw(st.integers(0, 3)) == 0
+    slices = 1 if measured else slices
+    cells = (1 if separate_slices else slices) * (1 if encoding != "differential" or separate_pairs else 2)
     rows = draw(st.integers(1, 9))
     columns = cells * draw(st.integers(1, 4)) + draw(st.integers(0, cells - 1))
     active = draw(st.integers(1, rows))
@@ -203,14 +206,24 @@ def overrides(draw: st.DrawFn) -> tuple[str, ...]:
         unit = draw(st.sampled_from(["unit_column", "digital"]))
         keys += ["encoding.weights=offset", f"encoding.flip={str(flip).lower()}"]
         keys += [f"encoding.pedestal={pedestal}", f"encoding.input_sum={unit}"]
+    elif encoding == "polarised":
+        pedestal = draw(st.sampled_from(["reference_column", "digitised_reference", "digital_count"]))
+        keys += ["encoding.weights=polarised", f"encoding.pedestal={pedestal}"]
+    elif measured and draw(st.booleans()):
+        keys += ["encoding.partner=unformed"]
     elif draw(st.booleans()):
         keys += ["encoding.subtract=after_adc", "encoding.pedestal=digital_count"]
+    if measured:
+        means = draw(st.lists(st.integers(0, 5000), min_size=levels, max_size=levels, unique=True))
+        keys += [f"device.level_means={sorted(means)}", "converters.adc.bits=24"]
     keys += [f"converters.dac.bits={draw(st.integers(1, 3))}"]
     return tuple(keys)
 
 
 def largest_codes(chip: Target) -> tuple[int, int]:
     """Smallest and largest weight code that the cells of a target hold, shift of half the range (offset encoding)."""
+    if chip.has_level_table:
+        return -chip.cell_steps[-1], chip.cell_steps[-1]
     span = 1 << (chip.device.bits * chip.encoding.slices)
     return (-span // 2, span // 2 - 1) if chip.encoding.weights is WeightEncoding.OFFSET else (1 - span, span - 1)
 
@@ -225,6 +238,8 @@ def operations(draw: st.DrawFn, chip: Target) -> MatrixOp:
     low, high = largest_codes(chip)
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     codes = rng.integers(low, high + 1, (groups, rows, cols))
+    if chip.has_level_table:
+        codes = rng.choice(chip.cell_steps, codes.shape) * rng.choice([-1, 1], codes.shape)
     if draw(st.booleans()):  # extremes: half of all codes at the ends
         ends = rng.choice([low, high], codes.shape)
         codes = np.where(rng.random(codes.shape) < 0.5, ends, codes)
@@ -240,7 +255,24 @@ def operations(draw: st.DrawFn, chip: Target) -> MatrixOp:
 def cases(draw: st.DrawFn) -> Case:
     """An operation on a target, compacted and pruned or not."""
     keys = draw(overrides())
-    return Case(keys, draw(operations(target(*keys))), draw(st.booleans()), draw(st.booleans()))
+    chip, compact = target(*keys), draw(st.booleans())
+    op = draw(operations(chip))
+    if chip.encoding.weights is WeightEncoding.POLARISED:
+        op = one_sign(op, chip, compact, draw(st.integers(0, 2**32 - 1)))
+    return Case(keys, op, compact, draw(st.booleans()))
+
+
+def one_sign(op: MatrixOp, chip: Target, compact: bool = True, seed: int = 0) -> MatrixOp:
+    """The operation with one random sign in every column of every fragment, as polarised weights must have it."""
+    program = tiled(matrix_program([op]), chip, compact=compact, prune=False)
+    kept, table, shape = program.matrix.ops[0], program.tables[0], array_shape(chip)
+    tiles = len(table) // shape.arrays_per_tile
+    signs = np.random.default_rng(seed).choice([-1, 1], (tiles, shape.reads, shape.tile_columns))
+    codes = np.abs(op.codes)
+    for spot in spots(kept, table):
+        sign = signs[spot.array // shape.arrays_per_tile, spot.line // shape.rows_active, spot.column]
+        codes[spot.group, spot.row, spot.col] = sign * abs(int(op.codes[spot.group, spot.row, spot.col]))
+    return replace(op, codes=codes)
 
 
 def kept_of(op: MatrixOp) -> list[tuple[list[int], list[int]]]:

@@ -1,0 +1,186 @@
+"""What the columns of an operation's own cells can sum to in one read, and what follows from it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mcompiler.conductance.codes import Levels, TileRun, code_range, level_table, step_table, tile_runs
+from mcompiler.conductance.converters import Adc, is_signed, make_adc, needed_bits
+from mcompiler.errors import CompileError
+from mcompiler.geometry import ArrayShape, TileTable, tile_blocks
+from mcompiler.ir import IntArray, MatrixOp
+from mcompiler.target import Target
+
+BoolArray = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Columns:
+    """What a layer's own cells decide.
+
+    Attributes:
+        flips: bool [arrays, columns], columns past half of full scale.
+        signs: polarised encoding: bool [arrays, reads, tile_columns], what counts negative; None otherwise.
+        lowest, highest: extreme sums of any column in one read, in level steps times input codes.
+        inputs: largest sum of input codes over the active rows.
+        bits: int64 [arrays], fewest bits of a converter that lose nothing; 0 where no number of bits suffices.
+    """
+
+    flips: BoolArray
+    signs: BoolArray | None
+    lowest: int
+    highest: int
+    inputs: int
+    bits: IntArray
+
+
+def column_sums(op: MatrixOp, table: TileTable, shape: ArrayShape, target: Target, shift: int) -> Columns:
+    """Sum the cells of every column over every read.
+
+    Raises:
+        CompileError: polarised weights of both signs in one column of one read.
+    """
+    top = (1 << target.converters.dac.bits) - 1
+    flips = np.zeros((len(table), shape.columns), dtype=bool)
+    signs = np.zeros((len(table), shape.reads, shape.tile_columns), dtype=bool) if shape.signs else None
+    bits = np.zeros(len(table), dtype=np.int64)
+    lowest = highest = inputs = 0
+    adc, span = make_adc(target), code_range(shape, target.encoding.weights, shift)
+    lanes = _Lanes.of(level_table(shape, target.encoding.weights, shift), shape)
+    for run in tile_runs(op, table, shape, span.smallest):
+        live = _live(run, shape)  # [tiles, reads]
+        if signs is not None:
+            signs[run.arrays] = np.repeat(_signs(run, span.smallest, op, table, shape), shape.arrays_per_tile, axis=0)
+        sums = lanes.sums(run, shape)  # [tiles, reads, tile_columns, polarities, slices]
+        if target.encoding.flip:
+            full = int(step_table(shape)[(1 << shape.cell_bits) - 1])
+            flip = 2 * sums.sum(axis=1) > live.sum(axis=1)[:, None, None, None] * full
+            sums = np.where(flip[:, None], live[:, :, None, None, None] * full - sums, sums)
+            flips[run.arrays] = _by_array(flip, shape)
+        low, high = _extremes(sums, live, shape, is_signed(target))  # [arrays, reads]
+        counts = np.repeat(live, shape.arrays_per_tile, axis=0)
+        bits[run.arrays] = _bits(adc, low * top, high * top, counts * top)
+        lowest, highest = min(lowest, int(low.min()) * top), max(highest, int(high.max()) * top)
+        inputs = max(inputs, int(live.max()) * top)
+    return Columns(flips, signs, lowest, highest, inputs, bits)
+
+
+def _starts(shape: ArrayShape) -> IntArray:
+    return np.arange(0, shape.rows, shape.rows_active)
+
+
+def _live(run: TileRun, shape: ArrayShape) -> IntArray:
+    """Word lines with weights in each read: [tiles, reads]."""
+    return np.add.reduceat((run.index[:, :, 0] >= 0).astype(np.int64), _starts(shape), axis=1)
+
+
+def _signs(run: TileRun, smallest: int, op: MatrixOp, table: TileTable, shape: ArrayShape) -> BoolArray:
+    """Columns of weights whose codes are negative, of each read: bool [tiles, reads, tile_columns]."""
+    starts = _starts(shape)
+    negative = np.logical_or.reduceat((run.index >= 0) & (run.index < -smallest), starts, axis=1)
+    positive = np.logical_or.reduceat(run.index > -smallest, starts, axis=1)
+    both = np.argwhere(negative & positive)
+    if len(both):
+        tile, read, column = both[0].tolist()
+        head = table[run.arrays][tile * shape.arrays_per_tile]
+        raise CompileError(_conflict(head, read, column, len(both), op, shape), op.name)
+    return np.asarray(negative)
+
+
+def _conflict(head: np.void, read: int, column: int, others: int, op: MatrixOp, shape: ArrayShape) -> str:
+    block = next(b for b in tile_blocks(head, op.rows, op.cols) if b.col <= column < b.col + len(b.cols))
+    first, last = read * shape.rows_active, min((read + 1) * shape.rows_active, int(head["rows"])) - 1
+    more = f" (and {others - 1} more columns near it)" if others > 1 else ""
+    return (
+        f"has weights of both signs in one fragment: group {block.group}, output channel "
+        f"{int(block.cols[column - block.col])}, row block {int(head['row']) // shape.rows}, word lines {first} to "
+        f"{last}{more}; polarised weights have one sign per column in {shape.rows_active} rows that are active at "
+        "once: train with the one_sign constraint of mcompiler.admm for this target, or take a differential encoding "
+        "(--set encoding.weights=differential --set encoding.pedestal=pair)"
+    )
+
+
+def _by_array(columns: npt.NDArray[Any], shape: ArrayShape) -> npt.NDArray[Any]:
+    """[tiles, tile_columns, polarities, slices] to [arrays, columns], as the cells stand in the arrays."""
+    tiles, width = columns.shape[:2]
+    found = np.zeros((tiles, shape.arrays_per_tile, shape.columns), dtype=columns.dtype)
+    for copy, (polarity, piece) in enumerate(_copies(shape)):
+        found[:, copy, : width * shape.columns_per_weight] = columns[:, :, polarity, piece].reshape(tiles, -1)
+    return found.reshape(-1, shape.columns)
+
+
+def _copies(shape: ArrayShape) -> list[tuple[slice, slice]]:
+    """Polarities and slices that each array of a tile holds: slices outermost, as in a tile table."""
+    polarity, piece = shape.adjacent_polarities, shape.adjacent_slices
+    return [
+        (slice(p, p + polarity), slice(s, s + piece))
+        for s in range(0, shape.slices, piece)
+        for p in range(0, shape.polarities, polarity)
+    ]
+
+
+def _extremes(sums: IntArray, live: IntArray, shape: ArrayShape, pairs: bool) -> tuple[IntArray, IntArray]:
+    """Lowest and highest sum of any conversion of each array: [arrays, reads], in level steps times active inputs."""
+    low, high = [], []
+    peaks = sums.max(axis=2)  # [tiles, reads, polarities, slices]
+    for polarity, piece in _copies(shape):
+        held = peaks[:, :, :, piece] if pairs else peaks[:, :, polarity, piece]
+        high.append((held[:, :, 0] if pairs else held.max(axis=2)).max(axis=2))
+        low.append(-held[:, :, 1].max(axis=2) if pairs else np.zeros_like(high[-1]))
+        if shape.unit:  # its cells hold level 1 in every live row
+            high[-1] = np.maximum(high[-1], live)
+    reads = sums.shape[1]
+    return np.stack(low, axis=1).reshape(-1, reads), np.stack(high, axis=1).reshape(-1, reads)
+
+
+def _bits(adc: Adc, lowest: IntArray, highest: IntArray, inputs: IntArray) -> IntArray:
+    """Fewest bits for all reads of each array."""
+    needed = needed_bits(adc, lowest, highest, inputs)
+    return np.where((needed == 0).any(axis=1), 0, needed.max(axis=1))
+
+
+@dataclass(frozen=True)
+class _Lanes:
+    """Cells of a weight as lanes of 64-bit words, so that one addition sums several columns.
+
+    Attributes:
+        words: uint64 [words, codes + 1].
+        kind: type of a lane.
+        rows: word lines that may be added before a lane overflows.
+    """
+
+    words: npt.NDArray[np.uint64]
+    kind: type[np.unsignedinteger[Any]]
+    rows: int
+
+    @staticmethod
+    def of(lut: Levels, shape: ArrayShape) -> _Lanes:
+        """Lanes from a level table [codes + 1, polarities, slices]."""
+        steps = step_table(shape)[lut].reshape(len(lut), -1)
+        largest = max(1, int(steps.max()))
+        kinds: tuple[type[np.unsignedinteger[Any]], ...] = (np.uint8, np.uint16, np.uint32)
+        kind = next(kind for kind in kinds if kind is np.uint32 or np.iinfo(kind).max // largest >= 16)
+        per_word = 8 // np.dtype(kind).itemsize
+        padded = np.zeros((len(lut), -(-steps.shape[1] // per_word) * per_word), dtype=kind)
+        padded[:, : steps.shape[1]] = steps
+        return _Lanes(np.ascontiguousarray(padded.view(np.uint64).T), kind, int(np.iinfo(kind).max) // largest)
+
+    def sums(self, run: TileRun, shape: ArrayShape) -> IntArray:
+        """Sums over the rows of every read: int64 [tiles, reads, tile_columns, polarities, slices]."""
+        tiles = len(run.index)
+        index = run.index.transpose(1, 0, 2).reshape(shape.rows, -1)  # [rows, tiles * tile_columns]
+        lanes = self.words.shape[0] * (8 // np.dtype(self.kind).itemsize)
+        found = np.zeros((shape.reads, index.shape[1], lanes), dtype=np.int64)
+        used = int((run.index[:, :, 0] >= 0).sum(axis=1).max())
+        for read, start in enumerate(_starts(shape).tolist()):
+            for first in range(start, min(start + shape.rows_active, used), self.rows):
+                part = index[first : min(first + self.rows, start + shape.rows_active)]
+                total = np.stack([word[part].sum(axis=0) for word in self.words], axis=-1)
+                found[read] += total.view(self.kind).reshape(index.shape[1], lanes)
+        each = found[:, :, : shape.polarities * shape.slices]
+        each = each.reshape(shape.reads, tiles, shape.tile_columns, shape.polarities, shape.slices)
+        return each.swapaxes(0, 1)
