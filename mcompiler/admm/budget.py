@@ -114,24 +114,11 @@ def search(
             f"and of all that fixed layers have; give at least {floor:g}, or search fewer layers"
         )
     if dense <= budget * (1 + SLACK):
-        everything = {layer.name: layer.tiles for layer in layers}
-        return Plan({name: Structure() for name in everything}, everything, dense, floor, dense, 1.0, ((dense, 1.0),))
+        free, tiles = {layer.name: Structure() for layer in layers}, {layer.name: layer.tiles for layer in layers}
+        return Plan(free, tiles, dense, floor, dense, 1.0, ((dense, 1.0),))
     weights = _scaled(layers, importance)
     total = sum(float(weight.sum(dtype=torch.float64)) for weight in weights.values()) or 1.0
-    spare = budget * (1 + SLACK) - floor
-    options = {layer.name: options_of(layer, weights[layer.name], _affordable(layer, spare)) for layer in layers}
-    front = _front(layers, options, budget)
-    for _ in range(LINK_ROUNDS if links else 0):
-        cut = _cut_off(layers, weights, front.chosen, links)
-        if not cut:
-            break
-        weights |= cut
-        options |= {
-            layer.name: options_of(layer, cut[layer.name], _affordable(layer, spare))
-            for layer in layers
-            if layer.name in cut
-        }
-        front = _front(layers, options, budget)
+    front = _spend(layers, weights, budget, links)
     trace = tuple(zip(front.cost.tolist(), np.minimum(front.value / total, 1.0).tolist(), strict=True))
     return Plan(
         {layer.name: structure_of(layer, front.chosen[layer.name]) for layer in layers},
@@ -172,6 +159,25 @@ def _check(layers: Sequence[LayerCost], importance: Mapping[str, Tensor], links:
             end = reader.first + channels.copy().pop() * (reader.rows or layer.positions)
             if end > layer.groups * layer.rows:
                 raise CompileError(f"is linked by {end} rows and has {layer.groups * layer.rows}", reader.layer)
+
+
+def _spend(layers: Sequence[LayerCost], weights: dict[str, Tensor], budget: float, links: Sequence[Link]) -> _Front:
+    """Plans within the budget; what they cut off from linked layers counts nothing."""
+    everything = {layer.name: Choice(layer.tiles) for layer in layers}
+    while useless := _cut_off(layers, weights, everything, links):
+        weights = weights | useless
+    spare = budget * (1 + SLACK) - sum(layer.floor for layer in layers)
+    options = {layer.name: options_of(layer, weights[layer.name], _affordable(layer, spare)) for layer in layers}
+    front = _front(layers, options, budget)
+    for _ in range(LINK_ROUNDS if links else 0):
+        cut = _cut_off(layers, weights, front.chosen, links)
+        if not cut:
+            break
+        weights = weights | cut
+        changed = [layer for layer in layers if layer.name in cut]
+        options |= {layer.name: options_of(layer, cut[layer.name], _affordable(layer, spare)) for layer in changed}
+        front = _front(layers, options, budget)
+    return front
 
 
 def _affordable(layer: LayerCost, spare: float) -> int:
@@ -251,10 +257,7 @@ def _cut_off(
             unwritten[reader.layer].flatten(0, 1)[rows] |= ~written.repeat_interleave(size)[:, None]
         for name in link.writers:
             unread[name] |= ~read.reshape(len(kept[name]), 1, -1)
-    for dead in (
-        unwritten,
-        unread,
-    ):  # readers follow first: to cut off both sides at once may leave none
+    for dead in (unwritten, unread):  # one after the other: cutting off both sides at once may leave none
         lost = [name for name in kept if bool((dead[name] & kept[name]).any())]
         if lost:
             return {name: weights[name].masked_fill(dead[name], 0.0) for name in lost}

@@ -283,6 +283,15 @@ def test_links_drop_what_nobody_writes_or_reads() -> None:
     assert wide.kept == 1.0
 
 
+def test_filters_that_nobody_reads_are_not_kept_for_their_own_importance() -> None:
+    shape = array(2, 2)
+    weights = {"writer": np.ones((1, 2, 4)) * np.array([9, 9, 1, 1.0]), "reader": np.ones((1, 4, 2))}
+    weights["reader"][0, :2] = 0
+    layers = [layer(name, weight, shape) for name, weight in weights.items()]
+    plan = search(layers, tensors(weights), 2, links=[Link(("writer",), (Reader("reader"),))])
+    assert plan.kept == pytest.approx((4 + 4) / 44)
+
+
 def true_importance(plan_tiles: dict[str, int], writer: Array, reader: Array) -> float:
     """Most that a plan can keep with both layers on the same channels, by trying all sets; arrays of 1 x 1."""
     channels = writer.shape[2]

@@ -56,10 +56,10 @@ STRUCTURES = st.builds(Structure, COUNT, COUNT, COUNT, COUNT, COUNT, st.booleans
 
 
 @st.composite
-def matrices(draw: st.DrawFn, groups: int = 4, zeros: bool = True) -> tuple[Any, int]:
+def matrices(draw: st.DrawFn, groups: int = 4, zeros: bool = True, most: int = 4) -> tuple[Any, int]:
     """A matrix [G, K, N] of whole numbers and small noise, and its kernel positions."""
     positions = draw(st.integers(1, 3))
-    shape = (draw(st.integers(1, groups)), positions * draw(st.integers(1, 4)), draw(st.integers(1, 6)))
+    shape = (draw(st.integers(1, groups)), positions * draw(st.integers(1, most)), draw(st.integers(1, most + 2)))
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     w = rng.integers(-3, 4, shape).astype(np.float64)
     if draw(st.booleans()):
@@ -102,7 +102,7 @@ def faults(w: Array, structure: Structure, shape: ArrayShape, positions: int) ->
 
 
 @PROPERTY
-@given(matrices(), STRUCTURES, SHAPES)
+@given(matrices() | matrices(groups=6, most=1), STRUCTURES, SHAPES)
 def test_combination_is_feasible_and_idempotent(case: tuple[Any, int], structure: Structure, shape: ArrayShape) -> None:
     w, positions = case
     before = w.clone()
@@ -253,11 +253,9 @@ def test_small_groups_that_share_an_array_are_one_block() -> None:
 
 def test_fragments_of_groups_that_share_an_array_are_those_of_the_array() -> None:
     shape = replace(SMALL, rows=6, columns=2, rows_active=2)
-    w = torch.tensor([[[1.0], [1.0], [1.0]], [[2.0], [-1.0], [1.0]]])  # the second begins in line 3: cut after one row
-    out = project_structure(w, Structure(one_sign=True), shape, 1)
-    assert out[1].flatten().tolist() == [2, -1, 0] or out[1].flatten().tolist() == [2, 0, 1]
+    w = torch.tensor([[[1.0], [1.0], [1.0]], [[2.0], [-1.0], [-3.0]]])  # the second begins in line 3: cut after one row
     assert group_fragments(np.array([3, 3]), np.array([1, 1]), shape)[1] == [(0, 1), (1, 2)]
-    assert out[1].flatten().tolist() == [2, 0, 1]  # the tie of -1 and 1 keeps the positive
+    assert torch.equal(project_structure(w, Structure(one_sign=True), shape, 1), w)
 
 
 def test_few_nonzeros_in_a_narrow_layer_close_up() -> None:

@@ -241,6 +241,19 @@ def test_one_sign_and_column_nonzeros_together(case: Case, fragment: int) -> Non
     )
 
 
+def test_a_tie_of_signs_keeps_the_positive() -> None:
+    w = torch.tensor([-2.0, 2.0])[None, :, None]
+    assert pr.one_sign(w, [(0, 2)]).flatten().tolist() == [0, 2]
+    assert pr.one_sign_nonzeros(w, 2, 2, 2).flatten().tolist() == [0, 2]
+
+
+def test_weights_too_small_to_add_up_stay_where_they_may() -> None:
+    w = torch.tensor([1.0, 1e-12, 0.0, -1e-12])[None, :, None]
+    assert torch.equal(pr.one_sign_nonzeros(w, 3, 4, 1), w)
+    assert torch.equal(pr.one_sign(w, [(0, 3), (3, 1)]), w)
+    assert torch.equal(pr.keep_shapes(w, 3), w)
+
+
 def test_together_is_nearer_than_one_after_the_other() -> None:
     w = torch.tensor([3.0, -2.0, -2.0, -2.0])[None, :, None]
     after = pr.column_nonzeros(pr.one_sign(w, [(0, 4)]), 1, 4)
