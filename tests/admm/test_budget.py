@@ -257,9 +257,9 @@ def test_vgg_takes_seconds() -> None:
         for index, (before, after) in enumerate(pairwise(widths))
     ]
     weights = {each.name: torch.rand(1, each.rows, each.columns, generator=rng) for each in layers}
-    start = time.perf_counter()
+    start = time.process_time()
     plan = search(layers, weights, 60)
-    assert time.perf_counter() - start < 30  # 3 s on one idle core
+    assert time.process_time() - start < 20  # takes 2
     assert (plan.spent, plan.floor, plan.dense) == (60, 13, 1798)
 
 
