@@ -15,6 +15,8 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from mcompiler.errors import UserError
+
 
 def rebuilt(value: Any, change: Callable[[Any], Any]) -> Any:
     """A dict, list, tuple or named tuple of what ``change`` makes of its entries; anything else as it is."""
@@ -100,8 +102,17 @@ def join_ranks(device: torch.device) -> Ranks:
 
 
 def pick_device(wanted: str | None) -> torch.device:
-    """The device that is named, else this process's GPU where there is one, else the CPU."""
+    """The device that is named, else this process's GPU where there is one, else the CPU.
+
+    Raises:
+        UserError: a device that PyTorch does not have here.
+    """
     if wanted is not None:
+        try:
+            torch.empty(0, device=wanted)
+        except (RuntimeError, AssertionError) as error:  # an assertion where PyTorch was built without CUDA
+            first = str(error).splitlines()[0]
+            raise UserError(f"device '{wanted}' cannot be used: {first}; leave it out to take what there is") from None
         return torch.device(wanted)
     if torch.cuda.is_available():
         return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))

@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from mcompiler.errors import UserError
+
 torch = pytest.importorskip("torch")
 
 import torch.distributed as dist  # noqa: E402
@@ -170,6 +172,11 @@ def test_one_process_needs_no_group(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_devices() -> None:
     assert pick_device("meta").type == "meta"
     assert pick_device(None).type == ("cuda" if torch.cuda.is_available() else "cpu")
+    for wanted in ("cuda:99", "gpu"):
+        with pytest.raises(
+            UserError, match=rf"^device '{wanted}' cannot be used: .*; leave it out to take what there is$"
+        ):
+            pick_device(wanted)
 
 
 if __name__ == "__main__":
