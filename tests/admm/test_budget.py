@@ -115,13 +115,13 @@ def largest(scores: Array, count: int) -> npt.NDArray[np.int64]:
     return np.argsort(-scores, kind="stable")[:count]
 
 
-@PROPERTY
+@settings(max_examples=30, deadline=None)
 @given(cases(groups=1))
 def test_no_worse_than_uniform(case: Case) -> None:
     layers, weights, shape = case
     layers = [replace(each, fixed=False) for each in layers]
     total = sum(weight.sum() for weight in weights.values())
-    for share, thin in product(np.linspace(0.05, 1, 12), ("rows", "columns", "both")):
+    for share, thin in product(np.linspace(0.05, 1, 6), ("rows", "columns", "both")):
         cost = kept = 0.0
         for each in layers:
             weight = weights[each.name][0]
