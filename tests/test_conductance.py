@@ -31,6 +31,7 @@ from mcompiler.conductance import (
     largest_sum,
     level_table,
     make_adc,
+    needed_bits,
     pack_levels,
     read_blocks,
     round_codes,
@@ -423,6 +424,24 @@ def test_lossless_is_told_wherever_it_is(question: tuple[Adc, int, int, int]) ->
     assume(adc.decoding is not Decoding.TWO)
     assume(lowest < highest)
     assert is_lossless(*question) == brute_force(*question)
+
+
+@settings(max_examples=300, deadline=None)
+@given(questions())
+def test_fewest_bits_by_trying(question: tuple[Adc, int, int, int]) -> None:
+    adc, lowest, highest, inputs = question
+    assume(lowest < highest)
+
+    def of(bits: int) -> Adc:
+        half = 1 << (bits - 1)
+        low, high = (-half, half - 1) if adc.smallest < 0 else (0, 2 * half - 1)
+        return replace(adc, smallest=low, largest=high, gain=1.0)
+
+    enough = [bits for bits in range(1, 9) if is_lossless(of(bits), lowest, highest, inputs)]
+    found = needed_bits(adc, np.array([[lowest]]), np.array([[highest]]), np.array([[inputs]])).item()
+    assert found == (enough[0] if enough else 0)
+    if adc.decoding is not Decoding.TWO:
+        assert enough == [bits for bits in range(1, 9) if brute_force(of(bits), lowest, highest, inputs)]
 
 
 @settings(max_examples=100, deadline=None)
