@@ -197,6 +197,8 @@ def test_compile_prints_the_contract_and_the_default_place(
     assert code == 0
     assert list(data) == ["out", "crossbars", "crossbars_dense", "nodes", "seconds", "layers"]
     assert data["out"] == "digits.build"
+    assert data["layers"][0] == {"name": "/conv1/Conv", "adc_bits": {"min": 6, "max": 6}}
+    assert len(data["layers"]) == 4
     assert {tuple(node) for node in data["nodes"]} == {("name", "op", "fate", "reason")}
     assert {node["fate"] for node in data["nodes"]} == {"analog", "digital"}
     assert [node["name"] for node in data["nodes"]] == [node.name for node in onnx.load(MODEL).graph.node]

@@ -14,7 +14,7 @@ from mcompiler.artefacts.floorplan import UNITS_LIMIT, floor_plan
 from mcompiler.cost import DIGITAL, Cost
 from mcompiler.driver import load
 from mcompiler.ir import Fate, NodeFate
-from mcompiler.target import Hierarchy, assumptions
+from mcompiler.target import Hierarchy, assumptions, load_target
 from tests.support.digits import digits_build
 
 NASTY = "<b>&/ünï"
@@ -250,3 +250,31 @@ def test_a_shared_unit_has_the_colour_of_the_larger_part() -> None:
     assert plan.unit == "IMA"
     box = plan.groups[0].boxes[0]
     assert [shape.layer for shape in box.shapes] == [1]
+
+
+def test_the_bits_that_arrays_need_have_a_column() -> None:
+    build = digits_build()
+    page = Page(build.report())
+    rows = next(rows for rows in page.tables.values() if "ADC bits" in rows[0])
+    column = rows[0].index("ADC bits")
+    assert [row[column].strip() for row in rows[1:5]] == [str(layer.analog.adc_range) for layer in build.layer_data]
+
+
+@pytest.mark.parametrize(
+    ("keys", "facts"),
+    [
+        (
+            ("encoding.weights=polarised", "encoding.pedestal=digital_count", "array.rows_active=8"),
+            ("polarised, 4 cells per weight", "one sign for 8 rows", "digital count", "4 (2 bits)"),
+        ),
+        (
+            ("device.level_means=[0,1300,2700,4000]", "encoding.slices=1", "encoding.partner=unformed"),
+            ("differential, 1 pair per weight", "unformed partners", "4 (measured)"),
+        ),
+    ],
+)
+def test_encodings_are_told(keys: tuple[str, ...], facts: tuple[str, ...]) -> None:
+    build = digits_build()
+    text = Page(report_html(load_target("generic_128", keys), build.cost, build.fates, build.layer_data, {})).text
+    for fact in facts:
+        assert fact in text
