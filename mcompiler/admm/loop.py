@@ -140,20 +140,7 @@ def train_epoch(
         x, y = setting.moved(setting.ranks.share(x)), setting.moved(setting.ranks.share(y))
         count = samples_in(x)
         optimiser.zero_grad(set_to_none=True)
-        extra = penalty() if penalty is not None else None
-        value = 0.0
-        if count:
-            with setting.autocast():
-                output = forward(model, x)
-            loss = loss_of(_float(output), y)
-            if loss.numel() != 1:
-                raise CompileError(f"{where}: the loss has shape {list(loss.shape)}; give one number, its mean")
-            value = float(loss.detach())
-            (loss if extra is None else loss + extra).backward()  # type: ignore[no-untyped-call]
-        pull = 0.0 if extra is None else float(extra.detach())
-        if not math.isfinite(value + pull):
-            what = f"penalty is {pull}" if math.isfinite(value) else f"loss is {value}"
-            raise CompileError(f"the {what} in {where}, step {step}{_culprit(model, x, y, setting)}")
+        value, pull = _gradients(model, x, y, loss_of, penalty, setting, f"{where}, step {step}")
         setting.ranks.average_gradients(model.parameters(), count)
         if options.clip:
             nn.utils.clip_grad_norm_(model.parameters(), options.clip)
@@ -170,6 +157,32 @@ def train_epoch(
             f"{where}: the training data gives no batches; if it is a generator, give a function of the epoch"
         )
     return Epoch(loss_sum / seen, penalty_sum / seen, steps, time.perf_counter() - started, rate)
+
+
+def _gradients(
+    model: nn.Module,
+    x: Any,
+    y: Any,
+    loss_of: Loss,
+    penalty: Callable[[], torch.Tensor] | None,
+    setting: Setting,
+    where: str,
+) -> tuple[float, float]:
+    """Gradients of one batch, in the parameters; its mean loss and penalty. An empty share has no gradients."""
+    extra = penalty() if penalty is not None else None
+    value, pull = 0.0, 0.0 if extra is None else float(extra.detach())
+    if samples_in(x):
+        with setting.autocast():
+            output = forward(model, x)
+        loss = loss_of(_float(output), y)
+        if loss.numel() != 1:
+            raise CompileError(f"{where}: the loss has shape {list(loss.shape)}; give one number, its mean")
+        value = float(loss.detach())
+        (loss if extra is None else loss + extra).backward()  # type: ignore[no-untyped-call]
+    if not math.isfinite(value + pull):
+        what = f"penalty is {pull}" if math.isfinite(value) else f"loss is {value}"
+        raise CompileError(f"the {what} in {where}{_culprit(model, x, y, setting)}")
+    return value, pull
 
 
 def _split(batch: Any) -> Batch:

@@ -278,7 +278,7 @@ def test_wrong_batches(data: list[Any], message: str) -> None:
 
 
 def test_a_loss_of_many_numbers_is_refused() -> None:
-    with pytest.raises(CompileError, match=r"training: the loss has shape \[5\]; give one number, its mean"):
+    with pytest.raises(CompileError, match=r"training, step 0: the loss has shape \[5\]; give one number, its mean"):
         train(net(), batches(), loss=lambda output, y: cross_entropy(output, y, reduction="none"))
 
 
