@@ -46,7 +46,10 @@ class Setting:
     def placed(self, model: nn.Module) -> nn.Module:
         """The model on the device, in the memory layout."""
         model = model.to(self.device)
-        return model.to(memory_format=torch.channels_last) if self.channels_last else model  # type: ignore[call-overload]
+        for tensor in [*model.parameters(), *model.buffers()] if self.channels_last else []:
+            if tensor.ndim == 4:  # Module.to would refuse models with tensors of five
+                tensor.data = tensor.data.contiguous(memory_format=torch.channels_last)
+        return model
 
 
 def batches_of(data: Batches, epoch: int) -> Iterable[Batch]:
