@@ -217,11 +217,11 @@ def test_batches_of_every_shape_are_moved_as_they_are() -> None:
     last = Setting(torch.device("cpu"), False, True, Ranks())
     assert last.moved(torch.ones(2, 3, 4, 5)).is_contiguous(memory_format=torch.channels_last)
     model: Any = nn.Sequential(nn.Conv2d(2, 3, 3), nn.Conv3d(2, 3, 3))
-    weight = model[0].weight
-    assert last.placed(model) is model
-    assert model[0].weight is weight  # whoever holds it goes on holding it
-    assert weight.is_contiguous(memory_format=torch.channels_last)
-    assert model[1].weight.is_contiguous()
+    weights = [layer.weight for layer in model]
+    last.placed(model)
+    assert all(layer.weight is weight for layer, weight in zip(model, weights, strict=True))  # optimisers hold them
+    assert weights[0].is_contiguous(memory_format=torch.channels_last)
+    assert weights[1].is_contiguous()
     assert samples_in({"x": (torch.ones(7, 2), torch.ones(3))}) == 7
 
 
