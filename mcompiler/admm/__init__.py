@@ -1,1 +1,36 @@
-"""Pruning and quantising PyTorch models for the crossbars that will hold their weights (needs torch)."""
+"""Pruning and quantising PyTorch models for the crossbars that will hold their weights (needs torch).
+
+Three lines in anyone's own loop:
+
+    compressor = admm.Compressor(model, "yuan2019", spec)
+    loss = criterion(model(x), y) + compressor.penalty()  # every batch
+    compressor.update()  # every epoch
+    compressor.project()  # at the end: from here on the weights obey their constraints
+
+or one call for the whole recipe: ``admm.compress(model, batches, "yuan2019", spec, test=test, out="run")``.
+"""
+
+from mcompiler.admm.compressor import Compressor, Residuals
+from mcompiler.admm.constraints import Structure
+from mcompiler.admm.entry import Task, load_task
+from mcompiler.admm.recipe import compress
+from mcompiler.admm.result import Compressed
+from mcompiler.admm.spec import Admm, Budget, Optimiser, Purify, Quantisation, Retrain, Schedule, Spec
+
+__all__ = [
+    "Admm",
+    "Budget",
+    "Compressed",
+    "Compressor",
+    "Optimiser",
+    "Purify",
+    "Quantisation",
+    "Residuals",
+    "Retrain",
+    "Schedule",
+    "Spec",
+    "Structure",
+    "Task",
+    "compress",
+    "load_task",
+]

@@ -1,0 +1,205 @@
+"""The network of `mcompiler demo`: trained on scikit-learn's 8x8 digits, then compressed.
+
+    python -m mcompiler.admm.digits FOLDER
+
+writes what ships in `mcompiler/demo`: the dense network `digits.onnx`, the compressed `digits_compressed.onnx`, the
+held-out images with their labels (`digits.npz`) and 128 training images to calibrate with (`digits_calibration.npz`).
+Seeds are fixed and one thread computes, so that one machine gives the same weights each time.
+"""
+
+from __future__ import annotations
+
+import io
+import sys
+import tempfile
+import warnings
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from mcompiler.admm.constraints import Structure
+from mcompiler.admm.entry import Task
+from mcompiler.admm.recipe import compress
+from mcompiler.admm.result import Compressed
+from mcompiler.admm.spec import Admm, Optimiser, Retrain, Schedule, Spec
+from mcompiler.errors import UserError
+
+HELD_OUT = 450
+"""Of 1,797 images."""
+
+CALIBRATION = 128
+BATCH = 64
+SEED = 0
+EPOCHS = 30
+
+SPEC = Spec(
+    seed=SEED,
+    layers={
+        "conv2": Structure(filters=16, shapes=128),
+        "conv3": Structure(filters=32, shapes=128),
+        "classifier": Structure(shapes=128),
+    },
+    admm=Admm(rho=(1e-2, 1e-1), epochs=3, optimiser=Optimiser(learning_rate=0.02, schedule=Schedule.CONSTANT)),
+    retrain=Retrain(epochs=20, float_epochs=5, optimiser=Optimiser(learning_rate=0.05, warmup=0.1)),
+)
+"""One array position for each convolution but the third, which takes two: 5 of 19 crossbars on `generic_128`."""
+
+Images = npt.NDArray[np.float32]
+Labels = npt.NDArray[np.int64]
+
+
+class DigitsNet(nn.Module):
+    """Three convolutions, each with batch normalisation, and a classifier: 25,978 parameters.
+
+    Input float32 [n, 1, 8, 8] with grey values 0..16, output logits float32 [n, 10].
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(1, 16, 3, padding=1, bias=False)
+        self.norm1 = nn.BatchNorm2d(16)
+        self.conv2 = nn.Conv2d(16, 32, 3, padding=1, bias=False)
+        self.norm2 = nn.BatchNorm2d(32)
+        self.conv3 = nn.Conv2d(32, 64, 3, padding=1, bias=False)
+        self.norm3 = nn.BatchNorm2d(64)
+        self.pool = nn.MaxPool2d(2)
+        self.relu = nn.ReLU()
+        self.classifier = nn.Linear(256, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Logits."""
+        x = self.relu(self.norm1(self.conv1(x)))  # [n, 16, 8, 8]
+        x = self.pool(self.relu(self.norm2(self.conv2(x))))  # [n, 32, 4, 4]
+        x = self.pool(self.relu(self.norm3(self.conv3(x))))  # [n, 64, 2, 2]
+        y: torch.Tensor = self.classifier(torch.flatten(x, 1))
+        return y
+
+
+def load_data() -> tuple[Images, Labels, Images, Labels]:
+    """Images float32 [n, 1, 8, 8] and labels int64 [n]: training, then held out; classes in equal shares.
+
+    Raises:
+        UserError: scikit-learn is not installed.
+    """
+    try:
+        from sklearn.datasets import load_digits
+        from sklearn.model_selection import train_test_split
+    except ImportError:
+        raise UserError("the digits come with scikit-learn, which is not installed; pip install scikit-learn") from None
+    digits = load_digits()
+    images = digits.images.astype(np.float32)[:, None]
+    labels = digits.target.astype(np.int64)
+    x, x_test, y, y_test = train_test_split(images, labels, test_size=HELD_OUT, stratify=labels, random_state=SEED)
+    return x, y, x_test, y_test
+
+
+class DigitBatches:
+    """Batches of an epoch; each image is moved by up to one pixel each way (digits touch the border: more would cut)."""
+
+    def __init__(self, x: Images, y: Labels) -> None:
+        self._x = np.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1)))
+        self._y = y
+
+    def __len__(self) -> int:
+        return len(self._y) // BATCH
+
+    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        order = torch.randperm(len(self._y)).numpy()
+        moves = torch.randint(0, 3, (2, len(self._y))).numpy()
+        for start in range(0, len(self) * BATCH, BATCH):
+            index = order[start : start + BATCH]
+            images = [self._x[i, :, moves[0, i] : moves[0, i] + 8, moves[1, i] : moves[1, i] + 8] for i in index]
+            yield torch.from_numpy(np.stack(images)), torch.from_numpy(self._y[index])
+
+
+def smoothed_cross_entropy(output: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """Cross entropy with 5% of the label spread over all classes."""
+    return nn.functional.cross_entropy(output, y, label_smoothing=0.05)
+
+
+def train_dense(x: Images, y: Labels, epochs: int = EPOCHS, tick: Callable[[int], None] = lambda done: None) -> DigitsNet:
+    """The dense network, from scratch."""
+    torch.manual_seed(SEED)
+    batches = DigitBatches(x, y)
+    net = DigitsNet()
+    optimiser = torch.optim.AdamW(net.parameters(), lr=1e-2, weight_decay=1e-2)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, max_lr=1e-2, total_steps=epochs * len(batches))
+    for epoch in range(epochs):
+        for images, labels in batches:
+            loss = smoothed_cross_entropy(net(images), labels)
+            optimiser.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimiser.step()
+            schedule.step()
+        tick(epoch + 1)
+    return net.eval()
+
+
+def digits_task() -> Task:
+    """The trained dense network with its data, as an entry of `mcompiler compress`."""
+    x, y, x_test, y_test = load_data()
+    test = [(torch.from_numpy(x_test), torch.from_numpy(y_test))]
+    return Task(train_dense(x, y), DigitBatches(x, y), test, smoothed_cross_entropy)
+
+
+def compress_digits(net: DigitsNet, spec: Spec = SPEC, target: Any = "generic_128", **options: Any) -> Compressed:
+    """The compressed network; ``options`` as of ``compress``."""
+    x, y, x_test, y_test = load_data()
+    test = [(torch.from_numpy(x_test), torch.from_numpy(y_test))]
+    batches = DigitBatches(x, y)
+    return compress(net, batches, target, spec, test=test, loss=smoothed_cross_entropy, **options)
+
+
+def to_onnx(net: nn.Module) -> bytes:
+    """Export with a free batch axis; batch normalisations stay nodes of their own, for the compiler to fold."""
+    with warnings.catch_warnings(), tempfile.TemporaryDirectory() as folder:
+        warnings.simplefilter("ignore")  # the TorchScript exporter announces its retirement; it gives readable names
+        file = Path(folder) / "digits.onnx"
+        torch.onnx.export(
+            net, (torch.zeros(1, 1, 8, 8),), str(file), dynamo=False, opset_version=17, input_names=["x"],
+            output_names=["logits"], dynamic_axes={"x": {0: "n"}, "logits": {0: "n"}},
+            training=torch.onnx.TrainingMode.PRESERVE,
+        )  # fmt: skip
+        return file.read_bytes()
+
+
+def save_npz(path: Path, **arrays: npt.NDArray[Any]) -> None:
+    """Like numpy.savez_compressed, but with a fixed date, so that the same arrays give the same file."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, array in arrays.items():
+            content = io.BytesIO()
+            np.save(content, array)
+            member = zipfile.ZipInfo(f"{name}.npy", date_time=(1980, 1, 1, 0, 0, 0))
+            member.compress_type = zipfile.ZIP_DEFLATED
+            archive.writestr(member, content.getvalue(), compresslevel=9)
+
+
+def write_all(folder: Path, epochs: int = EPOCHS, spec: Spec = SPEC, **options: Any) -> Compressed:
+    """Train, compress, and write the demo's files into a folder."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # the order of additions, and so the weights, depends on the number of threads
+    try:
+        x, y, x_test, y_test = load_data()
+        net = train_dense(x, y, epochs)
+        result = compress_digits(net, spec, **options)
+    finally:
+        torch.set_num_threads(threads)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "digits.onnx").write_bytes(to_onnx(net))
+    result.export(folder / "digits_compressed.onnx")
+    save_npz(folder / "digits.npz", x=x_test, y=y_test)
+    save_npz(folder / "digits_calibration.npz", x=x[:CALIBRATION])
+    return result
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit(__doc__)
+    report = write_all(Path(sys.argv[1]), progress=False).report()
+    sys.stdout.write(f"{report['top1']}\n")

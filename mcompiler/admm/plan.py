@@ -1,0 +1,103 @@
+"""Where a budget is spent: saliencies from training data, prices from the cost model, structures from the search."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from mcompiler.admm.budget import LayerCost, search
+from mcompiler.admm.constraints import Structure
+from mcompiler.admm.export import to_onnx
+from mcompiler.admm.lowering import Layer, as_matrix, find_layers
+from mcompiler.admm.loop import Batch, Loss, Setting, forward
+from mcompiler.admm.spec import Budget, Spec
+from mcompiler.driver import compile
+from mcompiler.geometry import array_shape
+from mcompiler.target import Target
+
+
+def plan_structures(
+    model: nn.Module,
+    batches: Iterable[Batch],
+    loss_of: Loss,
+    target: Target,
+    spec: Spec,
+    setting: Setting,
+    example: tuple[torch.Tensor, ...],
+) -> tuple[dict[str, Structure], dict[str, Any]]:
+    """Structures for the layers that the specification does not name, within its budget.
+
+    Returns:
+        Structures by layer, and what the search did, as plain values: ``currency``, ``limit``, ``dense``, ``spent``,
+        ``floor``, ``structures``.
+
+    Raises:
+        CompileError: a budget below what one array position a layer takes.
+    """
+    budget = spec.budget
+    assert budget is not None
+    layers = find_layers(model, spec.skip, spec.layers)
+    chosen = {
+        name: layer
+        for name, layer in layers.items()
+        if name not in spec.layers and (budget.layers == "all" or not isinstance(layer.module, nn.Linear))
+    }
+    importance = saliencies(model, chosen, itertools.islice(batches, budget.batches), loss_of, setting)
+    costs = layer_costs(model, chosen, target, budget, example)
+    plan = search(costs, importance, budget.limit)
+    line = {
+        "currency": budget.currency,
+        "limit": budget.limit,
+        "dense": plan.dense,
+        "spent": plan.spent,
+        "floor": plan.floor,
+        "structures": {name: {"filters": s.filters, "shapes": s.shapes} for name, s in plan.structures.items()},
+    }
+    return dict(plan.structures), line
+
+
+def saliencies(
+    model: nn.Module, layers: Mapping[str, Layer], batches: Iterable[Batch], loss_of: Loss, setting: Setting
+) -> dict[str, torch.Tensor]:
+    """Squared weight times squared gradient, summed over batches: [G, K, N] by layer.
+
+    The second-order estimate of what removing a weight costs, with the Fisher information for the curvature (Theis et
+    al. 2018, arXiv 1801.05787; Molchanov et al. 2019, arXiv 1906.10771).
+    """
+    training = model.training
+    model.eval()
+    sums = {name: torch.zeros_like(layer.weight, dtype=torch.float64) for name, layer in layers.items()}
+    for x, y in batches:
+        model.zero_grad(set_to_none=True)
+        loss = loss_of(forward(model, setting.moved(x)), setting.moved(y))
+        loss.backward()  # type: ignore[no-untyped-call]
+        for name, layer in layers.items():
+            gradient = layer.weight.grad
+            if gradient is not None:
+                sums[name] += (layer.weight.detach() * gradient).double().square()
+    model.zero_grad(set_to_none=True)
+    model.train(training)
+    return {name: as_matrix(total, layers[name].groups).cpu() for name, total in sums.items()}
+
+
+def layer_costs(
+    model: nn.Module, layers: Mapping[str, Layer], target: Target, budget: Budget, example: tuple[torch.Tensor, ...]
+) -> list[LayerCost]:
+    """What one array position of each layer costs in the budget's currency, by the cost model of the dense mapping."""
+    shape = array_shape(target)
+    price = dict.fromkeys(layers, 1.0)
+    if budget.currency != "crossbars":
+        every = find_layers(model)
+        pairs: Sequence[tuple[str, str]] = ()
+        build = compile(to_onnx(model, every, pairs, example), target, calibration="random")
+        for name in layers:
+            cost = build.cost.layers[name]
+            price[name] = getattr(cost, budget.currency) / max(1, cost.crossbars // shape.arrays_per_tile)
+    return [
+        LayerCost(name, *layer.shape, positions=layer.positions, shape=shape, price=price[name])
+        for name, layer in layers.items()
+    ]

@@ -1,0 +1,107 @@
+"""From projected weights to a smaller model: purification, removal of unused paths, masks of what is left."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from mcompiler.admm.checkpoint import load_checkpoint, save_checkpoint
+from mcompiler.admm.compressor import Compressor
+from mcompiler.admm.lowering import as_matrix, as_weight
+from mcompiler.admm.paths import fold_batchnorm_pairs, shared_inputs, trace
+from mcompiler.admm.spec import Spec
+from mcompiler.admm.unused import clear_shifts, purify, remove_unused
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """The model behind the hard projection.
+
+    Attributes:
+        model: physically smaller where paths were removed.
+        compressor: of that model, projected with float weights.
+        masks: what may be non-zero, by layer, in the weight's shape.
+        pairs: (layer, batch normalisation behind it).
+        shared: layers that read the same tensor, group by group.
+        removed: channels and filters by layer, before and after, as plain values.
+    """
+
+    model: nn.Module
+    compressor: Compressor
+    masks: Mapping[str, torch.Tensor]
+    pairs: Sequence[tuple[str, str]]
+    shared: Sequence[Sequence[str]]
+    removed: Mapping[str, Any]
+
+
+def prune(
+    model: nn.Module, compressor: Compressor, example: tuple[torch.Tensor, ...], spec: Spec, file: Path | None
+) -> Pruned:
+    """Project for good, purify, remove unused paths.
+
+    Args:
+        model: with trained float weights; projected in place.
+        compressor: of the model.
+        example: an input.
+        spec: what to purify, whether to remove paths.
+        file: where the projected weights are kept for ``rebuild``; None: nowhere.
+
+    Raises:
+        CompileError: a layer of which nothing is left; a model that cannot be traced.
+    """
+    masks = compressor.masks()
+    if spec.remove_paths:
+        support = {name: as_matrix(mask, compressor.layers[name].groups) for name, mask in masks.items()}
+        support = purify(model, example, support, spec.purify)
+        masks = {name: as_weight(support[name], mask.shape).to(mask.device) for name, mask in masks.items()}
+    with torch.no_grad():
+        for name, mask in masks.items():
+            compressor.layers[name].weight.mul_(mask)
+    if spec.remove_paths:
+        clear_shifts(model, example, support)
+    if file is not None:
+        save_checkpoint(file, {"fingerprint": "pruned", "model": model.state_dict(), "masks": dict(masks)})
+    return small(model, compressor, example, masks, spec)
+
+
+def rebuild(
+    model: nn.Module, compressor: Compressor, example: tuple[torch.Tensor, ...], spec: Spec, file: Path
+) -> Pruned:
+    """What ``prune`` gave, from the weights that it kept."""
+    state = load_checkpoint(file)
+    model.load_state_dict(state["model"])
+    device = next(model.parameters()).device
+    return small(model, compressor, example, {name: mask.to(device) for name, mask in state["masks"].items()}, spec)
+
+
+def small(
+    model: nn.Module,
+    compressor: Compressor,
+    example: tuple[torch.Tensor, ...],
+    masks: Mapping[str, torch.Tensor],
+    spec: Spec,
+) -> Pruned:
+    """The model without unused paths, under a compressor of its own; deterministic."""
+    if not spec.remove_paths:
+        compressor.project(masks, levels=False)
+        return Pruned(model, compressor, masks, (), (), {})
+    support = {name: as_matrix(mask, compressor.layers[name].groups) for name, mask in masks.items()}
+    removal = remove_unused(model, example, support)
+    kept = {
+        name: as_weight(removal.support[name], removal.model.get_submodule(name).weight.shape)  # type: ignore[arg-type]
+        for name in masks
+        if name in removal.kept
+    }
+    gone = [name for name in compressor.layers if name not in removal.kept]
+    structures = {name: entry for name, entry in compressor.structures.items() if name not in gone}
+    skip = tuple(name for name in spec.skip if name in removal.kept)
+    inner = Compressor(removal.model, compressor.target, dataclasses.replace(spec, layers={}, skip=skip), structures)
+    inner.project(kept, levels=False)
+    graph = trace(removal.model, example)
+    return Pruned(removal.model, inner, kept, fold_batchnorm_pairs(graph), shared_inputs(graph), removal.as_table())

@@ -1,0 +1,156 @@
+"""Symbolic traces of PyTorch models: one graph for training and evaluation, and the shapes of its tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import fx, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.instancenorm import _InstanceNorm
+
+from mcompiler.admm.lowering import MAPPED
+from mcompiler.errors import CompileError
+
+REMEDY = "set `remove_paths = false` to compress the model without removing paths"
+_LEAVES: tuple[type[nn.Module], ...] = (*MAPPED, _BatchNorm, _InstanceNorm, nn.PReLU)
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What a node of the graph computes for the example.
+
+    Attributes:
+        dims: the tensor's shape; None for a value that is no tensor.
+        dtype: the tensor's type; None likewise.
+        holds_tensors: a tuple or list with tensors inside.
+    """
+
+    dims: tuple[int, ...] | None
+    dtype: torch.dtype | None
+    holds_tensors: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Trace:
+    """A model as a graph.
+
+    Attributes:
+        graph: the graph in evaluation mode; its nodes name the modules as ``named_modules`` does.
+        shapes: per node, for the example.
+        dropouts: nodes of functional dropout that follow the mode of the model, with the module that stands for each.
+    """
+
+    graph: fx.Graph
+    shapes: Mapping[fx.Node, Shape]
+    dropouts: Mapping[fx.Node, type[nn.Module]]
+
+
+class _Tracer(fx.Tracer):
+    """Stops at layers, normalisations and the modules of torch.nn; walks through everything else."""
+
+    def __init__(self, leaves: tuple[type[nn.Module], ...] = ()) -> None:
+        super().__init__()
+        self._leaves = (*_LEAVES, *leaves)
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return isinstance(m, self._leaves) or super().is_leaf_module(m, module_qualified_name)
+
+
+def symbolic_trace(model: nn.Module, example: Sequence[torch.Tensor], leaves: Iterable[type[nn.Module]]) -> Trace:
+    """Trace a copy of the model in both modes and run it once in evaluation mode; the model itself is not touched.
+
+    Raises:
+        CompileError: it cannot be traced, differs between the modes, or does not take the example.
+    """
+    copy = deepcopy(model)
+    kinds = tuple(leaves)
+    training = _graph_of(copy.train(), kinds)
+    graph = _graph_of(copy.eval(), kinds)
+    dropouts = _mode_differences(graph, training)
+    recorder = _Recorder(fx.GraphModule(copy, graph))
+    graph.owning_module = None
+    try:
+        with torch.no_grad():
+            recorder.run(*example)
+    except Exception as error:  # whatever the model raises
+        raise CompileError(f"the model does not run on the example inputs: {_first_line(error)}") from error
+    return Trace(graph, recorder.shapes, dropouts)
+
+
+def attribute(model: nn.Module, target: str) -> Any:
+    """A module, parameter or buffer by its dotted name."""
+    value: Any = model
+    for part in target.split("."):
+        value = getattr(value, part)
+    return value
+
+
+def _graph_of(model: nn.Module, leaves: tuple[type[nn.Module], ...]) -> fx.Graph:
+    try:
+        return _Tracer(leaves).trace(model)
+    except Exception as error:  # a trace runs the user's code
+        raise CompileError(
+            f"the model cannot be traced: {_first_line(error)}; take control flow that depends on data out of its "
+            f"forward, or {REMEDY}"
+        ) from error
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+_DROPOUTS: dict[Callable[..., Any], type[nn.Module]] = {
+    nn.functional.dropout: nn.Dropout,
+    nn.functional.dropout1d: nn.Dropout1d,
+    nn.functional.dropout2d: nn.Dropout2d,
+    nn.functional.dropout3d: nn.Dropout3d,
+    nn.functional.alpha_dropout: nn.AlphaDropout,
+    nn.functional.feature_alpha_dropout: nn.FeatureAlphaDropout,
+}
+
+
+def _mode_differences(graph: fx.Graph, training: fx.Graph) -> dict[fx.Node, type[nn.Module]]:
+    """Functional dropouts whose `training` follows the model; any other difference is an error."""
+    ours, theirs = list(graph.nodes), list(training.nodes)
+    dropouts: dict[fx.Node, type[nn.Module]] = {}
+    same = len(ours) == len(theirs)
+    for a, b in zip(ours, theirs, strict=False):
+        same = same and a.op == b.op and a.target == b.target
+        if not same:
+            break
+        if _arguments(a) == _arguments(b):
+            continue
+        same = a.op == "call_function" and a.target in _DROPOUTS
+        if same:
+            dropouts[a] = _DROPOUTS[a.target]
+    if not same:
+        raise CompileError(
+            f"the model computes something else in training than in evaluation (it asks `self.training`); use modules "
+            f"such as nn.Dropout for that, or {REMEDY}"
+        )
+    return dropouts
+
+
+def _arguments(node: fx.Node) -> str:
+    return repr((node.args, node.kwargs))
+
+
+class _Recorder(fx.Interpreter):
+    """Runs the graph and notes the shape of every result."""
+
+    def __init__(self, module: fx.GraphModule) -> None:
+        super().__init__(module)
+        self.shapes: dict[fx.Node, Shape] = {}
+
+    def run_node(self, n: fx.Node) -> Any:
+        value = super().run_node(n)
+        if isinstance(value, torch.Tensor):
+            self.shapes[n] = Shape(tuple(value.shape), value.dtype)
+        else:
+            inside = isinstance(value, (tuple, list)) and any(isinstance(v, torch.Tensor) for v in value)
+            self.shapes[n] = Shape(None, None, inside)
+        return value
