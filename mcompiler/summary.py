@@ -6,7 +6,8 @@ Plain text without colours or box characters, so that a pipe gets what a termina
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from mcompiler.artefacts import LayerData
 from mcompiler.cost import DIGITAL, Cost, Price
@@ -272,3 +273,48 @@ def fates_table(fates: Sequence[NodeFate]) -> str:
     """What became of every node, in the order of the model."""
     rows = [[shorten(fate.name, 40), fate.op, Fate(fate.fate).value, fate.reason] for fate in fates]
     return table(["node", "operator", "fate", "reason"], rows, "llll")
+
+
+# --- compress and demo -----------------------------------------------------------------------------------------------
+
+_TOP1 = {"dense": "dense", "projected": "projected, not retrained", "quantised": "compressed, as it will be mapped"}
+
+
+def compress_summary(report: Mapping[str, Any]) -> str:
+    """What a compression came to: accuracies, and what is left of each layer.
+
+    Args:
+        report: as ``mcompiler compress --json`` prints it.
+    """
+    top1 = report["top1"]
+    pairs = [(f"top-1 {label}", percent(top1[key])) for key, label in _TOP1.items() if key in top1]
+    pairs += [
+        (
+            what,
+            f"{report[key]:,} of {report[f'{key}_dense']:,}, {report[f'{key}_dense'] / max(1, report[key]):.2f}x fewer",
+        )
+        for what, key in (("weights", "weights"), ("array positions", "tiles"))
+    ]
+    rows = []
+    for layer in report["layers"]:
+        groups, rows_of, columns = layer["matrix"]
+        matrix = f"{f'{groups} x ' if groups > 1 else ''}{rows_of} x {columns}"
+        weights = (f"{layer['weights']:,}", f"{layer['weights_dense']:,}")
+        rows.append([layer["name"], matrix, *weights, str(layer["tiles"]), str(layer["tiles_dense"])])
+    columns_of = table(["layer", "matrix", "weights", "dense", "positions", "dense"], rows, "lrrrrr")
+    return f"{facts(pairs)}\n\n{columns_of}"
+
+
+def demo_comparison(rows: Sequence[tuple[str, Cost, Verification]]) -> str:
+    """Networks of the demo side by side: crossbars, energy, accuracies."""
+    cells = [
+        [
+            label,
+            str(cost.crossbars),
+            quantity(cost.energy_j, "J"),
+            percent(found.top1_float),
+            percent(found.top1_mapped),
+        ]
+        for label, cost, found in rows
+    ]
+    return table(["", "crossbars", "energy", "top-1 float", "mapped"], cells, "lrrrr")

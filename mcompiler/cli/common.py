@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import sys
 from collections.abc import Callable, Iterator
@@ -9,6 +10,8 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import click
+
+from mcompiler.errors import UserError
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -26,6 +29,12 @@ def print_json(data: Any) -> None:
 def say(message: str) -> None:
     """A remark to whoever sits there: on stderr, so that stdout stays clean."""
     click.echo(message, err=True)
+
+
+def needs_torch(what: str) -> None:
+    """Stop with a remedy where PyTorch is not installed."""
+    if importlib.util.find_spec("torch") is None:
+        raise UserError(f"{what} trains with PyTorch, which is not installed; pip install 'mcompiler[admm]'")
 
 
 @contextmanager

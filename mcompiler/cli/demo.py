@@ -1,53 +1,99 @@
-"""demo: the whole flow on a network that ships with the package."""
+"""demo: the whole flow on a network that ships with the package, dense and compressed, or trained here and now."""
 
 from __future__ import annotations
 
+import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from mcompiler.cli.common import json_option, passes_progress, print_json, progress, say
+from mcompiler.cli.common import json_option, needs_torch, passes_progress, print_json, progress, say
+
+if TYPE_CHECKING:
+    from mcompiler.driver import Build
+    from mcompiler.simulate import Verification
+
+
+@dataclass(frozen=True)
+class _Shown:
+    """One network of the demo: compiled and verified."""
+
+    out: Path
+    build: Build
+    result: Verification
+
+    def as_json(self) -> dict[str, Any]:
+        return {"out": str(self.out), "verify": self.result.as_json(), "cost": self.build.cost.as_json()}
 
 
 @click.command()
 @click.option("--target", default="generic_128", show_default=True, metavar="NAME|FILE.toml", help="Target chip.")
 @click.option(
     "--out", type=click.Path(path_type=Path), default="digits.build", show_default=True, metavar="DIR",
-    help="Build directory.",
+    help="Build directory; that of the compressed network stands beside it.",
 )  # fmt: skip
+@click.option("--train", is_flag=True, help="Train and compress the network first (needs PyTorch, a minute).")
 @json_option
-def demo(target: str, out: Path, as_json: bool) -> int:
-    """Compile, prove and cost a small convolutional network on scikit-learn's handwritten digits.
+def demo(target: str, out: Path, train: bool, as_json: bool) -> int:
+    """Compile, prove and cost a small convolutional network on scikit-learn's handwritten digits, dense and compressed.
 
     An earlier build of the demo in the same place is replaced.
     """
-    from mcompiler.driver import compile
-    from mcompiler.summary import compile_summary, verify_summary
-
     started = time.perf_counter()
-    with resources.as_file(resources.files("mcompiler") / "demo") as folder:
-        with passes_progress("compiling digits.onnx") as observer:
-            build = compile(
-                folder / "digits.onnx",
-                target,
-                calibration=folder / "digits_calibration.npz",
-                observers=(observer,),
-                say=say,
-            )
-            build.save(out, force=True, say=say)
-        samples = build.samples(folder / "digits.npz")
-        with progress("verifying", samples.count) as advance:
-            result = build.verify(samples, progress=advance)
+    with _files(train, target) as (folder, steps):
+        dense = _show(folder, "digits.onnx", folder / "digits_calibration.npz", target, out)
+        beside = out.with_name(f"{out.name.removesuffix('.build')}_compressed.build")
+        small = _show(folder, "digits_compressed.onnx", folder / "digits_calibration.npz", target, beside)
     if as_json:
-        print_json({"out": str(out), "verify": result.as_json(), "cost": build.cost.as_json()})
+        more = {"training": steps} if train else {}
+        print_json({**dense.as_json(), "compressed": small.as_json(), **more})
     else:
-        click.echo(compile_summary("digits.onnx", build.target, build.fates, build.layer_data, build.cost, build.chips))
-        click.echo("")
-        click.echo(verify_summary(result))
-        click.echo(
-            f"\n{time.perf_counter() - started:.1f} s. The build is in {out}; look at {out}/report.html, or try:"
-        )
-        click.echo(f"  mcompiler cost {out}\n  mcompiler cells {out} --layer {build.layers[0]} --tile 0")
-    return 3 if result.failures else 0
+        _print(dense, small, time.perf_counter() - started)
+    return 3 if dense.result.failures or small.result.failures else 0
+
+
+@contextmanager
+def _files(train: bool, target: str) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """The demo's files: as shipped, or trained now; and the report of the training."""
+    if not train:
+        with resources.as_file(resources.files("mcompiler") / "demo") as folder:
+            yield folder, {}
+        return
+    needs_torch("mcompiler demo --train")
+    from mcompiler.admm.digits import write_all
+
+    with tempfile.TemporaryDirectory() as name:
+        yield Path(name), write_all(Path(name), target=target, say=say).report()
+
+
+def _show(folder: Path, name: str, calibration: Path, target: str, out: Path) -> _Shown:
+    """Compile, save and verify one network."""
+    from mcompiler.driver import compile
+
+    with passes_progress(f"compiling {name}") as observer:
+        build = compile(folder / name, target, calibration=calibration, observers=(observer,), say=say)
+        build.save(out, force=True, say=say)
+    samples = build.samples(folder / "digits.npz")
+    with progress("verifying", samples.count) as advance:
+        return _Shown(out, build, build.verify(samples, progress=advance))
+
+
+def _print(dense: _Shown, small: _Shown, seconds: float) -> None:
+    from mcompiler.summary import compile_summary, demo_comparison, verify_summary
+
+    for shown, name in ((dense, "digits.onnx"), (small, "digits_compressed.onnx")):
+        build = shown.build
+        click.echo(compile_summary(name, build.target, build.fates, build.layer_data, build.cost, build.chips))
+        click.echo(f"\n{verify_summary(shown.result)}\n")
+    rows = [(label, shown.build.cost, shown.result) for label, shown in (("dense", dense), ("compressed", small))]
+    click.echo(demo_comparison(rows))
+    click.echo(
+        f"\n{seconds:.1f} s. The builds are {dense.out} and {small.out}; look at {dense.out}/report.html, or try:"
+    )
+    click.echo(f"  mcompiler cost {small.out}\n  mcompiler cells {dense.out} --layer {dense.build.layers[0]} --tile 0")

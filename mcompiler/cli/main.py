@@ -12,6 +12,7 @@ import click
 
 from mcompiler import __version__
 from mcompiler.cli.build import cells, compile_command, cost, report, verify
+from mcompiler.cli.compress import compress
 from mcompiler.cli.demo import demo
 from mcompiler.cli.ops import ops
 from mcompiler.cli.targets import targets
@@ -30,7 +31,7 @@ def cli(debug: bool) -> None:
     """
 
 
-for command in (compile_command, verify, cost, report, cells, targets, ops, demo):
+for command in (compile_command, verify, cost, report, cells, compress, targets, ops, demo):
     cli.add_command(command)
 
 
