@@ -91,12 +91,15 @@ def attribute(model: nn.Module, target: str) -> Any:
 
 def _graph_of(model: nn.Module, leaves: tuple[type[nn.Module], ...]) -> fx.Graph:
     try:
-        return _Tracer(leaves).trace(model)
+        graph = _Tracer(leaves).trace(model)
     except Exception as error:  # a trace runs the user's code
         raise CompileError(
             f"the model cannot be traced: {_first_line(error)}; take control flow that depends on data out of its "
             f"forward, or {REMEDY}"
         ) from error
+    for node in graph.nodes:
+        node.type = None  # annotations are strings in many files, and then a GraphModule cannot be pickled
+    return graph
 
 
 def _first_line(error: BaseException) -> str:
