@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
-from mcompiler.admm.budget import LayerCost, search
+from mcompiler.admm.budget import LayerCost, Link, Reader, search
 from mcompiler.admm.constraints import Structure
 from mcompiler.admm.export import to_onnx
-from mcompiler.admm.lowering import Layer, as_matrix, find_layers
 from mcompiler.admm.loop import Batch, Loss, Setting, forward
+from mcompiler.admm.lowering import Layer, as_matrix, find_layers
+from mcompiler.admm.paths import ChannelGraph, Ids, trace
 from mcompiler.admm.spec import Budget, Spec
 from mcompiler.driver import compile
 from mcompiler.geometry import array_shape
@@ -33,7 +36,7 @@ def plan_structures(
 
     Returns:
         Structures by layer, and what the search did, as plain values: ``currency``, ``limit``, ``dense``, ``spent``,
-        ``floor``, ``structures``.
+        ``floor``, ``importance_kept``, ``tiles`` and ``structures`` by layer.
 
     Raises:
         CompileError: a budget below what one array position a layer takes.
@@ -48,14 +51,20 @@ def plan_structures(
     }
     importance = saliencies(model, chosen, itertools.islice(batches, budget.batches), loss_of, setting)
     costs = layer_costs(model, chosen, target, budget, example)
-    plan = search(costs, importance, budget.limit)
+    links = channel_links(model, chosen, example) if spec.remove_paths else ()
+    plan = search(costs, importance, budget.limit, links=links)
     line = {
         "currency": budget.currency,
         "limit": budget.limit,
         "dense": plan.dense,
         "spent": plan.spent,
         "floor": plan.floor,
-        "structures": {name: {"filters": s.filters, "shapes": s.shapes} for name, s in plan.structures.items()},
+        "importance_kept": plan.kept,
+        "tiles": plan.tiles,
+        "structures": {
+            name: {key: value for key, value in dataclasses.asdict(entry).items() if value}
+            for name, entry in plan.structures.items()
+        },
     }
     return dict(plan.structures), line
 
@@ -101,3 +110,44 @@ def layer_costs(
         LayerCost(name, *layer.shape, positions=layer.positions, shape=shape, price=price[name])
         for name, layer in layers.items()
     ]
+
+
+def channel_links(model: nn.Module, layers: Mapping[str, Layer], example: tuple[torch.Tensor, ...]) -> tuple[Link, ...]:
+    """Channels that the searched layers write for each other: what one does not fill, the others need not read.
+
+    Channels that anybody else writes or reads (a layer that is not searched, an output, an unknown operation) are left
+    out: they count as read.
+    """
+    graph = trace(model, example)
+    pinned = graph.pinned_roots()
+    writers: dict[tuple[int, ...], list[str]] = {}
+    for name, place in graph.layers.items():
+        writers.setdefault(tuple(graph.roots(place.makes).tolist()), []).append(name)
+    links = []
+    for channels, names in writers.items():
+        found = [_reader(graph, name, channels) for name in graph.layers]
+        readers = [reader for reader in found if reader is not None]
+        others = any(
+            set(channels) & set(graph.roots(graph.layers[name].reads).tolist())
+            for name in graph.layers
+            if name not in {reader.layer for reader in readers}
+        )
+        searched = all(name in layers for name in (*names, *(reader.layer for reader in readers)))
+        if readers and searched and not others and not pinned & set(channels):
+            links.append(Link(tuple(names), tuple(readers)))
+    return tuple(links)
+
+
+def _reader(graph: ChannelGraph, name: str, channels: tuple[int, ...]) -> Reader | None:
+    """How a layer reads channels: all of them, in order, each as equally many inputs; None where it does not."""
+    place = graph.layers[name]
+    weight: Any = graph.model.get_submodule(name).weight
+    reads: Ids = graph.roots(place.reads)
+    where = np.flatnonzero(reads == channels[0])
+    if not len(where) or int(getattr(graph.model.get_submodule(name), "groups", 1)) > 1:
+        return None
+    first, each = int(where[0]), len(where)
+    if not np.array_equal(reads[first : first + each * len(channels)], np.repeat(channels, each)):
+        return None
+    positions = weight[0, 0].numel()
+    return Reader(name, first * positions, each * positions)

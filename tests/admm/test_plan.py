@@ -1,0 +1,109 @@
+"""Where a budget is spent: saliencies by autograd, prices of the cost model, links between layers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from mcompiler.target import load_target
+
+if TYPE_CHECKING:
+    import torch
+else:
+    torch = pytest.importorskip("torch")
+from torch import nn
+
+import mcompiler
+from mcompiler.admm.budget import Link, Reader
+from mcompiler.admm.distributed import Ranks
+from mcompiler.admm.export import to_onnx
+from mcompiler.admm.loop import Setting
+from mcompiler.admm.lowering import find_layers
+from mcompiler.admm.plan import channel_links, layer_costs, plan_structures, saliencies
+from mcompiler.admm.spec import Budget, Spec
+from mcompiler.geometry import array_shape
+
+SETTING = Setting(torch.device("cpu"), bfloat16=False, channels_last=False, ranks=Ranks())
+TARGET = load_target("yuan2019_32x32")
+
+
+class Block(nn.Module):
+    """A residual block, a concatenation and a product behind a Flatten."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 32, 3, padding=1)
+        self.inner = nn.Conv2d(32, 40, 3, padding=1)
+        self.outer = nn.Conv2d(40, 32, 3, padding=1)
+        self.side = nn.Conv2d(32, 8, 1)
+        self.last = nn.Conv2d(40, 34, 3, padding=1, stride=2)
+        self.head = nn.Linear(34 * 16, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.relu(self.stem(x))
+        x = torch.relu(x + self.outer(torch.relu(self.inner(x))))
+        x = torch.cat([x, torch.relu(self.side(x))], dim=1)
+        y: torch.Tensor = self.head(torch.flatten(torch.relu(self.last(x)), 1))
+        return y
+
+
+@pytest.fixture
+def model() -> Any:
+    torch.manual_seed(0)
+    return Block()
+
+
+X = torch.randn(6, 3, 8, 8, generator=torch.Generator().manual_seed(2))
+Y = torch.arange(6) % 4
+
+
+def test_links_follow_additions_concatenations_and_flatten(model: Any) -> None:
+    links = channel_links(model, find_layers(model), (X[:2],))
+    assert Link(("inner",), (Reader("outer", 0, 9),)) in links
+    stream = Link(("stem", "outer"), (Reader("inner", 0, 9), Reader("side", 0, 1), Reader("last", 0, 9)))
+    assert stream in links
+    assert Link(("side",), (Reader("last", 32 * 9, 9),)) in links
+    assert Link(("last",), (Reader("head", 0, 16),)) in links
+    assert len(links) == 4
+
+
+def test_channels_that_an_unsearched_layer_reads_are_not_linked(model: Any) -> None:
+    layers = {name: layer for name, layer in find_layers(model).items() if name != "head"}
+    assert all("last" not in link.writers for link in channel_links(model, layers, (X[:2],)))
+
+
+def test_saliencies_are_squared_weight_times_squared_gradient(model: Any) -> None:
+    layers = find_layers(model)
+    found = saliencies(model, layers, [(X[:3], Y[:3]), (X[3:], Y[3:])], nn.functional.cross_entropy, SETTING)
+    wanted = torch.zeros_like(model.outer.weight)
+    for part in (slice(0, 3), slice(3, 6)):
+        loss = nn.functional.cross_entropy(model(X[part]), Y[part])
+        (gradient,) = torch.autograd.grad(loss, [model.outer.weight])
+        wanted += (model.outer.weight.detach() * gradient) ** 2
+    assert torch.allclose(found["outer"][0].float(), wanted.reshape(32, -1).T, rtol=1e-4, atol=1e-12)
+    assert model.outer.weight.grad is None
+
+
+@pytest.mark.parametrize("currency", ["energy_j", "area_m2"])
+def test_prices_are_the_cost_models(model: Any, currency: str) -> None:
+    layers = find_layers(model)
+    costs = layer_costs(model, layers, TARGET, Budget(**{currency: 1.0}), (X[:2],))
+    build = mcompiler.compile(to_onnx(model, layers, (), (X[:2],)), TARGET, calibration="random")
+    copies = array_shape(TARGET).arrays_per_tile
+    for cost in costs:
+        row = build.cost.layers[cost.name]
+        assert cost.price * row.crossbars / copies == pytest.approx(getattr(row, currency))
+
+
+def test_a_plan_stays_within_its_energy(model: Any) -> None:
+    layers = find_layers(model)
+    costs = layer_costs(model, layers, TARGET, Budget(energy_j=1.0), (X[:2],))
+    dense = sum(cost.price * cost.tiles for cost in costs)
+    spec = Spec(budget=Budget(energy_j=dense / 3, layers="all", batches=1))
+    structures, line = plan_structures(model, [(X, Y)], nn.functional.cross_entropy, TARGET, spec, SETTING, (X[:2],))
+    assert set(structures) == set(layers)
+    assert line["currency"] == "energy_j"
+    assert line["spent"] <= dense / 3 * (1 + 1e-9)
+    assert line["dense"] == pytest.approx(dense)
+    assert sum(cost.price * line["tiles"][cost.name] for cost in costs) == pytest.approx(line["spent"])
