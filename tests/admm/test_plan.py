@@ -85,15 +85,15 @@ def test_saliencies_are_squared_weight_times_squared_gradient(model: Any) -> Non
     assert model.outer.weight.grad is None
 
 
-@pytest.mark.parametrize("currency", ["energy_j", "area_m2"])
-def test_prices_are_the_cost_models(model: Any, currency: str) -> None:
+@pytest.mark.parametrize("budget", [Budget(energy_j=1.0), Budget(area_m2=1.0)])
+def test_prices_are_the_cost_models(model: Any, budget: Budget) -> None:
     layers = find_layers(model)
-    costs = layer_costs(model, layers, TARGET, Budget(**{currency: 1.0}), (X[:2],))
+    costs = layer_costs(model, layers, TARGET, budget, (X[:2],))
     build = mcompiler.compile(to_onnx(model, layers, (), (X[:2],)), TARGET, calibration="random")
     copies = array_shape(TARGET).arrays_per_tile
     for cost in costs:
         row = build.cost.layers[cost.name]
-        assert cost.price * row.crossbars / copies == pytest.approx(getattr(row, currency))
+        assert cost.price * row.crossbars / copies == pytest.approx(getattr(row, budget.currency))
 
 
 def test_a_plan_stays_within_its_energy(model: Any) -> None:
