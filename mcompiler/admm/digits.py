@@ -29,6 +29,7 @@ from mcompiler.admm.recipe import compress
 from mcompiler.admm.result import Compressed
 from mcompiler.admm.spec import Admm, Optimiser, Retrain, Schedule, Spec
 from mcompiler.errors import UserError
+from mcompiler.summary import compress_summary
 
 HELD_OUT = 450
 """Of 1,797 images."""
@@ -91,7 +92,9 @@ def load_data() -> tuple[Images, Labels, Images, Labels]:
         from sklearn.datasets import load_digits
         from sklearn.model_selection import train_test_split
     except ImportError:
-        raise UserError("the digits come with scikit-learn, which is not installed; pip install scikit-learn") from None
+        raise UserError(
+            "the digits come with scikit-learn, which is not installed; pip install 'mcompiler[admm]'"
+        ) from None
     digits = load_digits()
     images = digits.images.astype(np.float32)[:, None]
     labels = digits.target.astype(np.int64)
@@ -100,7 +103,7 @@ def load_data() -> tuple[Images, Labels, Images, Labels]:
 
 
 class DigitBatches:
-    """Batches of an epoch; each image is moved by up to one pixel each way (digits touch the border: more would cut)."""
+    """Batches of an epoch; each image moves by up to one pixel each way (digits touch the border: more would cut)."""
 
     def __init__(self, x: Images, y: Labels) -> None:
         self._x = np.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1)))
@@ -123,7 +126,9 @@ def smoothed_cross_entropy(output: torch.Tensor, y: torch.Tensor) -> torch.Tenso
     return nn.functional.cross_entropy(output, y, label_smoothing=0.05)
 
 
-def train_dense(x: Images, y: Labels, epochs: int = EPOCHS, tick: Callable[[int], None] = lambda done: None) -> DigitsNet:
+def train_dense(
+    x: Images, y: Labels, epochs: int = EPOCHS, tick: Callable[[int], None] = lambda done: None
+) -> DigitsNet:
     """The dense network, from scratch."""
     torch.manual_seed(SEED)
     batches = DigitBatches(x, y)
@@ -201,5 +206,4 @@ def write_all(folder: Path, epochs: int = EPOCHS, spec: Spec = SPEC, **options: 
 if __name__ == "__main__":
     if len(sys.argv) != 2:
         sys.exit(__doc__)
-    report = write_all(Path(sys.argv[1]), progress=False).report()
-    sys.stdout.write(f"{report['top1']}\n")
+    sys.stdout.write(f"{compress_summary(write_all(Path(sys.argv[1])).report())}\n")
