@@ -43,8 +43,8 @@ $(VENV)/.dev: $(VENV)/.core
 	@touch $@
 
 $(VENV)/.all: $(VENV)/.dev
-	@echo "adding PyTorch"
-	@$(PIP) --editable '.[dev,admm]'
+	@echo "adding PyTorch and what the benchmarks need"
+	@$(PIP) --editable '.[dev,admm,benchmarks]'
 	@touch $@
 
 demo: setup
@@ -82,7 +82,7 @@ constraints:
 	@[ -n "$(PYTHON)" ] || { echo "no Python 3.11 or newer found: say where it is with make PYTHON=/path/to/python3" >&2; exit 1; }
 	@fresh=$$(mktemp -d) && trap 'rm -rf "$$fresh"' EXIT && "$(PYTHON)" -m venv "$$fresh/venv" && \
 		grep '^torch==' constraints.txt > "$$fresh/held" && \
-		"$$fresh/venv/bin/python" -m pip install --quiet --constraint "$$fresh/held" --editable '.[dev,admm]' && \
+		"$$fresh/venv/bin/python" -m pip install --quiet --constraint "$$fresh/held" --editable '.[dev,admm,benchmarks]' && \
 		"$$fresh/venv/bin/python" -m pip freeze --all --exclude pip --exclude-editable > "$$fresh/found" && \
 		{ sed '/^[^#]/,$$d' constraints.txt; sed 's/ @ .*//; s/+[a-z0-9.]*$$//; /^nvidia-/d; /^cuda-/d; /^triton=/d' "$$fresh/found"; } \
 		> "$$fresh/new" && cp "$$fresh/new" constraints.txt

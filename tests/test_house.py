@@ -104,8 +104,16 @@ def test_every_dependency_is_pinned_and_explained() -> None:
     decision = (ROOT / "docs" / "decisions" / "0001-dependencies.md").read_text(encoding="utf-8")
     for requirement in named:
         name = canonical(requirement)
+        if name == project["name"]:  # an extra that takes in another
+            continue
         assert name in {canonical(pin) for pin in pins}, f"{name} has no line in constraints.txt"
         assert re.search(rf"^\|[^|]*\b{name}\b", decision, re.MULTILINE), f"{name} is not explained in decision 0001"
+
+
+def test_the_benchmarks_take_in_what_training_needs() -> None:
+    extras = PYPROJECT["project"]["optional-dependencies"]
+    assert {canonical(r) for r in extras["admm"]} == {"scikit-learn", "torch"}
+    assert "mcompiler[admm]" in extras["benchmarks"]
 
 
 def test_torch_is_an_extra_only() -> None:
