@@ -30,9 +30,7 @@ from mcompiler.admm.loop import (
     Setting,
     accuracy,
     batches_of,
-    forward,
     make_optimiser,
-    samples_in,
     train_epoch,
 )
 from mcompiler.admm.plan import plan_structures
@@ -154,7 +152,9 @@ class _Run:
             seed_epoch(self.spec.seed, 0, 0)
             first = next(iter(batches_of(self.train, 0)), None)
             if not isinstance(first, tuple | list) or len(first) != 2:
-                raise CompileError("the training data give no pair (inputs, targets); give a list or DataLoader of them")
+                raise CompileError(
+                    "the training data give no pair (inputs, targets); give a list or DataLoader of them"
+                )
             example = first[0]
         parts = tuple(example) if isinstance(example, tuple | list) else (example,)
         return tuple(self.setting.moved(part[:2]) for part in parts)
@@ -174,7 +174,8 @@ class _Run:
             state = load_checkpoint(file)
             if state["fingerprint"] != self._fingerprint():
                 raise BuildError(
-                    f"{file}: of another specification, target or model; give another --out, or start anew with --restart"
+                    f"{file}: of another specification, target or model; give another --out, or start anew with "
+                    "--restart"
                 )
             self._tell(f"going on from {file}: {state['stage']}, epoch {state['epoch']}")
         if self.setting.ranks.first:
@@ -271,8 +272,7 @@ class _Run:
 
     def _quantise(self, *, fresh: bool) -> None:
         """Levels of weights and codes of inputs from here on."""
-        masks = {name: mask for name, mask in self.pruned.masks.items()}
-        self.compressor.project(masks, levels=True)
+        self.compressor.project(self.pruned.masks, levels=True)
         self.setting.placed(self.model)
         if not self.spec.quantisation.inputs:
             return
