@@ -1,0 +1,117 @@
+"""The channels of a traced model as data: tensors, operations, layers, and which channels are tied together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import fx, nn
+
+from mcompiler.admm.operators import Carries, Kind
+from mcompiler.admm.tracing import Shape
+
+
+@dataclass(frozen=True, eq=False)
+class Value:
+    """The channels of one tensor.
+
+    Attributes:
+        axis: the axis that the channels lie on.
+        ids: [size of that axis] the channel at each position; after a Flatten several positions share one.
+    """
+
+    axis: int
+    ids: torch.Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """One operation on channels.
+
+    Attributes:
+        node: where it stands in the graph.
+        kind: what it does with the channels.
+        inputs: the tensors whose channels it reads.
+        carries: what it makes of a channel that is constant.
+        module: name of the module that it calls.
+    """
+
+    node: fx.Node
+    kind: Kind
+    inputs: tuple[fx.Node, ...]
+    carries: Carries = Carries.NOTHING
+    module: str | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Site:
+    """A layer in the graph: nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear or a subclass.
+
+    Attributes:
+        name: as in ``named_modules``.
+        calls: its uses, one for most layers.
+        inputs: [G * C] ids of the channels (features for a Linear) that it reads.
+        outputs: [G * N] ids of its filters.
+        groups: G.
+        positions: kernel positions, rows of the matrix per channel.
+    """
+
+    name: str
+    calls: tuple[Step, ...]
+    inputs: torch.Tensor
+    outputs: torch.Tensor
+    groups: int
+    positions: int
+
+    @property
+    def matrix(self) -> tuple[int, int, int]:
+        """G, K, N."""
+        groups = self.groups
+        return groups, len(self.inputs) // groups * self.positions, len(self.outputs) // groups
+
+
+@dataclass(frozen=True, eq=False)
+class ChannelGraph:
+    """The channels of a model.
+
+    Attributes:
+        model: the model itself (not a copy: weights are read when they are asked for).
+        graph: its symbolic trace in evaluation mode.
+        steps: one per tensor of the graph, in order of execution.
+        values: the channels of each tensor.
+        classes: [ids] the class of every id; ids of one class live and die together.
+        pins: class -> why it must be kept.
+        layers: the layers by name, in order of execution.
+        shapes: what each node gives for the example inputs.
+        dropouts: functional dropouts that follow the mode of the model.
+        volatile: nodes whose tensor is overwritten later, so that it is no constant.
+    """
+
+    model: nn.Module
+    graph: fx.Graph
+    steps: tuple[Step, ...]
+    values: Mapping[fx.Node, Value]
+    classes: torch.Tensor
+    pins: Mapping[int, str]
+    layers: Mapping[str, Site]
+    shapes: Mapping[fx.Node, Shape]
+    dropouts: Mapping[fx.Node, type[nn.Module]]
+    volatile: frozenset[fx.Node]
+
+    def of(self, node: fx.Node) -> torch.Tensor:
+        """[channels of the node's tensor] the class of each."""
+        return self.classes[self.values[node].ids]
+
+    def dims(self, node: fx.Node) -> tuple[int, ...]:
+        """The shape of the node's tensor for the example inputs."""
+        dims = self.shapes[node].dims
+        assert dims is not None
+        return dims
+
+    def follows(self, call: Step) -> bool:
+        """Whether a layer reads the channels of its input along the axis that carries them."""
+        source = self.values[call.inputs[0]]
+        return source.axis == self.values[call.node].axis and len(source.ids) == len(
+            self.layers[str(call.module)].inputs
+        )
