@@ -19,7 +19,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from mcompiler.admm.channels import trace
 from mcompiler.admm.dataflow import Flow, Support, analyse, channel_reads, folds
-from mcompiler.admm.lowering import MAPPED, as_weight
+from mcompiler.admm.lowering import MAPPED, Layer
 from mcompiler.admm.operators import Kind
 from mcompiler.admm.purification import purify
 from mcompiler.admm.rewriting import Plan, rebuild
@@ -136,7 +136,21 @@ def remove_unused(
     for name, part in kept.items():
         weight: Any = model.get_submodule(name).weight
         masks[name] = part.slice(flow.support[name]).to(weight.device)
+    for name, layer in _others(small, graph).items():
+        groups, shape = layer.groups, tuple(layer.weight.shape)
+        kept[name] = Kept(shape, groups, torch.arange(shape[0]), torch.arange(shape[1] * groups))
+        sizes[name] = (shape[0], shape[1] * groups)
+        masks[name] = given[name] if name in given else layer.matrix() != 0
     return Removal(small, masks, kept, sizes, folded, _pinned(graph, flow, plan))
+
+
+def _others(model: nn.Module, graph: ChannelGraph) -> dict[str, Layer]:
+    """Layers that the graph does not follow (inside other modules, with weights that are computed or shared)."""
+    return {
+        name: Layer(name, module)
+        for name, module in model.named_modules()
+        if isinstance(module, MAPPED) and name not in graph.layers
+    }
 
 
 def clear_shifts(model: nn.Module, graph: ChannelGraph, support: Support) -> dict[str, torch.Tensor]:
@@ -191,12 +205,9 @@ def _shifts(model: nn.Module, graph: ChannelGraph, flow: Flow) -> dict[str, torc
 def _mask_others(model: nn.Module, graph: ChannelGraph, support: Support) -> None:
     """Layers that the graph does not follow keep their size and lose what is masked."""
     with torch.no_grad():
-        for name, mask in support.items():
-            if name in graph.layers:
-                continue
-            module: Any = model.get_submodule(name)
-            if isinstance(module, MAPPED):
-                module.weight.mul_(as_weight(mask, module.weight.shape).to(module.weight.device))
+        for name, layer in _others(model, graph).items():
+            if name in support and layer.module._parameters.get("weight") is not None:
+                layer.weight.mul_(layer.as_weight(support[name]).to(layer.weight.device))
 
 
 # --- which classes go

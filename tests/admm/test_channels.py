@@ -237,6 +237,9 @@ def test_weights_that_belong_to_somebody_else_are_pinned() -> None:
     tied.b2 = deepcopy(tied.b)
     tied.get_submodule("b2").weight = tied.get_parameter("b.weight")
     assert list(trace(tied, image()).layers) == ["a", "b2", "c"]
+    removal = remove_unused(model, image(), {"c": torch.ones(1, 6, 4, dtype=torch.bool)})
+    assert list(removal.kept) == ["a", "c", "b"]
+    assert removal.as_table()["b"] == {"filters": [6, 6], "channels": [6, 6]}
 
 
 def test_modules_of_the_user_that_work_elementwise() -> None:
