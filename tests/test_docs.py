@@ -1,14 +1,16 @@
-"""The blocks of README.md run, in order, in one folder, as a reader would run them.
+"""The blocks of the pages run, in order, in one folder for each page, as a reader would run them.
 
 ``console``: every line that starts with ``$`` must exit 0. Lines below it are its output and must be printed by it, up
-to numbers and spacing; a line ``...`` skips the rest. ``python``: run as a script. Other blocks are pictures or files.
-What stands in a comment right above a block directs it:
+to numbers and spacing; a line ``...`` stands for lines that are left out. ``python``: run as a script. Other blocks are
+pictures or files. What stands in a comment right above a block directs it:
 
-    <!-- file: NAME -->       the block is written to NAME
-    <!-- not run: REASON -->  the block is left alone
-    <!-- slow -->             the block runs with the slow tests only
+    <!-- file: NAME -->           the block is written to NAME
+    <!-- output of: COMMAND -->   the whole block is what COMMAND prints
+    <!-- not run: REASON -->      the block is left alone
+    <!-- slow -->                 the block runs with the slow tests only
 """
 
+import importlib.util
 import os
 import re
 import shlex
@@ -23,7 +25,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 DEMO = ROOT / "mcompiler" / "demo"
-PAGES = ["README.md"]
+NEEDS_TORCH = pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="training needs the extra [admm]")
+PAGES = ["README.md", pytest.param("docs/admm.md", marks=NEEDS_TORCH)]
 STAND_INS = {
     "my_model.onnx": "digits.onnx",
     "my_calibration.npz": "digits_calibration.npz",
@@ -74,10 +77,8 @@ def squeezed(line: str) -> str:
 
 def missing_lines(shown: list[str], printed: str) -> list[str]:
     """Lines of the page that the command does not print."""
-    if "..." in shown:
-        shown = shown[: shown.index("...")]
     real = {squeezed(line) for line in printed.splitlines()}
-    return [line for line in shown if squeezed(line) not in real]
+    return [line for line in shown if line != "..." and squeezed(line) not in real]
 
 
 def call(command: list[str], folder: Path, where: str) -> str:
@@ -87,6 +88,11 @@ def call(command: list[str], folder: Path, where: str) -> str:
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, f"{where}: {shlex.join(command)}\n{done.stdout}{done.stderr}"
     return done.stdout + done.stderr
+
+
+def check_output(command: str, shown: list[str], folder: Path, where: str) -> None:
+    printed = call(shlex.split(command, comments=True), folder, where)
+    assert not missing_lines(shown, printed), f"{where}: not printed any more by {command}\n{printed}"
 
 
 def run_page(name: str, folder: Path, *, slow: bool) -> None:
@@ -99,12 +105,13 @@ def run_page(name: str, folder: Path, *, slow: bool) -> None:
             continue
         if block.note.startswith("file: "):
             (folder / block.note.removeprefix("file: ")).write_text(block.text, encoding="utf-8")
+        elif block.note.startswith("output of: "):
+            check_output(block.note.removeprefix("output of: "), block.text.splitlines(), folder, where)
         elif block.kind == "python":
             call([sys.executable, "-W", "error", "-c", block.text], folder, where)
         elif block.kind == "console":
             for command, shown in commands(block.text):
-                printed = call(shlex.split(command, comments=True), folder, where)
-                assert not missing_lines(shown, printed), f"{where}: not printed any more by {command}\n{printed}"
+                check_output(command, shown, folder, where)
 
 
 @pytest.mark.parametrize("name", PAGES)
@@ -137,6 +144,11 @@ x 1 J
 $ python -V
 ...
 ```
+<!-- output of: python hello.py -->
+```
+5 tiles
+...
+```
 """
 
 
@@ -145,6 +157,7 @@ def test_runner_reads_blocks() -> None:
         ("python", "file: hello.py", 3),
         ("console", "not run: it would fail", 8),
         ("console", "", 11),
+        ("", "output of: python hello.py", 19),
     ]
     found = list(commands(blocks(PAGE)[2].text))
     assert found == [("python hello.py   # a comment", ["7 tiles", "x 1 J"]), ("python -V", ["..."])]
@@ -154,7 +167,14 @@ def test_runner_compares_up_to_numbers() -> None:
     printed = "3 tiles\n   x  4.5e-3 J"
     assert missing_lines(["7 tiles", "x 1 J"], printed) == []
     assert missing_lines(["7 arrays"], printed) == ["7 arrays"]
-    assert missing_lines(["3 tiles", "...", "anything"], printed) == []
+    assert missing_lines(["3 tiles", "...", "x 1 J"], printed) == []
+    assert missing_lines(["3 tiles", "...", "anything"], printed) == ["anything"]
+
+
+def test_runner_compares_whole_blocks(tmp_path: Path) -> None:
+    check_output("python -c 'print(3, 4)'", ["1 2", "..."], tmp_path, "page:1")
+    with pytest.raises(AssertionError, match="page:1: not printed any more by python -c"):
+        check_output("python -c 'print(3, 4)'", ["1 tile"], tmp_path, "page:1")
 
 
 def test_runner_fails_with_the_command(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ import torch
 from torch import nn
 
 from mcompiler.admm.constraints import Structure
+from mcompiler.admm.display import progress_bar
 from mcompiler.admm.entry import Task
 from mcompiler.admm.recipe import compress
 from mcompiler.admm.result import Compressed
@@ -191,7 +192,8 @@ def write_all(folder: Path, epochs: int = EPOCHS, spec: Spec = SPEC, **options: 
     torch.set_num_threads(1)  # the order of additions, and so the weights, depends on the number of threads
     try:
         x, y, x_test, y_test = load_data()
-        net = train_dense(x, y, epochs)
+        with progress_bar(options.get("progress", True)) as advance:
+            net = train_dense(x, y, epochs, lambda done: advance("dense", done, epochs))
         result = compress_digits(net, spec, **options)
     finally:
         torch.set_num_threads(threads)
