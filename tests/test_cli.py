@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -71,7 +74,19 @@ def matmul_model(path: Path, weights: np.ndarray[Any, Any], name: str = "product
 
 @pytest.mark.parametrize(
     "command",
-    [[], ["compile"], ["verify"], ["cost"], ["report"], ["cells"], ["targets"], ["targets", "list"], ["ops"], ["demo"]],
+    [
+        [],
+        ["compile"],
+        ["verify"],
+        ["cost"],
+        ["report"],
+        ["cells"],
+        ["targets"],
+        ["targets", "list"],
+        ["ops"],
+        ["demo"],
+        ["compress"],
+    ],
 )
 def test_every_command_has_help(command: list[str], capsys: Capture) -> None:
     code, out, err = call(capsys, *command, "--help")
@@ -79,7 +94,9 @@ def test_every_command_has_help(command: list[str], capsys: Capture) -> None:
     assert out.startswith("Usage: mcompiler")
 
 
-@pytest.mark.parametrize("command", [["compile"], ["verify"], ["cost"], ["report"], ["cells"], ["ops"], ["demo"]])
+@pytest.mark.parametrize(
+    "command", [["compile"], ["verify"], ["cost"], ["report"], ["cells"], ["ops"], ["demo"], ["compress"]]
+)
 def test_every_command_offers_json(command: list[str], capsys: Capture) -> None:
     assert "--json" in call(capsys, *command, "--help")[1]
 
@@ -313,6 +330,92 @@ def test_report_names_the_page(built: Path, capsys: Capture) -> None:
     assert str(built / "report.html") in out
     _, data, _ = call_json(capsys, "report", built)
     assert data["report"] == str(built / "report.html")
+
+
+# --- the demo --------------------------------------------------------------------------------------------------------
+
+
+def test_the_demo_shows_dense_and_compressed(tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, data, err = call_json(capsys, "demo")
+    assert (code, err) == (0, "")
+    assert list(data) == ["out", "verify", "cost", "compressed"]
+    assert list(data["compressed"]) == ["out", "verify", "cost"]
+    dense, small = data, data["compressed"]
+    assert (dense["out"], small["out"]) == ("digits.build", "digits_compressed.build")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["digits.build", "digits_compressed.build"]
+    for shown in (dense, small):
+        assert shown["verify"]["exact"] is True
+        assert mcompiler.load(shown["out"]).cost.as_json() == shown["cost"]
+    assert (dense["cost"]["crossbars"], small["cost"]["crossbars"]) == (19, 5)
+    assert small["cost"]["energy_j"] < dense["cost"]["energy_j"] / 2
+    assert small["verify"]["top1_mapped"] >= dense["verify"]["top1_mapped"] - 0.015
+
+
+def test_the_demo_prints_both_and_replaces_its_own_builds(tmp_path: Path, capsys: Capture) -> None:
+    out = tmp_path / "here.build"
+    for _ in range(2):
+        code, printed, _ = call(capsys, "demo", "--out", out)
+        assert code == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["here.build", "here_compressed.build"]
+    lines = printed.split("\n")
+    assert [line for line in lines if line.endswith(" on generic_128")] == [
+        "digits.onnx on generic_128", "digits_compressed.onnx on generic_128",
+    ]  # fmt: skip
+    assert sum(line.startswith("EXACT on 450 samples") for line in lines) == 2
+    assert [line.split()[:2] for line in lines if line.startswith(("dense ", "compressed "))] == [
+        ["dense", "19"], ["compressed", "5"],
+    ]  # fmt: skip
+
+
+def test_the_demo_does_not_replace_what_is_no_build(tmp_path: Path, capsys: Capture) -> None:
+    (tmp_path / "digits_compressed.build").mkdir()
+    (tmp_path / "digits_compressed.build" / "thesis.txt").write_text("mine")
+    code, _, err = call(capsys, "demo", "--out", tmp_path / "digits.build")
+    assert code == 1
+    assert "digits_compressed.build" in last_line(err)
+    assert (tmp_path / "digits_compressed.build" / "thesis.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("command", [["demo", "--train"], ["compress", "task:task"]])
+def test_without_torch_training_says_what_to_install(
+    command: list[str], tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "torch" else find(name, *rest))
+    code, out, err = call(capsys, *command)
+    said = f"mcompiler {command[0]}" + (" --train" if command[0] == "demo" else "")
+    assert (code, out) == (1, "")
+    assert last_line(err) == (
+        f"mcompiler: {said} trains with PyTorch, which is not installed; pip install 'mcompiler[admm]'"
+    )
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_the_demo_trains_compresses_and_proves(tmp_path: Path) -> None:
+    """From scratch on one thread: under a minute of processor time, 5 crossbars or fewer, 1.5 points lost at most."""
+    pytest.importorskip("torch")
+    command = [sys.executable, "-m", "mcompiler", "demo", "--train", "--json", "--out", str(tmp_path / "digits.build")]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    root = Path(__file__).resolve().parents[1]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=root, env=environment, check=False)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert done.returncode == 0, done.stderr
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 60
+    data = json.loads(done.stdout)
+    assert list(data) == ["out", "verify", "cost", "compressed", "training"]
+    dense, small, training = data, data["compressed"], data["training"]
+    assert dense["verify"]["exact"] is small["verify"]["exact"] is True
+    assert small["cost"]["crossbars"] == training["tiles"] <= 5
+    assert dense["cost"]["crossbars"] == training["tiles_dense"] == 19
+    assert small["verify"]["top1_mapped"] >= dense["verify"]["top1_mapped"] - 0.015
+    assert small["verify"]["top1_mapped"] == pytest.approx(training["top1"]["quantised"], abs=1e-12)
+    assert dense["verify"]["top1_float"] == pytest.approx(training["top1"]["dense"], abs=1e-12)
+    for step in ("dense: ", "admm 0: ", "projected: ", "5 of 19 array positions", "quantised: "):
+        assert step in done.stderr
 
 
 # --- damage and wrong mappings ---------------------------------------------------------------------------------------
