@@ -16,7 +16,7 @@ from mcompiler.admm.constraints import Structure
 from mcompiler.admm.export import to_onnx
 from mcompiler.admm.loop import Batch, Loss, Setting, forward
 from mcompiler.admm.lowering import Layer, as_matrix, find_layers
-from mcompiler.admm.paths import ChannelGraph, Ids, trace
+from mcompiler.admm.channels import ChannelGraph, trace
 from mcompiler.admm.spec import Budget, Spec
 from mcompiler.driver import compile
 from mcompiler.geometry import array_shape
@@ -119,16 +119,16 @@ def channel_links(model: nn.Module, layers: Mapping[str, Layer], example: tuple[
     out: they count as read.
     """
     graph = trace(model, example)
-    pinned = graph.pinned_roots()
+    pinned = set(graph.pins)
     writers: dict[tuple[int, ...], list[str]] = {}
-    for name, place in graph.layers.items():
-        writers.setdefault(tuple(graph.roots(place.makes).tolist()), []).append(name)
+    for name, site in graph.layers.items():
+        writers.setdefault(tuple(graph.classes[site.outputs].tolist()), []).append(name)
     links = []
     for channels, names in writers.items():
         found = [_reader(graph, name, channels) for name in graph.layers]
         readers = [reader for reader in found if reader is not None]
         others = any(
-            set(channels) & set(graph.roots(graph.layers[name].reads).tolist())
+            set(channels) & set(graph.classes[graph.layers[name].inputs].tolist())
             for name in graph.layers
             if name not in {reader.layer for reader in readers}
         )
@@ -140,14 +140,12 @@ def channel_links(model: nn.Module, layers: Mapping[str, Layer], example: tuple[
 
 def _reader(graph: ChannelGraph, name: str, channels: tuple[int, ...]) -> Reader | None:
     """How a layer reads channels: all of them, in order, each as equally many inputs; None where it does not."""
-    place = graph.layers[name]
-    weight: Any = graph.model.get_submodule(name).weight
-    reads: Ids = graph.roots(place.reads)
+    site = graph.layers[name]
+    reads = graph.classes[site.inputs].numpy()
     where = np.flatnonzero(reads == channels[0])
-    if not len(where) or int(getattr(graph.model.get_submodule(name), "groups", 1)) > 1:
+    if not len(where) or site.groups > 1:
         return None
     first, each = int(where[0]), len(where)
     if not np.array_equal(reads[first : first + each * len(channels)], np.repeat(channels, each)):
         return None
-    positions = weight[0, 0].numel()
-    return Reader(name, first * positions, each * positions)
+    return Reader(name, first * site.positions, each * site.positions)

@@ -14,9 +14,9 @@ from torch import nn
 from mcompiler.admm.checkpoint import load_checkpoint, save_checkpoint
 from mcompiler.admm.compressor import Compressor
 from mcompiler.admm.lowering import as_matrix, as_weight
-from mcompiler.admm.paths import fold_batchnorm_pairs, shared_inputs, trace
+from mcompiler.admm.channels import fold_batchnorm_pairs, shared_inputs, trace
 from mcompiler.admm.spec import Spec
-from mcompiler.admm.unused import clear_shifts, purify, remove_unused
+from mcompiler.admm.surgery import clear_shifts, purify, remove_unused
 
 
 @dataclass(frozen=True)
@@ -58,13 +58,14 @@ def prune(
     masks = compressor.masks()
     if spec.remove_paths:
         support = {name: as_matrix(mask, compressor.layers[name].groups) for name, mask in masks.items()}
-        support = purify(model, example, support, spec.purify)
+        graph = trace(model, example)
+        support = purify(model, graph, support, spec.purify)
         masks = {name: as_weight(support[name], mask.shape).to(mask.device) for name, mask in masks.items()}
     with torch.no_grad():
         for name, mask in masks.items():
             compressor.layers[name].weight.mul_(mask)
     if spec.remove_paths:
-        clear_shifts(model, example, support)
+        clear_shifts(model, graph, support)
     if file is not None:
         save_checkpoint(file, {"fingerprint": "pruned", "model": model.state_dict(), "masks": dict(masks)})
     return small(model, compressor, example, masks, spec)
