@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
 import mcompiler
@@ -183,6 +184,13 @@ def test_the_compiler_finds_the_arrays_and_predictions_of_the_report(finished: t
     found = build.verify(x.numpy(), y.numpy(), ideal=True)
     assert found.exact
     assert found.top1_mapped == pytest.approx(report["top1"]["quantised"], abs=1e-12)
+
+
+def test_normalisations_are_folded_into_the_layers(finished: tuple[Path, dict[str, Any]]) -> None:
+    folder, _ = finished
+    operators = [node.op_type for node in onnx.load(folder / "run" / "model.onnx").graph.node]
+    assert operators.count("Conv") == 2
+    assert "BatchNormalization" not in operators
 
 
 def test_a_finished_run_is_not_run_again(capsys: Capture, finished: tuple[Path, dict[str, Any]]) -> None:

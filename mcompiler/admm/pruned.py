@@ -103,6 +103,6 @@ def small(
     structures = {name: entry for name, entry in compressor.structures.items() if name not in gone}
     skip = tuple(name for name in spec.skip if name in removal.kept)
     inner = Compressor(removal.model, compressor.target, dataclasses.replace(spec, layers={}, skip=skip), structures)
+    graph = trace(removal.model, example)  # before the projection: parametrised layers are not known to it
     inner.project(kept, levels=False)
-    graph = trace(removal.model, example)
     return Pruned(removal.model, inner, kept, fold_batchnorm_pairs(graph), shared_inputs(graph), removal.as_table())
