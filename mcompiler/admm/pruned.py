@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from mcompiler.admm.channels import fold_batchnorm_pairs, shared_inputs, trace
 from mcompiler.admm.checkpoint import load_checkpoint, save_checkpoint
 from mcompiler.admm.compressor import Compressor
 from mcompiler.admm.lowering import as_matrix, as_weight
-from mcompiler.admm.channels import fold_batchnorm_pairs, shared_inputs, trace
 from mcompiler.admm.spec import Spec
 from mcompiler.admm.surgery import clear_shifts, purify, remove_unused
 
