@@ -68,7 +68,7 @@ activations are not in them, as far as it says. Each network below has more rema
 AGAIN = """\
 ## How to make these figures again
 
-From a checkout with `../shared` (data and start weights) and `pip install -e '.[admm]' matplotlib pillow scikit-learn`:
+From a checkout with `../shared` (data and start weights) and `pip install -c constraints.txt -e '.[benchmarks,dev]'`:
 
 <!-- not run: hours of training -->
 ```console
