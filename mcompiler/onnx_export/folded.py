@@ -37,7 +37,7 @@ def folded_accumulator(emitter: Emitter, codes: ir.Value, op: MatrixOp, weights:
     bound = largest * largest_sum(weights)
     if bound < FLOAT32_EXACT:
         product = _product(emitter, centred(emitter, codes, op), op, weights)
-        return barrier(emitter, product), product
+        return (_plain_layout if _keeps_blocks(op) else barrier)(emitter, product), product
     parts = _channel_parts(op, weights, largest) if bound < INT32_LIMIT else None
     if parts is not None:
         total = _sum_of_parts(emitter, codes, op, weights, parts)
@@ -66,6 +66,19 @@ def barrier(emitter: Emitter, value: ir.Value) -> ir.Value:
     """A Clip that changes nothing and keeps onnxruntime from folding scales into integer weights."""
     low, high = emitter.constant(-FLOAT32_EXACT, np.float32), emitter.constant(FLOAT32_EXACT, np.float32)
     return emitter("Clip", value, low, high)
+
+
+def _keeps_blocks(op: MatrixOp) -> bool:
+    """Whether onnxruntime would hand its blocked layout on to what reads the convolution: adding a bias ends it.
+
+    Normalisations and averages take other, differently rounding kernels there than behind the reference.
+    """
+    return isinstance(op.shape, ConvShape) and op.bias is None
+
+
+def _plain_layout(emitter: Emitter, value: ir.Value) -> ir.Value:
+    """A barrier that the blocked layout does not cross either."""
+    return emitter.cast(emitter.cast(value, ir.DataType.INT32), ir.DataType.FLOAT)
 
 
 def _weight(emitter: Emitter, weights: Codes, like: ir.DataType) -> ir.Value:
