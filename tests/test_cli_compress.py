@@ -44,6 +44,24 @@ def wild():
     with torch.no_grad():
         found.model[3].weight[0, 0] = float("nan")
     return found
+
+def once():
+    return Task(task().model, iter(data(0)))
+
+def other_shape():
+    return Task(task().model, [(x[:, :1], y) for x, y in data(0)])
+
+class Branches(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.product = nn.Linear(4, 2)
+
+    def forward(self, x):
+        y = self.product(x.mean(dim=(1, 2)))
+        return y if y.sum() > 0 else -y
+
+def branches():
+    return Task(Branches(), data(0))
 """
 
 SPEC = """
@@ -99,6 +117,9 @@ def call(capsys: Capture, *arguments: str) -> tuple[int, str, str]:
         (["own_task:task", "--device", "gpu"], 1, "device 'gpu' cannot be used: "),
         (["own_task:task", "--out", "spec.toml"], 1, "spec.toml: is a file; give another --out"),
         (["own_task:wild"], 1, "the weights of layer '3' are not finite"),
+        (["own_task:once"], 1, "walked only once; give a list, a DataLoader or a function of the epoch"),
+        (["own_task:other_shape"], 1, "the model does not run on the example inputs: Given groups=1"),
+        (["own_task:branches"], 1, "or set `remove_paths = false` to compress the model without removing paths"),
     ],
 )
 def test_exit_codes_and_messages(capsys: Capture, arguments: list[str], code: int, message: str) -> None:
@@ -107,6 +128,7 @@ def test_exit_codes_and_messages(capsys: Capture, arguments: list[str], code: in
     assert last.startswith("mcompiler: ")
     assert message in last
     assert out == ""
+    assert not list(Path().rglob("checkpoint.pt")), "an error that comes behind hours of training comes too late"
 
 
 def test_a_wrong_specification_is_told_with_file_and_place(capsys: Capture, tmp_path: Path) -> None:

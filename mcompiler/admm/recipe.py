@@ -10,7 +10,7 @@ the same weights (on the CPU, bit for bit).
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sized
+from collections.abc import Callable, Iterator, Mapping, Sized
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from mcompiler.admm.channels import trace
 from mcompiler.admm.checkpoint import Log, load_checkpoint, save_checkpoint, seed_epoch
 from mcompiler.admm.compressor import Compressor, Residuals
 from mcompiler.admm.constraints import Structure
@@ -30,6 +31,7 @@ from mcompiler.admm.loop import (
     Setting,
     accuracy,
     batches_of,
+    forward,
     make_optimiser,
     train_epoch,
 )
@@ -122,6 +124,8 @@ class _Run:
         self.setting.ranks.agree(self.model)
         self.example = self._example(example)
         state = self._begin(resume)
+        if not state:
+            self._try_out()
         self.figures: dict[str, Any] = state.get("figures", {})
         stage, epoch = state.get("stage", "admm"), int(state.get("epoch", 0))
         if "dense" not in self.figures:
@@ -148,6 +152,10 @@ class _Run:
     # --- beginning and checkpoints -----------------------------------------------------------------------------------
 
     def _example(self, example: Any) -> tuple[Any, ...]:
+        if isinstance(self.train, Iterator):
+            raise CompileError(
+                "the training data can be walked only once; give a list, a DataLoader or a function of the epoch"
+            )
         if example is None:
             seed_epoch(self.spec.seed, 0, 0)
             first = next(iter(batches_of(self.train, 0)), None)
@@ -158,6 +166,18 @@ class _Run:
             example = first[0]
         parts = tuple(example) if isinstance(example, tuple | list) else (example,)
         return tuple(self.setting.moved(part[:2]) for part in parts)
+
+    def _try_out(self) -> None:
+        """What would fail behind hours of training fails here."""
+        if self.spec.remove_paths:
+            trace(self.model, self.example)
+            return
+        try:
+            with torch.no_grad():
+                forward(self.model.eval(), self.example)
+        except Exception as error:  # whatever the model raises
+            first = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise CompileError(f"the model does not run on the example inputs: {first}") from error
 
     def _fingerprint(self) -> str:
         shapes = {name: list(tensor.shape) for name, tensor in self.source.state_dict().items()}
