@@ -113,10 +113,17 @@ def _quantised_input(
 def _integer_weight(
     model: ir.Model, weight: ir.Value, layer: QuantisedLayer, integers: npt.NDArray[np.int32], name: str
 ) -> None:
-    """DequantizeLinear of codes (through a Gather from their table) in place of the float weight."""
+    """DequantizeLinear of codes (through a Gather from their table) in place of the float weight.
+
+    Codes of more than 8 bits stand in another shape and a Reshape follows: onnxruntime fuses a DequantizeLinear right
+    before a Conv or Gemm into an 8-bit operator, whatever the type of its codes, and then refuses the model.
+    """
     emitter = Emitter(f"{name}/weight")
+    narrow = layer.table is None and int(np.abs(integers).max(initial=0)) <= 127
+    shape = integers.shape
+    if not narrow:
+        integers = integers.reshape(len(integers), -1) if integers.ndim > 2 else integers[..., None]
     if layer.table is None:
-        narrow = int(np.abs(integers).max(initial=0)) <= 127
         codes = emitter.constant(integers.astype(np.int8 if narrow else np.int32))
     else:
         index = np.searchsorted(layer.table, integers).clip(max=len(layer.table) - 1)
@@ -127,6 +134,8 @@ def _integer_weight(
             where = emitter.cast(where, ir.DataType.INT32)
         codes = emitter("Gather", emitter.constant(layer.table.astype(np.int32)), where, axis=0)
     value = emitter("DequantizeLinear", codes, emitter.constant(layer.scale, np.float32), axis=0)
+    if not narrow:
+        value = emitter("Reshape", value, emitter.ints(*shape))
     value.type, value.shape = weight.type, weight.shape
     place = next(iter(weight.uses())).node
     insert_before(model.graph, place, emitter)
