@@ -55,7 +55,7 @@ def main(path: Path) -> None:
         parametrize.remove_parametrizations(layer.module, "weight")
     path.write_bytes(to_onnx(net))
 
-    build = mcompiler.compile(path, TARGET, calibration={"x": x[:CALIBRATION]})
+    build = mcompiler.compile(path, TARGET, calibration=x[:CALIBRATION])
     found = build.verify(x_test, y_test)
     print(f"crossbars: {sum(compressor.dense_tiles().values())} dense, {build.cost.crossbars} compressed")
     print(f"top-1: {found.top1_mapped:.1%} mapped, exact: {found.exact}")

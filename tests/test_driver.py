@@ -386,3 +386,10 @@ def test_every_range_is_exact(method: str) -> None:
     build = mcompiler.compile(case.model, PAIR, calibration=case.feeds, range=method)
     assert build.verify(case.feeds).exact
     assert build.options["range"] == method
+
+
+def test_calibration_may_be_the_array_of_the_only_input() -> None:
+    case = conv_case([3, 3])
+    named, bare = (mcompiler.compile(case.model, PAIR, calibration=data) for data in (case.feeds, case.feeds["x"]))
+    assert bare.layer_data[0].op.input == named.layer_data[0].op.input
+    assert bare.options == named.options

@@ -65,8 +65,8 @@ def compile(
     Args:
         model: an ONNX file, or a model of ``onnx_ir``.
         target: a shipped target's name, a TOML file, or a Target.
-        calibration: data for the input ranges: an .npz file, arrays by input name, ``"random"`` (costs only), or None
-            for a model that brings its own scales.
+        calibration: data for the input ranges: an .npz file, arrays by input name, the array of the only input,
+            ``"random"`` (costs only), or None for a model that brings its own scales.
         range: how input ranges are read off the data: ``minmax``, ``percentile`` or ``mse``.
         dims: sizes of symbolic dimensions other than the batch.
         chips: chips to use at most; None: what the target says.

@@ -19,7 +19,7 @@ RANDOM = "random"
 RANDOM_SAMPLES = 4
 """Samples drawn for ``--calibration random``."""
 
-Calibration = str | Path | Mapping[str, npt.NDArray[Any]] | None
+Calibration = str | Path | npt.NDArray[Any] | Mapping[str, npt.NDArray[Any]] | None
 Say = Callable[[str], None]
 
 
@@ -54,6 +54,8 @@ def calibration_samples(
     """Samples that input ranges are taken from; one random sample where none are given, to learn shapes."""
     if calibration is None:
         return random_samples(specs, 1, rng, dims)
+    if isinstance(calibration, np.ndarray):  # of the only input, as for verify
+        return from_arrays({"x": calibration}, specs, "calibration")
     if calibration == RANDOM:
         return random_samples(specs, RANDOM_SAMPLES, rng, dims)
     if isinstance(calibration, str | Path):
@@ -63,5 +65,6 @@ def calibration_samples(
 
 def about_calibration(calibration: Calibration, samples: Samples) -> dict[str, Any]:
     """What the manifest says of the calibration: no paths."""
-    kind = "none" if calibration is None else RANDOM if calibration == RANDOM else "data"
+    drawn = isinstance(calibration, str) and calibration == RANDOM
+    kind = "none" if calibration is None else RANDOM if drawn else "data"
     return {"kind": kind, "samples": 0 if calibration is None else samples.count}
