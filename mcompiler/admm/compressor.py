@@ -295,6 +295,15 @@ class Compressor:
         self._states.clear()
         return masks
 
+    @torch.no_grad()
+    def fitted(self, masks: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Masks that hold for the layers as they are cut now: rows that went have moved what stands in which tile."""
+        found = dict(masks)
+        for name, mask in masks.items():
+            if self._aligned(name):
+                found[name] = mask & (self._structured(name, original_weight(self.layers[name].module) * mask) != 0)
+        return found
+
     def _aligned(self, name: str) -> bool:
         """Whether a row or column that rounds to zero would shift what stands in which tile."""
         structure = self.structures.get(name)

@@ -17,6 +17,7 @@ from mcompiler.admm.compressor import Compressor
 from mcompiler.admm.lowering import as_matrix, as_weight
 from mcompiler.admm.spec import Spec
 from mcompiler.admm.surgery import clear_shifts, purify, remove_unused
+from mcompiler.errors import CompileError
 
 
 @dataclass(frozen=True)
@@ -90,8 +91,9 @@ def small(
 ) -> Pruned:
     """The model without unused paths, under a compressor of its own; deterministic."""
     if not spec.remove_paths:
+        pairs, shared = _neighbours(model, example)
         compressor.project(masks, levels=False)
-        return Pruned(model, compressor, masks, (), (), {})
+        return Pruned(model, compressor, masks, pairs, shared, {})
     support = {name: as_matrix(mask, compressor.layers[name].groups) for name, mask in masks.items()}
     removal = remove_unused(model, example, support)
     kept = {
@@ -104,5 +106,20 @@ def small(
     skip = tuple(name for name in spec.skip if name in removal.kept)
     inner = Compressor(removal.model, compressor.target, dataclasses.replace(spec, layers={}, skip=skip), structures)
     graph = trace(removal.model, example)  # before the projection: parametrised layers are not known to it
+    kept = inner.fitted(kept)
     inner.project(kept, levels=False)
     return Pruned(removal.model, inner, kept, fold_batchnorm_pairs(graph), shared_inputs(graph), removal.as_table())
+
+
+def _neighbours(
+    model: nn.Module, example: tuple[torch.Tensor, ...]
+) -> tuple[Sequence[tuple[str, str]], Sequence[Sequence[str]]]:
+    """Normalisations behind layers, and layers that read one tensor, of a model that may resist tracing: then none.
+
+    Such a model is exact all the same; its normalisations stay digital.
+    """
+    try:
+        graph = trace(model, example)
+    except CompileError:
+        return (), ()
+    return fold_batchnorm_pairs(graph), shared_inputs(graph)

@@ -41,7 +41,10 @@ STRUCTURES = {
     "polarised": admm.Structure(one_sign=True),
     "polarised and counted": admm.Structure(one_sign=True, column_nonzeros=6),
     "counted": admm.Structure(column_nonzeros=3),
+    "polarised, counted, rows moved": admm.Structure(one_sign=True, column_nonzeros=4),
+    "counted, rows moved": admm.Structure(column_nonzeros=3),
     "blocks": admm.Structure(blocks=3),
+    "blocks, rows moved": admm.Structure(blocks=3),
     "filters and blocks": admm.Structure(filters=10, shapes=40, blocks=5),
     "measured": admm.Structure(shapes=32),
     "without_zero": admm.Structure(shapes=32),
@@ -58,12 +61,14 @@ def network() -> nn.Sequential:
 
 @pytest.mark.parametrize("kind", list(STRUCTURES))
 def test_what_is_trained_is_what_is_mapped(kind: str, tmp_path: Path) -> None:
-    target = target_of(kind.split()[0])
+    target = target_of(kind.replace(",", "").split()[0])
     levels = LevelSet(kind) if kind in ("measured", "without_zero") else LevelSet.GRID
     structure = STRUCTURES[kind]
     layers = {"3": structure}
     if structure.one_sign:  # the target holds nothing else
         layers |= {"0": admm.Structure(one_sign=True), "6": admm.Structure(one_sign=True)}
+    if "moved" in kind:  # filters that go take rows of the next layer along
+        layers["0"] = admm.Structure(filters=7, one_sign=structure.one_sign)
     spec = admm.Spec(
         layers=layers,
         admm=admm.Admm(rho=(1e-1,), epochs=1),
