@@ -97,7 +97,8 @@ def search(
         importance: of each weight of each layer, not negative, [G, K, N]; its sums must be comparable between layers.
         budget: in the currency of the prices.
         links: channels that layers share. What a plan cuts off (rows whose channel nobody writes, filters that nobody
-            reads) then counts nothing and the search is repeated, until a plan cuts off nothing more (a heuristic).
+            reads) then counts nothing and the search is repeated, until a plan cuts off nothing more (a heuristic: the
+            best plan of all rounds is taken).
 
     Returns:
         A plan of at most ``budget`` (within rounding), with at least one array position in each layer.
@@ -118,12 +119,12 @@ def search(
         return Plan(free, tiles, dense, floor, dense, 1.0, ((dense, 1.0),))
     weights = _scaled(layers, importance)
     total = sum(float(weight.sum(dtype=torch.float64)) for weight in weights.values()) or 1.0
-    front = _spend(layers, weights, budget, links)
+    front, worth = _spend(layers, weights, budget, links)
     trace = tuple(zip(front.cost.tolist(), np.minimum(front.value / total, 1.0).tolist(), strict=True))
     return Plan(
         {layer.name: structure_of(layer, front.chosen[layer.name]) for layer in layers},
         {name: choice.tiles for name, choice in front.chosen.items()},
-        *(trace[-1][0], floor, dense, trace[-1][1], trace),
+        *(trace[-1][0], floor, dense, min(worth / total, 1.0) if links else trace[-1][1], trace),
     )
 
 
@@ -161,14 +162,18 @@ def _check(layers: Sequence[LayerCost], importance: Mapping[str, Tensor], links:
                 raise CompileError(f"is linked by {end} rows and has {layer.groups * layer.rows}", reader.layer)
 
 
-def _spend(layers: Sequence[LayerCost], weights: dict[str, Tensor], budget: float, links: Sequence[Link]) -> _Front:
+def _spend(
+    layers: Sequence[LayerCost], weights: dict[str, Tensor], budget: float, links: Sequence[Link]
+) -> tuple[_Front, float]:
     """Plans within the budget; what they cut off from linked layers counts nothing."""
     everything = {layer.name: Choice(layer.tiles) for layer in layers}
     while useless := _cut_off(layers, weights, everything, links):
         weights = weights | useless
+    everywhere = weights
     spare = budget * (1 + SLACK) - sum(layer.floor for layer in layers)
     options = {layer.name: options_of(layer, weights[layer.name], _affordable(layer, spare)) for layer in layers}
     front = _front(layers, options, budget)
+    best, most = front, _worth(layers, weights, front.chosen, links)
     for _ in range(LINK_ROUNDS if links else 0):
         cut = _cut_off(layers, weights, front.chosen, links)
         if not cut:
@@ -177,7 +182,23 @@ def _spend(layers: Sequence[LayerCost], weights: dict[str, Tensor], budget: floa
         changed = [layer for layer in layers if layer.name in cut]
         options |= {layer.name: options_of(layer, cut[layer.name], _affordable(layer, spare)) for layer in changed}
         front = _front(layers, options, budget)
-    return front
+        worth = _worth(layers, everywhere, front.chosen, links)
+        if worth >= most:
+            best, most = front, worth
+    return best, most
+
+
+def _worth(
+    layers: Sequence[LayerCost], weights: Mapping[str, Tensor], chosen: Mapping[str, Choice], links: Sequence[Link]
+) -> float:
+    """Importance that a plan keeps once everything that it cuts off from linked layers is gone."""
+    held = dict(weights)
+    while cut := _cut_off(layers, held, chosen, links):
+        held |= cut
+    return sum(
+        float(held[layer.name][kept_weights(layer, held[layer.name], chosen[layer.name])].sum(dtype=torch.float64))
+        for layer in layers
+    )
 
 
 def _affordable(layer: LayerCost, spare: float) -> int:
