@@ -1,6 +1,6 @@
 """What the alternation costs: an ADMM epoch against a plain epoch of the same network, data and precision.
 
-    python benchmarks/admm.py [--network vgg16] [--batch 128] [--rounds 5]
+    python benchmarks/admm.py [--network vgg16] [--batch 128] [--rounds 20]
 
 Steps of both kinds are timed in turn, round by round; the projections of one epoch are timed by themselves and spread
 over its steps. Needs nothing but PyTorch: images are random, which costs what real ones cost.
@@ -23,14 +23,14 @@ from mcompiler.admm.lowering import find_layers
 from mcompiler.admm.spec import Optimiser
 
 IMAGES = 50_000
-STEPS = 3
+STEPS = 1
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--network", choices=["convnet", "vgg16", "resnet18"], default="vgg16")
     parser.add_argument("--batch", type=int, default=128)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--precision", choices=["float32", "bfloat16"], default="bfloat16")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     args = parser.parse_args()
