@@ -21,7 +21,7 @@ import matplotlib as mpl
 from common import RESULTS
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
 HERE = Path(__file__).resolve().parent
 PLOTS = HERE.parent / "docs" / "plots"
@@ -134,6 +134,7 @@ def plot_network(axis: Axes, row: dict[str, Any], results: list[Any]) -> None:
         )  # fmt: skip
     axis.axvline(first["tiles_conv_floor"], color=GREY, ls=":", lw=1, label=f"floor, {first['tiles_conv_floor']}")
     axis.set_xscale("log")
+    axis.xaxis.set_minor_formatter(NullFormatter())
     axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set(title=row["title"], xlabel="array positions of the convolutions", ylabel="top-1, %")
     low, high = axis.get_ylim()
