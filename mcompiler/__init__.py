@@ -55,6 +55,8 @@ _HOME = {
 
 
 def __getattr__(name: str) -> Any:
+    if name == "admm":  # not in __all__: it needs PyTorch
+        return importlib.import_module("mcompiler.admm")
     try:
         home = _HOME[name]
     except KeyError:

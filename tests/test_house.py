@@ -83,6 +83,24 @@ def test_lazy_names_agree_with_what_type_checkers_see() -> None:
     assert set(mcompiler.__all__) <= set(dir(mcompiler))
 
 
+def test_admm_is_at_hand_where_torch_is() -> None:
+    pytest.importorskip("torch", reason="needs the extra [admm]")
+    assert in_python("import mcompiler; print(mcompiler.admm.Spec.__name__)") == "Spec"
+
+
+def test_admm_says_what_it_needs() -> None:
+    code = """
+import sys
+sys.modules["torch"] = None
+import mcompiler
+try:
+    mcompiler.admm
+except ImportError as error:
+    print(error)
+"""
+    assert "pip install 'mcompiler[admm]'" in in_python(code)
+
+
 def test_unknown_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="module 'mcompiler' has no attribute 'compiel'"):
         _ = mcompiler.compiel

@@ -10,6 +10,11 @@ Three lines in anyone's own loop:
 or one call for the whole recipe: ``admm.compress(model, batches, "yuan2019", spec, test=test, out="run")``.
 """
 
+try:
+    import torch  # noqa: F401 - to say what to do where it is missing
+except ImportError as error:
+    raise ImportError("mcompiler.admm needs PyTorch, which is not installed; pip install 'mcompiler[admm]'") from error
+
 from mcompiler.admm.compressor import Compressor, Residuals
 from mcompiler.admm.constraints import Structure
 from mcompiler.admm.entry import Task, load_task
