@@ -14,8 +14,10 @@ Yuan et al., ISLPED 2019 (arXiv 1908.11691); Boyd et al. 2011, section 3.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import copy
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,11 +25,12 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
+from mcompiler.admm.channels import fold_batchnorm_pairs, trace
 from mcompiler.admm.constraints import Structure, check_structure, project_structure
-from mcompiler.admm.export import mapped_weight, original_weight
+from mcompiler.admm.export import mapped_weight, original_weight, to_onnx, write_onnx
 from mcompiler.admm.lowering import as_matrix, as_weight, find_layers
 from mcompiler.admm.quantise import Levels, MappedWeight, best_scale, weight_levels
-from mcompiler.admm.spec import Spec
+from mcompiler.admm.spec import Spec, as_spec
 from mcompiler.errors import CompileError
 from mcompiler.geometry import array_shape, count_tiles, group_fragments
 from mcompiler.target import Target, load_target
@@ -87,7 +90,7 @@ class Compressor:
     Args:
         model: a trained model; its weights are changed by training, by ``project`` only then.
         target: the chip, by name, file or object; it sets levels and tile geometry.
-        spec: hyper-parameters; structures by layer are in ``spec.layers``.
+        spec: hyper-parameters, or a file of them; structures by layer are in ``spec.layers``.
         structures: more structures, of a budget search.
 
     Raises:
@@ -98,10 +101,16 @@ class Compressor:
         self,
         model: nn.Module,
         target: str | Target,
-        spec: Spec | None = None,
+        spec: Spec | str | Path | None = None,
         structures: Mapping[str, Structure] | None = None,
     ) -> None:
-        self.spec = Spec() if spec is None else spec
+        self.spec = as_spec(spec)
+        if self.spec.budget is not None and structures is None:
+            raise CompileError(
+                "a [budget] needs training data to search with, which a loop of your own does not give; name structures "
+                "in `layers`, or take admm.compress"
+            )
+        self._model = model
         self.target = target if isinstance(target, Target) else load_target(target)
         self.shape = array_shape(self.target)
         self.structures = {**(structures or {}), **self.spec.layers}
@@ -348,6 +357,32 @@ class Compressor:
     def dense_tiles(self) -> dict[str, int]:
         """Array positions of each layer without any pruning."""
         return {name: count_tiles(np.ones(layer.shape, dtype=bool), self.shape) for name, layer in self.layers.items()}
+
+    def export(self, path: str | Path, example: torch.Tensor | Sequence[torch.Tensor]) -> Path:
+        """Write the projected model as ONNX with the integer weights that training found, normalisations folded.
+
+        Inputs stay float: the compiler takes their ranges from calibration data.
+
+        Args:
+            path: the file.
+            example: an input of the model, or several.
+
+        Raises:
+            CompileError: not projected yet.
+            UserError: what ONNX or its exporter cannot carry.
+        """
+        if not self.projected:
+            raise CompileError("the weights are not projected yet; call project() first, and train on if you like")
+        inputs = (example,) if isinstance(example, torch.Tensor) else tuple(example)
+        plain = copy.deepcopy(self._model)
+        for name in self.layers:
+            parametrize.remove_parametrizations(plain.get_submodule(name), "weight")
+        try:
+            pairs = fold_batchnorm_pairs(trace(plain, inputs))
+        except CompileError:  # a model that cannot be traced keeps its normalisations
+            pairs = []
+        write_onnx(to_onnx(self._model, self.layers, pairs, inputs), Path(path))
+        return Path(path)
 
     def state_dict(self) -> dict[str, Any]:
         """Auxiliaries and duals, for a checkpoint before the projection."""

@@ -177,7 +177,7 @@ def _gradients(
     if samples_in(x):
         with setting.autocast():
             output = forward(model, x)
-        loss = loss_of(_float(output), y)
+        loss = _loss(loss_of, _float(output), y, where)
         if loss.numel() != 1:
             raise CompileError(f"{where}: the loss has shape {list(loss.shape)}; give one number, its mean")
         value = float(loss.detach())
@@ -216,6 +216,15 @@ def length_of(batches: Iterable[Any]) -> int | None:
 def samples_in(x: Any) -> int:
     """Size of the first tensor's first axis."""
     return int(_leaf(x).shape[0])
+
+
+def _loss(loss_of: Loss, output: Any, y: Any, where: str) -> torch.Tensor:
+    """The loss of one batch; what it says against the targets is the user's to fix."""
+    try:
+        return loss_of(output, y)
+    except (RuntimeError, IndexError, TypeError, ValueError) as error:
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise CompileError(f"{where}: the loss does not take the model's output and these targets: {first}") from error
 
 
 def _float(output: Any) -> Any:
@@ -276,11 +285,7 @@ def accuracy(model: nn.Module, batches: Iterable[Batch], setting: Setting, *, ex
         x, y = setting.moved(setting.ranks.share(x)), setting.moved(setting.ranks.share(y))
         if not samples_in(x):
             continue
-        if exact:
-            output = forward(model, x)
-        else:
-            with setting.autocast():
-                output = forward(model, x)
+        output = _tested(model, x, setting, exact=exact)
         labels = _leaf(y)
         found = _classes(_leaf(output), labels)
         right += float((found == labels).sum())
@@ -302,6 +307,18 @@ def _classes(output: Any, labels: Any) -> torch.Tensor:
             "logits [n, classes] and class numbers [n]; leave the test data out where the model is no classifier"
         )
     return classes
+
+
+def _tested(model: nn.Module, x: Any, setting: Setting, *, exact: bool) -> Any:
+    """The model on one test batch."""
+    try:
+        if exact:
+            return forward(model, x)
+        with setting.autocast():
+            return forward(model, x)
+    except RuntimeError as error:
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise CompileError(f"the model does not run on the test data: {first}") from error
 
 
 def pairs(batches: Iterable[Any]) -> Iterator[Batch]:

@@ -152,5 +152,5 @@ def _unknown(name: str, modules: Mapping[str, nn.Module], layers: Mapping[str, L
         kind = type(modules[name]).__name__
         return f"'{name}' ({kind}) is not mapped to crossbars; only convolutions and nn.Linear can be compressed"
     close = difflib.get_close_matches(name, layers, 1)
-    hint = f"did you mean '{close[0]}'?" if close else f"the layers are {', '.join(map(repr, list(layers)[:8]))}"
+    hint = f"did you mean '{close[0]}'?" if close else f"the layers are {', '.join(map(repr, layers))}"
     return f"the model has no layer '{name}'; {hint}"

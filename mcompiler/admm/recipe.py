@@ -39,7 +39,7 @@ from mcompiler.admm.plan import plan_structures
 from mcompiler.admm.pruned import Pruned, prune, rebuild
 from mcompiler.admm.ranges import attach_quantisers, freeze_ranges, observe
 from mcompiler.admm.result import Compressed
-from mcompiler.admm.spec import Optimiser, Spec
+from mcompiler.admm.spec import Optimiser, Spec, as_spec
 from mcompiler.errors import BuildError, CompileError
 from mcompiler.target import Target, load_target, resolved_toml
 
@@ -51,7 +51,7 @@ def compress(
     model: nn.Module,
     train: Batches,
     target: str | Path | Target,
-    spec: Spec | None = None,
+    spec: Spec | str | Path | None = None,
     *,
     example: Any = None,
     test: Batches | None = None,
@@ -69,7 +69,7 @@ def compress(
         train: (x, y) batches that can be walked again each epoch, or a function of the epoch that gives them. Data that
             draw from Python's, numpy's or PyTorch's global generators can be had again: each epoch seeds them.
         target: the chip.
-        spec: hyper-parameters; default: no structure, quantisation only.
+        spec: hyper-parameters, or a file of them; default: no structure, quantisation only.
         example: an input of the model (a tensor, or a tuple of several); default: from the first batch.
         test: batches on which top-1 accuracy is measured.
         loss: of (output, y); default: cross entropy.
@@ -86,7 +86,7 @@ def compress(
         UserError: what is wrong with model, data, target or specification, and what to do.
     """
     chip = target if isinstance(target, Target) else load_target(target)
-    spec = Spec() if spec is None else spec
+    spec = as_spec(spec)
     chosen = pick_device(device)
     setting = Setting(chosen, spec.precision == "bfloat16", spec.channels_last, join_ranks(chosen))
     folder = None if out is None else Path(out)

@@ -313,3 +313,22 @@ def _check(spec: Spec) -> None:
     both = [name for name in spec.layers if name in spec.skip]
     if both:
         raise CompileError(f"layer '{both[0]}' is in both `layers` and `skip`; take it out of one")
+
+
+def as_spec(spec: Spec | str | Path | None) -> Spec:
+    """A specification: as it is, from a file, or the default.
+
+    Raises:
+        CompileError: something else, or a file that is wrong.
+    """
+    if spec is None:
+        return Spec()
+    if isinstance(spec, str | Path):
+        return Spec.load(spec)
+    if not isinstance(spec, Spec):
+        raise CompileError(f"the specification is a {type(spec).__name__}; give an admm.Spec or a TOML file")
+    entries: Mapping[str, Any] = spec.layers
+    wrong = [name for name, entry in entries.items() if not isinstance(entry, Structure)]
+    if wrong:
+        raise CompileError(f"layers['{wrong[0]}'] is no admm.Structure; write admm.Structure(filters=...)")
+    return spec

@@ -249,3 +249,51 @@ def test_predictions_in_pytorch_are_those_of_the_mapped_model(tmp_path: Path) ->
     found = build.verify(x.numpy(), wanted, ideal=True)
     assert found.exact
     assert found.top1_mapped == 1.0
+
+
+def test_labels_that_do_not_fit_are_the_users(tmp_path: Path) -> None:
+    model, batches = tiny()
+    wrong = [(x, y.float()) for x, y in batches]
+    with pytest.raises(CompileError, match="does not take the model's output and these targets"):
+        admm.compress(model, wrong, "yuan2019_32x32", brief(), device="cpu")
+    with pytest.raises(CompileError, match="does not run on the test data"):
+        admm.compress(
+            model, batches, "yuan2019_32x32", brief(), test=[(torch.zeros(2, 3), batches[0][1][:2])], device="cpu"
+        )
+
+
+def test_a_specification_may_be_a_file_and_nothing_else(tmp_path: Path) -> None:
+    model, batches = tiny()
+    file = tmp_path / "spec.toml"
+    file.write_text("[admm]\nepochs = 1\nrho = [1e-2]\n[retrain]\nepochs = 1\n")
+    assert admm.Compressor(model, "yuan2019_32x32", file).rho == 1e-2
+    assert admm.compress(model, batches, "yuan2019_32x32", str(file), device="cpu").tiles
+    wrong: Any = {"admm": {}}
+    with pytest.raises(CompileError, match="the specification is a dict"):
+        admm.Compressor(model, "yuan2019_32x32", wrong)
+    with pytest.raises(CompileError, match=r"is no admm\.Structure"):
+        admm.Compressor(model, "yuan2019_32x32", admm.Spec(layers={"0": wrong}))
+    with pytest.raises(CompileError, match="needs training data to search with"):
+        admm.Compressor(model, "yuan2019_32x32", admm.Spec(budget=admm.Budget(crossbars=3)))
+
+
+def test_a_loop_of_ones_own_exports_the_codes_that_it_trained(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 36, 4))
+    compressor = admm.Compressor(model, "yuan2019_32x32", admm.Spec(layers={"4": admm.Structure(shapes=64)}))
+    x = torch.randn(16, 1, 8, 8)
+    with pytest.raises(CompileError, match="not projected yet"):
+        compressor.export(tmp_path / "early.onnx", x)
+    model(x).square().mean().backward()
+    compressor.update()
+    compressor.project()
+    model.eval()
+    build = mcompiler.compile(
+        compressor.export(tmp_path / "own.onnx", x), "yuan2019_32x32", calibration={"x": x.numpy()}
+    )
+    (layer,) = (layer for layer in build.layer_data if layer.op.name == "4")
+    mapped: Any = model.get_submodule("4").parametrizations
+    codes = mapped.weight[0].codes(mapped.weight.original)
+    assert np.array_equal(layer.op.codes[0], codes.detach().numpy().T)
+    assert [fate.op for fate in build.fates if "digital" in str(fate.fate)].count("BatchNormalization") == 0
+    assert {name: cost.crossbars // 2 for name, cost in build.cost.layers.items() if name in "04"} == compressor.tiles()
