@@ -107,8 +107,8 @@ class Compressor:
         self.spec = as_spec(spec)
         if self.spec.budget is not None and structures is None:
             raise CompileError(
-                "a [budget] needs training data to search with, which a loop of your own does not give; name structures "
-                "in `layers`, or take admm.compress"
+                "a [budget] needs training data to search with, which a loop of your own does not give; name "
+                "structures in `layers`, or take admm.compress"
             )
         self._model = model
         self.target = target if isinstance(target, Target) else load_target(target)
