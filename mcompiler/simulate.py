@@ -68,7 +68,8 @@ class Verification:
             f"{layer.max_code_error:g} units"
             for layer in broken
         ]
-        if all(layer.exact for layer in self.layers) and not self.outputs_equal:
+        # A layer that loses nothing by luck only scales its codes in another order than the reference does.
+        if all(layer.exact and layer.name in self.promised for layer in self.layers) and not self.outputs_equal:
             reasons.append("every layer is exact, and an output of mapped.onnx differs from reference.onnx")
         return tuple(reasons)
 

@@ -254,8 +254,9 @@ def test_bytes_on_links(topology: str, tiles: int, link: int, chip_link: int) ->
 @settings(max_examples=60, deadline=None)
 @given(cases(), st.integers(1, 5))
 def test_events_are_proportional_to_vectors(case: Case, vectors: int) -> None:
-    one = scheduled(matrix_program([case.op]), case.chip).layers[0]
-    many = scheduled(matrix_program([replace(case.op, vectors=vectors)]), case.chip).layers[0]
+    op = replace(case.op, codes=abs(case.op.codes))  # events know no signs, and compaction moves fragments
+    one = scheduled(matrix_program([op]), case.chip).layers[0]
+    many = scheduled(matrix_program([replace(op, vectors=vectors)]), case.chip).layers[0]
     assert set(one.events) == set(Event)
     for event, count in one.events.items():
         assert many.events[event] == pytest.approx(vectors * count)
