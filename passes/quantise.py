@@ -154,7 +154,7 @@ class Quantise:
     def _quantise(
         self, matrix: FloatMatrix, seen: _Seen, quantisers: dict[tuple[str, int], Quantiser], target: Target
     ) -> MatrixOp:
-        weight_bits, input_bits = _bits(matrix.name, target)
+        weight_bits, input_bits = target.layer_bits(matrix.name)
         if matrix.input_scale is not None and matrix.input_zero_point is not None and matrix.input_bits is not None:
             quantiser = Quantiser(matrix.tensor, matrix.input_scale, matrix.input_zero_point, matrix.input_bits)
         else:
@@ -197,14 +197,6 @@ def _check_layers(target: Target, names: list[str]) -> None:
 def _others(names: Iterable[str]) -> str:
     more = len(list(names)) - 1
     return f" (and so for {more} more)" if more else ""
-
-
-def _bits(layer: str, target: Target) -> tuple[int, int]:
-    precision = target.precision
-    own = precision.layers.get(layer)
-    weights = own.weights if own is not None and own.weights is not None else precision.weights
-    inputs = own.inputs if own is not None and own.inputs is not None else precision.inputs
-    return weights, inputs
 
 
 def quantise_weights(

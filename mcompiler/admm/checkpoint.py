@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from mcompiler.artefacts import sync_folder
 from mcompiler.errors import BuildError
 
 
@@ -24,11 +25,7 @@ def save_checkpoint(path: Path, content: Mapping[str, Any]) -> None:
         file.flush()
         os.fsync(file.fileno())
     beside.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    sync_folder(path.parent)
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:

@@ -74,8 +74,8 @@ class Levels:
         return codes if 0 in self.codes else torch.where(matrix == 0, torch.zeros_like(codes), codes)
 
 
-def weight_levels(target: Target, kind: LevelSet, layer: str | None = None) -> Levels | None:
-    """The codes that a weight of a layer may take on a target; None where weights stay float.
+def weight_levels(target: Target, kind: LevelSet, layer: str = "") -> Levels | None:
+    """The codes that a weight of a layer (by default: of any) may take on a target; None where weights stay float.
 
     Raises:
         CompileError: the target has no such set.
@@ -97,15 +97,14 @@ def weight_levels(target: Target, kind: LevelSet, layer: str | None = None) -> L
     return Levels(tuple(sorted({-step for step in steps} | steps)), False)
 
 
-def _grid(target: Target, layer: str | None) -> Levels:
+def _grid(target: Target, layer: str) -> Levels:
     """Codes -top..top of the target's bits for a layer."""
     if target.has_level_table:
         other = "without_zero" if target.encoding.partner is Partner.UNFORMED else "measured"
         raise CompileError(
             f"target '{target.name}' has no equidistant grid with zero; set quantisation.levels = '{other}'"
         )
-    own = target.precision.layers.get(layer) if layer is not None else None
-    bits = own.weights if own is not None and own.weights is not None else target.precision.weights
+    bits, _ = target.layer_bits(layer)
     span = code_range(array_shape(target), target.encoding.weights)
     top = min((1 << (bits - 1)) - 1, span.largest if span.smallest < 0 else (span.largest + 1) // 2 - 1)
     return Levels(tuple(range(-top, top + 1)), True)
@@ -327,9 +326,3 @@ def _spread(count: int, device: torch.device) -> torch.Tensor:
         return torch.arange(count, device=device)
     places = torch.arange(SAMPLES, dtype=torch.float64, device=device) * 0.6180339887498949
     return (places.frac() * count).long().clamp_max_(count - 1)
-
-
-def input_bits(target: Target, layer: str | None = None) -> int:
-    """Bits of a layer's inputs on a target."""
-    own = target.precision.layers.get(layer) if layer is not None else None
-    return own.inputs if own is not None and own.inputs is not None else target.precision.inputs

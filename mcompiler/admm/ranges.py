@@ -11,7 +11,7 @@ from torch import nn
 
 from mcompiler.admm.loop import Batch, Setting, forward, pairs
 from mcompiler.admm.lowering import Layer
-from mcompiler.admm.quantise import InputQuantiser, input_bits
+from mcompiler.admm.quantise import InputQuantiser
 from mcompiler.target import Target
 
 
@@ -29,7 +29,7 @@ def attach_quantisers(
     known: dict[tuple[Any, int], InputQuantiser] = {}
     found = {}
     for name, layer in layers.items():
-        bits = input_bits(target, name)
+        _, bits = target.layer_bits(name)
         key = (groups.get(name, name), bits)
         quantiser = known.setdefault(key, InputQuantiser(bits).to(device))
         layer.module.add_module("input_quantiser", quantiser)

@@ -6,6 +6,7 @@ from mcompiler.artefacts.directory import (
     clean_leftovers,
     hash_file,
     read_manifest,
+    sync_folder,
     verify_hashes,
     write_build,
 )
@@ -26,6 +27,7 @@ __all__ = [
     "read_layers",
     "read_manifest",
     "report_html",
+    "sync_folder",
     "verify_hashes",
     "write_build",
     "write_layers",

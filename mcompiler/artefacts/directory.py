@@ -191,8 +191,8 @@ def write_build(
         manifest = {"format": FORMAT, **about, "files": dict(sorted(writer.files.items()))}
         writer.text(MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
         for folder in [path for path in fresh.rglob("*") if path.is_dir()]:
-            _sync_folder(folder)
-        _sync_folder(fresh)
+            sync_folder(folder)
+        sync_folder(fresh)
         _swap(fresh, out)
     except OSError as error:
         shutil.rmtree(fresh, ignore_errors=True)
@@ -209,11 +209,12 @@ def _swap(fresh: Path, out: Path) -> None:
         shutil.rmtree(old, ignore_errors=True)
         out.rename(old)
     fresh.rename(out)
-    _sync_folder(out.parent)
+    sync_folder(out.parent)
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _sync_folder(path: Path) -> None:
+def sync_folder(path: Path) -> None:
+    """Make renames inside a folder last."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

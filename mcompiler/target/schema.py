@@ -37,6 +37,13 @@ class Target(Section):
     network: Network
     components: dict[str, Component] = Field(default_factory=dict)
 
+    def layer_bits(self, layer: str) -> tuple[int, int]:
+        """Bits of weights (sign included) and inputs of a layer: its own, or those of all."""
+        own = self.precision.layers.get(layer)
+        weights = own.weights if own is not None and own.weights is not None else self.precision.weights
+        inputs = own.inputs if own is not None and own.inputs is not None else self.precision.inputs
+        return weights, inputs
+
     @property
     def cell_steps(self) -> tuple[int, ...]:
         """What a cell adds to its column at each level code that it stores, in integer units, 0 at code 0.

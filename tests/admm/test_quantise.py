@@ -23,7 +23,6 @@ from mcompiler.admm.quantise import (  # noqa: E402
     LevelSet,
     MappedWeight,
     best_scale,
-    input_bits,
     weight_levels,
 )
 
@@ -61,9 +60,9 @@ def test_the_grid_is_symmetric_and_within_bits_and_cells(base: str, overrides: t
 
 def test_a_layer_has_its_own_precision() -> None:
     target = chip("generic_128", "precision.layers.conv1.weights=4", "precision.layers.conv1.inputs=6")
-    tops = [levels.top for name in ("conv1", "conv2", None) if (levels := weight_levels(target, LevelSet.GRID, name))]
+    tops = [levels.top for name in ("conv1", "conv2", "") if (levels := weight_levels(target, LevelSet.GRID, name))]
     assert tops == [7, 127, 127]
-    assert [input_bits(target, name) for name in ("conv1", "conv2", None)] == [6, 8, 8]
+    assert [target.layer_bits(name)[1] for name in ("conv1", "conv2", "")] == [6, 8, 8]
 
 
 def test_levels_from_a_table() -> None:
