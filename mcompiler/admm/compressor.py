@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ from mcompiler.admm.quantise import Levels, MappedWeight, best_scale, weight_lev
 from mcompiler.admm.spec import Spec, as_spec
 from mcompiler.errors import CompileError
 from mcompiler.geometry import array_shape, count_tiles, group_fragments
-from mcompiler.target import Target, load_target
+from mcompiler.target import Target, WeightEncoding, load_target
 
 NOTHING_LEFT = "has no weight left; loosen its structure or the budget, or name it in `skip`"
 
@@ -115,6 +115,9 @@ class Compressor:
         self.shape = array_shape(self.target)
         self.structures = {**(structures or {}), **self.spec.layers}
         self.layers = find_layers(model, self.spec.skip, self.structures)
+        if self.target.encoding.weights is WeightEncoding.POLARISED:  # it holds nothing else
+            for name in self.layers:
+                self.structures[name] = replace(self.structures.get(name, Structure()), one_sign=True)
         self.levels: dict[str, Levels | None] = {
             name: weight_levels(self.target, self.spec.quantisation.levels, name) for name in self.layers
         }

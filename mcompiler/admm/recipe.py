@@ -133,6 +133,7 @@ class _Run:
             self._tell(f"dense: {_percent(self.figures['dense'])}")
         self.structures = self._structures(state)
         self.compressor = Compressor(self.model, self.target, self.spec, self.structures)
+        self.structures = self.compressor.structures
         self.dense_tiles = self.compressor.dense_tiles()
         self.dense_weights = {name: layer.weight.numel() for name, layer in self.compressor.layers.items()}
         if stage == "admm":

@@ -65,8 +65,6 @@ def test_what_is_trained_is_what_is_mapped(kind: str, tmp_path: Path) -> None:
     levels = LevelSet(kind) if kind in ("measured", "without_zero") else LevelSet.GRID
     structure = STRUCTURES[kind]
     layers = {"3": structure}
-    if structure.one_sign:  # the target holds nothing else
-        layers |= {"0": admm.Structure(one_sign=True), "6": admm.Structure(one_sign=True)}
     if "moved" in kind:  # filters that go take rows of the next layer along
         layers["0"] = admm.Structure(filters=7, one_sign=structure.one_sign)
     spec = admm.Spec(
