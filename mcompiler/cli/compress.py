@@ -46,7 +46,7 @@ def compress(
     needs_torch("mcompiler compress")
     from mcompiler import admm
     from mcompiler.summary import compress_summary
-    from mcompiler.target import load_target
+    from mcompiler.target import AdcRange, load_target
 
     chip = load_target(target, overrides)
     plan = admm.Spec() if spec is None else admm.Spec.load(spec)
@@ -66,4 +66,6 @@ def compress(
         return
     click.echo(compress_summary(report))
     chosen = " ".join([f"--target {target}", *(f"--set {override}" for override in overrides)])
+    if plan.skip or not plan.quantisation.inputs or chip.converters.adc.range is AdcRange.CALIBRATED:
+        chosen += " --calibration DATA.npz"
     click.echo(f"\nwritten to {folder}; compile it with: mcompiler compile {folder / 'model.onnx'} {chosen}")
