@@ -18,9 +18,9 @@ from mcompiler.admm.export import to_onnx
 from mcompiler.admm.loop import Batch, Loss, Setting, forward
 from mcompiler.admm.lowering import Layer, as_matrix, find_layers
 from mcompiler.admm.spec import Budget, Spec
-from mcompiler.driver import compile
+from mcompiler.driver import Build, compile
 from mcompiler.geometry import array_shape
-from mcompiler.target import Target
+from mcompiler.target import Place, Target
 
 
 def plan_structures(
@@ -96,7 +96,10 @@ def saliencies(
 def layer_costs(
     model: nn.Module, layers: Mapping[str, Layer], target: Target, budget: Budget, example: tuple[torch.Tensor, ...]
 ) -> list[LayerCost]:
-    """What one array position of each layer costs in the budget's currency, by the cost model of the dense mapping."""
+    """What one array position of each layer costs in the budget's currency, by the cost model of the dense mapping.
+
+    Energy and area are those of what stands in an array (cells, converters): the rest does not shrink with the arrays.
+    """
     shape = array_shape(target)
     price = dict.fromkeys(layers, 1.0)
     if budget.currency != "crossbars":
@@ -104,12 +107,24 @@ def layer_costs(
         pairs: Sequence[tuple[str, str]] = ()
         build = compile(to_onnx(model, every, pairs, example), target, calibration="random")
         for name in layers:
-            cost = build.cost.layers[name]
-            price[name] = getattr(cost, budget.currency) / max(1, cost.crossbars // shape.arrays_per_tile)
+            tiles = max(1, build.cost.layers[name].crossbars // shape.arrays_per_tile)
+            price[name] = _array_parts(build, name, budget.currency) / tiles
     return [
         LayerCost(name, *layer.shape, positions=layer.positions, shape=shape, price=price[name])
         for name, layer in layers.items()
     ]
+
+
+def _array_parts(build: Build, layer: str, currency: str) -> float:
+    """Energy per inference, or area, of the parts that stand in the arrays of a layer."""
+    parts = [part for part in build.target.components.values() if part.per is Place.ARRAY]
+    arrays = build.cost.layers[layer].crossbars
+    if currency == "area_m2":
+        return arrays * sum(part.count * part.area_m2 for part in parts)
+    counts = {event: count for name, event, count in build.cost.events if name == layer}
+    dynamic = sum(part.energy_j * counts.get(part.event, 0.0) for part in parts if part.event is not None)
+    idle_w = arrays * sum(part.count * part.static_power_w for part in parts)
+    return dynamic + idle_w / build.cost.throughput_per_s
 
 
 def channel_links(model: nn.Module, layers: Mapping[str, Layer], example: tuple[torch.Tensor, ...]) -> tuple[Link, ...]:

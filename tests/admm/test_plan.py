@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from mcompiler.target import load_target
+from mcompiler.target import Place, load_target
 
 if TYPE_CHECKING:
     import torch
@@ -90,10 +90,12 @@ def test_prices_are_the_cost_models(model: Any, budget: Budget) -> None:
     layers = find_layers(model)
     costs = layer_costs(model, layers, TARGET, budget, (X[:2],))
     build = mcompiler.compile(to_onnx(model, layers, (), (X[:2],)), TARGET, calibration="random")
-    copies = array_shape(TARGET).arrays_per_tile
-    for cost in costs:
-        row = build.cost.layers[cost.name]
-        assert cost.price * row.crossbars / copies == pytest.approx(getattr(row, budget.currency))
+    assert [cost.tiles for cost in costs] == [
+        build.cost.layers[cost.name].crossbars // array_shape(TARGET).arrays_per_tile for cost in costs
+    ]
+    in_arrays = [key for key, part in TARGET.components.items() if part.per is Place.ARRAY]
+    wanted = sum(getattr(build.cost.components[key], budget.currency) for key in in_arrays)
+    assert sum(cost.price * cost.tiles for cost in costs) == pytest.approx(wanted)
 
 
 def test_a_plan_stays_within_its_energy(model: Any) -> None:
