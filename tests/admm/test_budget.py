@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from mcompiler.errors import CompileError
 from mcompiler.geometry import ArrayShape, count_tiles
+from tests.support.shapes import array
 
 torch = pytest.importorskip("torch")
 
@@ -26,21 +27,6 @@ Array = npt.NDArray[np.float64]
 PROPERTY = settings(max_examples=60, deadline=None)
 FACTOR = 0.8
 """Share of the best importance that the choice of rows and columns in turns is held to, on any matrix."""
-
-
-def array(rows: int, columns: int) -> ArrayShape:
-    return ArrayShape(
-        rows=rows,
-        columns=columns,
-        unit=False,
-        reference=False,
-        polarities=1,
-        slices=1,
-        adjacent_slices=1,
-        adjacent_polarities=1,
-        cell_bits=4,
-        rows_active=rows,
-    )
 
 
 def layer(name: str, weight: Array, shape: ArrayShape, price: float = 1.0, **more: Any) -> LayerCost:

@@ -10,25 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mcompiler.geometry import ArrayShape
+from tests.support.shapes import array
 
 torch = pytest.importorskip("torch")
 
 from mcompiler.admm.choices import Choice, LayerCost, kept_weights, options_of, structure_of  # noqa: E402
 from mcompiler.admm.constraints import Structure  # noqa: E402
 
-SHAPE = ArrayShape(
-    rows=2,
-    columns=2,
-    unit=False,
-    reference=False,
-    polarities=1,
-    slices=1,
-    adjacent_slices=1,
-    adjacent_polarities=1,
-    cell_bits=4,
-    rows_active=2,
-)
+SHAPE = array(2, 2)
 
 
 def cost(groups: int, rows: int, columns: int, **more: Any) -> LayerCost:

@@ -24,6 +24,7 @@ from mcompiler.geometry import (
 from mcompiler.geometry import kept_of as kept_mask
 from mcompiler.target import Target, WeightEncoding
 from tests.support.programs import OFFSET, matrix_op, matrix_program, target, tiled
+from tests.support.shapes import array
 
 torch = pytest.importorskip("torch")
 
@@ -33,18 +34,7 @@ from mcompiler.admm.constraints import Structure, check_structure, project_struc
 Array = npt.NDArray[np.float64]
 
 PROPERTY = settings(max_examples=150, deadline=None)
-SMALL = ArrayShape(
-    rows=4,
-    columns=2,
-    unit=False,
-    reference=False,
-    polarities=1,
-    slices=1,
-    adjacent_slices=1,
-    adjacent_polarities=1,
-    cell_bits=4,
-    rows_active=4,
-)
+SMALL = array(4, 2)
 SHAPES = st.builds(
     lambda rows, columns, active: replace(SMALL, rows=rows, columns=columns, rows_active=min(active, rows)),
     st.integers(1, 6),
