@@ -25,12 +25,12 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
-from mcompiler.admm.channels import fold_batchnorm_pairs, trace
 from mcompiler.admm.constraints import Structure, check_structure, project_structure
 from mcompiler.admm.export import mapped_weight, original_weight, to_onnx, write_onnx
 from mcompiler.admm.lowering import as_matrix, as_weight, find_layers
 from mcompiler.admm.quantise import Levels, MappedWeight, best_scale, weight_levels
 from mcompiler.admm.spec import Spec, as_spec
+from mcompiler.admm.surgery.channels import fold_batchnorm_pairs, trace
 from mcompiler.errors import CompileError
 from mcompiler.geometry import array_shape, count_tiles, group_fragments
 from mcompiler.target import Target, WeightEncoding, load_target

@@ -12,12 +12,12 @@ import torch
 from torch import nn
 
 from mcompiler.admm.budget import LayerCost, Link, Reader, search
-from mcompiler.admm.channels import ChannelGraph, trace
 from mcompiler.admm.constraints import Structure
 from mcompiler.admm.export import to_onnx
 from mcompiler.admm.loop import Batch, Loss, Setting, forward
 from mcompiler.admm.lowering import Layer, as_matrix, find_layers
 from mcompiler.admm.spec import Budget, Spec
+from mcompiler.admm.surgery.channels import ChannelGraph, trace
 from mcompiler.driver import Build, compile
 from mcompiler.geometry import array_shape
 from mcompiler.target import Place, Target

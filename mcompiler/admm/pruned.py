@@ -11,12 +11,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from mcompiler.admm.channels import fold_batchnorm_pairs, shared_inputs, trace
 from mcompiler.admm.checkpoint import load_checkpoint, save_checkpoint
 from mcompiler.admm.compressor import Compressor
 from mcompiler.admm.lowering import as_matrix, as_weight
 from mcompiler.admm.spec import Spec
-from mcompiler.admm.surgery import clear_shifts, purify, remove_unused
+from mcompiler.admm.surgery.channels import fold_batchnorm_pairs, shared_inputs, trace
+from mcompiler.admm.surgery.removal import clear_shifts, purify, remove_unused
 from mcompiler.errors import CompileError
 
 

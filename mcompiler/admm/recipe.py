@@ -18,7 +18,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from mcompiler.admm.channels import trace
 from mcompiler.admm.checkpoint import Log, load_checkpoint, save_checkpoint, seed_epoch
 from mcompiler.admm.compressor import Compressor, Residuals
 from mcompiler.admm.constraints import Structure
@@ -40,6 +39,7 @@ from mcompiler.admm.pruned import Pruned, prune, rebuild
 from mcompiler.admm.ranges import attach_quantisers, freeze_ranges, observe
 from mcompiler.admm.result import Compressed
 from mcompiler.admm.spec import Optimiser, Spec, as_spec
+from mcompiler.admm.surgery.channels import trace
 from mcompiler.errors import BuildError, CompileError
 from mcompiler.target import Target, load_target, resolved_toml
 

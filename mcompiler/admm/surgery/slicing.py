@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from mcompiler.admm.lowering import as_matrix, as_weight
-from mcompiler.admm.steps import Site
+from mcompiler.admm.surgery.steps import Site
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,9 +16,9 @@ torch = pytest.importorskip("torch")
 
 from torch import nn  # noqa: E402
 
-from mcompiler.admm.channels import trace  # noqa: E402
 from mcompiler.admm.lowering import as_matrix, find_layers  # noqa: E402
-from mcompiler.admm.surgery import Removal, clear_shifts, remove_unused, unused  # noqa: E402
+from mcompiler.admm.surgery.channels import trace  # noqa: E402
+from mcompiler.admm.surgery.removal import Removal, clear_shifts, remove_unused, unused  # noqa: E402
 from mcompiler.errors import CompileError  # noqa: E402
 from tests.support.networks import NETWORKS, Random, ResNet, masked, random_support, settled  # noqa: E402
 

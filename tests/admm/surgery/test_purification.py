@@ -8,9 +8,9 @@ torch = pytest.importorskip("torch")
 
 from torch import nn  # noqa: E402
 
-from mcompiler.admm.channels import trace  # noqa: E402
-from mcompiler.admm.purification import purify  # noqa: E402
 from mcompiler.admm.spec import Purify  # noqa: E402
+from mcompiler.admm.surgery.channels import trace  # noqa: E402
+from mcompiler.admm.surgery.purification import purify  # noqa: E402
 
 
 def model() -> nn.Module:

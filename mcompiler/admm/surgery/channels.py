@@ -14,10 +14,10 @@ import torch
 from torch import fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from mcompiler.admm.operators import SAME, SAME_MODULES, Kind, operation
-from mcompiler.admm.rules import Rules
-from mcompiler.admm.steps import ChannelGraph, Site, Step, Value
-from mcompiler.admm.tracing import symbolic_trace
+from mcompiler.admm.surgery.operators import SAME, SAME_MODULES, Kind, operation
+from mcompiler.admm.surgery.rules import Rules
+from mcompiler.admm.surgery.steps import ChannelGraph, Site, Step, Value
+from mcompiler.admm.surgery.tracing import symbolic_trace
 
 __all__ = ["ChannelGraph", "Site", "Step", "Value", "fold_batchnorm_pairs", "shared_inputs", "trace"]
 

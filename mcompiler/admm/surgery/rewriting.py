@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from mcompiler.admm.dataflow import Flow, channel_reads, pad_of, response
-from mcompiler.admm.operators import DIFFERENCES, RESHAPES, SUMS, Kind, argument, operation
-from mcompiler.admm.rules import reshape_sizes
-from mcompiler.admm.slicing import Kept, cut_constant, cut_layer, cut_norm
-from mcompiler.admm.steps import ChannelGraph, Step
+from mcompiler.admm.surgery.dataflow import Flow, channel_reads, pad_of, response
+from mcompiler.admm.surgery.operators import DIFFERENCES, RESHAPES, SUMS, Kind, argument, operation
+from mcompiler.admm.surgery.rules import reshape_sizes
+from mcompiler.admm.surgery.slicing import Kept, cut_constant, cut_layer, cut_norm
+from mcompiler.admm.surgery.steps import ChannelGraph, Step
 
 
 @dataclass(frozen=True, eq=False)

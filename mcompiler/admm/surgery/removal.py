@@ -17,14 +17,14 @@ import torch
 from torch import fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from mcompiler.admm.channels import trace
-from mcompiler.admm.dataflow import Flow, Support, analyse, channel_reads, folds
 from mcompiler.admm.lowering import MAPPED, Layer
-from mcompiler.admm.operators import Kind
-from mcompiler.admm.purification import purify
-from mcompiler.admm.rewriting import Plan, rebuild
-from mcompiler.admm.slicing import Kept
-from mcompiler.admm.steps import ChannelGraph
+from mcompiler.admm.surgery.channels import trace
+from mcompiler.admm.surgery.dataflow import Flow, Support, analyse, channel_reads, folds
+from mcompiler.admm.surgery.operators import Kind
+from mcompiler.admm.surgery.purification import purify
+from mcompiler.admm.surgery.rewriting import Plan, rebuild
+from mcompiler.admm.surgery.slicing import Kept
+from mcompiler.admm.surgery.steps import ChannelGraph
 from mcompiler.errors import CompileError
 
 __all__ = ["Dead", "Kept", "Removal", "clear_shifts", "purify", "remove_unused", "unused"]

@@ -15,9 +15,9 @@ import torch
 from torch import fx, nn
 
 from mcompiler.admm.lowering import as_matrix, as_weight
-from mcompiler.admm.operators import PRODUCTS, Carries, Kind, argument, operation
-from mcompiler.admm.steps import ChannelGraph, Site, Step
-from mcompiler.admm.tracing import attribute
+from mcompiler.admm.surgery.operators import PRODUCTS, Carries, Kind, argument, operation
+from mcompiler.admm.surgery.steps import ChannelGraph, Site, Step
+from mcompiler.admm.surgery.tracing import attribute
 
 Support = Mapping[str, torch.Tensor]
 """Layer -> which of its weights may be other than zero, bool [G, K, N]."""

@@ -11,14 +11,14 @@ from torch import fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 
-from mcompiler.admm import operators as ops
-from mcompiler.admm.aliases import has_late_users, volatile
-from mcompiler.admm.identities import Identities
 from mcompiler.admm.lowering import MAPPED
-from mcompiler.admm.operators import Carries, Kind, argument, operation
-from mcompiler.admm.sizes import Sizes
-from mcompiler.admm.steps import ChannelGraph, Site, Step, Value
-from mcompiler.admm.tracing import Trace, attribute
+from mcompiler.admm.surgery import operators as ops
+from mcompiler.admm.surgery.aliases import has_late_users, volatile
+from mcompiler.admm.surgery.identities import Identities
+from mcompiler.admm.surgery.operators import Carries, Kind, argument, operation
+from mcompiler.admm.surgery.sizes import Sizes
+from mcompiler.admm.surgery.steps import ChannelGraph, Site, Step, Value
+from mcompiler.admm.surgery.tracing import Trace, attribute
 
 _INPUT = "it is an input of the network"
 _OUTPUT = "it is an output of the network"

@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from mcompiler.admm.dataflow import Support, initial_support
 from mcompiler.admm.lowering import as_matrix
 from mcompiler.admm.spec import Purify
-from mcompiler.admm.steps import ChannelGraph
+from mcompiler.admm.surgery.dataflow import Support, initial_support
+from mcompiler.admm.surgery.steps import ChannelGraph
 
 
 def purify(model: nn.Module, graph: ChannelGraph, support: Support, options: Purify) -> dict[str, torch.Tensor]:

@@ -13,8 +13,8 @@ from torch import nn  # noqa: E402
 from torch.nn import functional  # noqa: E402
 from torch.nn.utils import parametrize  # noqa: E402
 
-from mcompiler.admm.channels import ChannelGraph, fold_batchnorm_pairs, shared_inputs, trace  # noqa: E402
-from mcompiler.admm.surgery import remove_unused  # noqa: E402
+from mcompiler.admm.surgery.channels import ChannelGraph, fold_batchnorm_pairs, shared_inputs, trace  # noqa: E402
+from mcompiler.admm.surgery.removal import remove_unused  # noqa: E402
 from mcompiler.errors import CompileError  # noqa: E402
 from tests.support.networks import NETWORKS, ResNet, masked, random_support, settled  # noqa: E402
 

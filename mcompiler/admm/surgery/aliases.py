@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import fx, nn
 
-from mcompiler.admm.operators import VIEW_MODULES, VIEWS, in_place, operation
-from mcompiler.admm.tracing import attribute
+from mcompiler.admm.surgery.operators import VIEW_MODULES, VIEWS, in_place, operation
+from mcompiler.admm.surgery.tracing import attribute
 
 
 def _is_view(node: fx.Node, model: nn.Module) -> bool:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import fx, nn
 
-from mcompiler.admm.operators import Carries, Kind
-from mcompiler.admm.tracing import Shape
+from mcompiler.admm.surgery.operators import Carries, Kind
+from mcompiler.admm.surgery.tracing import Shape
 
 
 @dataclass(frozen=True, eq=False)

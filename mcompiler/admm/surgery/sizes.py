@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping
 
 from torch import fx
 
-from mcompiler.admm.operators import HARMLESS, argument, operation
-from mcompiler.admm.steps import Value
-from mcompiler.admm.tracing import Shape
+from mcompiler.admm.surgery.operators import HARMLESS, argument, operation
+from mcompiler.admm.surgery.steps import Value
+from mcompiler.admm.surgery.tracing import Shape
 
 
 class Sizes:
