@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -143,7 +142,7 @@ def _folding(
     return response(module, site, mask, torch.where(leaving, known, 0.0))
 
 
-def _rewrite(graph: ChannelGraph, model: nn.Module, flow: Flow, plan: Plan, copied: Mapping[fx.Node, fx.Node]) -> None:
+def _rewrite(graph: ChannelGraph, model: nn.Module, flow: Flow, plan: Plan, copied: dict[fx.Node, fx.Node]) -> None:
     for step in graph.steps:
         node = copied.get(step.node)
         if node is None:
@@ -195,9 +194,9 @@ def _reshape(graph: ChannelGraph, plan: Plan, step: Step, node: fx.Node) -> None
 
 
 def _drop_term(
-    graph: ChannelGraph, model: nn.Module, flow: Flow, plan: Plan, step: Step, copied: Mapping[fx.Node, fx.Node]
+    graph: ChannelGraph, model: nn.Module, flow: Flow, plan: Plan, step: Step, copied: dict[fx.Node, fx.Node]
 ) -> None:
-    """A sum with a constant: the constant is a buffer, or nothing where it is zero."""
+    """A sum with a constant: the constant is a buffer; where it is zero the other term stands for the sum."""
     place = plan.constant_term(graph, flow, step)
     if place is None:
         return
@@ -207,6 +206,7 @@ def _drop_term(
     if not constant.any():
         node.replace_all_uses_with(other)
         node.graph.erase_node(node)
+        copied[step.node] = other  # what follows may drop a term too
         return
     shape = [1] * len(graph.dims(step.node))
     shape[graph.values[step.node].axis] = -1

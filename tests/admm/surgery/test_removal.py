@@ -9,6 +9,7 @@ from copy import deepcopy
 from typing import Any
 
 import pytest
+from hypothesis import example as case
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -71,6 +72,7 @@ def test_smaller_networks_compute_the_same(name: str, seed: int, share: float, c
 
 @settings(max_examples=120, deadline=None)
 @given(st.integers(0, 10**9), st.sampled_from([0.5, 0.8, 0.95]))
+@case(9736, 0.5)  # a sum of a sum, both with a term that is constant
 def test_random_networks(seed: int, share: float) -> None:
     model = settled(lambda: Random(seed), seed)
     check(model, random_support(model, seed, share), example(4))
