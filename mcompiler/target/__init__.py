@@ -5,6 +5,20 @@ find files and put them together, ``load`` reports what is wrong, ``publish`` wh
 nowhere else.
 """
 
+from mcompiler.target.base import Section
+from mcompiler.target.imperfections import (
+    Correlation,
+    Curve,
+    Drift,
+    Faults,
+    Noise,
+    OneOverF,
+    ProgrammingError,
+    Relaxation,
+    Telegraph,
+    Temperature,
+    Write,
+)
 from mcompiler.target.load import check_target, list_targets, load_target
 from mcompiler.target.publish import assumptions, resolved_toml, source_of
 from mcompiler.target.schema import Target, json_schema
@@ -29,7 +43,6 @@ from mcompiler.target.sections import (
     Place,
     Precision,
     Rounding,
-    Section,
     WeightEncoding,
 )
 
@@ -40,23 +53,34 @@ __all__ = [
     "Array",
     "Component",
     "Converters",
+    "Correlation",
+    "Curve",
     "Dac",
     "Device",
     "Digital",
+    "Drift",
     "Encoding",
     "Event",
+    "Faults",
     "Hierarchy",
     "LayerPrecision",
     "Layout",
     "Network",
+    "Noise",
+    "OneOverF",
     "Partner",
     "Pedestal",
     "Place",
     "Precision",
+    "ProgrammingError",
+    "Relaxation",
     "Rounding",
     "Section",
     "Target",
+    "Telegraph",
+    "Temperature",
     "WeightEncoding",
+    "Write",
     "assumptions",
     "check_target",
     "json_schema",

@@ -11,12 +11,14 @@ import copy
 import tomllib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from importlib.resources.abc import Traversable
+from types import UnionType
 from typing import Any, TypeGuard, get_args, get_origin
 
 from mcompiler.errors import TargetError
+from mcompiler.target.base import Section
 from mcompiler.target.locate import TargetFile, find_target
 from mcompiler.target.schema import Target
-from mcompiler.target.sections import Section
 
 COMMAND_LINE = "given on the command line"
 
@@ -36,10 +38,14 @@ Shape = type[Section] | Each
 
 @dataclass(frozen=True)
 class Layer:
-    """The table of one file or one override; ``label`` is what messages call it."""
+    """The table of one file or one override; ``label`` is what messages call it.
+
+    ``folder`` is where names of further files start; None for overrides: the working directory.
+    """
 
     label: str
     data: Table
+    folder: Traversable | None = None
 
 
 def inner(shape: Shape, key: str) -> Shape | None:
@@ -48,6 +54,8 @@ def inner(shape: Shape, key: str) -> Shape | None:
         return shape.model
     field = shape.model_fields.get(key)
     kind = field.annotation if field is not None else None
+    if isinstance(kind, UnionType):  # a section that may be missing
+        kind = next((each for each in get_args(kind) if isinstance(each, type) and issubclass(each, Section)), None)
     if isinstance(kind, type) and issubclass(kind, Section):
         return kind
     if get_origin(kind) is dict:
@@ -125,7 +133,7 @@ def read_layers(file: TargetFile) -> list[Layer]:
         parent = data.pop("extends", None)
         data.setdefault("name", file.stem)
         _hand_down_sources(data)
-        layers.insert(0, Layer(file.label, data))
+        layers.insert(0, Layer(file.label, data, file.folder))
         if parent is None:
             return layers
         if not isinstance(parent, str):

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from mcompiler.errors import TargetError
+from mcompiler.target.base import Section
 from mcompiler.target.layers import (
     COMMAND_LINE,
     Each,
@@ -27,9 +28,9 @@ from mcompiler.target.layers import (
     sections_of,
 )
 from mcompiler.target.locate import did_you_mean, find_target, target_names
+from mcompiler.target.measured import with_measured_levels
 from mcompiler.target.rules import disagreements
 from mcompiler.target.schema import Target
-from mcompiler.target.sections import Section
 
 
 @dataclass(frozen=True)
@@ -217,6 +218,7 @@ def _source_faults(layer: Layer) -> Iterator[Fault]:
 
 def _load(name_or_path: str | Path, overrides: Sequence[str]) -> tuple[Target | None, list[Fault]]:
     layers = read_layers(find_target(name_or_path)) + [read_override(text) for text in overrides]
+    layers = with_measured_levels(layers)
     data = merged(layers)
     target, error = None, None
     try:

@@ -7,9 +7,9 @@ from typing import Any
 
 import tomli_w
 
+from mcompiler.target.base import Section
 from mcompiler.target.layers import holds_numbers
 from mcompiler.target.schema import Target
-from mcompiler.target.sections import Section
 
 _NO_VALUES = ("source", "sources")
 

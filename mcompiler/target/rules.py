@@ -10,6 +10,7 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping
 from itertools import pairwise
 
+from mcompiler.target.base import Section
 from mcompiler.target.sections import (
     Array,
     Converters,
@@ -19,7 +20,6 @@ from mcompiler.target.sections import (
     Partner,
     Pedestal,
     Precision,
-    Section,
     WeightEncoding,
 )
 
@@ -150,6 +150,104 @@ def _level_means(device: Device) -> Faults:
         )
 
 
+def _programming(device: Device) -> Faults:
+    programming = device.programming
+    if programming is None:
+        return
+    if device.relaxation:
+        yield (
+            "device.relaxation",
+            "it holds all causes since programming, device.programming among them; remove one of the two",
+        )
+    given = programming.level_siemens
+    if given is not None and len(given) != device.levels:
+        yield (
+            "device.programming.level_siemens",
+            f"{len(given)} deviations, but device.levels is {device.levels}; give one for each",
+        )
+
+
+def _relaxation(device: Device) -> Faults:
+    at: dict[float, str] = {}
+    for name, each in device.relaxation.items():
+        if each.after_s in at:
+            yield (
+                f"device.relaxation.{name}.after_s",
+                f"{each.after_s:g} s, as device.relaxation.{at[each.after_s]}; give each time once",
+            )
+        at.setdefault(each.after_s, name)
+
+
+def _faults(device: Device) -> Faults:
+    faults = device.faults
+    if faults is not None and faults.stuck_on + faults.stuck_off > 1:
+        yield (
+            "device.faults.stuck_on",
+            f"{faults.stuck_on:g} of the cells stuck on and {faults.stuck_off:g} stuck off are more than all; both are "
+            "shares of 1",
+        )
+
+
+def _noise(device: Device) -> Faults:
+    slow = device.noise.one_over_f if device.noise is not None else None
+    if slow is not None and slow.q > 0 and slow.read_s is None:
+        yield "device.noise.one_over_f.read_s", "missing: 1/f noise grows with ln(time / read_s) where q is above 0"
+
+
+def _drift(device: Device) -> Faults:
+    drift = device.drift
+    if drift is None:
+        return
+    if drift.nu_min is not None and drift.nu_max is not None and drift.nu_min > drift.nu_max:
+        yield "device.drift.nu_min", f"{drift.nu_min:g} is above nu_max = {drift.nu_max:g}; exchange them"
+    if drift.spread_max is not None and drift.spread_min > drift.spread_max:
+        yield (
+            "device.drift.spread_min",
+            f"{drift.spread_min:g} is above spread_max = {drift.spread_max:g}; exchange them",
+        )
+
+
+def _curve(device: Device) -> Faults:
+    curve = device.curve
+    if curve is None:
+        return
+    voltages, ratios = curve.voltages_v, curve.ratios
+    table = voltages is not None or ratios is not None
+    if table == (curve.sinh_v is not None):
+        yield "device.curve", "give sinh_v, or voltages_v and ratios" + (", not both" if table else "")
+    if not table:
+        return
+    if voltages is None or ratios is None or len(voltages) != len(ratios):
+        counts = f"{len(voltages or ())} voltages and {len(ratios or ())} ratios"
+        yield "device.curve.ratios", f"{counts}; give one ratio for each of voltages_v"
+        return
+    for key, values in (("voltages_v", voltages), ("ratios", ratios)):
+        if any(after <= before for before, after in pairwise(values)):
+            yield f"device.curve.{key}", "not in ascending order; give the lowest first, no two of them equal"
+    ratio = dict(zip(voltages, ratios, strict=True)).get(device.read_voltage_v)
+    if ratio is None:
+        yield (
+            "device.curve.voltages_v",
+            f"device.read_voltage_v = {device.read_voltage_v:g} V is not among them; conductances are chords at that "
+            "voltage: give it, with the ratio 1",
+        )
+    elif abs(ratio - 1) > 1e-9:
+        yield (
+            "device.curve.ratios",
+            f"{ratio:g} at device.read_voltage_v = {device.read_voltage_v:g} V must be 1; divide all by it",
+        )
+
+
+def _temperature(device: Device) -> Faults:
+    heat = device.temperature
+    if heat is not None and 1 + heat.per_kelvin * (heat.kelvin - heat.reference_kelvin) <= 0:
+        yield (
+            "device.temperature.per_kelvin",
+            f"{heat.per_kelvin:g} per kelvin leaves no conductance at {heat.kelvin:g} K; the linear law ends before "
+            "that: check kelvin and reference_kelvin",
+        )
+
+
 def _exact_reads(device: Device, array: Array, encoding: Encoding, converters: Converters) -> Faults:
     if device.level_means is None and encoding.partner is Partner.MINIMUM:
         return
@@ -182,6 +280,13 @@ _RULES: tuple[Callable[..., Faults], ...] = (
     _capacity,
     _level_table,
     _level_means,
+    _programming,
+    _relaxation,
+    _faults,
+    _noise,
+    _drift,
+    _curve,
+    _temperature,
     _exact_reads,
     _one_weight_fits,
 )

@@ -6,6 +6,7 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
+from mcompiler.target.base import Section
 from mcompiler.target.rules import disagreements
 from mcompiler.target.sections import (
     Array,
@@ -18,7 +19,6 @@ from mcompiler.target.sections import (
     Network,
     Partner,
     Precision,
-    Section,
 )
 
 
@@ -104,6 +104,10 @@ def json_schema() -> dict[str, Any]:
     whole = Target.model_json_schema()
     definitions: dict[str, Any] = whole.pop("$defs")
     whole["required"].remove("name")  # a file that gives none is called by its stem
+    definitions["Device"]["properties"]["levels_csv"] = {  # read while loading, and gone from a loaded target
+        "type": "string",
+        "description": "CSV file beside this one: mean_siemens and deviation_siemens of each level, lowest first",
+    }
     extends = {"type": "string", "description": "name of a target, or path of a file relative to this one"}
     part = _partial(whole)
     part["properties"]["extends"] = extends

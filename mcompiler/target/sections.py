@@ -10,15 +10,23 @@ from enum import StrEnum
 from fractions import Fraction
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from mcompiler.target.base import Bool, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Section
+from mcompiler.target.imperfections import (
+    Curve,
+    Drift,
+    Faults,
+    Noise,
+    ProgrammingError,
+    Relaxation,
+    Telegraph,
+    Temperature,
+    Write,
+)
 
 MEAN_STEPS = 4096
 """Units of ``device.level_means`` in the range from g_min to g_max."""
-
-PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False, strict=True)]
-NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False, strict=True)]
-PositiveInt = Annotated[int, Field(ge=1, strict=True)]
-Bool = Annotated[bool, Field(strict=True)]
 
 
 class WeightEncoding(StrEnum):
@@ -71,19 +79,6 @@ class AdcRange(StrEnum):
     CALIBRATED = "calibrated"
 
 
-class Section(BaseModel):
-    """A section of a target. ``source`` covers every number of the section that ``sources`` does not name.
-
-    In a file, the source of [converters] also covers its [converters.dac] and [converters.adc] where these give none of
-    their own, and that of [precision] its layers; loading writes it into them.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    source: str = Field(default="", description="source of the section's numbers; 'assumption: ...' is legal")
-    sources: dict[str, str] = Field(default_factory=dict, description="source of single keys, where it differs")
-
-
 class Device(Section):
     """One memristive cell."""
 
@@ -98,6 +93,21 @@ class Device(Section):
     )
     read_voltage_v: PositiveFloat = Field(description="on a driven word line")
     read_pulse_s: PositiveFloat = Field(description="how long one read of the array takes, converters not included")
+    access_resistance_ohm: NonNegativeFloat = Field(
+        default=0.0, description="in series with every cell: the transistor of 1T1R, contacts"
+    )
+    programming: ProgrammingError | None = None
+    relaxation: dict[str, Relaxation] = Field(
+        default_factory=dict,
+        description="in place of programming: measured at several times; linear in ln(time) between them",
+    )
+    faults: Faults | None = None
+    noise: Noise | None = None
+    telegraph: Telegraph | None = None
+    drift: Drift | None = None
+    curve: Curve | None = None
+    temperature: Temperature | None = None
+    write: Write | None = None
 
     @property
     def on_off(self) -> float:
@@ -151,8 +161,22 @@ class Array(Section):
         description="word lines driven at once; a full read takes rows / rows_active steps"
     )
     wire_resistance_ohm: NonNegativeFloat = Field(default=0.0, description="per cell-to-cell segment")
+    bit_wire_resistance_ohm: NonNegativeFloat | None = Field(
+        default=None, description="per segment of a bit line, where it differs from a word line's"
+    )
+    driver_resistance_ohm: NonNegativeFloat = Field(default=0.0, description="between a word line and its driver")
+    sense_resistance_ohm: NonNegativeFloat = Field(default=0.0, description="between a bit line and virtual ground")
     drive: Literal["row_voltage", "gate"] = "row_voltage"
     idle_rows: Literal["grounded", "floating"] = "grounded"
+    spare_rows: NonNegativeInt = Field(default=0, description="word lines beside `rows` that can stand in for others")
+    spare_columns: NonNegativeInt = Field(
+        default=0, description="bit lines beside `columns` that can stand in for others"
+    )
+
+    @property
+    def bit_wire_ohm(self) -> float:
+        """Resistance of one segment of a bit line."""
+        return self.wire_resistance_ohm if self.bit_wire_resistance_ohm is None else self.bit_wire_resistance_ohm
 
 
 class Encoding(Section):
@@ -193,6 +217,7 @@ class Dac(Section):
     """Input converter: one per word line."""
 
     bits: Annotated[int, Field(ge=1, le=8, strict=True)] = Field(description="bits of an input applied at once")
+    gain_error: NonNegativeFloat = Field(default=0.0, description="deviation of the gain over word lines, about 1")
 
 
 class Adc(Section):
@@ -205,6 +230,12 @@ class Adc(Section):
     )
     range: AdcRange = AdcRange.FULL
     rounding: Rounding = Rounding.HALF_EVEN
+    offset_codes: NonNegativeFloat = Field(default=0.0, description="deviation of the offset over ADCs")
+    gain_error: NonNegativeFloat = Field(default=0.0, description="deviation of the gain over ADCs, about 1")
+    nonlinearity_codes: NonNegativeFloat = Field(
+        default=0.0, description="deviation over ADCs of the largest departure from a line, a cubic bow"
+    )
+    noise_codes: NonNegativeFloat = Field(default=0.0, description="deviation of every conversion")
 
 
 class Converters(Section):
@@ -228,6 +259,9 @@ class Hierarchy(Section):
     arrays_per_core: PositiveInt
     cores_per_tile: PositiveInt
     tiles_per_chip: PositiveInt
+    spare_arrays_per_core: NonNegativeInt = Field(
+        default=0, description="arrays beside `arrays_per_core` that can stand in for others"
+    )
     chips: PositiveInt | Literal["as needed"] = Field(description="chips that there are, or 'as needed'")
     core_name: str = "core"
     tile_name: str = "tile"

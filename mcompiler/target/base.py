@@ -1,0 +1,28 @@
+"""What every section of a target is made of: strict numbers, and the source that each of them must have."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False, strict=True)]
+NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False, strict=True)]
+Float = Annotated[float, Field(allow_inf_nan=False, strict=True)]
+Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False, strict=True)]
+PositiveInt = Annotated[int, Field(ge=1, strict=True)]
+NonNegativeInt = Annotated[int, Field(ge=0, strict=True)]
+Bool = Annotated[bool, Field(strict=True)]
+
+
+class Section(BaseModel):
+    """A section of a target. ``source`` covers every number of the section that ``sources`` does not name.
+
+    In a file, the source of [device], [converters] or [precision] also covers the sections inside, where these give
+    none of their own; loading writes it into them.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    source: str = Field(default="", description="source of the section's numbers; 'assumption: ...' is legal")
+    sources: dict[str, str] = Field(default_factory=dict, description="source of single keys, where it differs")

@@ -1,0 +1,171 @@
+"""Measured levels from a CSV file beside the target: ``device.levels_csv`` becomes ``level_means`` and deviations.
+
+The file has one row a level, lowest first, and the columns ``mean_siemens`` and, where it was measured,
+``deviation_siemens``. What is loaded holds the numbers themselves: a resolved target needs no CSV file.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+
+from mcompiler.errors import TargetError
+from mcompiler.target.layers import Layer, Table, is_number, merged
+from mcompiler.target.locate import did_you_mean
+from mcompiler.target.sections import MEAN_STEPS
+
+_MEAN, _DEVIATION = "mean_siemens", "deviation_siemens"
+
+
+@dataclass(frozen=True)
+class _Level:
+    line: int
+    mean_siemens: float
+    deviation_siemens: float | None
+
+
+def with_measured_levels(layers: Sequence[Layer]) -> list[Layer]:
+    """The same layers with the numbers of ``device.levels_csv`` in its place.
+
+    Means become units of (g_max - g_min) / 4096 above g_min, both those of the whole target.
+
+    Raises:
+        TargetError: a CSV file is missing or wrong; the message names the file and its line.
+    """
+    if not any("levels_csv" in _device(layer.data) for layer in layers):
+        return list(layers)
+    device = _device(merged(layers))
+    g_min, g_max = device.get("g_min_siemens"), device.get("g_max_siemens")
+    known = is_number(g_min) and is_number(g_max) and 0 < g_min < g_max
+    return [
+        _filled(layer, float(g_min), float(g_max)) if known and is_number(g_min) and is_number(g_max) else _bare(layer)
+        for layer in layers
+    ]
+
+
+def _device(data: Table) -> Table:
+    return _table(data, "device")
+
+
+def _table(data: Table, key: str) -> Table:
+    """A copy of the table under a key; empty where none stands there."""
+    value = data.get(key)
+    return dict(value) if isinstance(value, dict) else {}
+
+
+def _bare(layer: Layer) -> Layer:
+    """Without the key: the range is at fault, which the schema reports."""
+    device = _device(layer.data)
+    kept = {key: value for key, value in device.items() if key != "levels_csv"}
+    return replace(layer, data=layer.data | {"device": kept}) if device else layer
+
+
+def _filled(layer: Layer, g_min: float, g_max: float) -> Layer:
+    device = _device(layer.data)
+    if "levels_csv" not in device:
+        return layer
+    name = device.pop("levels_csv")
+    at = f"{layer.label}: device.levels_csv"
+    if not isinstance(name, str):
+        raise TargetError(f"{at}: must be the name of a CSV file, in quotes")
+    if "level_means" in device:
+        raise TargetError(f"{at}: device.level_means stands beside it, and both say where levels are; remove one")
+    levels = _read(layer, name, at)
+    sources = _table(device, "sources")
+    source = sources.pop("levels_csv", device.get("source", ""))
+    device["level_means"] = _in_units(levels, g_min, g_max, f"{at}: {name}")
+    device["sources"] = sources | ({"level_means": source} if source else {})
+    deviations = [level.deviation_siemens for level in levels if level.deviation_siemens is not None]
+    if deviations:
+        programming = _table(device, "programming")
+        if "level_siemens" in programming:
+            raise TargetError(
+                f"{at}: {name} has a column {_DEVIATION}, and device.programming.level_siemens stands beside it; "
+                "remove one"
+            )
+        programming["level_siemens"] = deviations
+        if source:
+            programming["sources"] = {"level_siemens": source} | _table(programming, "sources")
+        device["programming"] = programming
+    return replace(layer, data=layer.data | {"device": device})
+
+
+def _in_units(levels: Sequence[_Level], g_min: float, g_max: float, at: str) -> list[int]:
+    unit = (g_max - g_min) / MEAN_STEPS
+    means = [round((level.mean_siemens - g_min) / unit) for level in levels]
+    for level, mean in zip(levels, means, strict=True):
+        if not -MEAN_STEPS <= mean <= 4 * MEAN_STEPS:
+            raise TargetError(
+                f"{at}, line {level.line}: {level.mean_siemens:g} S is far outside of g_min_siemens = {g_min:g} to "
+                f"g_max_siemens = {g_max:g}; check the unit, or the range in [device]"
+            )
+    for (before, mean), (after, next_mean) in pairwise(zip(levels, means, strict=True)):
+        if next_mean <= mean:
+            raise TargetError(
+                f"{at}, line {after.line}: {after.mean_siemens:g} S is not above the {before.mean_siemens:g} S of the "
+                f"level before by {unit:.2g} S, (g_max - g_min) / {MEAN_STEPS}; give the lowest level first"
+            )
+    return means
+
+
+def _text(layer: Layer, name: str, at: str) -> str:
+    path = Path(name).expanduser()
+    try:
+        place = path if layer.folder is None or path.is_absolute() else layer.folder.joinpath(*path.parts)
+        return place.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise TargetError(f"{at}: {name}: not UTF-8 text: {error}") from error
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        where = "" if layer.folder is None else "; its place is given from the target file"
+        raise TargetError(f"{at}: {name}: cannot be read: {reason}{where}") from error
+
+
+def _read(layer: Layer, name: str, at: str) -> list[_Level]:
+    try:
+        return _parse(_text(layer, name, at), f"{at}: {name}")
+    except csv.Error as error:
+        raise TargetError(f"{at}: {name}: not valid CSV: {error}") from error
+
+
+def _parse(text: str, at: str) -> list[_Level]:
+    reader = csv.DictReader(io.StringIO(text, newline=""), skipinitialspace=True)
+    header = [column.strip() for column in reader.fieldnames or ()]
+    reader.fieldnames = header
+    for column in header:
+        if column not in (_MEAN, _DEVIATION) or header.count(column) > 1:
+            what = f"unknown column '{column}'" if header.count(column) == 1 else f"two columns '{column}'"
+            close = did_you_mean(column, (_MEAN, _DEVIATION))
+            raise TargetError(f"{at}, line 1: {what}{close or f'; its columns are {_MEAN}, {_DEVIATION}'}")
+    if _MEAN not in header:
+        raise TargetError(f"{at}, line 1: no column {_MEAN}; the first line names the columns {_MEAN}, {_DEVIATION}")
+    levels = []
+    for row in reader:
+        if None in row or None in row.values():
+            raise TargetError(
+                f"{at}, line {reader.line_num}: not {len(header)} values, as its first line names columns"
+            )
+        mean = _number(row[_MEAN], f"{at}, line {reader.line_num}: {_MEAN}", positive=True)
+        deviation = None
+        if _DEVIATION in header:
+            deviation = _number(row[_DEVIATION], f"{at}, line {reader.line_num}: {_DEVIATION}", positive=False)
+        levels.append(_Level(reader.line_num, mean, deviation))
+    if not levels:
+        raise TargetError(f"{at}: holds no level; give one row for each")
+    return levels
+
+
+def _number(text: str, at: str, *, positive: bool) -> float:
+    wanted = "a number above 0" if positive else "a number of at least 0"
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value) or value < 0 or (positive and value == 0):
+        raise TargetError(f"{at}: must be {wanted}, in siemens, not {text.strip()!r}")
+    return value
