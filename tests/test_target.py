@@ -32,7 +32,7 @@ from mcompiler.target import (
 )
 
 ROOT = Path(__file__).parent.parent
-SHIPPED = ("generic_128", "isaac", "yuan2019", "yuan2019_32x32")
+SHIPPED = ("generic_128", "isaac", "neurram", "pcm_hermes", "yuan2019", "yuan2019_32x32")
 
 
 def write(folder: Path, text: str, name: str = "my.toml") -> str:
@@ -369,7 +369,8 @@ def test_unknown_name() -> None:
     with pytest.raises(TargetError) as caught:
         load_target("isac")
     assert str(caught.value) == (
-        "unknown target 'isac'; did you mean 'isaac'? Known targets: generic_128, isaac, yuan2019, yuan2019_32x32. "
+        "unknown target 'isac'; did you mean 'isaac'? Known targets: generic_128, isaac, neurram, "
+        "pcm_hermes, yuan2019, yuan2019_32x32. "
         "A file of your own is given by its path, which ends in .toml."
     )
     with pytest.raises(TargetError, match=r"^unknown target 'xyz'\. Known targets: generic_128"):
@@ -653,11 +654,16 @@ def test_target_made_in_python_is_checked_too() -> None:
 def test_documented_example_works(tmp_path: Path) -> None:
     page = (ROOT / "docs" / "targets.md").read_text(encoding="utf-8")
     files = re.findall(r"<!-- file: (\S+) -->\n```\w+\n(.*?)```", page, re.DOTALL)
-    assert [name for name, _ in files] == ["my_device.toml", "use.py", "signs.toml"]
+    assert [name for name, _ in files] == ["my_device.toml", "use.py", "signs.toml", "wafer7.csv", "measured.toml"]
     for name, text in files:
         (tmp_path / name).write_text(text, encoding="utf-8")
-    for name in ("my_device.toml", "signs.toml"):
+    for name in ("my_device.toml", "signs.toml", "measured.toml"):
         assert check_target(tmp_path / name) == ()
+    device = load_target(tmp_path / "measured.toml").device
+    assert device.level_means is not None
+    assert device.programming is not None
+    assert device.g_min_siemens + device.level_means[2] * device.mean_siemens == pytest.approx(25.2e-6, abs=1e-8)
+    assert device.programming.level_siemens == (4e-7, 7e-7, 9e-7, 1e-6, 1.1e-6, 1.1e-6, 1e-6, 8e-7)
     command = [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(ROOT)!r}); exec(open('use.py').read())"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
     assert done.stdout.startswith("0.5 128\n")

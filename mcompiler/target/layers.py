@@ -85,10 +85,14 @@ def sections_of(data: Table, shape: Shape = Target, path: Path = ()) -> Iterator
             yield from sections_of(value, below, (*path, key))
 
 
-def _has_bare_number(table: Table) -> bool:
+def _has_bare_number(table: Table, model: type[Section]) -> bool:
+    """Whether a number has no source of its own. One that is equal to the default needs none."""
     named = table.get("sources")
     covered = named if isinstance(named, dict) else {}
-    return any(holds_numbers(value) and not covered.get(key) for key, value in table.items())
+    defaults = {name: field.default for name, field in model.model_fields.items()}
+    return any(
+        holds_numbers(value) and not covered.get(key) and value != defaults.get(key) for key, value in table.items()
+    )
 
 
 def _hand_down_sources(data: Table) -> None:
@@ -97,8 +101,8 @@ def _hand_down_sources(data: Table) -> None:
         source = table.get("source")
         if not path or not isinstance(source, str):
             continue
-        for inside, _, below in sections_of(table, model):
-            if inside and _has_bare_number(below):
+        for inside, kind, below in sections_of(table, model):
+            if inside and _has_bare_number(below, kind):
                 below.setdefault("source", source)
 
 

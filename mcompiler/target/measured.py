@@ -15,7 +15,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from mcompiler.errors import TargetError
-from mcompiler.target.layers import Layer, Table, is_number, merged
+from mcompiler.target.layers import COMMAND_LINE, Layer, Table, is_number, merged
 from mcompiler.target.locate import did_you_mean
 from mcompiler.target.sections import MEAN_STEPS
 
@@ -77,7 +77,7 @@ def _filled(layer: Layer, g_min: float, g_max: float) -> Layer:
         raise TargetError(f"{at}: device.level_means stands beside it, and both say where levels are; remove one")
     levels = _read(layer, name, at)
     sources = _table(device, "sources")
-    source = sources.pop("levels_csv", device.get("source", ""))
+    source = sources.pop("levels_csv", device.get("source", COMMAND_LINE if layer.folder is None else ""))
     device["level_means"] = _in_units(levels, g_min, g_max, f"{at}: {name}")
     device["sources"] = sources | ({"level_means": source} if source else {})
     deviations = [level.deviation_siemens for level in levels if level.deviation_siemens is not None]
@@ -147,9 +147,7 @@ def _parse(text: str, at: str) -> list[_Level]:
     levels = []
     for row in reader:
         if None in row or None in row.values():
-            raise TargetError(
-                f"{at}, line {reader.line_num}: not {len(header)} values, as its first line names columns"
-            )
+            raise TargetError(f"{at}, line {reader.line_num}: not {len(header)} values, as line 1 names columns")
         mean = _number(row[_MEAN], f"{at}, line {reader.line_num}: {_MEAN}", positive=True)
         deviation = None
         if _DEVIATION in header:

@@ -1,0 +1,90 @@
+"""Published chips with published devices: totals that the papers print, and statistics at their own points."""
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from mcompiler.target import Place, Relaxation, Target, load_target
+
+
+def operations(target: Target) -> int:
+    """Of one product of one core, a multiply-accumulate being two."""
+    return 2 * target.array.rows * target.array.columns // 2
+
+
+def chip_area(target: Target) -> float:
+    hierarchy = target.hierarchy
+    cores = hierarchy.cores_per_tile * hierarchy.tiles_per_chip
+    instances = {
+        Place.ARRAY: cores * hierarchy.arrays_per_core,
+        Place.CORE: cores,
+        Place.TILE: hierarchy.tiles_per_chip,
+        Place.CHIP: 1,
+    }
+    return sum(part.count * instances[part.per] * part.area_m2 for part in target.components.values())
+
+
+def product_seconds(target: Target) -> float:
+    adc = target.converters.adc
+    conversions = target.array.columns / adc.columns / target.components["adc"].count
+    return max(target.device.read_pulse_s, conversions / adc.rate_hz)
+
+
+@pytest.mark.parametrize(
+    ("name", "cores", "cells", "area_m2", "operations_per_j", "operations_per_s"),
+    [
+        # Le Gallo et al. 2023, Extended Data Table II: 48 x 256 x 256, 159 mm2, 16 TOPS/W, 0.754 TOPS
+        ("neurram", 48, 256 * 256, 159e-6, 16e12, 0.754e12),
+        # the same, Tables I and E.I, one phase; one of two devices of each sign
+        ("pcm_hermes", 64, 2 * 256 * 256, 144e-6, 9.76e12, 63.1e12),
+    ],
+)
+def test_totals_of_the_papers(
+    name: str, cores: int, cells: int, area_m2: float, operations_per_j: float, operations_per_s: float
+) -> None:
+    target = load_target(name)
+    assert target.hierarchy.arrays_per_chip == cores
+    assert target.array.rows * target.array.columns == cells
+    assert chip_area(target) == pytest.approx(area_m2, rel=1e-3)
+    assert operations(target) / target.components["core"].energy_j == pytest.approx(operations_per_j, rel=1e-3)
+    assert cores * operations(target) / product_seconds(target) == pytest.approx(operations_per_s, rel=2e-3)
+
+
+def test_neurram_relaxes_as_measured() -> None:
+    """Wan et al. 2022, Methods: about 2.8 uS on average and 3.87 uS at most, near 12 uS, 30 minutes after programming.
+
+    AIHWKIT's polynomials, read off the figure, have their maximum somewhat higher.
+    """
+    target = load_target("neurram")
+    g = np.linspace(0, 1, 401)
+
+    def deviation(each: Relaxation) -> npt.NDArray[np.float64]:
+        total = np.zeros_like(g)
+        for coefficient, power in zip(each.polynomial_siemens, range(4, -1, -1), strict=True):
+            total += coefficient * g**power
+        return total
+
+    by_time = sorted(target.device.relaxation.values(), key=lambda each: each.after_s)
+    assert [each.after_s for each in by_time] == [1.0, 86400.0, 2 * 86400.0]
+    second, day, two_days = (deviation(each) for each in by_time)
+    half_hour = second + (day - second) * np.log(1800) / np.log(86400)
+    assert half_hour.mean() == pytest.approx(2.8e-6, rel=0.03)
+    assert half_hour.max() == pytest.approx(3.87e-6, rel=0.15)
+    assert 11e-6 < 40e-6 * g[half_hour.argmax()] < 16e-6
+    assert two_days.mean() == pytest.approx(day.mean(), rel=0.01)
+
+
+def test_phase_change_memory_drifts_and_errs_as_published() -> None:
+    """Joshi et al. 2020: exponents near 0.05 at high and near 0.1 at low conductances; at g_max 1.06 uS of error."""
+    device = load_target("pcm_hermes").device
+    drift, programming = device.drift, device.programming
+    assert drift is not None
+    assert programming is not None
+    assert programming.polynomial_siemens is not None
+
+    def mean(share: float) -> float:
+        return float(np.clip(drift.nu + drift.nu_per_log * np.log(share), drift.nu_min, drift.nu_max))
+
+    assert (mean(1.0), mean(1e-3)) == (0.049, 0.1)
+    assert mean(0.05) == pytest.approx(0.0244 + 0.0155 * 2.995732, rel=1e-5)
+    assert sum(programming.polynomial_siemens) == pytest.approx(1.0554e-6)
