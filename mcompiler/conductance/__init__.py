@@ -42,15 +42,19 @@ from mcompiler.conductance.reads import (
     ReadBlock,
     read_blocks,
 )
+from mcompiler.conductance.states import ArrayState, Beside, Realise
 
 __all__ = [
     "Adc",
+    "ArrayState",
+    "Beside",
     "Cells",
     "CodeRange",
     "Columns",
     "Decoding",
     "Levels",
     "ReadBlock",
+    "Realise",
     "TileRun",
     "code_range",
     "column_sums",

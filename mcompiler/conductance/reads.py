@@ -1,8 +1,8 @@
-"""What the converters see: the reads of an operation, from its cells."""
+"""What the converters see: the reads of an operation, from its cells, as mapped or as one chip has them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,10 +11,11 @@ import numpy.typing as npt
 
 from mcompiler.conductance.cells import Cells, unpack_levels
 from mcompiler.conductance.codes import Levels, steps_of
-from mcompiler.conductance.converters import is_signed
+from mcompiler.conductance.converters import Decoding, is_signed, make_adc
+from mcompiler.conductance.states import ArrayState, Beside, Realise, Values, beside_of
 from mcompiler.geometry import ArrayShape, TileTable, tile_blocks
 from mcompiler.ir import IntArray, MatrixOp
-from mcompiler.target import Target, WeightEncoding
+from mcompiler.target import Pedestal, Target, WeightEncoding
 
 
 @dataclass(frozen=True)
@@ -26,10 +27,14 @@ class ReadBlock:
         rows: int64 [rows], index of each word line in groups x K, counted from ``group``.
         levels: int16 [rows, conversions, channels]: level (or level difference of a pair) on each converted bit line,
             for the ``groups * N`` output channels of those groups, in the units of the level table where there is one;
-            float32 where conductances are off their levels.
+            float32 where conductances are off their levels: as a chip has them, gains of converters included, and less
+            the nominal pedestal where it is not taken off before the conversion.
         worth: int32 [conversions, channels]: what one decoded code adds to its channel's sum, the sign of the read
             included; 0 where no cell stands.
         inputs: int64 [channels]: what the sum of the inputs over the word lines adds (flips undone, shift subtracted).
+        variance: float32 [rows, conversions, channels]: of ``levels`` between reads, or None.
+        offset, bow: float32 [conversions, channels]: of each converter, in codes, or None.
+        beside: unit and reference columns where they are those of a chip; None: as a mapping asks for them.
     """
 
     group: int
@@ -38,6 +43,10 @@ class ReadBlock:
     levels: npt.NDArray[Any]
     worth: npt.NDArray[np.int32]
     inputs: IntArray
+    variance: Values | None = None
+    offset: Values | None = None
+    bow: Values | None = None
+    beside: Beside | None = None
 
 
 def read_blocks(
@@ -49,6 +58,7 @@ def read_blocks(
     shift: int,
     flips: npt.NDArray[np.bool_],
     signs: npt.NDArray[np.bool_] | None = None,
+    realise: Realise | None = None,
 ) -> list[ReadBlock]:
     """Every read of an operation, from the cells.
 
@@ -58,17 +68,21 @@ def read_blocks(
         table, shape, shift, flips: as in encode_cells.
         signs: as in decode_cells.
         target: where pairs are subtracted, how many word lines are active.
+        realise: what one chip makes of level codes; None: cells as the mapping asks for them.
     """
-    encoding = target.encoding.weights
     copies = shape.arrays_per_tile
     merged: dict[tuple[int, int, int, int], list[ReadBlock]] = {}
     first = 0
     for chunk in cells:
-        levels = unpack_levels(chunk, shape.storage_bits, shape.columns)
+        levels = unpack_levels(chunk, shape.storage_bits, shape.columns + shape.extra)
+        state = None if realise is None else realise(first, levels)
         for position in range(0, len(chunk), copies):
+            inside = slice(position, position + copies)
             arrays = slice(first + position, first + position + copies)
-            block = _tile_block(levels[position : position + copies], op, table[arrays], shape, encoding, flips[arrays])
-            block = _apply_shift(block, shift, shape, encoding)
+            block = _tile_block(levels[inside, :, : shape.columns], op, table[arrays], shape, flips[arrays])
+            block = _apply_shift(block, shift, shape, target.encoding.weights)
+            if state is not None:
+                block = _realised(block, state.of(inside), table[arrays], op, shape, target)
             tile = table[first + position]
             for read, part in enumerate(_split_rows(block, shape.rows_active)):
                 part = part if signs is None else _signed(part, signs[arrays, read], table[arrays], op, shape)
@@ -80,12 +94,7 @@ def read_blocks(
 
 
 def _tile_block(
-    levels: Levels,
-    op: MatrixOp,
-    arrays: TileTable,
-    shape: ArrayShape,
-    encoding: WeightEncoding,
-    flips: npt.NDArray[np.bool_],
+    levels: Levels, op: MatrixOp, arrays: TileTable, shape: ArrayShape, flips: npt.NDArray[np.bool_]
 ) -> ReadBlock:
     """One tile: its columns spread over the output channels of its groups. Conversions: slices x polarities."""
     tile = arrays[0]
@@ -98,24 +107,71 @@ def _tile_block(
         else blocks[0].rows
     )
     channels = _channels(tile, op)
-    width = len(channels)
-    conversions = shape.slices * shape.polarities
-    spread = np.zeros((len(rows), conversions, groups * cols), dtype=np.int16)
-    worth = np.zeros((conversions, groups * cols), dtype=np.int32)
+    worth = np.zeros((shape.slices * shape.polarities, groups * cols), dtype=np.int32)
     inputs = np.zeros(groups * cols, dtype=np.int64)
     full = (1 << shape.cell_bits) - 1
-    for array, held, flip in zip(arrays, levels, flips, strict=True):
-        used = shape.tile_columns * shape.columns_per_weight
-        parts = steps_of(held[: len(rows), :used], shape).reshape(len(rows), shape.tile_columns, -1)[
-            :, :width
-        ]  # [rows, width, cells]
-        flipped = flip[:used].reshape(shape.tile_columns, -1)[:width]  # [width, cells]
+    spread = _spread(steps_of(levels[:, : len(rows)], shape), arrays, op, shape, np.int16)
+    for array, flip in zip(arrays, flips, strict=True):
+        flipped = _by_weight(flip, shape)[: len(channels)]  # [width, cells]
         for place, (which_slice, sign, index) in enumerate(_places(array, shape)):
-            spread[:, index, channels] = parts[:, :, place]
             unit = sign << (shape.cell_bits * which_slice) if sign > 0 else -(1 << (shape.cell_bits * which_slice))
             worth[index, channels] = np.where(flipped[:, place], -unit, unit)
             inputs[channels] += np.where(flipped[:, place], full * unit, 0)
     return ReadBlock(group, groups, rows, spread, worth, inputs)
+
+
+def _by_weight(values: npt.NDArray[Any], shape: ArrayShape) -> npt.NDArray[Any]:
+    """[..., columns] of an array by weight: [..., tile_columns, columns_per_weight]."""
+    used = shape.tile_columns * shape.columns_per_weight
+    return values[..., :used].reshape(*values.shape[:-1], shape.tile_columns, shape.columns_per_weight)
+
+
+def _spread(
+    values: npt.NDArray[Any], arrays: TileTable, op: MatrixOp, shape: ArrayShape, kind: npt.DTypeLike
+) -> npt.NDArray[Any]:
+    """Values of bit lines [arrays, ..., columns] of a tile by conversion: [..., conversions, channels], else 0."""
+    channels = _channels(arrays[0], op)
+    width = int(arrays[0]["groups"]) * op.codes.shape[2]
+    spread = np.zeros((*values.shape[1:-1], shape.slices * shape.polarities, width), dtype=kind)
+    for array, held in zip(arrays, values, strict=True):
+        parts = _by_weight(held, shape)
+        for place, (_, _, index) in enumerate(_places(array, shape)):
+            spread[..., index, channels] = parts[..., : len(channels), place]
+    return spread
+
+
+def _realised(
+    block: ReadBlock, state: ArrayState, arrays: TileTable, op: MatrixOp, shape: ArrayShape, target: Target
+) -> ReadBlock:
+    """A tile as one chip has it."""
+    adc, rows = make_adc(target), slice(0, len(block.rows))
+    currents, variance = state.currents[:, rows], None if state.variance is None else state.variance[:, rows]
+    if target.encoding.pedestal is Pedestal.REFERENCE_COLUMN:
+        currents = currents - currents[:, :, -1:]
+        variance = None if variance is None else variance + variance[:, :, -1:]
+
+    def spread(values: Values) -> Values:
+        return _spread(values, arrays, op, shape, np.float64)
+
+    gain, present = spread(state.gain), block.worth != 0
+    if is_signed(target):  # one converter for both lines of a pair
+        gain[shape.slices :] = gain[: shape.slices]
+    own = np.zeros((len(arrays), shape.columns), np.int64) + np.arange(len(arrays))[:, None]
+    pedestal = adc.pedestal if adc.decoding is not Decoding.CLEAN else 0.0
+    return replace(
+        block,
+        levels=np.where(present, spread(currents) * gain - pedestal, 0).astype(np.float32),
+        variance=None if variance is None else (spread(variance) * gain**2).astype(np.float32),
+        offset=spread(state.offset).astype(np.float32) if state.offset.any() else None,
+        bow=spread(state.bow).astype(np.float32) if state.bow.any() else None,
+        beside=beside_of(
+            replace(state, currents=currents, variance=variance),
+            pedestal,
+            shape,
+            target,
+            _spread(own, arrays, op, shape, np.int64),
+        ),
+    )
 
 
 def _channels(tile: np.void, op: MatrixOp) -> IntArray:
@@ -160,22 +216,71 @@ def _join(blocks: list[ReadBlock]) -> ReadBlock:
         return first
     return replace(
         first,
-        levels=np.asarray(np.sum([block.levels for block in blocks], axis=0, dtype=np.int16)),
+        levels=np.asarray(np.sum([block.levels for block in blocks], axis=0, dtype=first.levels.dtype)),
         worth=np.sum([block.worth for block in blocks], axis=0, dtype=np.int32),
         inputs=np.sum([block.inputs for block in blocks], axis=0, dtype=np.int64),
+        variance=_sum_of([block.variance for block in blocks]),
+        offset=_sum_of([block.offset for block in blocks]),
+        bow=_sum_of([block.bow for block in blocks]),
+        beside=_join_beside(blocks),
+    )
+
+
+def _sum_of(parts: Sequence[Values | None]) -> Values | None:
+    known = [part for part in parts if part is not None]
+    return np.sum(known, axis=0, dtype=np.float32) if known else None
+
+
+def _join_beside(blocks: list[ReadBlock]) -> Beside | None:
+    """The columns of all arrays, units first; who owns a conversion is counted on."""
+    parts = [(block, block.beside) for block in blocks if block.beside is not None]
+    if not parts:
+        return None
+    owner, before = np.zeros_like(parts[0][1].owner), 0
+    for block, part in parts:
+        owner += np.where(block.worth != 0, part.owner + before, 0)
+        before += part.units or part.references
+
+    def joined(values: Sequence[Values]) -> Values:
+        units = [value[..., : part.units] for value, (_, part) in zip(values, parts, strict=True)]
+        references = [value[..., part.units :] for value, (_, part) in zip(values, parts, strict=True)]
+        return np.concatenate([*units, *references], axis=-1)
+
+    variances = [part.variance for _, part in parts if part.variance is not None]
+    return Beside(
+        joined([part.currents for _, part in parts]),
+        joined(variances) if variances else None,
+        joined([part.offset for _, part in parts]),
+        joined([part.bow for _, part in parts]),
+        sum(part.units for _, part in parts),
+        sum(part.references for _, part in parts),
+        owner,
     )
 
 
 def _subtract_pairs(block: ReadBlock) -> ReadBlock:
     """The pair's difference is what one conversion sees."""
     slices = len(block.worth) // 2
+    variance = block.variance
     return replace(
-        block, levels=np.subtract(block.levels[:, :slices], block.levels[:, slices:]), worth=block.worth[:slices]
+        block,
+        levels=np.subtract(block.levels[:, :slices], block.levels[:, slices:]),
+        worth=block.worth[:slices],
+        variance=None if variance is None else variance[:, :slices] + variance[:, slices:],
+        offset=None if block.offset is None else block.offset[:slices],
+        bow=None if block.bow is None else block.bow[:slices],
     )
 
 
 def _split_rows(block: ReadBlock, active: int) -> list[ReadBlock]:
+    parts = [slice(start, start + active) for start in range(0, len(block.rows), active)]
     return [
-        replace(block, rows=block.rows[start : start + active], levels=block.levels[start : start + active])
-        for start in range(0, len(block.rows), active)
+        replace(
+            block,
+            rows=block.rows[part],
+            levels=block.levels[part],
+            variance=None if block.variance is None else block.variance[part],
+            beside=None if block.beside is None else block.beside.of(part),
+        )
+        for part in parts
     ]

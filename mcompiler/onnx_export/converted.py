@@ -19,13 +19,11 @@ from mcompiler.conductance import Adc, Decoding, ReadBlock
 from mcompiler.errors import CompileError
 from mcompiler.ir import ConvShape, MatrixOp
 from mcompiler.onnx_export.codes import channel_shape, conv_attributes
+from mcompiler.onnx_export.converter import Converter, Lines, Physics, analog, narrow, zero_code
 from mcompiler.onnx_export.emitter import Emitter
 from mcompiler.onnx_export.folded import FLOAT32_EXACT, barrier
 from mcompiler.onnx_export.layer import MappedLayer
 from mcompiler.target import Rounding, Target
-
-Levels = npt.NDArray[Any]
-"""Levels of cells: integers on the target's grid, or floats where conductances are off it."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +31,7 @@ class _Layer:
     """What every step needs to know.
 
     ``integer``: onnxruntime's 8-bit kernels are the converter. ``bytes``: codes are uint8 (around 128 where signed).
-    ``sizes``: spatial sizes of the (padded) input, where they are static.
+    ``sizes``: spatial sizes of the (padded) input, where they are static. ``physics``: what a chip does between reads.
     """
 
     op: MatrixOp
@@ -43,6 +41,7 @@ class _Layer:
     integer: bool
     bytes: bool
     sizes: tuple[int, ...] | None
+    physics: Physics | None = None
 
     @property
     def step(self) -> int:
@@ -93,7 +92,7 @@ def converted_layer(
     phases = -(-op.input.bits // target.converters.dac.bits)
     in_bytes = adc.largest - adc.smallest <= 255 and adc.rounding is Rounding.HALF_EVEN
     integer = in_bytes and _fits_integer_kernels(op, blocks, adc, target)
-    layer = _Layer(op, adc, target, phases, integer, in_bytes, sizes)
+    layer = _Layer(op, adc, target, phases, integer, in_bytes, sizes, mapped.physics)
     segments = _segments(op, blocks)
     padded = _padded(emitter, codes, layer)
     if _is_direct(layer, segments):
@@ -248,25 +247,44 @@ def _digital_sum(layer: _Layer) -> bool:
     return encoding.weights.value == "offset" and encoding.input_sum == "digital"
 
 
-def _columns(layer: _Layer, block: ReadBlock) -> Levels:
-    """Levels of every converted bit line: [rows, conversions * channels + extra]."""
-    unit, reference = _extra_columns(layer)
-    rows = len(block.rows)
-    parts = [block.levels.reshape(rows, -1)]
-    kind = block.levels.dtype
-    parts += [np.ones((rows, 1), kind)] * unit + [np.zeros((rows, 1), kind)] * reference
-    return np.concatenate(parts, axis=1)
+def _lines(layer: _Layer, block: ReadBlock) -> Lines:
+    """Every converted bit line of a read: conversions x channels, then unit and reference columns."""
+    rows, beside = len(block.rows), block.beside
+    levels = block.levels.reshape(rows, -1)
+    if beside is None:
+        unit, reference = _extra_columns(layer)
+        kind = block.levels.dtype
+        parts = [levels, *[np.ones((rows, 1), kind)] * unit, *[np.zeros((rows, 1), kind)] * reference]
+        return Lines(np.concatenate(parts, axis=1), int(unit), int(reference), np.zeros(block.worth.shape, np.int64))
+    return Lines(
+        np.concatenate([levels, beside.currents], axis=1),
+        beside.units,
+        beside.references,
+        beside.owner,
+        _beside(block.variance, beside.variance, (rows, -1)),
+        _beside(block.offset, beside.offset if beside.offset.any() else None, (-1,)),
+        _beside(block.bow, beside.bow if beside.bow.any() else None, (-1,)),
+    )
+
+
+def _beside(
+    values: npt.NDArray[Any] | None, more: npt.NDArray[Any] | None, shape: tuple[int, ...]
+) -> npt.NDArray[Any] | None:
+    """Values [..., conversions, channels] flat, those of the columns beside them behind."""
+    if values is None or more is None:
+        return None
+    return np.concatenate([values.reshape(shape), more], axis=-1)
 
 
 def _read(emitter: Emitter, source: ir.Value, layer: _Layer, block: ReadBlock) -> ir.Value:
     """Codes of one read, phases shifted and added: int32 [vectors, conversions * channels + extra]."""
-    columns = _columns(layer, block)
+    lines = _lines(layer, block)
     codes = (
-        _convolved(emitter, source, layer, block, columns)
+        _convolved(emitter, source, layer, block, lines)
         if layer.conv
-        else _multiplied(emitter, source, layer, block, columns)
+        else _multiplied(emitter, source, layer, block, lines)
     )
-    width = columns.shape[1]
+    width = lines.levels.shape[1]
     if layer.phases == 1:
         flat = emitter("Reshape", codes, emitter.ints(-1, width))
         return _to_int32(emitter, flat, layer)
@@ -284,30 +302,25 @@ def _read(emitter: Emitter, source: ir.Value, layer: _Layer, block: ReadBlock) -
         wide = np.float64 if (layer.adc.largest + 1) << layer.op.input.bits > FLOAT32_EXACT else np.float32
         kind = ir.DataType.DOUBLE if wide is np.float64 else ir.DataType.FLOAT
         if layer.bytes:
-            stacked = emitter("Sub", emitter.cast(stacked, kind), emitter.constant(_zero_code(layer), wide))
+            stacked = emitter("Sub", emitter.cast(stacked, kind), emitter.constant(zero_code(layer.adc), wide))
         elif kind is ir.DataType.DOUBLE:
             stacked = emitter.cast(stacked, kind)
         total = emitter.cast(emitter("MatMul", emitter.constant(worth[None], wide), stacked), ir.DataType.INT32)
     return emitter("Reshape", total, emitter.ints(-1, width))
 
 
-def _zero_code(layer: _Layer) -> int:
-    """uint8 code that stands for 0."""
-    return 128 if layer.adc.smallest < 0 else 0
-
-
 def _zero(emitter: Emitter, layer: _Layer) -> ir.Value:
-    return emitter.constant(_zero_code(layer), np.uint8)
+    return emitter.constant(zero_code(layer.adc), np.uint8)
 
 
 def _to_int32(emitter: Emitter, codes: ir.Value, layer: _Layer) -> ir.Value:
     values = emitter.cast(codes, ir.DataType.INT32)
-    if layer.bytes and _zero_code(layer):
-        return emitter("Sub", values, emitter.constant(_zero_code(layer), np.int32))
+    if layer.bytes and zero_code(layer.adc):
+        return emitter("Sub", values, emitter.constant(zero_code(layer.adc), np.int32))
     return values
 
 
-def _multiplied(emitter: Emitter, source: ir.Value, layer: _Layer, block: ReadBlock, columns: Levels) -> ir.Value:
+def _multiplied(emitter: Emitter, source: ir.Value, layer: _Layer, block: ReadBlock, lines: Lines) -> ir.Value:
     """One read of a product: codes [phases * vectors, columns]."""
     rows = block.rows
     if rows[-1] - rows[0] + 1 == len(rows):
@@ -317,15 +330,18 @@ def _multiplied(emitter: Emitter, source: ir.Value, layer: _Layer, block: ReadBl
     planes = _planes(emitter, part, layer, len(rows))
     if layer.integer:
         one, zero = emitter.constant(1, np.float32), emitter.constant(0, np.uint8)
-        cells, level_zero = emitter.constant(columns.astype(np.int8)), emitter.constant(0, np.int8)
+        cells, level_zero = emitter.constant(lines.levels.astype(np.int8)), emitter.constant(0, np.int8)
         gain = emitter.constant(layer.adc.gain, np.float32)
         codes = emitter("QLinearMatMul", planes, one, zero, cells, gain, level_zero, one, _zero(emitter, layer))
-        return _narrow(emitter, codes, layer)
-    product = emitter("MatMul", emitter.cast(planes, ir.DataType.FLOAT), _with_pedestal(emitter, columns, layer))
-    return _converter(emitter, product, layer)
+        return narrow(emitter, codes, layer.adc)
+
+    def product(inputs: ir.Value, matrix: ir.Value) -> ir.Value:
+        return emitter("MatMul", inputs, matrix)
+
+    return analog(emitter, planes, _converter(layer), lines, product, lambda matrix: matrix, (-1,))
 
 
-def _convolved(emitter: Emitter, source: ir.Value, layer: _Layer, block: ReadBlock, columns: Levels) -> ir.Value:
+def _convolved(emitter: Emitter, source: ir.Value, layer: _Layer, block: ReadBlock, lines: Lines) -> ir.Value:
     """One read of a convolution: codes, channels last [phases * batch, *spatial, columns].
 
     The kernel holds the block's cells and zeros elsewhere; its channel window is widened where that is faster.
@@ -338,14 +354,14 @@ def _convolved(emitter: Emitter, source: ir.Value, layer: _Layer, block: ReadBlo
     if (low, high) != (0, channels):
         part = emitter("Slice", source, emitter.ints(low), emitter.ints(high), emitter.ints(rank + 1))
     planes = emitter("Transpose", _planes(emitter, part, layer, high - low), perm=[0, rank + 1, *range(1, rank + 1)])
-    codes = _convert_window(emitter, planes, layer, columns, channel - low, position, high - low)
+    codes = _convert_window(emitter, planes, layer, lines, channel - low, position, high - low)
     return emitter("Transpose", codes, perm=[0, *range(2, rank + 2), 1])
 
 
 def _convert_conv(emitter: Emitter, padded: ir.Value, layer: _Layer, block: ReadBlock) -> ir.Value:
     """The whole convolution as one read: codes, channels first."""
     channels, channel, position = _channels(layer, block)
-    codes = _convert_window(emitter, padded, layer, _columns(layer, block), channel, position, channels)
+    codes = _convert_window(emitter, padded, layer, _lines(layer, block), channel, position, channels)
     return _to_int32(emitter, codes, layer) if layer.bytes else codes
 
 
@@ -362,7 +378,7 @@ def _convert_window(
     emitter: Emitter,
     planes: ir.Value,
     layer: _Layer,
-    columns: Levels,
+    lines: Lines,
     channel: npt.NDArray[np.int64],
     position: npt.NDArray[np.int64],
     width: int,
@@ -371,22 +387,27 @@ def _convert_window(
     conv = layer.conv
     assert conv is not None
     positions = int(np.prod(conv.kernel))
-    kernel = np.zeros((columns.shape[1], width, positions), dtype=np.float32)
-    kernel[:, channel, position] = columns.T
-    if not layer.integer and layer.adc.pedestal:
-        kernel[:, channel, position] += np.float32(layer.adc.pedestal)
-    kernel = kernel.reshape(columns.shape[1], width, *conv.kernel)
     attributes = conv_attributes(conv, padded=layer.pads_itself, groups=1)
+
+    def kernel(matrix: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        spread = np.zeros((matrix.shape[1], width, positions), dtype=np.float32)
+        spread[:, channel, position] = matrix.T
+        return spread.reshape(matrix.shape[1], width, *conv.kernel)
+
     if layer.integer:
         one, zero = emitter.constant(1, np.float32), emitter.constant(0, np.uint8)
-        cells, level_zero = emitter.constant(kernel.astype(np.int8)), emitter.constant(0, np.int8)
+        cells, level_zero = emitter.constant(kernel(lines.levels).astype(np.int8)), emitter.constant(0, np.int8)
         gain = emitter.constant(layer.adc.gain, np.float32)
         codes = emitter(
             "QLinearConv", planes, one, zero, cells, gain, level_zero, one, _zero(emitter, layer), **attributes
         )
-        return _narrow(emitter, codes, layer)
-    product = emitter("Conv", emitter.cast(planes, ir.DataType.FLOAT), emitter.constant(kernel), **attributes)
-    return _converter(emitter, barrier(emitter, product), layer)
+        return narrow(emitter, codes, layer.adc)
+
+    def product(inputs: ir.Value, matrix: ir.Value) -> ir.Value:
+        found = emitter("Conv", inputs, matrix, **attributes)
+        return barrier(emitter, found) if lines.levels.dtype.kind in "iu" else found  # off the grid nothing is exact
+
+    return analog(emitter, planes, _converter(layer), lines, product, kernel, (1, -1, *[1] * len(conv.kernel)))
 
 
 def _window(low: int, high: int, channels: int, widen: bool) -> tuple[int, int]:
@@ -399,34 +420,8 @@ def _window(low: int, high: int, channels: int, widen: bool) -> tuple[int, int]:
     return start, max(high, start + wanted)
 
 
-def _with_pedestal(emitter: Emitter, columns: Levels, layer: _Layer) -> ir.Value:
-    return emitter.constant(columns.astype(np.float32) + np.float32(layer.adc.pedestal))
-
-
-def _narrow(emitter: Emitter, codes: ir.Value, layer: _Layer) -> ir.Value:
-    """Clip to a converter of fewer than 8 bits."""
-    adc, zero = layer.adc, _zero_code(layer)
-    if adc.largest + zero == 255:
-        return codes
-    return emitter(
-        "Clip", codes, emitter.constant(adc.smallest + zero, np.uint8), emitter.constant(adc.largest + zero, np.uint8)
-    )
-
-
-def _converter(emitter: Emitter, values: ir.Value, layer: _Layer) -> ir.Value:
-    """Codes of analog values: uint8 where they fit, else float32."""
-    adc = layer.adc
-    scaled = values if adc.gain == 1 else emitter("Mul", values, emitter.constant(adc.gain, np.float32))
-    if layer.bytes:  # QuantizeLinear with scale 1 is this converter; with scale 1 / gain it would round otherwise
-        codes = emitter("QuantizeLinear", scaled, emitter.constant(1, np.float32), _zero(emitter, layer))
-        return _narrow(emitter, codes, layer)
-    if adc.rounding is Rounding.HALF_EVEN:
-        rounded = emitter("Round", scaled)
-    else:
-        rounded = emitter("Floor", emitter("Add", scaled, emitter.constant(0.5, np.float32)))
-    return emitter(
-        "Clip", rounded, emitter.constant(adc.smallest, np.float32), emitter.constant(adc.largest, np.float32)
-    )
+def _converter(layer: _Layer) -> Converter:
+    return Converter(layer.adc, layer.bytes, layer.step, layer.physics)
 
 
 # --- shift and add ---------------------------------------------------------------------------------------------------
@@ -434,18 +429,20 @@ def _converter(emitter: Emitter, values: ir.Value, layer: _Layer) -> ir.Value:
 
 def _combine(emitter: Emitter, codes: ir.Value, layer: _Layer, block: ReadBlock, channels: int, first: int) -> ir.Value:
     """Slices, polarities, unit and reference column to one sum per channel: int32 [vectors, channels]."""
-    unit, reference = _extra_columns(layer)
-    conversions, held = block.worth.shape
+    lines, (conversions, held) = _lines(layer, block), block.worth.shape
     worth = block.worth if block.inputs.any() or layer.adc.decoding is not Decoding.CLEAN else _full_worth(block)
-    matrix = np.zeros((conversions * held + unit + reference, channels), dtype=np.float64)
-    columns = first + np.arange(held)
+    beside = conversions * held  # unit columns, then reference columns
+    matrix = np.zeros((beside + lines.units + lines.references, channels), dtype=np.float64)
+    columns, each = first + np.arange(held), np.arange(held)
     for conversion in range(conversions):
-        matrix[conversion * held + np.arange(held), columns] = worth[conversion]
-    if unit:
-        matrix[conversions * held, columns] = block.inputs
-    if reference:
-        matrix[-1, columns] = -(worth.sum(axis=0) + (block.inputs if unit else 0))
-    if conversions == 1 and held == channels and not unit and not reference and (worth == 1).all():
+        matrix[conversion * held + each, columns] = worth[conversion]
+        if lines.references:
+            matrix[beside + lines.units + lines.owner[conversion], columns] -= worth[conversion]
+    if lines.units:
+        matrix[beside + lines.owner[0], columns] += block.inputs
+        if lines.references:
+            matrix[beside + lines.units + lines.owner[0], columns] -= block.inputs
+    if conversions == 1 and held == channels and not lines.units and not lines.references and (worth == 1).all():
         return codes
     bound = np.abs(matrix).sum(axis=0).max() * (layer.adc.largest + 1) * (1 << layer.op.input.bits)
     wide = bound >= FLOAT32_EXACT

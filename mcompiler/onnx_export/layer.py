@@ -11,6 +11,7 @@ import numpy.typing as npt
 from mcompiler.conductance import ReadBlock
 from mcompiler.geometry import TileTable
 from mcompiler.ir import AnalogOp, MatrixOp
+from mcompiler.onnx_export.converter import Physics
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,7 @@ class MappedLayer:
         analog: encoding and converter setting.
         weights: decoded from the cells, integers [G, K, N].
         blocks: what the converters see, for operations that are not lossless; empty otherwise.
+        physics: what the chip does between reads; None for the mapping itself.
     """
 
     op: MatrixOp
@@ -30,3 +32,4 @@ class MappedLayer:
     analog: AnalogOp
     weights: npt.NDArray[np.signedinteger[Any]]
     blocks: tuple[ReadBlock, ...] = ()
+    physics: Physics | None = None

@@ -1,0 +1,101 @@
+"""What the arrays of one chip do, as seen from their word and bit lines."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mcompiler.conductance.codes import Levels
+from mcompiler.geometry import ArrayShape
+from mcompiler.ir import IntArray
+from mcompiler.target import Pedestal, Target
+
+Values = npt.NDArray[np.floating[Any]]
+
+
+@dataclass(frozen=True)
+class ArrayState:
+    """What arrays of one chip do, unit and reference columns included.
+
+    Attributes:
+        currents: float64 [arrays, rows, columns + extra]: what a unit of input code on a word line adds to a bit line,
+            in level steps; G_min, wires and input converters included.
+        variance: float64, the same shape: variance of that between reads; None where nothing fluctuates.
+        gain: float64 [arrays, columns + extra]: gain of each bit line's converter over the nominal one.
+        offset: float64 [arrays, columns + extra]: codes that the converter adds before it rounds.
+        bow: float64 [arrays, columns + extra]: largest deviation of its characteristic, in codes.
+    """
+
+    currents: Values
+    variance: Values | None
+    gain: Values
+    offset: Values
+    bow: Values
+
+    def of(self, arrays: slice) -> ArrayState:
+        """Some of the arrays."""
+        variance = None if self.variance is None else self.variance[arrays]
+        return ArrayState(self.currents[arrays], variance, self.gain[arrays], self.offset[arrays], self.bow[arrays])
+
+
+Realise = Callable[[int, Levels], ArrayState]
+"""From the number of the first array and level codes uint8 [arrays, rows, columns + extra] to arrays of one chip."""
+
+
+@dataclass(frozen=True)
+class Beside:
+    """Unit and reference columns of the arrays that a read block joins, as one chip has them.
+
+    Attributes:
+        currents: float32 [rows, units + references]: units of all arrays first.
+        variance: the same shape, or None.
+        offset, bow: float32 [units + references].
+        units, references: how many; an array has one of each kind or none.
+        owner: int64 [conversions, channels]: which array holds the bit line of a conversion.
+    """
+
+    currents: Values
+    variance: Values | None
+    offset: Values
+    bow: Values
+    units: int
+    references: int
+    owner: IntArray
+
+    def of(self, rows: slice) -> Beside:
+        """Some of the word lines."""
+        variance = None if self.variance is None else self.variance[rows]
+        return replace(self, currents=self.currents[rows], variance=variance)
+
+
+def beside_of(state: ArrayState, pedestal: float, shape: ArrayShape, target: Target, owner: IntArray) -> Beside | None:
+    """Unit and reference columns that are converted, of the arrays of a tile; None where there are none.
+
+    Args:
+        state: of those arrays.
+        pedestal: what the product adds to every bit line again.
+        shape, target: which columns there are, and whether a reference is converted or subtracted before it.
+        owner: as in ``Beside``.
+    """
+    digitised = target.encoding.pedestal is Pedestal.DIGITISED_REFERENCE and shape.polarities == 1
+    lines = [shape.columns] * shape.unit + [shape.columns + shape.unit] * digitised
+    if not lines:
+        return None
+
+    def pick(values: Values) -> Values:
+        return np.concatenate([values[..., line].T for line in lines], axis=-1)  # [..., lines of all arrays]
+
+    gain, arrays = pick(state.gain), len(state.gain)
+    return Beside(
+        (pick(state.currents) * gain - pedestal).astype(np.float32),
+        None if state.variance is None else (pick(state.variance) * gain**2).astype(np.float32),
+        pick(state.offset).astype(np.float32),
+        pick(state.bow).astype(np.float32),
+        arrays * shape.unit,
+        arrays * digitised,
+        owner,
+    )

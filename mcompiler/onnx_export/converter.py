@@ -1,0 +1,189 @@
+"""From planes of input codes to the codes of the converters: what is analog of one read."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from mcompiler.conductance import Adc
+from mcompiler.onnx_export.emitter import Emitter
+from mcompiler.target import Rounding
+
+Values = npt.NDArray[Any]
+
+BOW = 1.5 * 3**0.5
+"""Largest value of u - u^3 on 0..1 is one over this."""
+
+
+@dataclass(frozen=True)
+class Physics:
+    """What a chip does between reads, beside what stands in its read blocks.
+
+    Attributes:
+        inputs: float32 [codes of a phase]: share of a unit times code that each input code really applies; None: all 1.
+        noise: deviation of every conversion, in codes.
+        frozen: cells fluctuate between inferences only, not between reads: batches hold one sample.
+        seeds: of the random generators of the layer's nodes, one after the other.
+    """
+
+    inputs: Values | None
+    noise: float
+    frozen: bool
+    seeds: itertools.count[int] = field(default_factory=itertools.count)
+
+
+@dataclass(frozen=True)
+class Lines:
+    """Converted bit lines of a read: weights first, then unit columns, then reference columns.
+
+    Attributes:
+        levels: [rows, columns]: integers on the target's grid, or floats where conductances are off it.
+        units, references: how many columns there are of these.
+        owner: int64 [conversions, channels]: number of the unit (and reference) column of a conversion's array.
+        variance: float32 [rows, columns] of the levels between reads, or None.
+        offset, bow: float32 [columns] in codes, or None.
+    """
+
+    levels: Values
+    units: int
+    references: int
+    owner: npt.NDArray[np.int64]
+    variance: Values | None = None
+    offset: Values | None = None
+    bow: Values | None = None
+
+
+@dataclass(frozen=True)
+class Converter:
+    """The converter of a layer, and the input converter in front of it.
+
+    Attributes:
+        adc: codes, gain, pedestal.
+        bytes: codes leave as uint8 (around 128 where signed), else as float32.
+        step: bits of an input code.
+        physics: of a chip, or None.
+    """
+
+    adc: Adc
+    bytes: bool
+    step: int
+    physics: Physics | None
+
+
+def zero_code(adc: Adc) -> int:
+    """uint8 code that stands for 0."""
+    return 128 if adc.smallest < 0 else 0
+
+
+def narrow(emitter: Emitter, codes: ir.Value, adc: Adc) -> ir.Value:
+    """Clip uint8 codes to a converter of fewer than 8 bits."""
+    zero = zero_code(adc)
+    if adc.largest + zero == 255:
+        return codes
+    low, high = emitter.constant(adc.smallest + zero, np.uint8), emitter.constant(adc.largest + zero, np.uint8)
+    return emitter("Clip", codes, low, high)
+
+
+def analog(
+    emitter: Emitter,
+    planes: ir.Value,
+    converter: Converter,
+    lines: Lines,
+    product: Callable[[ir.Value, ir.Value], ir.Value],
+    operand: Callable[[Values], Values],
+    shape: tuple[int, ...],
+) -> ir.Value:
+    """Codes of one read.
+
+    Args:
+        emitter: of the layer's function.
+        planes: input codes of each phase, uint8.
+        converter: what converts.
+        lines: what the word lines cross.
+        product: node of the inputs and the operand.
+        operand: a matrix [rows, columns] as the product takes it.
+        shape: that broadcasts one number per column over the product.
+    """
+    adc, physics = converter.adc, converter.physics
+    inputs = _applied(emitter, planes, physics)
+    # Off the grid no rounding is exact anyway, so that the gain may stand in the cells: one pass less.
+    gain = 1.0 if lines.levels.dtype.kind in "iu" else adc.gain
+    levels = (lines.levels.astype(np.float32) + np.float32(adc.pedestal)) * np.float32(gain)
+    variance = None if lines.variance is None else lines.variance * np.float32(gain**2)
+    matrix = emitter.constant(operand(levels))
+    if variance is not None and physics is not None and physics.frozen:
+        matrix = _fluctuating(emitter, matrix, operand(variance), physics)
+    values = product(inputs, matrix)
+    if gain == 1 and adc.gain != 1:
+        values = emitter("Mul", values, emitter.constant(adc.gain, np.float32))
+    if physics is not None:
+        frozen = variance is None or physics.frozen
+        spread = None
+        if variance is not None and not frozen:
+            squares = inputs if converter.step == 1 and physics.inputs is None else emitter("Mul", inputs, inputs)
+            spread = product(squares, emitter.constant(operand(variance)))
+        values = _noisy(emitter, values, spread, physics)
+    if lines.offset is not None:
+        values = emitter("Add", values, emitter.constant(lines.offset.reshape(shape), np.float32))
+    if lines.bow is not None:
+        values = _bowed(emitter, values, adc, lines.bow.reshape(shape))
+    return _rounded(emitter, values, converter)
+
+
+def _applied(emitter: Emitter, planes: ir.Value, physics: Physics | None) -> ir.Value:
+    """What input codes apply, float32."""
+    if physics is None or physics.inputs is None:
+        return emitter.cast(planes, ir.DataType.FLOAT)
+    table = emitter.constant(physics.inputs * np.arange(len(physics.inputs)), np.float32)
+    return emitter("Gather", table, emitter.cast(planes, ir.DataType.INT32))
+
+
+def _fluctuating(emitter: Emitter, matrix: ir.Value, variance: Values, physics: Physics) -> ir.Value:
+    """The operand with a fresh draw of its noise in every run."""
+    drawn = emitter("RandomNormalLike", matrix, seed=float(next(physics.seeds)))
+    deviation = emitter.constant(np.sqrt(np.maximum(variance, 0)), np.float32)
+    return emitter("Add", matrix, emitter("Mul", drawn, deviation))
+
+
+def _noisy(emitter: Emitter, values: ir.Value, variance: ir.Value | None, physics: Physics) -> ir.Value:
+    """Values with noise of the given variance and of the converter, both in codes."""
+    if variance is None and not physics.noise:
+        return values
+    drawn = emitter("RandomNormalLike", values, seed=float(next(physics.seeds)))
+    if variance is None:
+        return emitter("Add", values, emitter("Mul", drawn, emitter.constant(physics.noise, np.float32)))
+    if physics.noise:
+        variance = emitter("Add", variance, emitter.constant(physics.noise**2, np.float32))
+    return emitter("Add", values, emitter("Mul", drawn, emitter("Sqrt", variance)))
+
+
+def _bowed(emitter: Emitter, values: ir.Value, adc: Adc, bow: Values) -> ir.Value:
+    """A characteristic that bends by up to ``bow`` codes between the ends and the middle of the range."""
+    middle, half = (adc.largest + adc.smallest) / 2, (adc.largest - adc.smallest) / 2
+    u = emitter("Sub", values, emitter.constant(middle, np.float32))
+    u = emitter("Clip", emitter("Div", u, emitter.constant(half, np.float32)), _float(emitter, -1), _float(emitter, 1))
+    cubic = emitter("Sub", emitter("Mul", emitter("Mul", u, u), u), u)
+    return emitter("Add", values, emitter("Mul", cubic, emitter.constant(bow * BOW, np.float32)))
+
+
+def _float(emitter: Emitter, value: float) -> ir.Value:
+    return emitter.constant(value, np.float32)
+
+
+def _rounded(emitter: Emitter, scaled: ir.Value, converter: Converter) -> ir.Value:
+    """Codes of values in codes: uint8 where they fit, else float32."""
+    adc = converter.adc
+    if converter.bytes:  # QuantizeLinear with scale 1 is this converter; with scale 1 / gain it would round otherwise
+        zero = emitter.constant(zero_code(adc), np.uint8)
+        return narrow(emitter, emitter("QuantizeLinear", scaled, _float(emitter, 1), zero), adc)
+    if adc.rounding is Rounding.HALF_EVEN:
+        rounded = emitter("Round", scaled)
+    else:
+        rounded = emitter("Floor", emitter("Add", scaled, _float(emitter, 0.5)))
+    return emitter("Clip", rounded, _float(emitter, adc.smallest), _float(emitter, adc.largest))
