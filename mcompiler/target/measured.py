@@ -41,11 +41,9 @@ def with_measured_levels(layers: Sequence[Layer]) -> list[Layer]:
         return list(layers)
     device = _device(merged(layers))
     g_min, g_max = device.get("g_min_siemens"), device.get("g_max_siemens")
-    known = is_number(g_min) and is_number(g_max) and 0 < g_min < g_max
-    return [
-        _filled(layer, float(g_min), float(g_max)) if known and is_number(g_min) and is_number(g_max) else _bare(layer)
-        for layer in layers
-    ]
+    if not (is_number(g_min) and is_number(g_max) and 0 < g_min < g_max):
+        return [_bare(layer) for layer in layers]
+    return [_filled(layer, float(g_min), float(g_max)) for layer in layers]
 
 
 def _device(data: Table) -> Table:

@@ -4,7 +4,9 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+import mcompiler
 from mcompiler.target import Place, Relaxation, Target, load_target
+from tests.support.builds import model, node
 
 
 def operations(target: Target) -> int:
@@ -88,3 +90,18 @@ def test_phase_change_memory_drifts_and_errs_as_published() -> None:
     assert (mean(1.0), mean(1e-3)) == (0.049, 0.1)
     assert mean(0.05) == pytest.approx(0.0244 + 0.0155 * 2.995732, rel=1e-5)
     assert sum(programming.polynomial_siemens) == pytest.approx(1.0554e-6)
+
+
+@pytest.mark.parametrize("name", ["neurram", "pcm_hermes"])
+def test_a_float_network_compiles_for_the_chip(name: str) -> None:
+    """Exact with lossless converters; with the chip's own ones most answers stay, of a network that learnt nothing."""
+    generator = np.random.default_rng(5)
+    weights = [generator.normal(size=shape).astype(np.float32) for shape in ((20, 30), (30, 10))]
+    x = generator.normal(size=(200, 20)).astype(np.float32)
+    nodes = [node("MatMul", "x w0", "hidden"), node("Relu", "hidden", "rest"), node("MatMul", "rest w1", name="last")]
+    constants = {f"w{index}": each for index, each in enumerate(weights)}
+    build = mcompiler.compile(model(nodes, {"x": x}, constants), name, calibration={"x": x})
+    assert build.verify({"x": x}, ideal=True).exact
+    agreement = build.verify({"x": x}).agreement_mapped_quantised
+    assert agreement is not None
+    assert agreement > 0.7
