@@ -1,0 +1,203 @@
+"""How fast and how exact the transfer matrix of a tile with wires is, as ratios within one run on one core.
+
+    OMP_NUM_THREADS=1 python benchmarks/wires.py [--rounds 5] [--parts memory,sizes,badcrossbar,ngspice]
+                                                 [--badcrossbar PYTHON] [--out wires]
+
+memory: a 512x512 tile in a process of its own. sizes: the transfer matrix of square tiles, growth with their size,
+against sparse LU for one input vector. badcrossbar: the currents of 128 input vectors at 128x128, in the interpreter
+that --badcrossbar names (it needs libcairo2). ngspice: one input vector at 64x64; ngspice_128 the same at 128x128,
+which takes it minutes and is left out unless asked for.
+
+Cells are log-uniform between 1 and 100 uS, segments 1 ohm, no drivers: what every peer can do.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from common import RESULTS, interleaved, ratio, write
+
+from mcompiler.physics.nodal import Circuit, solve
+from mcompiler.physics.wires import Lines, transfer
+
+SEED = 0
+OHM, VOLTS = 1.0, 0.2
+LINES = Lines(OHM, OHM)
+SIZES = (32, 64, 128, 256, 512)
+VECTORS = 128
+
+
+def tile(size: int) -> np.ndarray[Any, Any]:
+    return 10 ** np.random.default_rng(SEED).uniform(-6, -4, (size, size))
+
+
+def inputs(size: int, vectors: int) -> np.ndarray[Any, Any]:
+    """[vectors, size], 0 or 1."""
+    return np.random.default_rng(SEED + 1).integers(0, 2, (vectors, size)).astype(np.float64)
+
+
+def worst(found: np.ndarray[Any, Any], expected: np.ndarray[Any, Any]) -> float:
+    """Largest relative difference."""
+    return float(f"{np.abs(found / expected - 1).max():.2g}")
+
+
+def sizes(rounds: int) -> dict[str, Any]:
+    result: dict[str, Any] = {"asked": {"seconds_128": 0.3, "agreement_with_lu": 1e-9}}
+    medians = {}
+    for size in SIZES:
+        g, x = tile(size), inputs(size, 1)[0]
+        works = {"transfer": partial(transfer, g[None], LINES), "lu": partial(solve, g, x, Circuit(LINES, VOLTS))}
+        seconds = interleaved(works, rounds if size < 512 else 2)
+        medians[size] = statistics.median(seconds["transfer"])
+        result[str(size)] = {
+            "seconds": {name: round(statistics.median(found), 5) for name, found in seconds.items()},
+            "fastest_s": round(min(seconds["transfer"]), 5),
+            "all_vectors_over_lu_of_one": ratio(seconds["transfer"], seconds["lu"]),
+            "agreement": worst(VOLTS * x @ works["transfer"]()[0], works["lu"]()),
+        }
+    log_size, log_seconds = np.log(SIZES[1:]), np.log([medians[size] for size in SIZES[1:]])
+    result["growth_exponent_of_rows"] = round(float(np.polyfit(log_size, log_seconds, 1)[0]), 2)
+    return result
+
+
+PEER = """
+import sys, time, numpy as np, badcrossbar
+data = np.load(sys.argv[1])
+start = time.perf_counter()
+found = badcrossbar.compute(data["volts"].T, 1 / data["g"], float(data["ohm"]), node_voltages=False, all_currents=False)
+seconds = time.perf_counter() - start
+np.savez(sys.argv[2], currents=found.currents.output, seconds=seconds)
+"""
+
+
+def badcrossbar(rounds: int, python: str) -> dict[str, Any] | str:
+    """The full transfer matrix and its product with 128 vectors, against badcrossbar's currents of these."""
+    if subprocess.run([python, "-c", "import badcrossbar"], capture_output=True, check=False).returncode:
+        return f"not measured: {Path(python).name} has no badcrossbar"
+    size = 128
+    g, x = tile(size), inputs(size, VECTORS)
+    ours, theirs, apart = [], [], []
+    with tempfile.TemporaryDirectory() as work:
+        given, found = f"{work}/given.npz", f"{work}/found.npz"
+        np.savez(given, g=g, volts=VOLTS * x, ohm=OHM)
+        transfer(g[None], LINES)
+        for _ in range(rounds):
+            start = time.perf_counter()
+            currents = VOLTS * x @ transfer(g[None], LINES)[0]
+            ours.append(time.perf_counter() - start)
+            # its progress on stderr is of no interest
+            subprocess.run([python, "-c", PEER, given, found], check=True, capture_output=True)
+            with np.load(found) as peer:
+                theirs.append(float(peer["seconds"]))
+                apart.append(worst(currents, peer["currents"]))
+    return {
+        "asked_times_faster": 3,
+        "vectors": VECTORS,
+        "seconds": {"transfer": round(statistics.median(ours), 4), "badcrossbar": round(statistics.median(theirs), 3)},
+        "times_faster": ratio(theirs, ours),
+        "agreement": max(apart),
+    }
+
+
+def deck(g: np.ndarray[Any, Any], volts: np.ndarray[Any, Any]) -> str:
+    """A SPICE deck that prints the current of every bit line; sense sources of 0 V are their ends."""
+    rows, columns = g.shape
+    lines = ["crossbar"]
+    for i in range(rows):
+        lines.append(f"vw{i} s{i} 0 dc {float(volts[i])!r}")
+        for j in range(columns):
+            before = f"w{i}_{j - 1}" if j else f"s{i}"
+            below = f"b{i + 1}_{j}" if i + 1 < rows else f"e{j}"
+            lines.append(f"rw{i}_{j} {before} w{i}_{j} {OHM!r}")
+            lines.append(f"rb{i}_{j} b{i}_{j} {below} {OHM!r}")
+            lines.append(f"rc{i}_{j} w{i}_{j} b{i}_{j} {float(1 / g[i, j])!r}")
+    lines += [f"vs{j} e{j} 0 dc 0" for j in range(columns)]
+    lines += [".options reltol=1e-9 abstol=1e-18 vntol=1e-12", ".control", "set numdgt=15", "op"]
+    lines += [f"print i(vs{j})" for j in range(columns)]
+    return "\n".join([*lines, "quit", ".endc", ".end", ""])
+
+
+def ngspice(size: int, rounds: int) -> dict[str, Any] | str:
+    """The full transfer matrix against ngspice's currents of one vector, start and reading of the deck included."""
+    if shutil.which("ngspice") is None:
+        return "not measured: ngspice is not installed"
+    g, x = tile(size), inputs(size, 1)[0]
+    ours, theirs, apart = [], [], []
+    with tempfile.TemporaryDirectory() as work:
+        path = Path(work, "tile.sp")
+        path.write_text(deck(g, VOLTS * x))
+        transfer(g[None], LINES)
+        for _ in range(rounds):
+            start = time.perf_counter()
+            matrix = transfer(g[None], LINES)[0]
+            ours.append(time.perf_counter() - start)
+            start = time.perf_counter()
+            done = subprocess.run(["ngspice", "-b", str(path)], check=False, capture_output=True, text=True)
+            theirs.append(time.perf_counter() - start)
+            printed = [line.split("=") for line in done.stdout.splitlines() if line.startswith("i(vs")]
+            currents = np.array([float(value) for _, value in printed])
+            apart.append(worst(currents, VOLTS * x @ matrix))
+    return {
+        **({"asked_times_faster": 300} if size == 128 else {}),
+        "seconds": {"transfer": round(statistics.median(ours), 5), "ngspice": round(statistics.median(theirs), 2)},
+        "times_faster": ratio(theirs, ours),
+        "agreement": max(apart),
+    }
+
+
+MEMORY = """
+import resource, numpy as np
+from mcompiler.physics.wires import Lines, transfer
+g = 10 ** np.random.default_rng(0).uniform(-6, -4, (1, 512, 512))
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+transfer(g, Lines(1.0, 1.0))
+print(before, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+def memory() -> dict[str, Any]:
+    done = subprocess.run([sys.executable, "-c", MEMORY], check=True, capture_output=True, text=True)
+    before, peak = (int(kib) / 2**20 for kib in done.stdout.split())
+    return {"asked_gib": 8, "size": 512, "peak_gib": round(peak, 2), "before_gib": round(before, 2)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--out", default="wires")
+    parser.add_argument("--badcrossbar", default=sys.executable, help="interpreter that has badcrossbar")
+    parser.add_argument("--parts", default="memory,sizes,badcrossbar,ngspice", help="what to measure; the rest is kept")
+    args = parser.parse_args()
+    if os.environ.get("OMP_NUM_THREADS") != "1":
+        parser.error("one core is meant: set OMP_NUM_THREADS=1")
+    path = RESULTS / f"{args.out}.json"
+    result: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    result |= {"seed": SEED, "segment_ohm": OHM, "cells": "log-uniform 1 to 100 uS", "threads": 1}
+    parts = {
+        "memory": memory,
+        "sizes": partial(sizes, args.rounds),
+        "badcrossbar": partial(badcrossbar, args.rounds, args.badcrossbar),
+        "ngspice": partial(ngspice, 64, min(2, args.rounds)),
+        "ngspice_128": partial(ngspice, 128, 1),
+    }
+    for name in args.parts.split(","):
+        result[name] = parts[name]()
+        result.pop("machine", None)
+        write(args.out, result)
+    print(json.dumps(result, indent=1))
+
+
+if __name__ == "__main__":
+    main()
