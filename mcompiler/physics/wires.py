@@ -92,6 +92,8 @@ def transfer(conductances: FloatArray, lines: Lines) -> FloatArray:
         padded[:, height * down - rows :, :columns] = part
         whole = _whole(padded, height, width, lines)
         found[start : start + at_once] = whole[:, height * down - rows :, :columns]
+    # A line without cells carries no current, not even that of rounding.
+    found *= g.any(axis=2, keepdims=True) & g.any(axis=1, keepdims=True)
     return found
 
 
