@@ -201,15 +201,23 @@ def _fit(path: str, spec: InputSpec, array: Tensor, batched: bool) -> Tensor:
     return array
 
 
-def batches(specs: tuple[InputSpec, ...], samples: Samples) -> Iterator[tuple[dict[str, Tensor], int]]:
-    """Feeds for one run after the other, and how many samples of each count (a fixed batch is padded at the end)."""
+def batches(
+    specs: tuple[InputSpec, ...], samples: Samples, largest: int = MAX_BATCH
+) -> Iterator[tuple[dict[str, Tensor], int]]:
+    """Feeds for one run after the other, and how many samples of each count (a fixed batch is padded at the end).
+
+    Args:
+        specs: what the model wants.
+        samples: what there is.
+        largest: samples of a run, where the model's batch is free.
+    """
     shared = batch_size(specs)
     if shared is None:
         for index in range(samples.count):
             yield {name: array[index] for name, array in samples.inputs.items()}, 1
         return
     elements = max(1, max(int(np.prod(array.shape[1:])) for array in samples.inputs.values()))
-    step = shared or max(1, min(MAX_BATCH, MAX_BATCH_ELEMENTS // elements))
+    step = shared or max(1, min(largest, MAX_BATCH_ELEMENTS // elements))
     for start in range(0, samples.count, step):
         feeds = {name: array[start : start + step] for name, array in samples.inputs.items()}
         count = min(step, samples.count - start)

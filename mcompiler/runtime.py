@@ -83,7 +83,13 @@ def open_file(path: Path, *, optimise: bool = True, prepack: bool = True) -> Ses
 
 
 def open_model(
-    model: ir.Model, *, outputs: Sequence[str] = (), optimise: bool = True, prepack: bool = True, origin: str = "model"
+    model: ir.Model,
+    *,
+    outputs: Sequence[str] = (),
+    optimise: bool = True,
+    prepack: bool = True,
+    origin: str = "model",
+    threads: int | None = None,
 ) -> Session:
     """Open a model in memory, large initializers shared rather than copied.
 
@@ -93,11 +99,14 @@ def open_model(
         optimise: run onnxruntime's graph optimisations.
         prepack: let onnxruntime copy weights into the layout of its kernels.
         origin: name for error messages.
+        threads: that compute; None: all cores. With one, sums have one order.
 
     Raises:
         ModelError: onnxruntime does not accept it.
     """
     options = _options(optimise, prepack)
+    if threads is not None:
+        options.intra_op_num_threads = threads
     stub = model.clone()
     present = {value.name for value in stub.graph.outputs}
     if outputs:

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 import numpy as np
 
 from mcompiler.cli.common import json_option, passes_progress, print_json, progress, say
 from mcompiler.errors import BuildError, UserError
+
+if TYPE_CHECKING:
+    from mcompiler.data import Samples
+    from mcompiler.driver import Build
+    from mcompiler.simulate import Verification
 
 EXIT_NOT_VERIFIED = 3
 
@@ -107,30 +113,107 @@ def compile_command(
     "--limit", type=click.IntRange(min=1), metavar="N", help="First N samples; without --data: draw N  [default: 16]"
 )
 @click.option("--ideal", is_flag=True, help="Lossless converters: proves the mapping on any target.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Seed of random samples.")
+@click.option(
+    "--effects",
+    metavar="all|NAME,...",
+    help="Errors of devices, wires and converters to switch on, of those that the target describes.",
+)
+@click.option("--trials", type=click.IntRange(min=1), metavar="T", help="Chips with those errors  [default: 1]")
+@click.option(
+    "--seed", type=int, default=0, show_default=True, help="Of random samples; with --effects, of the first chip too."
+)
+@click.option(
+    "--time", "time_s", type=float, metavar="SECONDS", help="Since programming: drift, relaxation, 1/f noise."
+)
+@click.option(
+    "--loss",
+    type=float,
+    default=0.01,
+    show_default=True,
+    metavar="SHARE",
+    help="What a chip may lose and still count for the yield.",
+)
+@click.option("--workers", type=click.IntRange(min=1), metavar="N", help="Chips at once; changes no number.")
+@click.option("--uncalibrated", is_flag=True, help="Without the corrections of the target's [calibration].")
 @json_option
-def verify(directory: Path, data: Path | None, limit: int | None, ideal: bool, seed: int, as_json: bool) -> int:
+def verify(
+    directory: Path,
+    data: Path | None,
+    limit: int | None,
+    ideal: bool,
+    effects: str | None,
+    trials: int | None,
+    seed: int,
+    time_s: float | None,
+    loss: float,
+    workers: int | None,
+    uncalibrated: bool,
+    as_json: bool,
+) -> int:
     """Run float, quantised and mapped model side by side and compare them, layer by layer.
 
     The mapped model is rebuilt from cells, placement and layers. Exit code 3 when a layer that is promised lossless is
     not exact, an output differs though all layers are exact, the shipped mapped.onnx is another model, or the placement
     is not that of the layers.
+
+    With --effects or --trials the devices, wires and converters have the errors that the target describes; every seed
+    is one chip.
     """
     from mcompiler.driver import load
-    from mcompiler.summary import verify_summary
 
     build = load(directory)
+    chips = effects is not None or trials is not None
+    if chips and ideal:
+        raise click.UsageError("--ideal and --effects exclude each other: an ideal chip has no errors")
+    if not chips and (time_s is not None or workers is not None or uncalibrated):
+        raise click.UsageError("--time, --workers and --uncalibrated are of chips with errors: give --effects too")
     samples = build.samples(data, limit=limit, seed=seed)
+    if chips:
+        names = tuple(name.strip() for name in (effects or "all").split(",") if name.strip())
+        return _verify_chips(build, samples, names, trials or 1, seed, time_s, loss, workers, not uncalibrated, as_json)
+    from mcompiler.summary import verify_summary
+
     with progress("verifying", samples.count) as advance:
         result = build.verify(samples, ideal=ideal, progress=advance)
     if as_json:
         print_json(result.as_json())
     else:
         click.echo(verify_summary(result))
-    if result.failures:
-        more = f" (and {len(result.failures) - 1} more)" if len(result.failures) > 1 else ""
-        click.echo(f"mcompiler: verification failed: {result.failures[0]}{more}", err=True)
-    return EXIT_NOT_VERIFIED if result.failures else 0
+    return _verdict(result)
+
+
+def _verify_chips(
+    build: Build,
+    samples: Samples,
+    names: tuple[str, ...],
+    trials: int,
+    seed: int,
+    time_s: float | None,
+    loss: float,
+    workers: int | None,
+    calibrated: bool,
+    as_json: bool,
+) -> int:
+    from mcompiler.driver.trials import TrialOptions
+    from mcompiler.summary import trials_summary
+
+    options = TrialOptions(names, trials, seed, time_s, loss, workers, calibrated)
+    with progress("chips", trials) as advance:
+        found = build.trials(samples, options=options, progress=advance)
+    if as_json:
+        print_json(found.as_json())
+    else:
+        click.echo(trials_summary(found))
+    return _verdict(found.plain)
+
+
+def _verdict(result: Verification) -> int:
+    """Exit code; the first failure goes to stderr."""
+    if not result.failures:
+        return 0
+    more = f" (and {len(result.failures) - 1} more)" if len(result.failures) > 1 else ""
+    click.echo(f"mcompiler: verification failed: {result.failures[0]}{more}", err=True)
+    return EXIT_NOT_VERIFIED
 
 
 @click.command()

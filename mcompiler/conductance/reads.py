@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from mcompiler.conductance.cells import Cells, unpack_levels
 from mcompiler.conductance.codes import Levels, steps_of
-from mcompiler.conductance.converters import Decoding, is_signed, make_adc
+from mcompiler.conductance.converters import Adc, Decoding, is_signed, make_adc
 from mcompiler.conductance.states import ArrayState, Beside, Realise, Values, beside_of
 from mcompiler.geometry import ArrayShape, TileTable, tile_blocks
 from mcompiler.ir import IntArray, MatrixOp
@@ -34,6 +34,8 @@ class ReadBlock:
         inputs: int64 [channels]: what the sum of the inputs over the word lines adds (flips undone, shift subtracted).
         variance: float32 [rows, conversions, channels]: of ``levels`` between reads, or None.
         offset, bow: float32 [conversions, channels]: of each converter, in codes, or None.
+        scale: float64 [conversions, channels]: digital factor on decoded codes, or None.
+        constant: float64 [channels]: what the digital side adds to each read of one phase, in ``worth``, or None.
         beside: unit and reference columns where they are those of a chip; None: as a mapping asks for them.
     """
 
@@ -46,6 +48,8 @@ class ReadBlock:
     variance: Values | None = None
     offset: Values | None = None
     bow: Values | None = None
+    scale: Values | None = None
+    constant: Values | None = None
     beside: Beside | None = None
 
 
@@ -59,6 +63,7 @@ def read_blocks(
     flips: npt.NDArray[np.bool_],
     signs: npt.NDArray[np.bool_] | None = None,
     realise: Realise | None = None,
+    gain: float = 1.0,
 ) -> list[ReadBlock]:
     """Every read of an operation, from the cells.
 
@@ -69,8 +74,9 @@ def read_blocks(
         signs: as in decode_cells.
         target: where pairs are subtracted, how many word lines are active.
         realise: what one chip makes of level codes; None: cells as the mapping asks for them.
+        gain: of the layer's converter, in codes per level step; read for a chip only.
     """
-    copies = shape.arrays_per_tile
+    copies, adc = shape.arrays_per_tile, replace(make_adc(target), gain=gain)
     merged: dict[tuple[int, int, int, int], list[ReadBlock]] = {}
     first = 0
     for chunk in cells:
@@ -82,7 +88,7 @@ def read_blocks(
             block = _tile_block(levels[inside, :, : shape.columns], op, table[arrays], shape, flips[arrays])
             block = _apply_shift(block, shift, shape, target.encoding.weights)
             if state is not None:
-                block = _realised(block, state.of(inside), table[arrays], op, shape, target)
+                block = _realised(block, state.of(inside), table[arrays], op, shape, target, adc)
             tile = table[first + position]
             for read, part in enumerate(_split_rows(block, shape.rows_active)):
                 part = part if signs is None else _signed(part, signs[arrays, read], table[arrays], op, shape)
@@ -141,10 +147,16 @@ def _spread(
 
 
 def _realised(
-    block: ReadBlock, state: ArrayState, arrays: TileTable, op: MatrixOp, shape: ArrayShape, target: Target
+    block: ReadBlock,
+    state: ArrayState,
+    arrays: TileTable,
+    op: MatrixOp,
+    shape: ArrayShape,
+    target: Target,
+    adc: Adc,
 ) -> ReadBlock:
     """A tile as one chip has it."""
-    adc, rows = make_adc(target), slice(0, len(block.rows))
+    rows = slice(0, len(block.rows))
     currents, variance = state.currents[:, rows], None if state.variance is None else state.variance[:, rows]
     if target.encoding.pedestal is Pedestal.REFERENCE_COLUMN:
         currents = currents - currents[:, :, -1:]
@@ -153,24 +165,23 @@ def _realised(
     def spread(values: Values) -> Values:
         return _spread(values, arrays, op, shape, np.float64)
 
-    gain, present = spread(state.gain), block.worth != 0
+    gain, trim, present = spread(state.gain), spread(state.trim), block.worth != 0
     if is_signed(target):  # one converter for both lines of a pair
         gain[shape.slices :] = gain[: shape.slices]
+        trim[shape.slices :] = 0
+    added = spread(state.offset) * gain * adc.gain + trim
     own = np.zeros((len(arrays), shape.columns), np.int64) + np.arange(len(arrays))[:, None]
+    factor = spread(np.broadcast_to(state.scale[:, None], own.shape))
     pedestal = adc.pedestal if adc.decoding is not Decoding.CLEAN else 0.0
+    bare = replace(state, currents=currents, variance=variance)
     return replace(
         block,
         levels=np.where(present, spread(currents) * gain - pedestal, 0).astype(np.float32),
+        scale=None if (factor[present] == 1).all() else np.where(present, factor, 1.0),
         variance=None if variance is None else (spread(variance) * gain**2).astype(np.float32),
-        offset=spread(state.offset).astype(np.float32) if state.offset.any() else None,
+        offset=added.astype(np.float32) if state.offset.any() or state.trim.any() else None,
         bow=spread(state.bow).astype(np.float32) if state.bow.any() else None,
-        beside=beside_of(
-            replace(state, currents=currents, variance=variance),
-            pedestal,
-            shape,
-            target,
-            _spread(own, arrays, op, shape, np.int64),
-        ),
+        beside=beside_of(bare, adc, pedestal, shape, target, _spread(own, arrays, op, shape, np.int64)),
     )
 
 
@@ -222,6 +233,7 @@ def _join(blocks: list[ReadBlock]) -> ReadBlock:
         variance=_sum_of([block.variance for block in blocks]),
         offset=_sum_of([block.offset for block in blocks]),
         bow=_sum_of([block.bow for block in blocks]),
+        scale=_join_scale(blocks),
         beside=_join_beside(blocks),
     )
 
@@ -229,6 +241,16 @@ def _join(blocks: list[ReadBlock]) -> ReadBlock:
 def _sum_of(parts: Sequence[Values | None]) -> Values | None:
     known = [part for part in parts if part is not None]
     return np.sum(known, axis=0, dtype=np.float32) if known else None
+
+
+def _join_scale(blocks: list[ReadBlock]) -> Values | None:
+    if all(block.scale is None for block in blocks):
+        return None
+    joined = np.ones(blocks[0].worth.shape)
+    for block in blocks:
+        if block.scale is not None:
+            joined = np.where(block.worth != 0, block.scale, joined)
+    return joined
 
 
 def _join_beside(blocks: list[ReadBlock]) -> Beside | None:
@@ -267,8 +289,9 @@ def _subtract_pairs(block: ReadBlock) -> ReadBlock:
         levels=np.subtract(block.levels[:, :slices], block.levels[:, slices:]),
         worth=block.worth[:slices],
         variance=None if variance is None else variance[:, :slices] + variance[:, slices:],
-        offset=None if block.offset is None else block.offset[:slices],
+        offset=None if block.offset is None else block.offset[:slices] - block.offset[slices:],
         bow=None if block.bow is None else block.bow[:slices],
+        scale=None if block.scale is None else block.scale[:slices],
     )
 
 

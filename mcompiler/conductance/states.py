@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mcompiler.conductance.codes import Levels
+from mcompiler.conductance.converters import Adc
 from mcompiler.geometry import ArrayShape
 from mcompiler.ir import IntArray
 from mcompiler.target import Pedestal, Target
@@ -25,21 +26,37 @@ class ArrayState:
         currents: float64 [arrays, rows, columns + extra]: what a unit of input code on a word line adds to a bit line,
             in level steps; G_min, wires and input converters included.
         variance: float64, the same shape: variance of that between reads; None where nothing fluctuates.
+        offset: float64 [arrays, columns + extra]: what a bit line carries without inputs, in level steps.
         gain: float64 [arrays, columns + extra]: gain of each bit line's converter over the nominal one.
-        offset: float64 [arrays, columns + extra]: codes that the converter adds before it rounds.
+        trim: float64 [arrays, columns + extra]: codes that the converter adds before it rounds.
         bow: float64 [arrays, columns + extra]: largest deviation of its characteristic, in codes.
+        scale: float64 [arrays]: digital factor on the codes of an array.
     """
 
     currents: Values
     variance: Values | None
-    gain: Values
     offset: Values
+    gain: Values
+    trim: Values
     bow: Values
+    scale: Values
+
+    @classmethod
+    def plain(cls, currents: Values, variance: Values | None, offset: Values, scale: Values) -> ArrayState:
+        """With converters as they should be."""
+        lines = np.zeros((len(currents), currents.shape[2]))
+        return cls(currents, variance, offset, lines + 1, lines, lines, scale)
 
     def of(self, arrays: slice) -> ArrayState:
         """Some of the arrays."""
-        variance = None if self.variance is None else self.variance[arrays]
-        return ArrayState(self.currents[arrays], variance, self.gain[arrays], self.offset[arrays], self.bow[arrays])
+        return ArrayState(
+            self.currents[arrays], None if self.variance is None else self.variance[arrays], self.offset[arrays],
+            self.gain[arrays], self.trim[arrays], self.bow[arrays], self.scale[arrays],
+        )  # fmt: skip
+
+    def added(self, gain: float) -> Values:
+        """Codes without inputs, before rounding, of converters of this nominal gain: [arrays, columns + extra]."""
+        return self.offset * self.gain * gain + self.trim
 
 
 Realise = Callable[[int, Levels], ArrayState]
@@ -72,11 +89,14 @@ class Beside:
         return replace(self, currents=self.currents[rows], variance=variance)
 
 
-def beside_of(state: ArrayState, pedestal: float, shape: ArrayShape, target: Target, owner: IntArray) -> Beside | None:
+def beside_of(
+    state: ArrayState, adc: Adc, pedestal: float, shape: ArrayShape, target: Target, owner: IntArray
+) -> Beside | None:
     """Unit and reference columns that are converted, of the arrays of a tile; None where there are none.
 
     Args:
         state: of those arrays.
+        adc: the layer's converter.
         pedestal: what the product adds to every bit line again.
         shape, target: which columns there are, and whether a reference is converted or subtracted before it.
         owner: as in ``Beside``.
@@ -93,7 +113,7 @@ def beside_of(state: ArrayState, pedestal: float, shape: ArrayShape, target: Tar
     return Beside(
         (pick(state.currents) * gain - pedestal).astype(np.float32),
         None if state.variance is None else (pick(state.variance) * gain**2).astype(np.float32),
-        pick(state.offset).astype(np.float32),
+        pick(state.added(adc.gain)).astype(np.float32),
         pick(state.bow).astype(np.float32),
         arrays * shape.unit,
         arrays * digitised,

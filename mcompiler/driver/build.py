@@ -6,7 +6,7 @@ import itertools
 import platform
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib import metadata
 from pathlib import Path
@@ -42,7 +42,7 @@ from mcompiler.onnx_export import (
     same_models,
     save_model,
 )
-from mcompiler.runtime import input_specs, open_model
+from mcompiler.runtime import Session, input_specs, open_model
 from mcompiler.simulate import LayerProbe, Models, Verification, verify
 from mcompiler.target import Target, load_target, resolved_toml
 
@@ -51,6 +51,9 @@ VERIFY_SAMPLES = 16
 
 if TYPE_CHECKING:
     import networkx as nx
+
+    from mcompiler.driver.trials import TrialOptions
+    from mcompiler.simulate import Trials
 
 
 @dataclass(frozen=True)
@@ -148,20 +151,61 @@ class Build:
         specs = input_specs(float_session, content.skeleton)
         samples = self._samples(x, y, specs, limit, seed)
         mapped = self._mapped(ideal)
-        shipped = mapped if ideal else content.shipped()
+        same, session = self._shipped_session(mapped, ideal)
+        models = Models(float_session, content.reference, mapped, session, specs)
+        probes = self._probes(ideal)
+        return verify(models, probes, samples, same_as_shipped=same, misplaced=self._misplaced(), progress=progress)
+
+    def trials(
+        self,
+        x: npt.NDArray[Any] | Mapping[str, npt.NDArray[Any]] | Samples | None = None,
+        y: npt.NDArray[Any] | None = None,
+        *,
+        options: TrialOptions | None = None,
+        limit: int | None = None,
+        progress: Callable[[int], None] = lambda done: None,
+    ) -> Trials:
+        """Run chips with the errors that the target describes, one seed a chip.
+
+        Args:
+            x, y, limit: as for ``verify``.
+            options: effects, number of chips, first seed, time since programming and so on.
+            progress: told how many chips are done.
+
+        Raises:
+            UserError: an effect that the target does not describe; options that make no sense.
+        """
+        from mcompiler.driver.trials import TrialOptions, TrialRun, check_options  # scipy, needed here only
+
+        wanted = TrialOptions() if options is None else options
+        check_options(wanted)
+        specs = input_specs(self._content.float_session(), self._content.skeleton)
+        samples = self._samples(x, y, specs, limit, wanted.seed)
+        same, _ = self._shipped_session(self.mapped, ideal=False)
+        run = TrialRun(self._content, self.target, self._probes(ideal=False), specs, samples, wanted)
+        found = run.run(progress)
+        return replace(found, plain=replace(found.plain, same_as_shipped=same, misplaced=self._misplaced()))
+
+    def _shipped_session(self, mapped: ir.Model, ideal: bool) -> tuple[bool, Session]:
+        """Whether the shipped mapped model is the one that the cells give, and the model that runs."""
+        shipped = mapped if ideal else self._content.shipped()
         same = shipped is None or shipped is mapped or same_models(shipped, mapped)
-        session = open_model(shipped if shipped is not None else mapped, origin="mapped model")
-        names = code_names(content.skeleton, {layer.op.name: layer.op for layer in content.layers})
-        probes = [
+        return same, open_model(shipped if shipped is not None else mapped, origin="mapped model")
+
+    def _misplaced(self) -> tuple[str, ...]:
+        content = self._content
+        return placement_faults(content.placement, content.skeleton, content.layers, self.target)
+
+    def _probes(self, ideal: bool) -> list[LayerProbe]:
+        layers = self._content.layers
+        names = code_names(self._content.skeleton, {layer.op.name: layer.op for layer in layers})
+        return [
             LayerProbe(
                 layer.op.name, names[layer.op.name], f"{layer.op.name}/accumulator", ideal or layer.analog.lossless,
                 0.0 if ideal else layer.analog.clipped,
             )
-            for layer in content.layers
+            for layer in layers
         ]  # fmt: skip
-        models = Models(float_session, content.reference, mapped, session, specs)
-        faults = placement_faults(content.placement, content.skeleton, content.layers, self.target)
-        return verify(models, probes, samples, same_as_shipped=same, misplaced=faults, progress=progress)
 
     def report(self) -> str:
         """The report as one HTML page."""

@@ -7,8 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import numpy.typing as npt
 import onnx_ir as ir
 
 from mcompiler.artefacts import (
@@ -18,18 +20,29 @@ from mcompiler.artefacts import (
     read_layers,
     verify_hashes,
 )
-from mcompiler.conductance import decode_cells, read_blocks
+from mcompiler.conductance import ReadBlock, Realise, decode_cells, is_signed, read_blocks
 from mcompiler.cost import Cost, estimate
 from mcompiler.geometry import ArrayShape, array_shape
 from mcompiler.ir import ScheduledProgram
 from mcompiler.onnx_export import (
     MappedLayer,
+    Physics,
     build_mapped,
     build_reference,
     load_model_file,
 )
 from mcompiler.runtime import Session, open_file, open_model
 from mcompiler.target import Target
+
+if TYPE_CHECKING:
+    from mcompiler.physics.chip import Chip
+
+
+CHIP_BATCH = 8
+"""Samples of a run of one chip: phases, slices and reads of so many stay in the cache."""
+
+WINDOW = 1 << 20
+"""Conversions of one read that fluctuate in one run, where more samples would make them more."""
 
 
 @dataclass(frozen=True)
@@ -140,20 +153,75 @@ class Stored:
         return self._model("mapped.onnx")
 
 
-def mapped_from_cells(skeleton: ir.Model, layers: Sequence[LayerData], target: Target, ideal: bool) -> ir.Model:
-    """The mapped model from the cells of the layers."""
+def mapped_from_cells(
+    skeleton: ir.Model, layers: Sequence[LayerData], target: Target, ideal: bool = False, chip: Chip | None = None
+) -> ir.Model:
+    """The mapped model from the cells of the layers.
+
+    Args:
+        skeleton: graph with placeholders.
+        layers: with their cells.
+        target: the chip's description.
+        ideal: lossless converters.
+        chip: a chip with its errors; None: cells as the mapping asks for them.
+    """
     shape = array_shape(target)
-    made = {layer.op.name: partial(_mapped_layer, layer, target, shape, ideal) for layer in layers}
+    if chip is None:
+        made = {layer.op.name: partial(_mapped_layer, layer, target, shape, ideal) for layer in layers}
+    else:
+        bank = noise_bank(layers, target, chip)[0]
+        made = {layer.op.name: partial(_layer_on, chip, bank, layer, target, shape) for layer in layers}
     return build_mapped(skeleton, made, target)
 
 
+def noise_bank(layers: Sequence[LayerData], target: Target, chip: Chip) -> tuple[int, int]:
+    """Normal numbers that one run of a chip's mapped model draws, and how many samples a run may have with them.
+
+    Every read takes a window of four fifths of them at most. None are needed where conversions do not fluctuate; a run
+    has one sample where cells fluctuate between inferences.
+    """
+    most = 1 if chip.frozen else CHIP_BATCH
+    if not chip.fluctuates:
+        return 0, most
+    shape = array_shape(target)
+    each = [1]
+    for layer in layers:
+        phases = -(-layer.op.input.bits // target.converters.dac.bits)
+        groups, _, columns = layer.op.codes.shape
+        conversions = shape.slices * (1 if is_signed(target) else shape.polarities)
+        lines = groups * columns * conversions + shape.extra * len(layer.table)
+        each.append(phases * layer.op.vectors * lines)
+    samples = max(1, min(most, WINDOW // max(each)))
+    return max(1 << 16, -(-5 * samples * max(each) // 4)), samples
+
+
 def _mapped_layer(layer: LayerData, target: Target, shape: ArrayShape, ideal: bool) -> MappedLayer:
-    encoding = target.encoding.weights
     analog = replace(layer.analog, lossless=True) if ideal else layer.analog
-    settings = (analog.shift, analog.flips, analog.signs)
-    weights = decode_cells(layer.cells(), layer.op, layer.table, shape, encoding, *settings)
-    blocks = (
-        () if analog.lossless
-        else tuple(read_blocks(layer.cells(), layer.op, layer.table, target, shape, *settings))
-    )  # fmt: skip
+    weights = _weights(layer, target, shape)
+    blocks = () if analog.lossless else tuple(_blocks(layer, target, shape, None))
     return MappedLayer(layer.op, layer.table, analog, weights, blocks)
+
+
+def _layer_on(chip: Chip, bank: int, layer: LayerData, target: Target, shape: ArrayShape) -> MappedLayer:
+    """A layer on one chip: no conversion is taken to be lossless."""
+    name = layer.op.name
+    physics = Physics(chip.inputs(), chip.converter_noise, chip.frozen, bank, chip.seeds(name))
+    blocks = _blocks(layer, target, shape, partial(chip.realise, name))
+    analog = replace(layer.analog, lossless=False)
+    return MappedLayer(layer.op, layer.table, analog, _weights(layer, target, shape), tuple(blocks), physics)
+
+
+def _weights(layer: LayerData, target: Target, shape: ArrayShape) -> npt.NDArray[np.signedinteger[Any]]:
+    """Weight codes that the cells stand for."""
+    analog = layer.analog
+    settings = (analog.shift, analog.flips, analog.signs)
+    return decode_cells(layer.cells(), layer.op, layer.table, shape, target.encoding.weights, *settings)
+
+
+def _blocks(layer: LayerData, target: Target, shape: ArrayShape, realise: Realise | None) -> list[ReadBlock]:
+    """What the converters see."""
+    analog = layer.analog
+    return read_blocks(
+        layer.cells(), layer.op, layer.table, target, shape, analog.shift, analog.flips, analog.signs, realise,
+        analog.gain,
+    )  # fmt: skip

@@ -42,6 +42,7 @@ class _Layer:
     bytes: bool
     sizes: tuple[int, ...] | None
     physics: Physics | None = None
+    drawn: ir.Value | None = None
 
     @property
     def step(self) -> int:
@@ -68,7 +69,13 @@ class _Layer:
 
 
 def converted_layer(
-    emitter: Emitter, codes: ir.Value, mapped: MappedLayer, adc: Adc, target: Target, sizes: tuple[int, ...] | None
+    emitter: Emitter,
+    codes: ir.Value,
+    mapped: MappedLayer,
+    adc: Adc,
+    target: Target,
+    sizes: tuple[int, ...] | None,
+    drawn: ir.Value | None = None,
 ) -> tuple[ir.Value, ir.Value]:
     """Output of a layer whose conversions are not lossless, and its accumulator for probes.
 
@@ -79,6 +86,7 @@ def converted_layer(
         adc: the layer's converter.
         target: phases.
         sizes: spatial sizes of a convolution's input where they are static: onnxruntime then drops transposes.
+        drawn: the normal numbers of a run, where conversions fluctuate.
 
     Raises:
         CompileError: a product with a batched constant (one matrix per batch element).
@@ -92,7 +100,7 @@ def converted_layer(
     phases = -(-op.input.bits // target.converters.dac.bits)
     in_bytes = adc.largest - adc.smallest <= 255 and adc.rounding is Rounding.HALF_EVEN
     integer = in_bytes and _fits_integer_kernels(op, blocks, adc, target)
-    layer = _Layer(op, adc, target, phases, integer, in_bytes, sizes, mapped.physics)
+    layer = _Layer(op, adc, target, phases, integer, in_bytes, sizes, mapped.physics, drawn)
     segments = _segments(op, blocks)
     padded = _padded(emitter, codes, layer)
     if _is_direct(layer, segments):
@@ -201,7 +209,7 @@ def _segment(
     cols = layer.op.codes.shape[2]
     channels = (end - first) * cols
     kept = blocks[0].group - first  # vanished groups before these: their channels are zero
-    if _same_worth(blocks) and layer.adc.decoding is Decoding.CLEAN:
+    if _same_worth(blocks, layer) and layer.adc.decoding is Decoding.CLEAN:
         total: ir.Value | None = None
         for block in blocks:
             codes = _read(emitter, source, layer, block)
@@ -221,11 +229,19 @@ def _segment(
     return total
 
 
-def _same_worth(blocks: Sequence[ReadBlock]) -> bool:
-    """Whether codes may be added over the reads before slices are combined. An absent column has code 0 anyway."""
-    return not any(block.inputs.any() for block in blocks) and all(
-        np.array_equal(_full_worth(block), _full_worth(blocks[0])) for block in blocks
+def _same_worth(blocks: Sequence[ReadBlock], layer: _Layer) -> bool:
+    """Whether codes may be added over the reads before slices are combined."""
+    scaled = any(block.scale is not None or block.constant is not None for block in blocks)
+    return (
+        not scaled
+        and not any(block.inputs.any() for block in blocks)
+        and all(np.array_equal(_clean_worth(block, layer), _clean_worth(blocks[0], layer)) for block in blocks)
     )
+
+
+def _clean_worth(block: ReadBlock, layer: _Layer) -> npt.NDArray[np.int32]:
+    """Worth where nothing is added to the sums: a column that is absent has code 0, unless converters make noise."""
+    return block.worth if layer.physics is not None else _full_worth(block)
 
 
 def _full_worth(block: ReadBlock) -> npt.NDArray[np.int32]:
@@ -251,29 +267,38 @@ def _lines(layer: _Layer, block: ReadBlock) -> Lines:
     """Every converted bit line of a read: conversions x channels, then unit and reference columns."""
     rows, beside = len(block.rows), block.beside
     levels = block.levels.reshape(rows, -1)
-    if beside is None:
-        unit, reference = _extra_columns(layer)
-        kind = block.levels.dtype
-        parts = [levels, *[np.ones((rows, 1), kind)] * unit, *[np.zeros((rows, 1), kind)] * reference]
-        return Lines(np.concatenate(parts, axis=1), int(unit), int(reference), np.zeros(block.worth.shape, np.int64))
+    if beside is not None:
+        return Lines(
+            np.concatenate([levels, beside.currents], axis=1),
+            beside.units,
+            beside.references,
+            beside.owner,
+            _flat(block.variance, beside.variance, (rows, -1)),
+            _flat(block.offset, beside.offset, (-1,)),
+            _flat(block.bow, beside.bow, (-1,)),
+        )
+    unit, reference = _extra_columns(layer)
+    kind = block.levels.dtype
+    parts = [levels, *[np.ones((rows, 1), kind)] * unit, *[np.zeros((rows, 1), kind)] * reference]
     return Lines(
-        np.concatenate([levels, beside.currents], axis=1),
-        beside.units,
-        beside.references,
-        beside.owner,
-        _beside(block.variance, beside.variance, (rows, -1)),
-        _beside(block.offset, beside.offset if beside.offset.any() else None, (-1,)),
-        _beside(block.bow, beside.bow if beside.bow.any() else None, (-1,)),
+        np.concatenate(parts, axis=1),
+        int(unit),
+        int(reference),
+        np.zeros(block.worth.shape, np.int64),
+        _flat(block.variance, None, (rows, -1)),
+        _flat(block.offset, None, (-1,)),
+        _flat(block.bow, None, (-1,)),
     )
 
 
-def _beside(
+def _flat(
     values: npt.NDArray[Any] | None, more: npt.NDArray[Any] | None, shape: tuple[int, ...]
 ) -> npt.NDArray[Any] | None:
-    """Values [..., conversions, channels] flat, those of the columns beside them behind."""
-    if values is None or more is None:
+    """Values [..., conversions, channels] flat, those of the columns beside them behind; None where all is 0."""
+    if values is None:
         return None
-    return np.concatenate([values.reshape(shape), more], axis=-1)
+    flat = values.reshape(shape)
+    return flat if more is None else np.concatenate([flat, more], axis=-1)
 
 
 def _read(emitter: Emitter, source: ir.Value, layer: _Layer, block: ReadBlock) -> ir.Value:
@@ -421,16 +446,21 @@ def _window(low: int, high: int, channels: int, widen: bool) -> tuple[int, int]:
 
 
 def _converter(layer: _Layer) -> Converter:
-    return Converter(layer.adc, layer.bytes, layer.step, layer.physics)
+    return Converter(layer.adc, layer.bytes, layer.step, layer.physics, layer.drawn)
 
 
 # --- shift and add ---------------------------------------------------------------------------------------------------
 
 
 def _combine(emitter: Emitter, codes: ir.Value, layer: _Layer, block: ReadBlock, channels: int, first: int) -> ir.Value:
-    """Slices, polarities, unit and reference column to one sum per channel: int32 [vectors, channels]."""
+    """Slices, polarities, unit and reference columns to one sum per channel: [vectors, channels].
+
+    int32, or float32 of a chip, whose digital corrections are no integers.
+    """
     lines, (conversions, held) = _lines(layer, block), block.worth.shape
-    worth = block.worth if block.inputs.any() or layer.adc.decoding is not Decoding.CLEAN else _full_worth(block)
+    clean = not block.inputs.any() and layer.adc.decoding is Decoding.CLEAN
+    worth: npt.NDArray[Any] = _clean_worth(block, layer) if clean else block.worth
+    worth = worth if block.scale is None else worth * block.scale
     beside = conversions * held  # unit columns, then reference columns
     matrix = np.zeros((beside + lines.units + lines.references, channels), dtype=np.float64)
     columns, each = first + np.arange(held), np.arange(held)
@@ -443,12 +473,19 @@ def _combine(emitter: Emitter, codes: ir.Value, layer: _Layer, block: ReadBlock,
         if lines.references:
             matrix[beside + lines.units + lines.owner[0], columns] -= block.inputs
     if conversions == 1 and held == channels and not lines.units and not lines.references and (worth == 1).all():
-        return codes
+        return codes if layer.physics is None else emitter.cast(codes, ir.DataType.FLOAT)
     bound = np.abs(matrix).sum(axis=0).max() * (layer.adc.largest + 1) * (1 << layer.op.input.bits)
     wide = bound >= FLOAT32_EXACT
     kind, dtype = (ir.DataType.DOUBLE, np.float64) if wide else (ir.DataType.FLOAT, np.float32)
     product = emitter("MatMul", emitter.cast(codes, kind), emitter.constant(matrix, dtype))
-    return emitter.cast(product, ir.DataType.INT32)
+    if layer.physics is None:
+        return emitter.cast(product, ir.DataType.INT32)
+    if block.constant is not None:
+        phases = float((1 << (layer.step * np.arange(layer.phases))).sum())
+        added = np.zeros((1, channels))
+        added[0, columns] = block.constant * phases
+        product = emitter("Add", product, emitter.constant(added, dtype))
+    return emitter.cast(product, ir.DataType.FLOAT) if wide else product
 
 
 def _count_terms(

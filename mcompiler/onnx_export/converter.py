@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -29,13 +28,16 @@ class Physics:
         inputs: float32 [codes of a phase]: share of a unit times code that each input code really applies; None: all 1.
         noise: deviation of every conversion, in codes.
         frozen: cells fluctuate between inferences only, not between reads: batches hold one sample.
+        bank: how many normal numbers a run of the model draws; every conversion takes one of a window of them that
+            starts at random, which is many times faster than a draw of its own.
         seeds: of the random generators of the layer's nodes, one after the other.
     """
 
     inputs: Values | None
     noise: float
     frozen: bool
-    seeds: itertools.count[int] = field(default_factory=itertools.count)
+    bank: int
+    seeds: Iterator[int]
 
 
 @dataclass(frozen=True)
@@ -68,12 +70,14 @@ class Converter:
         bytes: codes leave as uint8 (around 128 where signed), else as float32.
         step: bits of an input code.
         physics: of a chip, or None.
+        drawn: the normal numbers of this run, where conversions fluctuate.
     """
 
     adc: Adc
     bytes: bool
     step: int
     physics: Physics | None
+    drawn: ir.Value | None
 
 
 def zero_code(adc: Adc) -> int:
@@ -122,13 +126,12 @@ def analog(
     values = product(inputs, matrix)
     if gain == 1 and adc.gain != 1:
         values = emitter("Mul", values, emitter.constant(adc.gain, np.float32))
-    if physics is not None:
-        frozen = variance is None or physics.frozen
+    if physics is not None and converter.drawn is not None:
         spread = None
-        if variance is not None and not frozen:
+        if variance is not None and not physics.frozen:
             squares = inputs if converter.step == 1 and physics.inputs is None else emitter("Mul", inputs, inputs)
             spread = product(squares, emitter.constant(operand(variance)))
-        values = _noisy(emitter, values, spread, physics)
+        values = _noisy(emitter, values, spread, physics, converter.drawn)
     if lines.offset is not None:
         values = emitter("Add", values, emitter.constant(lines.offset.reshape(shape), np.float32))
     if lines.bow is not None:
@@ -151,16 +154,31 @@ def _fluctuating(emitter: Emitter, matrix: ir.Value, variance: Values, physics: 
     return emitter("Add", matrix, emitter("Mul", drawn, deviation))
 
 
-def _noisy(emitter: Emitter, values: ir.Value, variance: ir.Value | None, physics: Physics) -> ir.Value:
+def _noisy(
+    emitter: Emitter, values: ir.Value, variance: ir.Value | None, physics: Physics, drawn: ir.Value
+) -> ir.Value:
     """Values with noise of the given variance and of the converter, both in codes."""
     if variance is None and not physics.noise:
         return values
-    drawn = emitter("RandomNormalLike", values, seed=float(next(physics.seeds)))
+    normal = _window(emitter, values, physics, drawn)
     if variance is None:
-        return emitter("Add", values, emitter("Mul", drawn, emitter.constant(physics.noise, np.float32)))
+        return emitter("Add", values, emitter("Mul", normal, emitter.constant(physics.noise, np.float32)))
     if physics.noise:
         variance = emitter("Add", variance, emitter.constant(physics.noise**2, np.float32))
-    return emitter("Add", values, emitter("Mul", drawn, emitter("Sqrt", variance)))
+    return emitter("Add", values, emitter("Mul", normal, emitter("Sqrt", variance)))
+
+
+def _window(emitter: Emitter, values: ir.Value, physics: Physics, drawn: ir.Value) -> ir.Value:
+    """A normal number for each value: successive ones of the drawn, from a place that is drawn anew in every run.
+
+    More values than were drawn are an error when the model runs: the reshape then lacks numbers.
+    """
+    count = emitter("Reshape", emitter("Size", values), emitter.ints(1))
+    room = emitter.cast(emitter("Sub", emitter.ints(physics.bank), count), ir.DataType.FLOAT)
+    place = emitter("RandomUniform", shape=[1], seed=float(next(physics.seeds)))
+    start = emitter.cast(emitter("Floor", emitter("Mul", place, room)), ir.DataType.INT64)
+    window = emitter("Slice", drawn, start, emitter("Add", start, count), emitter.ints(0))
+    return emitter("Reshape", window, emitter("Shape", values))
 
 
 def _bowed(emitter: Emitter, values: ir.Value, adc: Adc, bow: Values) -> ir.Value:

@@ -11,6 +11,7 @@ from mcompiler.conductance import make_adc
 from mcompiler.ir import ANALOG_DOMAIN, ANALOG_OP
 from mcompiler.onnx_export.codes import CodeTable, scale_and_bias
 from mcompiler.onnx_export.converted import converted_layer
+from mcompiler.onnx_export.converter import Physics
 from mcompiler.onnx_export.emitter import Emitter, insert_before
 from mcompiler.onnx_export.folded import folded_accumulator
 from mcompiler.onnx_export.layer import MappedLayer
@@ -32,15 +33,25 @@ def build_mapped(skeleton: ir.Model, layers: Mapping[str, Callable[[], MappedLay
     """
     model = skeleton.clone()
     table = CodeTable(model.graph)
-    names = set[str]()
+    names, drawn = set[str](), None
     for node in list(model.graph):
         if node.domain != ANALOG_DOMAIN or node.op_type != ANALOG_OP:
             continue
         layer = layers[node.name or ""]()
         codes = table.of(node, layer.op)
-        _replace(model, node, codes, layer, target, _identifier(layer.op.name, names))
+        if drawn is None and layer.physics is not None and layer.physics.bank:
+            drawn = _drawn(model.graph, layer.physics)
+        _replace(model, node, codes, layer, target, _identifier(layer.op.name, names), drawn)
     model.opset_imports[ANALOG_DOMAIN] = 1
     return model
+
+
+def _drawn(graph: ir.Graph, physics: Physics) -> ir.Value:
+    """Normal numbers, new ones in every run: one node for the whole model."""
+    emitter = Emitter("noise")
+    value = emitter("RandomNormal", name="noise/drawn", shape=[physics.bank], seed=float(next(physics.seeds)))
+    graph.insert_before(next(iter(graph)), emitter.nodes)
+    return value
 
 
 def _identifier(layer: str, taken: set[str]) -> str:
@@ -55,30 +66,42 @@ def _identifier(layer: str, taken: set[str]) -> str:
 
 
 def _replace(
-    model: ir.Model, node: ir.Node, codes: ir.Value, layer: MappedLayer, target: Target, function_name: str
+    model: ir.Model,
+    node: ir.Node,
+    codes: ir.Value,
+    layer: MappedLayer,
+    target: Target,
+    function_name: str,
+    drawn: ir.Value | None,
 ) -> None:
     """Define the layer's function and call it in place of the placeholder."""
     body = Emitter(function_name, inside_function=True)
     formal = ir.Value(name="codes")
+    noise = ir.Value(name="drawn") if drawn is not None and layer.physics is not None else None
     if layer.analog.lossless:
         accumulator, probe = folded_accumulator(body, formal, layer.op, layer.weights)
         y = scale_and_bias(body, accumulator, layer.op)
     else:
         adc = replace(make_adc(target), gain=layer.analog.gain)
-        y, probe = converted_layer(body, formal, layer, adc, target, _spatial_sizes(node))
+        y, probe = converted_layer(body, formal, layer, adc, target, _spatial_sizes(node), noise)
     parameters = [value for value, _ in body.constants]
     for value, _ in body.constants:
         value.type = None
         value.shape = None
     graph = ir.Graph(
-        [formal, *parameters], [y, probe], nodes=body.nodes, opset_imports=dict(model.opset_imports), name=function_name
+        [formal, *([] if noise is None else [noise]), *parameters],
+        [y, probe],
+        nodes=body.nodes,
+        opset_imports=dict(model.opset_imports),
+        name=function_name,
     )
     graph.opset_imports.pop(ANALOG_DOMAIN, None)
     function = ir.Function(ANALOG_DOMAIN, function_name, graph=graph, attributes=[])
     model.functions[function.identifier()] = function
     outside = Emitter(layer.op.name)
     actual = [outside.constant(array) for _, array in body.constants]
-    call = ir.node(function_name, [codes, *actual], domain=ANALOG_DOMAIN, num_outputs=2, name=layer.op.name)
+    given = [codes] if noise is None else [codes, drawn]
+    call = ir.node(function_name, [*given, *actual], domain=ANALOG_DOMAIN, num_outputs=2, name=layer.op.name)
     outside.nodes.append(call)
     call.outputs[1].name = f"{layer.op.name}/accumulator"
     insert_before(model.graph, node, outside)

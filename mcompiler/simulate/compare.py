@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from mcompiler.data import InputSpec, Samples, batch_size, batches
+from mcompiler.data import MAX_BATCH, InputSpec, Samples, batch_size, batches
 from mcompiler.errors import DataError
 from mcompiler.runtime import RunError, Session, open_model
 
@@ -159,6 +159,7 @@ def verify(
     same_as_shipped: bool,
     misplaced: tuple[str, ...] = (),
     progress: Callable[[int], None] = lambda done: None,
+    largest: int = MAX_BATCH,
 ) -> Verification:
     """Run all models on the samples and compare.
 
@@ -169,9 +170,10 @@ def verify(
         same_as_shipped: whether the rebuilt mapped model equals the shipped one.
         misplaced: what is wrong with the placement.
         progress: told how many samples are done.
+        largest: samples of a run.
     """
     run = _Run(models, probes)
-    for feeds, count in batches(models.specs, samples):
+    for feeds, count in batches(models.specs, samples, largest):
         run.step(feeds, count)
         progress(run.done)
     return replace(run.result(probes, samples, same_as_shipped), misplaced=misplaced)
@@ -219,8 +221,8 @@ class _Run:
         outputs = {"float": wanted, "quantised": reference, "mapped": shipped}
         if not self.done:
             fed = len(next(iter(feeds.values()))) if batched else None
-            self.signal = self._first_float(wanted)
-            self.decision = self._decisive(wanted, fed)
+            self.signal = first_float(wanted, self._outputs)
+            self.decision = decisive(wanted, self._outputs, fed)
         if self.signal is not None:
             name = self.signal
             self.output.add(_real(wanted[name], count, batched), _real(shipped[name], count, batched))
@@ -228,24 +230,6 @@ class _Run:
             for kind, values in outputs.items():
                 self.classes.setdefault(kind, []).append(_classes(_real(values[self.decision], count, batched)))
         self.done += count
-
-    def _decisive(self, values: Mapping[str, Any], fed: int | None) -> str | None:
-        """The output that says which class a sample is of: an integer one for each sample, else scores."""
-        integer = next((n for n in self._outputs if _is_class(values[n], fed)), None)
-        first = self.signal or (self._outputs[0] if self._outputs else None)
-        if integer is not None or first is None:
-            return integer
-        return first if isinstance(values[first], np.ndarray) and values[first].dtype.kind in "fiu" else None
-
-    def _first_float(self, values: Mapping[str, Any]) -> str | None:
-        return next(
-            (
-                n
-                for n in self._outputs
-                if isinstance(values[n], np.ndarray) and values[n].dtype.kind == "f" and values[n].size
-            ),
-            None,
-        )
 
     def _compare(self, probe: LayerProbe, mapped: Mapping[str, Tensor], probed: Mapping[str, Tensor]) -> None:
         """Reference accumulator on the codes that the mapped layer saw; the reference's own where codes are equal."""
@@ -298,6 +282,75 @@ class _Run:
             outputs_equal=self.equal,
             promised=frozenset(probe.name for probe in probes if probe.lossless),
         )
+
+
+def decisive(values: Mapping[str, Any], names: Sequence[str], fed: int | None) -> str | None:
+    """The output that says which class a sample is of: an integer one for each sample, else scores."""
+    integer = next((name for name in names if _is_class(values[name], fed)), None)
+    first = first_float(values, names) or (names[0] if names else None)
+    if integer is not None or first is None:
+        return integer
+    return first if isinstance(values[first], np.ndarray) and values[first].dtype.kind in "fiu" else None
+
+
+def first_float(values: Mapping[str, Any], names: Sequence[str]) -> str | None:
+    """The first output that holds floats."""
+    held = [(name, values[name]) for name in names]
+    return next(
+        (n for n, value in held if isinstance(value, np.ndarray) and value.dtype.kind == "f" and value.size), None
+    )
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What a model says of samples.
+
+    Attributes:
+        classes: int64 [n], or None where no output tells classes.
+        signal: first float output [n, ...], or None.
+    """
+
+    classes: npt.NDArray[np.int64] | None
+    signal: Tensor | None
+
+
+def outputs_of(session: Session, specs: tuple[InputSpec, ...], samples: Samples, largest: int) -> Outputs:
+    """Run a model on samples.
+
+    Args:
+        session: the model.
+        specs: its inputs.
+        samples: inputs.
+        largest: samples of a run.
+
+    Raises:
+        DataError: onnxruntime fails on the data.
+    """
+    batched, parts = batch_size(specs) is not None, list[dict[str, Any]]()
+    decision: str | None = None
+    signal: str | None = None
+    for index, (feeds, count) in enumerate(batches(specs, samples, largest)):
+        try:
+            values = session.run(feeds)
+        except RunError as error:
+            raise DataError(f"onnxruntime fails on the data: {error}; check --dim and the data's values") from error
+        if not index:
+            fed = len(next(iter(feeds.values()))) if batched else None
+            signal = first_float(values, session.outputs)
+            decision = decisive(values, session.outputs, fed)
+        wanted = {name for name in (signal, decision) if name is not None}
+        parts.append({name: _real(values[name], count, batched) for name in wanted})
+    classes = None if decision is None else np.concatenate([_classes(part[decision]) for part in parts])
+    if classes is not None and len(classes) != samples.count:
+        classes = None
+    return Outputs(classes, None if signal is None else np.concatenate([part[signal] for part in parts]))
+
+
+def sqnr_db(wanted: Tensor, given: Tensor) -> float | None:
+    """Signal over error in decibels; None where there is no error or no signal."""
+    error = _Error()
+    error.add(wanted, given)
+    return error.sqnr_db
 
 
 def _same(one: Any, other: Any) -> bool:

@@ -10,6 +10,7 @@ from mcompiler.target.base import Section
 from mcompiler.target.rules import disagreements
 from mcompiler.target.sections import (
     Array,
+    Calibration,
     Component,
     Converters,
     Device,
@@ -35,6 +36,7 @@ class Target(Section):
     digital: Digital
     hierarchy: Hierarchy
     network: Network
+    calibration: Calibration | None = None
     components: dict[str, Component] = Field(default_factory=dict)
 
     def layer_bits(self, layer: str) -> tuple[int, int]:
@@ -57,6 +59,11 @@ class Target(Section):
         if device.level_means is not None:
             return tuple(mean - device.level_means[0] for mean in device.level_means)
         return tuple(range(1 << device.bits))
+
+    @property
+    def unit_siemens(self) -> float:
+        """Conductance of one unit of ``cell_steps``."""
+        return self.device.mean_siemens if self.has_level_table else self.device.step_siemens
 
     @property
     def pedestal(self) -> float:

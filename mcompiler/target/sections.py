@@ -245,6 +245,20 @@ class Converters(Section):
     adc: Adc
 
 
+class Calibration(Section):
+    """What a chip does about its own errors, again and again while it runs."""
+
+    drift_interval_s: PositiveFloat | None = Field(
+        default=None, description="time between two measurements of every array's total current; None: never"
+    )
+    correction: Literal["none", "adc", "column"] = Field(
+        default="none", description="digital gain and offset on codes, of each ADC or of each converted column"
+    )
+    vectors: Annotated[int, Field(ge=2, le=4096, strict=True)] = Field(
+        default=64, description="known input vectors that a correction is fitted on"
+    )
+
+
 class Digital(Section):
     """Digital units beside the arrays."""
 

@@ -17,12 +17,11 @@ import onnx_ir as ir
 import pytest
 
 import mcompiler
-from mcompiler import simulate
 from mcompiler.artefacts import layers as layers_module
 from mcompiler.driver import Build
 from mcompiler.driver import content as content_module
 from mcompiler.onnx_export import converted, folded
-from mcompiler.simulate import extract
+from mcompiler.simulate import compare, extract
 from mcompiler.target import Rounding, Target
 from tests.support import crossbar
 from tests.support.builds import (
@@ -569,13 +568,13 @@ def test_extract_cuts_a_layer_out() -> None:
 
 def test_same_tells_types_shapes_and_contents_apart() -> None:
     one = np.array([1.0, np.nan], np.float32)
-    assert simulate._same(one, one.copy())
-    assert not simulate._same(one, one.astype(np.float64))
-    assert not simulate._same(one, one[None])
-    assert not simulate._same(one, np.array([1.0, 2.0], np.float32))
-    assert simulate._same([{0: 0.5}], [{0: 0.5}])
-    assert not simulate._same([{0: 0.5}], [{0: 0.25}])
-    assert not simulate._same([{0: 0.5}], [])
+    assert compare._same(one, one.copy())
+    assert not compare._same(one, one.astype(np.float64))
+    assert not compare._same(one, one[None])
+    assert not compare._same(one, np.array([1.0, 2.0], np.float32))
+    assert compare._same([{0: 0.5}], [{0: 0.5}])
+    assert not compare._same([{0: 0.5}], [{0: 0.25}])
+    assert not compare._same([{0: 0.5}], [])
 
 
 def test_samples_from_an_archive(tmp_path: Path) -> None:

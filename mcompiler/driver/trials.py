@@ -1,0 +1,291 @@
+"""Chips with their errors: many seeds of one description, run beside the models without errors."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+
+import numpy as np
+import onnx_ir as ir
+
+from mcompiler.artefacts import LayerData
+from mcompiler.conductance import conductances, unpack_levels
+from mcompiler.data import MAX_BATCH, InputSpec, Samples, batches
+from mcompiler.driver.content import Compiled, Stored, mapped_from_cells, noise_bank
+from mcompiler.errors import UserError
+from mcompiler.geometry import array_shape
+from mcompiler.onnx_import import load_model
+from mcompiler.physics.chip import ACTIVITY, Chip
+from mcompiler.physics.effects import Effect, chosen
+from mcompiler.physics.nodal import Circuit, linearisation_error
+from mcompiler.runtime import Session, open_model
+from mcompiler.simulate import (
+    ChipResult,
+    LayerCauses,
+    LayerProbe,
+    Models,
+    Outputs,
+    Trials,
+    Verification,
+    accuracy_of,
+    outputs_of,
+    sqnr_db,
+    verify,
+)
+from mcompiler.target import Device, Target
+
+CAUSE_SAMPLES = 64
+"""Samples on which errors are told apart by cause, at most."""
+
+LINEAR_VECTORS = 8
+"""Input vectors on which the error of a linearised circuit is measured."""
+
+
+@dataclass(frozen=True)
+class TrialOptions:
+    """What is asked of trials.
+
+    Attributes:
+        effects: names, or ``all``.
+        trials: chips.
+        seed: of the first chip; the others follow.
+        time_s: since programming; None: when the target's description starts (``t0_s`` of drift, the first relaxation).
+        loss: share that a good chip loses at most against the mapping without device errors.
+        workers: chips at once; None: one a core. The numbers are the same.
+        calibrated: whether the chip calibrates itself as the target says.
+        causes: whether errors are told apart by cause (a run per effect on the first chip).
+    """
+
+    effects: tuple[str, ...] = ("all",)
+    trials: int = 1
+    seed: int = 0
+    time_s: float | None = None
+    loss: float = 0.01
+    workers: int | None = None
+    calibrated: bool = True
+    causes: bool = True
+
+
+@dataclass(frozen=True)
+class TrialRun:
+    """One call of ``verify`` with effects.
+
+    Attributes:
+        content: of the build.
+        target: its chip.
+        probes: one per layer.
+        specs: inputs.
+        samples: inputs and labels.
+        options: what is asked.
+    """
+
+    content: Compiled | Stored
+    target: Target
+    probes: Sequence[LayerProbe]
+    specs: tuple[InputSpec, ...]
+    samples: Samples
+    options: TrialOptions
+
+    def run(self, progress: Callable[[int], None]) -> Trials:
+        """Run the models without errors, then every chip.
+
+        Args:
+            progress: told how many chips are done.
+
+        Raises:
+            UserError: effects that the target does not describe, or that cannot be simulated together.
+        """
+        options, few = self.options, self._few()
+        effects = chosen(options.effects, self.target)
+        time_s = _start(self.target.device) if options.time_s is None else options.time_s
+        chip = Chip(self.target, options.seed, effects, time_s, options.calibrated)
+        chip = replace(chip, activity=self._activities(chip))
+        reference = self._outputs(open_model(self.content.reference, origin="reference model"), self.samples)
+        wanted = self._outputs(self._float, self.samples)
+        ideal = self._outputs(open_model(self._ideal, origin="mapped model", threads=1), self.samples)
+        seeds = range(options.seed, options.seed + options.trials)
+        plain = replace(self._compared(chip, few), promised=frozenset())  # nothing is promised of real devices
+        results: list[ChipResult] = []
+        with ThreadPoolExecutor(options.workers or os.cpu_count() or 1) as pool:
+            judge = partial(self._judge, chip, wanted=wanted, reference=reference)
+            for result in pool.map(judge, seeds):
+                results.append(result)
+                progress(len(results))
+        labels = self.samples.labels
+        scored = [result.top1 if labels is not None else result.agreement for result in results]
+        shares = [share for share in scored if share is not None]
+        base = _share(ideal, labels) if labels is not None else _agreement(ideal, reference)
+        return Trials(
+            samples=self.samples.count,
+            plain=plain,
+            effects=tuple(effect.value for effect in Effect if effect in effects),
+            time_s=time_s,
+            calibrated=options.calibrated,
+            chips=tuple(results),
+            accuracy=(
+                accuracy_of("top1" if labels is not None else "agreement", shares, base, options.loss)
+                if base is not None and len(shares) == len(results)
+                else None
+            ),
+            layers=self._causes(chip, few, plain),
+            cause_samples=few.count,
+            top1_float=_share(wanted, labels),
+            top1_quantised=_share(reference, labels),
+            top1_ideal=_share(ideal, labels),
+        )
+
+    # --- chips -------------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def _ideal(self) -> ir.Model:
+        return self._mapped(None)
+
+    @cached_property
+    def _float(self) -> Session:
+        return self.content.float_session()
+
+    def _mapped(self, chip: Chip | None) -> ir.Model:
+        return mapped_from_cells(self.content.skeleton, self.content.layers, self.target, chip=chip)
+
+    def _judge(self, chip: Chip, seed: int, *, wanted: Outputs, reference: Outputs) -> ChipResult:
+        """One chip on all samples, on one thread, so that the number of workers changes nothing."""
+        one = replace(chip, seed=seed)
+        session = open_model(self._mapped(one), origin=f"mapped model of chip {seed}", threads=1)
+        found = outputs_of(session, self.specs, self.samples, self._batch(one))
+        distance = None
+        if found.signal is not None and wanted.signal is not None:
+            distance = sqnr_db(wanted.signal, found.signal)
+        return ChipResult(seed, _share(found, self.samples.labels), _agreement(found, reference), distance)
+
+    def _batch(self, chip: Chip) -> int:
+        return noise_bank(self.content.layers, self.target, chip)[1]
+
+    def _outputs(self, session: Session, samples: Samples) -> Outputs:
+        return outputs_of(session, self.specs, samples, MAX_BATCH)
+
+    # --- layers ------------------------------------------------------------------------------------------------------
+
+    def _few(self) -> Samples:
+        count = min(self.samples.count, CAUSE_SAMPLES)
+        labels = None if self.samples.labels is None else self.samples.labels[:count]
+        return Samples({name: array[:count] for name, array in self.samples.inputs.items()}, labels, count)
+
+    def _compared(self, chip: Chip | None, samples: Samples) -> Verification:
+        """A chip against the quantised reference, layer by layer; None: the mapping itself."""
+        mapped = self._ideal if chip is None else self._mapped(chip)
+        session = open_model(mapped, origin="mapped model", threads=1)
+        models = Models(self._float, self.content.reference, mapped, session, self.specs)
+        largest = MAX_BATCH if chip is None else self._batch(chip)
+        return verify(models, self.probes, samples, same_as_shipped=True, largest=largest)
+
+    def _causes(self, chip: Chip, samples: Samples, everything: Verification) -> tuple[LayerCauses, ...]:
+        runs: dict[str, Verification] = {}
+        if self.options.causes:
+            runs["adc"] = self._compared(None, samples)
+            alone = [effect for effect in Effect if effect in chip.effects]
+            if len(alone) > 1:
+                for effect in alone:
+                    runs[effect.value] = self._compared(replace(chip, effects=frozenset({effect})), samples)
+            else:
+                runs |= {effect.value: everything for effect in alone}
+        runs["all"] = everything
+        quantisation = self._quantisation(samples) if self.options.causes else {}
+        found = []
+        for index, probe in enumerate(self.probes):
+            causes: dict[str, float | None] = {"quantisation": quantisation.get(probe.name)}
+            causes |= {cause: run.layers[index].sqnr_db for cause, run in runs.items()}
+            found.append(LayerCauses(probe.name, causes, self._linearisation(chip, self.content.layers[index])))
+        return tuple(found)
+
+    def _quantisation(self, samples: Samples) -> dict[str, float | None]:
+        """Output of each layer in the quantised against the float model, where that has the same value."""
+        source = self._source()
+        present = {value.name for value in ir.convenience.create_value_mapping(source.graph).values()}
+        outputs = {
+            node.name or "": node.outputs[0].name or ""
+            for node in self.content.skeleton.graph
+            if node.name in {probe.name for probe in self.probes} and node.outputs[0].name in present
+        }
+        if not outputs:
+            return {}
+        names = list(dict.fromkeys(outputs.values()))
+        sessions = [
+            open_model(model, outputs=names, origin=origin)
+            for model, origin in ((source, "float model"), (self.content.reference, "reference model"))
+        ]
+        feeds, _ = next(batches(self.specs, samples))
+        wanted, given = (session.run(feeds, names) for session in sessions)
+        return {layer: sqnr_db(wanted[name], given[name]) for layer, name in outputs.items()}
+
+    def _source(self) -> ir.Model:
+        content = self.content
+        if isinstance(content, Stored):
+            return load_model(content.root / "model.onnx").model
+        return content.source if isinstance(content.source, ir.Model) else load_model(content.source).model
+
+    # --- circuits that are not linear --------------------------------------------------------------------------------
+
+    def _linearised(self, chip: Chip) -> bool:
+        return Effect.WIRES in chip.effects and not Circuit.of(self.target).linear
+
+    def _activities(self, chip: Chip) -> Mapping[str, float]:
+        """Mean share of its largest phase code that an input of each layer has, on the first samples."""
+        if not self._linearised(chip):
+            return {}
+        names = list(dict.fromkeys(probe.codes for probe in self.probes))
+        session = open_model(self.content.reference, outputs=names, origin="reference model")
+        feeds, _ = next(batches(self.specs, self._few()))
+        codes = session.run(feeds, names)
+        step = self.target.converters.dac.bits
+        shares = {}
+        for probe, layer in zip(self.probes, self.content.layers, strict=True):
+            values = codes[probe.codes].astype(np.int64)
+            phases = [values >> place & ((1 << step) - 1) for place in range(0, layer.op.input.bits, step)]
+            shares[probe.name] = float(np.mean(phases)) / ((1 << step) - 1)
+        return shares
+
+    def _linearisation(self, chip: Chip, layer: LayerData) -> float | None:
+        if not self._linearised(chip) or not len(layer.table):
+            return None
+        shape = array_shape(self.target)
+        packed = next(layer.cells())[0]
+        cells = conductances(unpack_levels(packed, shape.storage_bits, shape.columns + shape.extra), self.target)
+        activity = np.full(shape.rows, chip.activity.get(layer.op.name, ACTIVITY))
+        levels = 1 << self.target.converters.dac.bits
+        rng = np.random.default_rng(chip.seed)
+        error = linearisation_error(cells, activity, Circuit.of(self.target), rng, LINEAR_VECTORS, levels)
+        return error.of_spread
+
+
+def _start(device: Device) -> float:
+    """When a device's description starts, seconds since programming."""
+    if device.drift is not None:
+        return device.drift.t0_s
+    return min((entry.after_s for entry in device.relaxation.values()), default=1.0)
+
+
+def _share(outputs: Outputs, labels: np.ndarray[tuple[int], np.dtype[np.int64]] | None) -> float | None:
+    """Share of samples with the right label."""
+    if outputs.classes is None or labels is None:
+        return None
+    return float((outputs.classes == labels).mean())
+
+
+def _agreement(outputs: Outputs, reference: Outputs) -> float | None:
+    """Share of samples with the class of the reference."""
+    if outputs.classes is None or reference.classes is None:
+        return None
+    return float((outputs.classes == reference.classes).mean())
+
+
+def check_options(options: TrialOptions) -> None:
+    """Raise UserError where numbers make no sense."""
+    if options.trials < 1:
+        raise UserError(f"trials = {options.trials}: one chip at least")
+    if options.time_s is not None and not options.time_s > 0:
+        raise UserError(f"time = {options.time_s:g} s: give the seconds since programming, above 0")
+    if not 0 <= options.loss <= 1:
+        raise UserError(f"loss = {options.loss:g}: give a share between 0 and 1")

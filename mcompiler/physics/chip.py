@@ -1,0 +1,272 @@
+"""One seed is one chip: what its arrays make of the level codes that a mapping asks for.
+
+The order is that of a cell's life: written, drifted, with the noise that lasts, warmed, stuck, behind its access
+resistance, on a line that may be open, between wires. Every effect of every array has a generator of its own, so that
+effects can be switched one by one on the same chip, and no order of work or number of workers changes a number.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mcompiler.conductance.cells import conductances
+from mcompiler.conductance.codes import Levels
+from mcompiler.conductance.states import ArrayState
+from mcompiler.errors import TargetError
+from mcompiler.physics import devices
+from mcompiler.physics.curve import Curve
+from mcompiler.physics.effects import Effect
+from mcompiler.physics.nodal import Circuit, linearise
+from mcompiler.physics.wires import Lines, TransferCache
+from mcompiler.target import Correlation, Device, Partner, Target
+
+Siemens = npt.NDArray[np.float64]
+
+CACHE_BYTES = 256 << 20
+"""Transfer matrices that are kept: those of one chip are asked for again when effects are switched."""
+
+ACTIVITY = 0.5
+"""Share of active word lines that a linearisation takes where nothing has been measured."""
+
+_ORDINAL = {effect: place for place, effect in enumerate(Effect)}
+_CACHE = TransferCache(CACHE_BYTES)
+
+
+@dataclass(frozen=True)
+class Chip:
+    """A chip at one time, with some of its effects switched on.
+
+    Attributes:
+        target: what describes it.
+        seed: which of the many chips that the description allows.
+        effects: what is switched on.
+        time_s: since programming.
+        calibrated: whether drift is compensated as ``[calibration]`` of the target says.
+        activity: mean share of active word lines by layer, at which circuits that are not linear are linearised.
+    """
+
+    target: Target
+    seed: int
+    effects: frozenset[Effect]
+    time_s: float
+    calibrated: bool = True
+    activity: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        noise, telegraph = self._noise(Effect.NOISE), self._noise(Effect.TELEGRAPH)
+        moving = {kind for kind in (noise, telegraph) if kind not in (None, Correlation.STATIC_AT_T)}
+        if len(moving) > 1:
+            raise TargetError(
+                f"target '{self.target.name}': device.noise is {noise}, device.telegraph {telegraph}; one simulation "
+                "draws cells anew either per read or per inference: give both the same correlation, or make one "
+                "static_at_t"
+            )
+
+    @property
+    def fluctuates(self) -> bool:
+        """Whether conversions of one cell and input differ from read to read."""
+        kinds = (self._noise(Effect.NOISE), self._noise(Effect.TELEGRAPH))
+        return Correlation.PER_READ in kinds or self.converter_noise > 0
+
+    @property
+    def converter_noise(self) -> float:
+        """Deviation of every conversion, in codes."""
+        return self.target.converters.adc.noise_codes if self._has(Effect.CONVERTERS) else 0.0
+
+    @property
+    def frozen(self) -> bool:
+        """Whether cells fluctuate between inferences but not between reads."""
+        return Correlation.PER_INFERENCE in (self._noise(Effect.NOISE), self._noise(Effect.TELEGRAPH))
+
+    def realise(self, layer: str, first: int, levels: Levels) -> ArrayState:
+        """Arrays of a layer as this chip has them.
+
+        Args:
+            layer: its name.
+            first: number of the first array within the layer.
+            levels: uint8 [arrays, rows, columns + extra], level codes.
+        """
+        device, numbers = self.target.device, range(first, first + len(levels))
+        wanted = conductances(levels, self.target)
+        G = self._each(layer, numbers, wanted, levels)
+        scale = self._compensation(layer, numbers, wanted, levels, G)
+        deviation = self._deviation(layer, numbers, G)
+        if self._has(Effect.TELEGRAPH) and self._noise(Effect.TELEGRAPH) is not Correlation.STATIC_AT_T:
+            G = devices.telegraph_moments(G, device, self._two_states(layer, numbers, G.shape[1:]))[0]
+        bare = G
+        G = self._behind(layer, numbers, G)
+        currents, offset = self._wired(layer, G)
+        variance = None
+        if deviation is not None:
+            reach = np.divide(currents, bare, out=np.zeros_like(bare), where=bare > 0)
+            if self._has(Effect.ACCESS):
+                reach = reach / (1 + bare * device.access_resistance_ohm)
+            variance = (deviation * reach / self._unit) ** 2
+        currents, offset = currents / self._unit, offset / self._unit
+        return self._converted(layer, numbers, ArrayState.plain(currents, variance, offset, scale))
+
+    def inputs(self) -> npt.NDArray[np.float64] | None:
+        """Share of an input code that its word line really applies, by code; None where it is all of it.
+
+        The bend of a current-voltage curve, where no wires stand between (else the linearisation has it).
+        """
+        bits, curve = self.target.converters.dac.bits, Curve.of(self.target)
+        if not self._has(Effect.CURVE) or curve is None or bits == 1 or self._has(Effect.WIRES):
+            return None
+        voltage = self.target.device.read_voltage_v
+        shares = np.arange(1, 1 << bits) / ((1 << bits) - 1)
+        return np.concatenate([[1.0], curve.current(shares * voltage) / (shares * voltage)])
+
+    def seeds(self, layer: str) -> Iterator[int]:
+        """Seeds for what is drawn anew while the chip runs; each below 2^24, which float32 holds."""
+        rng = np.random.default_rng([self.seed, zlib.crc32(layer.encode()), 1 << 31])
+        while True:
+            yield int(rng.integers(1 << 24))
+
+    # --- cells -------------------------------------------------------------------------------------------------------
+
+    def _each(self, layer: str, numbers: range, wanted: Siemens, levels: Levels) -> Siemens:
+        """Cells one array after the other, up to the noise that lasts."""
+        device = self.target.device
+        found = np.empty_like(wanted)
+        unformed = int(self.target.encoding.partner is Partner.UNFORMED)
+        for place, number in enumerate(numbers):
+            G = wanted[place]
+            if self._has(Effect.PROGRAMMING):
+                level = np.maximum(levels[place].astype(np.int64) - unformed, 0)
+                written = self.time_s if self._has(Effect.DRIFT) else _first_time(device)
+                G = devices.programmed(G, level, device, self._rng(layer, number, Effect.PROGRAMMING), written)
+            if self._has(Effect.DRIFT):
+                G = devices.drifted(G, device, self._rng(layer, number, Effect.DRIFT), self.time_s)
+            if self._noise(Effect.NOISE) is Correlation.STATIC_AT_T:
+                G = devices.noisy(G, device, self._rng(layer, number, Effect.NOISE), self.time_s)
+            if self._noise(Effect.TELEGRAPH) is Correlation.STATIC_AT_T:
+                rng = self._rng(layer, number, Effect.TELEGRAPH)
+                G = devices.telegraph(G, device, rng)
+            found[place] = devices.warmed(G, device) if self._has(Effect.TEMPERATURE) else G
+        return found
+
+    def _behind(self, layer: str, numbers: range, G: Siemens) -> Siemens:
+        """Faults of cells and lines, and what stands in series."""
+        device = self.target.device
+        if self._has(Effect.FAULTS):
+            rngs = [self._rng(layer, number, Effect.FAULTS) for number in numbers]
+            G = np.stack([devices.stuck(cells, device, rng) for cells, rng in zip(G, rngs, strict=True)])
+            rngs = [self._rng(layer, number, Effect.FAULTS, 1) for number in numbers]
+            G = np.stack([devices.open_lines(cells, device, rng) for cells, rng in zip(G, rngs, strict=True)])
+        return devices.accessed(G, device) if self._has(Effect.ACCESS) and self._circuit().linear else G
+
+    def _deviation(self, layer: str, numbers: range, G: Siemens) -> Siemens | None:
+        """Deviation of cells between reads (or inferences), siemens; None where nothing moves."""
+        device, variance = self.target.device, np.zeros_like(G)
+        if self._noise(Effect.NOISE) not in (None, Correlation.STATIC_AT_T):
+            variance += devices.noise_deviation(G, device, self.time_s) ** 2
+        if self._noise(Effect.TELEGRAPH) not in (None, Correlation.STATIC_AT_T):
+            cells = self._two_states(layer, numbers, G.shape[1:])
+            variance += devices.telegraph_moments(G, device, cells)[1] ** 2
+        return np.sqrt(variance) if variance.any() else None
+
+    def _two_states(self, layer: str, numbers: range, shape: tuple[int, ...]) -> npt.NDArray[np.bool_]:
+        rngs = [self._rng(layer, number, Effect.TELEGRAPH) for number in numbers]
+        return np.stack([devices.telegraph_cells(shape, self.target.device, rng) for rng in rngs])
+
+    def _compensation(
+        self, layer: str, numbers: range, wanted: Siemens, levels: Levels, G: Siemens
+    ) -> npt.NDArray[np.float64]:
+        """Digital factor on the codes of each array [arrays]: its current at t0 over that when it was last measured."""
+        calibration, drift = self.target.calibration, self.target.device.drift
+        interval = calibration.drift_interval_s if calibration is not None else None
+        if not self.calibrated or not self._has(Effect.DRIFT) or drift is None or interval is None:
+            return np.ones(len(numbers))
+        measured = max(drift.t0_s, np.floor(self.time_s / interval) * interval)
+        then = replace(self, time_s=drift.t0_s)._each(layer, numbers, wanted, levels)
+        now = G if measured == self.time_s else replace(self, time_s=measured)._each(layer, numbers, wanted, levels)
+        total = now.sum(axis=(1, 2))
+        factors: npt.NDArray[np.float64] = np.divide(
+            then.sum(axis=(1, 2)), total, out=np.ones(len(numbers)), where=total > 0
+        )
+        return factors
+
+    # --- lines -------------------------------------------------------------------------------------------------------
+
+    def _wired(self, layer: str, G: Siemens) -> tuple[Siemens, Siemens]:
+        """What word lines add to bit lines, siemens [arrays, rows, columns], and a constant [arrays, columns]."""
+        circuit = self._circuit()
+        nothing = np.zeros((len(G), G.shape[2]))
+        if circuit.linear or circuit.lines.perfect:
+            return (G if circuit.lines.perfect else _CACHE.transfer(G, circuit.lines)), nothing
+        array = self.target.array
+        if array.rows_active < array.rows:
+            raise TargetError(
+                f"target '{self.target.name}': wires of arrays with drive = '{array.drive}', idle_rows = "
+                f"'{array.idle_rows}' or curved cells are simulated for full reads only: set array.rows_active = "
+                f"{array.rows}, or leave the effect wires out"
+            )
+        activity = np.full(G.shape[1], self.activity.get(layer, ACTIVITY))
+        codes = (1 << self.target.converters.dac.bits) - 1  # the inputs of a linearisation are shares of the largest
+        maps = [linearise(cells, activity, circuit, codes + 1) for cells in G]
+        return np.stack([each.matrix for each in maps]), codes * np.stack([each.offset for each in maps])
+
+    def _circuit(self) -> Circuit:
+        """The circuit of an array with the effects that are on."""
+        whole = Circuit.of(self.target)
+        return replace(
+            whole,
+            lines=whole.lines if self._has(Effect.WIRES) else Lines(),
+            curve=whole.curve if self._has(Effect.CURVE) else None,
+            access_ohm=whole.access_ohm if self._has(Effect.ACCESS) else 0.0,
+        )
+
+    def _converted(self, layer: str, numbers: range, state: ArrayState) -> ArrayState:
+        """Errors of input and output converters; bit lines beside the weights have converters of their own."""
+        if not self._has(Effect.CONVERTERS):
+            return state
+        adc, dac = self.target.converters.adc, self.target.converters.dac
+        columns = np.arange(state.gain.shape[1])
+        weights = self.target.array.columns
+        shared = np.where(columns < weights, columns // adc.columns, columns)
+        sizes = np.array([adc.gain_error, adc.offset_codes, adc.nonlinearity_codes])
+        rngs = [self._rng(layer, number, Effect.CONVERTERS) for number in numbers]
+        drawn = np.stack([rng.standard_normal((3, len(columns)))[:, shared] for rng in rngs]) * sizes[:, None]
+        rows = np.stack([rng.standard_normal(state.currents.shape[1]) for rng in rngs])[:, :, None]
+        driven = 1 + dac.gain_error * rows
+        return replace(
+            state,
+            currents=state.currents * driven,
+            variance=None if state.variance is None else state.variance * driven**2,
+            gain=state.gain * (1 + drawn[:, 0]),
+            offset=state.offset * (1 + drawn[:, 0]),
+            trim=drawn[:, 1],
+            bow=drawn[:, 2],
+        )
+
+    # --- what is on --------------------------------------------------------------------------------------------------
+
+    def _has(self, effect: Effect) -> bool:
+        return effect in self.effects
+
+    def _noise(self, effect: Effect) -> Correlation | None:
+        """How a noise is correlated; None where it is off or not described."""
+        device = self.target.device
+        noise = device.noise if effect is Effect.NOISE else device.telegraph
+        return noise.correlation if noise is not None and effect in self.effects else None
+
+    @property
+    def _unit(self) -> float:
+        """Siemens of a level step."""
+        return self.target.unit_siemens
+
+    def _rng(self, layer: str, number: int, effect: Effect, part: int = 0) -> np.random.Generator:
+        key: list[Any] = [self.seed, zlib.crc32(layer.encode()), number, _ORDINAL[effect], part]
+        return np.random.Generator(np.random.SFC64(key))
+
+
+def _first_time(device: Device) -> float:
+    """When a cell is first looked at after it was written."""
+    return min((entry.after_s for entry in device.relaxation.values()), default=0.0)

@@ -1,0 +1,31 @@
+"""Simulation: the models of a build side by side (``compare``), and chips with their errors (``trials``)."""
+
+from mcompiler.simulate.compare import (
+    LayerProbe,
+    LayerResult,
+    Models,
+    Outputs,
+    Verification,
+    extract,
+    outputs_of,
+    sqnr_db,
+    verify,
+)
+from mcompiler.simulate.trials import Accuracy, ChipResult, LayerCauses, Trials, accuracy_of
+
+__all__ = [
+    "Accuracy",
+    "ChipResult",
+    "LayerCauses",
+    "LayerProbe",
+    "LayerResult",
+    "Models",
+    "Outputs",
+    "Trials",
+    "Verification",
+    "accuracy_of",
+    "extract",
+    "outputs_of",
+    "sqnr_db",
+    "verify",
+]
