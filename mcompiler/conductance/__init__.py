@@ -38,6 +38,7 @@ from mcompiler.conductance.converters import (
     round_codes,
     worst_sum,
 )
+from mcompiler.conductance.correction import corrected
 from mcompiler.conductance.reads import (
     ReadBlock,
     read_blocks,
@@ -60,6 +61,7 @@ __all__ = [
     "column_sums",
     "conductances",
     "convert",
+    "corrected",
     "decode_cells",
     "decoding_of",
     "eight_bit_floor",

@@ -20,7 +20,7 @@ from mcompiler.artefacts import (
     read_layers,
     verify_hashes,
 )
-from mcompiler.conductance import ReadBlock, Realise, decode_cells, is_signed, read_blocks
+from mcompiler.conductance import ReadBlock, Realise, corrected, decode_cells, is_signed, make_adc, read_blocks
 from mcompiler.cost import Cost, estimate
 from mcompiler.geometry import ArrayShape, array_shape
 from mcompiler.ir import ScheduledProgram
@@ -207,6 +207,13 @@ def _layer_on(chip: Chip, bank: int, layer: LayerData, target: Target, shape: Ar
     name = layer.op.name
     physics = Physics(chip.inputs(), chip.converter_noise, chip.frozen, bank, chip.seeds(name))
     blocks = _blocks(layer, target, shape, partial(chip.realise, name))
+    calibration = target.calibration
+    if chip.calibrated and calibration is not None and calibration.correction == "column":
+        adc, rng = replace(make_adc(target), gain=layer.analog.gain), np.random.default_rng([chip.seed, len(blocks)])
+        largest, vectors = (1 << target.converters.dac.bits) - 1, calibration.vectors
+        nominal = _blocks(layer, target, shape, None)
+        pairs = zip(blocks, nominal, strict=True)
+        blocks = [corrected(block, wanted, adc, vectors, largest, rng) for block, wanted in pairs]
     analog = replace(layer.analog, lossless=False)
     return MappedLayer(layer.op, layer.table, analog, _weights(layer, target, shape), tuple(blocks), physics)
 

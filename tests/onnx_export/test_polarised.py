@@ -252,7 +252,7 @@ def test_reads_that_ignore_signs_would_be_noticed(monkeypatch: pytest.MonkeyPatc
     chip = target(*POLARISED, "converters.adc.bits=3")
     case = fitted(CONVOLUTION, chip)
     build = case.compile(chip)
-    monkeypatch.setattr(content_module, "read_blocks", lambda *args: read(*args[:-1], None))
+    monkeypatch.setattr(content_module, "read_blocks", lambda *args: read(*args[:7], None, *args[8:]))
     seen = run_plain(build.mapped, case.feeds, ["conv/codes", "conv/accumulator"])
     wanted = crossbar.accumulators(build, only(build), seen["conv/codes"])
     assert not np.allclose(seen["conv/accumulator"], wanted, rtol=1e-3, atol=1)

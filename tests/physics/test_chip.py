@@ -1,0 +1,239 @@
+"""One seed is one chip: what it computes, against formulas that know nothing of how it is simulated."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mcompiler.driver import Build
+from mcompiler.driver.content import mapped_from_cells, noise_bank
+from mcompiler.errors import TargetError, UserError
+from mcompiler.physics.chip import Chip
+from mcompiler.physics.effects import Effect, chosen, described
+from mcompiler.physics.nodal import Circuit, solve
+from mcompiler.runtime import open_model
+from mcompiler.target import Target
+from tests.support.builds import Case, conv_case, gemm_case, run_plain, target
+
+MATRIX = gemm_case(transposed=False, signed=False)
+CONVOLUTION = conv_case([3, 3], channels=4, outputs=6, pads=[1, 1, 1, 1])
+SOURCE = 'sources.{0}="assumption: test"'
+
+OFFSET = ("encoding.weights=offset", "encoding.slices=4", "encoding.pedestal=digital_count")
+ENCODINGS = {
+    "differential": (),
+    "after": ("encoding.subtract=after_adc", "encoding.pedestal=digital_count"),
+    "separate": ("encoding.pairs_in=separate", "encoding.slices_in=separate"),
+    "offset": OFFSET,
+    "unit": (*OFFSET, "encoding.input_sum=unit_column", "encoding.flip=true"),
+    "reference": (*OFFSET[:2], "encoding.pedestal=reference_column"),
+    "digitised": (*OFFSET[:2], "encoding.pedestal=digitised_reference", "encoding.input_sum=unit_column"),
+}
+
+
+FINE = 512.0
+"""Codes per level step of the converters here, so that their rounding is the smallest error."""
+
+
+def made(*overrides: str, bits: int = 20) -> Target:
+    """A small target with wide converters."""
+    return target(*overrides, f"converters.adc.bits={bits}", "device.g_min_siemens=20e-6")
+
+
+def exact(build: Build, case: Case) -> Any:
+    """Accumulators of the only layer in the quantised reference, which knows no crossbars."""
+    name = f"{build.layers[0]}/accumulator"
+    return run_plain(build.reference, case.feeds, [name])[name].astype(np.float64)
+
+
+def accumulators(build: Build, case: Case, chip: Chip, copies: int = 1) -> Any:
+    """Accumulators of the only layer on a chip, samples repeated."""
+    (layer,) = build.layer_data
+    layer = replace(layer, analog=replace(layer.analog, gain=FINE))
+    mapped = mapped_from_cells(build.skeleton, [layer], build.target, chip=chip)
+    name = f"{layer.op.name}/accumulator"
+    session = open_model(mapped, outputs=[name])
+    feeds = {name: np.concatenate([array] * copies) for name, array in case.feeds.items()}
+    count = len(next(iter(feeds.values())))
+    most = noise_bank(build.layer_data, build.target, chip)[1]
+    parts = [
+        session.run({key: array[first : first + most] for key, array in feeds.items()}, [name])[name]
+        for first in range(0, count, most)
+    ]
+    return np.concatenate(parts)
+
+
+def codes(build: Build, case: Case) -> Any:
+    name = f"{build.layer_data[0].op.name}/codes"
+    return run_plain(build.mapped, case.feeds, [name])[name].astype(np.int64)
+
+
+@pytest.mark.parametrize("case", [MATRIX, CONVOLUTION], ids=["product", "convolution"])
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_a_chip_without_effects_is_the_mapping(encoding: str, case: Case) -> None:
+    chip = made(*ENCODINGS[encoding])
+    build = case.compile(chip)
+    plain = exact(build, case)
+    size = 1e-5 * np.abs(plain).max()
+    np.testing.assert_allclose(accumulators(build, case, Chip(chip, 3, frozenset(), 1.0)), plain, rtol=0, atol=size)
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_gains_of_all_cells_scale_what_is_left(encoding: str) -> None:
+    """Temperature scales every current, unit and reference columns too: what they undo scales with them."""
+    heat = ("device.temperature.kelvin=310.0", "device.temperature.reference_kelvin=300.0",
+            "device.temperature.per_kelvin=0.01", "device.temperature.source=assumption: test")  # fmt: skip
+    chip = made(*ENCODINGS[encoding], *heat)
+    build = MATRIX.compile(chip)
+    plain = exact(build, MATRIX)
+    warm = accumulators(build, MATRIX, Chip(chip, 0, frozenset({Effect.TEMPERATURE}), 1.0))
+    size = 0.01 * np.abs(plain).max()
+    if encoding in (
+        "offset",
+        "unit",
+        "reference",
+    ):  # a shift that comes off digitally does not scale, nor a counted pedestal
+        assert np.abs(warm - 1.1 * plain).max() > size
+        assert np.abs(warm - plain).max() > size
+    else:
+        np.testing.assert_allclose(warm, 1.1 * plain, rtol=0, atol=size)
+
+
+def test_wires_against_a_solve_of_every_read() -> None:
+    wires = ("array.wire_resistance_ohm=20.0", "array.driver_resistance_ohm=300.0", "array.sense_resistance_ohm=100.0",
+             "array.source=assumption: test")  # fmt: skip
+    chip = made(*wires)
+    build = MATRIX.compile(chip)
+    got = accumulators(build, MATRIX, Chip(chip, 0, frozenset({Effect.WIRES}), 1.0))
+    (layer,) = build.layer_data
+    wanted, step = np.zeros(got.shape), chip.device.step_siemens * chip.device.read_voltage_v
+    slices, cell_bits = chip.encoding.slices, chip.device.bits
+    inputs = codes(build, MATRIX).reshape(-1, layer.op.codes.shape[1])
+    for index, array in enumerate(layer.table):
+        G = build.conductances(layer.op.name, index)
+        rows = slice(int(array["row"]), int(array["row"] + array["rows"]))
+        for sample, vector in enumerate(inputs):
+            for phase in range(layer.op.input.bits):
+                x = np.zeros(chip.array.rows)
+                x[: int(array["rows"])] = vector[rows] >> phase & 1
+                currents = solve(G, x, Circuit.of(chip))
+                for column in range(int(array["cols"])):
+                    at = column * 2 * slices
+                    pair = currents[at : at + slices] - currents[at + slices : at + 2 * slices]
+                    worth = float((pair / step) @ (1 << cell_bits * np.arange(slices))) * 2.0**phase
+                    wanted.reshape(len(inputs), -1)[sample, int(array["col"]) + column] += worth
+    wanted -= layer.op.input.zero_point * MATRIX_CODES(build)
+    rounding = 0.5 / FINE * 255 * sum(1 << cell_bits * s for s in range(slices)) * 2  # of two reads
+    assert np.abs(got - wanted).max() < rounding
+    assert np.abs(got - exact(build, MATRIX)).max() > 20 * rounding
+
+
+def MATRIX_CODES(build: Build) -> Any:  # noqa: N802
+    """Sum of the weight codes of each channel."""
+    layer = build.layer_data[0]
+    program = build._content.program  # type: ignore[union-attr]
+    op = next(op for op in program.placed.analog.tiled.matrix.ops if op.name == layer.op.name)
+    return op.codes.sum(axis=1, dtype=np.int64).reshape(-1)
+
+
+def test_read_noise_has_the_variance_of_its_cells() -> None:
+    noise = ("device.noise.correlation=per_read", "device.noise.absolute_siemens=2e-6",
+             "device.noise.source=assumption: test")  # fmt: skip
+    chip = made(*noise)
+    build = MATRIX.compile(chip)
+    one, copies = Chip(chip, 5, frozenset({Effect.NOISE}), 1.0), 200
+    got = accumulators(build, MATRIX, one, copies).reshape(copies, -1)
+    inputs = codes(build, MATRIX).reshape(len(got[0]) // 5, 13)
+    deviation = 2e-6 / chip.device.step_siemens
+    slices, cell_bits = chip.encoding.slices, chip.device.bits
+    phases = sum(4.0**p * (inputs >> p & 1).sum(axis=1) for p in range(8))  # cells that conduct, by what a phase counts
+    worths = sum(4.0 ** (cell_bits * s) for s in range(slices))
+    wanted = np.repeat(2 * deviation**2 * worths * phases, 5)
+    reads = -(-13 // chip.array.rows)
+    rounding = sum(4.0**p for p in range(8)) * worths / 12 / FINE**2 * reads
+    ratio = got.var(axis=0, ddof=1) / (wanted + rounding)
+    assert abs(ratio.mean() - 1) < 0.05
+    assert noise_bank(build.layer_data, chip, one)[0] > 0
+
+
+def test_noise_per_inference_is_one_draw_a_run() -> None:
+    noise = ("device.noise.correlation=per_inference", "device.noise.absolute_siemens=2e-6",
+             "device.noise.source=assumption: test")  # fmt: skip
+    chip = made(*noise)
+    build = MATRIX.compile(chip)
+    one = Chip(chip, 5, frozenset({Effect.NOISE}), 1.0)
+    assert noise_bank(build.layer_data, chip, one)[1] == 1  # one sample a run
+    name = f"{build.layer_data[0].op.name}/accumulator"
+    session = open_model(mapped_from_cells(build.skeleton, build.layer_data, chip, chip=one), outputs=[name])
+    twice = {key: np.concatenate([array, array]) for key, array in MATRIX.feeds.items()}
+    first, second = (session.run(twice, [name])[name] for _ in range(2))
+    half = len(first) // 2
+    np.testing.assert_array_equal(first[:half], first[half:])
+    assert not np.allclose(first, second, atol=1)
+
+
+def test_drift_of_one_exponent_is_compensated_whole() -> None:
+    drift = ("device.drift.t0_s=1.0", "device.drift.nu=0.1", "device.drift.source=assumption: test",
+             "calibration.drift_interval_s=10.0", "calibration.source=assumption: test")  # fmt: skip
+    chip = made(*drift)
+    build = MATRIX.compile(chip)
+    drifted = Chip(chip, 0, frozenset({Effect.DRIFT}), 1000.0, calibrated=False)
+    plain = exact(build, MATRIX)
+    size = np.abs(plain).max()
+    np.testing.assert_allclose(accumulators(build, MATRIX, drifted), plain * 1000**-0.1, atol=1e-3 * size)
+    mended = accumulators(build, MATRIX, replace(drifted, calibrated=True))
+    np.testing.assert_allclose(mended, plain, atol=1e-3 * size)
+
+
+def test_a_digital_correction_takes_gain_and_offset_of_converters_back() -> None:
+    errors = ("converters.adc.gain_error=0.1", "converters.adc.offset_codes=5.0", "converters.adc.columns=1",
+              "calibration.correction=column", "calibration.source=assumption: test")  # fmt: skip
+    chip = made(*errors)
+    build = MATRIX.compile(chip)
+    plain = exact(build, MATRIX)
+    off = Chip(chip, 1, frozenset({Effect.CONVERTERS}), 1.0, calibrated=False)
+    wrong = np.abs(accumulators(build, MATRIX, off) - plain).mean()
+    right = np.abs(accumulators(build, MATRIX, replace(off, calibrated=True)) - plain).mean()
+    assert right < wrong / 50
+
+
+def test_open_word_lines_leave_nothing() -> None:
+    faults = ("device.faults.open_word_lines=1.0",)
+    chip = made(*faults)
+    build = MATRIX.compile(chip)
+    got = accumulators(build, MATRIX, Chip(chip, 0, frozenset({Effect.FAULTS}), 1.0))
+    want = -build.layer_data[0].op.input.zero_point * MATRIX_CODES(build)
+    np.testing.assert_allclose(got.reshape(-1, 5), np.broadcast_to(want, got.reshape(-1, 5).shape), atol=1e-2)
+
+
+def test_effects_do_not_touch_each_others_draws() -> None:
+    more = ("device.programming.proportional=0.05", "device.faults.stuck_on=0.02")
+    chip = made(*more)
+    build = MATRIX.compile(chip)
+    levels = np.stack([build.cells(build.layers[0], 0)])
+    both = Chip(chip, 9, frozenset({Effect.PROGRAMMING, Effect.FAULTS}), 1.0).realise("x", 0, levels).currents
+    alone = Chip(chip, 9, frozenset({Effect.PROGRAMMING}), 1.0).realise("x", 0, levels).currents
+    other = Chip(chip, 10, frozenset({Effect.PROGRAMMING}), 1.0).realise("x", 0, levels).currents
+    assert (both == alone).mean() > 0.9
+    assert (alone == other).mean() < 0.01
+
+
+def test_names_of_effects() -> None:
+    chip = made()
+    assert described(chip) == {Effect.PROGRAMMING, Effect.FAULTS}
+    assert chosen(["all"], chip) == {Effect.PROGRAMMING, Effect.FAULTS}
+    with pytest.raises(UserError, match="there is no effect 'rain'; choose from programming, drift"):
+        chosen(["rain"], chip)
+    with pytest.raises(UserError, match=r"does not describe the effect 'drift': give it \[device.drift\]"):
+        chosen(["drift"], chip)
+
+
+def test_noises_of_two_kinds_are_refused() -> None:
+    both = ("device.noise.correlation=per_read", "device.noise.proportional=0.01", "device.noise.source=assumption: t",
+            "device.telegraph.correlation=per_inference", "device.telegraph.share=0.1",
+            "device.telegraph.amplitude=0.1", "device.telegraph.source=assumption: t")  # fmt: skip
+    with pytest.raises(TargetError, match="device.noise is per_read, device.telegraph per_inference"):
+        Chip(made(*both), 0, frozenset({Effect.NOISE, Effect.TELEGRAPH}), 1.0)
