@@ -235,5 +235,5 @@ def test_noises_of_two_kinds_are_refused() -> None:
     both = ("device.noise.correlation=per_read", "device.noise.proportional=0.01", "device.noise.source=assumption: t",
             "device.telegraph.correlation=per_inference", "device.telegraph.share=0.1",
             "device.telegraph.amplitude=0.1", "device.telegraph.source=assumption: t")  # fmt: skip
-    with pytest.raises(TargetError, match="device.noise is per_read, device.telegraph per_inference"):
+    with pytest.raises(TargetError, match=r"device\.noise is per_read, device\.telegraph per_inference"):
         Chip(made(*both), 0, frozenset({Effect.NOISE, Effect.TELEGRAPH}), 1.0)

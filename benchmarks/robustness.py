@@ -1,0 +1,189 @@
+"""ResNet-20 on CIFAR-10 with devices, wires and converters that err: accuracy over chips, with intervals.
+
+    python benchmarks/robustness.py [--parts sweeps wires_time cost neurram] [--limit 1000] [--trials 5]
+
+4-bit cells in differential pairs, subtracted before an 8-bit ADC of calibrated range, 1-bit phases, 128x128 arrays,
+unless a sweep says otherwise. Points that are in benchmarks/results/robustness.json with the same limit and trials are
+kept. Needs ../shared.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from typing import Any
+
+import numpy as np
+from accuracy import MODEL, normalised
+from common import RESULTS, SHARED, interleaved, ratio, write
+
+import mcompiler
+from mcompiler.driver import Build
+from mcompiler.driver.content import mapped_from_cells, noise_bank
+from mcompiler.driver.trials import TrialOptions
+from mcompiler.physics.chip import Chip
+from mcompiler.physics.effects import Effect
+from mcompiler.runtime import open_model
+from mcompiler.target import Target, load_target
+
+SOURCE = "assumption: sweep"
+BASE = (
+    "device.levels=16", "encoding.slices=2", "device.g_min_siemens=1e-6", "device.g_max_siemens=50e-6",
+    "converters.adc.bits=8", "converters.adc.range=calibrated",
+)  # fmt: skip
+PCM = (  # the law of phase-change memory, Joshi et al. (2020) as in targets/pcm_hermes.toml, on these cells
+    "device.drift.t0_s=20.0", "device.drift.nu=0.0244", "device.drift.nu_per_log=-0.0155", "device.drift.nu_min=0.049",
+    "device.drift.nu_max=0.1", "device.drift.spread=-0.0059", "device.drift.spread_per_log=-0.0125",
+    "device.drift.spread_min=0.008", "device.drift.spread_max=0.045",
+    "device.drift.source=Joshi et al., Nature Communications 11, 2473 (2020)",
+)  # fmt: skip
+OHMS = (0.03, 0.1, 0.3, 1.0, 3.0)
+TIMES = {"20 s": 20.0, "1 hour": 3600.0, "1 day": 86400.0, "1 month": 2.6e6}
+
+
+def points() -> dict[str, dict[str, Any]]:
+    """Sweep, value, overrides, effects and time of every point."""
+    found: dict[str, dict[str, Any]] = {}
+
+    def add(sweep: str, value: Any, overrides: tuple[str, ...], effects: tuple[str, ...], **more: Any) -> None:
+        found[f"{sweep} {value}"] = {
+            "sweep": sweep, "value": value, "overrides": overrides, "effects": effects, **more,
+        }  # fmt: skip
+
+    for share in (0.02, 0.05, 0.1, 0.2):
+        add("programming, share of g", share, (f"device.programming.proportional={share}",), ("programming",))
+    for sigma in (0.05, 0.1, 0.2):
+        text = (f"device.programming.log_normal={sigma}", "device.programming.proportional=0.0")
+        add("programming, log-normal", sigma, text, ("programming",))
+    for share in (0.001, 0.005, 0.01, 0.02):
+        half = (f"device.faults.stuck_on={share / 2}", f"device.faults.stuck_off={share / 2}")
+        add("stuck cells", share, half, ("faults",))
+    for name, seconds in TIMES.items():
+        add("drift", name, PCM, ("drift",), time_s=seconds)
+        add(
+            "drift, compensated", name, (*PCM, "calibration.drift_interval_s=20.0", f"calibration.source={SOURCE}"),
+            ("drift",), time_s=seconds,
+        )  # fmt: skip
+    for bits in (5, 6, 7, 9):
+        add("ADC bits", bits, (f"converters.adc.bits={bits}",), ())
+    for ohm in OHMS:
+        text = (f"array.wire_resistance_ohm={ohm}", f"array.driver_resistance_ohm={ohm}")
+        add("wires, ohm x g_max x rows^2", round(ohm * 50e-6 * 128**2, 4), text, ("wires",))
+    return found
+
+
+def build_of(target: str, overrides: tuple[str, ...], calibration: dict[str, Any]) -> Build:
+    return mcompiler.compile(MODEL, target, calibration=calibration, overrides=overrides)
+
+
+def trial(build: Build, x: Any, y: Any, effects: tuple[str, ...], trials: int, time_s: float | None) -> dict[str, Any]:
+    """Accuracy over chips; without effects one chip says all."""
+    options = TrialOptions(effects, trials if effects else 1, time_s=time_s, causes=False)
+    found = build.trials(x, y, options=options)
+    assert found.accuracy is not None
+    return {
+        "top1_float": found.top1_float, "top1_quantised": found.top1_quantised, "top1_ideal": found.top1_ideal,
+        **found.accuracy.as_json(), "chips": [chip.top1 for chip in found.chips],
+    }  # fmt: skip
+
+
+def wires_time(cells: int, x: Any, y: Any, calibration: dict[str, Any]) -> dict[str, Any]:
+    """All images with wires on one thread: seconds, transfer matrices included."""
+    slices = {2: 4, 4: 2}[cells]
+    overrides = (
+        *BASE[2:], f"device.levels={1 << cells}", f"encoding.slices={slices}", "array.wire_resistance_ohm=1.0",
+        "array.driver_resistance_ohm=1.0",
+    )  # fmt: skip
+    build = build_of("generic_128", overrides, calibration)
+    started = time.perf_counter()
+    chip = Chip(build.target, 0, frozenset({Effect.WIRES}), 1.0)
+    mapped = mapped_from_cells(build.skeleton, build.layer_data, build.target, chip=chip)
+    solved = time.perf_counter() - started
+    session, batch = open_model(mapped, threads=1), noise_bank(build.layer_data, build.target, chip)[1]
+    right = 0
+    for first in range(0, len(x), batch):
+        scores = session.run({session.inputs[0].name: x[first : first + batch]})[session.outputs[0]]
+        right += int((scores.argmax(axis=1) == y[first : first + batch]).sum())
+    return {
+        "cell_bits": cells, "images": len(x), "seconds": round(time.perf_counter() - started, 1),
+        "seconds_solver_and_model": round(solved, 1), "top1": right / len(x),
+        "crossbars": sum(len(layer.table) for layer in build.layer_data),
+    }  # fmt: skip
+
+
+def cost(x: Any, calibration: dict[str, Any]) -> dict[str, Any]:
+    """Time of a run of 32 images, as ratios to the same unfolded simulation without effects, one thread."""
+    noisy = ("device.noise.correlation=per_read", "device.noise.proportional=0.01", f"device.noise.source={SOURCE}")
+    build = build_of("generic_128", (*BASE, *noisy, "array.wire_resistance_ohm=1.0"), calibration)
+    works: dict[str, Any] = {}
+    kinds = {
+        "none": frozenset[Effect](), "static": frozenset({Effect.PROGRAMMING, Effect.FAULTS, Effect.WIRES}),
+        "per_read": frozenset({Effect.NOISE}),
+    }  # fmt: skip
+    for name, effects in kinds.items():
+        chip = Chip(build.target, 0, effects, 1.0)
+        session = open_model(mapped_from_cells(build.skeleton, build.layer_data, build.target, chip=chip), threads=1)
+        batch = noise_bank(build.layer_data, build.target, chip)[1]
+
+        def work(session: Any = session, batch: int = batch) -> None:
+            for first in range(0, 32, batch):
+                session.run({session.inputs[0].name: x[first : first + batch]})
+
+        works[name] = work
+    seconds = interleaved(works, 7)
+    return {
+        "milliseconds_per_image": {name: round(statistics.median(s) / 32 * 1e3, 2) for name, s in seconds.items()},
+        "static_over_none": ratio(seconds["static"], seconds["none"]),
+        "per_read_over_none": ratio(seconds["per_read"], seconds["none"]),
+    }
+
+
+def neurram(x: Any, y: Any, trials: int, calibration: dict[str, Any]) -> dict[str, Any]:
+    """The float ResNet-20, quantised after training to what the chip holds."""
+    overrides = ("precision.inputs=3", "converters.dac.bits=1")
+    target: Target = load_target("neurram", overrides)
+    build = mcompiler.compile(MODEL, target, calibration=calibration, range="mse")
+    return trial(build, x, y, ("all",), trials, 1800.0)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--parts", nargs="+", default=["sweeps", "wires_time", "cost", "neurram"])
+    parser.add_argument("--limit", type=int, default=1000)
+    parser.add_argument("--trials", type=int, default=5)
+    args = parser.parse_args()
+    sys.path.insert(0, str(SHARED / "data"))
+    from load import cifar10
+
+    (train, _), (test, labels) = cifar10(parts=("train_a", "test"))
+    calibration = {"input": normalised(train[:256])}
+    x, y = normalised(test), np.asarray(labels)
+    path = RESULTS / "robustness.json"
+    result: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"points": {}}
+    result.pop("machine", None)
+    setting = {"images": args.limit, "trials": args.trials}
+    for name, point in points().items() if "sweeps" in args.parts else ():
+        known = result["points"].get(name)
+        if known is not None and {key: known[key] for key in setting} == setting:
+            continue
+        build = build_of("generic_128", (*BASE, *point["overrides"]), calibration)
+        few = x[: args.limit], y[: args.limit]
+        found = trial(build, *few, point["effects"], args.trials, point.get("time_s"))
+        result["points"][name] = {**point, "overrides": [*BASE, *point["overrides"]], **setting, **found}
+        write("robustness", result)
+        print(name, found["top1_ideal"], found["mean"], found["interval"], flush=True)
+    if "wires_time" in args.parts:
+        result["wires_time"] = [wires_time(cells, x, y, calibration) for cells in (4, 2)]
+    if "cost" in args.parts:
+        result["cost"] = cost(x, calibration)
+    if "neurram" in args.parts:
+        found = neurram(x[: args.limit], y[: args.limit], args.trials, calibration)
+        result["neurram"] = {**setting, **found, "measured_top1": 0.857, "source": "Wan et al., Nature 608, 504 (2022)"}
+    write("robustness", result)
+
+
+if __name__ == "__main__":
+    main()
