@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import mcompiler
-from mcompiler.cli import main
+from mcompiler.cli.main import run
 from mcompiler.driver import Build
 from mcompiler.driver.trials import TrialOptions
 from mcompiler.errors import UserError
@@ -100,7 +100,7 @@ def test_command_line(build: Build, tmp_path: Path, capsys: pytest.CaptureFixtur
     out = str(build.save(tmp_path / "digits.build"))
 
     def call(*arguments: str) -> tuple[int, str]:
-        code = main(["verify", out, *arguments])
+        code = run(["verify", out, *arguments])
         return code, capsys.readouterr().out
 
     code, text = call("--effects", "faults", "--trials", "2", "--json")
