@@ -14,6 +14,7 @@ from mcompiler import __version__
 from mcompiler.cli.build import cells, compile_command, cost, report, verify
 from mcompiler.cli.compress import compress
 from mcompiler.cli.demo import demo
+from mcompiler.cli.netlist import netlist
 from mcompiler.cli.ops import ops
 from mcompiler.cli.targets import targets
 from mcompiler.errors import UserError
@@ -31,7 +32,7 @@ def cli(debug: bool) -> None:
     """
 
 
-for command in (compile_command, verify, cost, report, cells, compress, targets, ops, demo):
+for command in (compile_command, verify, cost, report, cells, netlist, compress, targets, ops, demo):
     cli.add_command(command)
 
 

@@ -1,0 +1,50 @@
+"""What the lines of an array stand for, as comments of its subcircuit."""
+
+from __future__ import annotations
+
+from mcompiler.artefacts import LayerData
+from mcompiler.geometry import ArrayShape, tile_blocks
+
+
+def notes_of(layer: LayerData, index: int, shape: ArrayShape) -> tuple[str, ...]:
+    """Address of an array, and what its word lines and bit lines belong to.
+
+    Args:
+        layer: the layer.
+        index: number of the array within it.
+        shape: array geometry.
+    """
+    array = layer.table[index]
+    chip, tile, core, position = layer.addresses[index].tolist()
+    notes = [
+        f"array {index} of layer '{layer.op.name}': chip {chip}, tile {tile}, core {core}, position {position}",
+        f"slice {_or_all(int(array['slice']))}, polarity {_sign(int(array['polarity']), shape)}",
+    ]
+    for block in tile_blocks(array, layer.op.rows, layer.op.cols):
+        for line, row in enumerate(block.rows.tolist()):
+            notes.append(f"word line {block.row + line}: input {row} of group {block.group}")
+    slices = range(shape.adjacent_slices) if int(array["slice"]) < 0 else (int(array["slice"]),)
+    signs = "+-"[: shape.adjacent_polarities] if shape.adjacent_polarities > 1 else ""
+    for block in tile_blocks(array, layer.op.rows, layer.op.cols):
+        for place, channel in enumerate(block.cols.tolist()):
+            first = (block.col + place) * shape.columns_per_weight
+            held = [(sign, which) for sign in signs or " " for which in slices]
+            for offset, (sign, which) in enumerate(held):
+                polarity = f", polarity {sign}" if sign != " " else ""
+                what = f"output channel {channel} of group {block.group}, slice {which}{polarity}"
+                notes.append(f"bit line {first + offset}: {what}")
+    if shape.unit:
+        notes.append(f"bit line {shape.columns}: unit column")
+    if shape.reference:
+        notes.append(f"bit line {shape.columns + shape.unit}: reference column")
+    return tuple(" ".join(note.split()) for note in notes)
+
+
+def _or_all(which: int) -> str:
+    return "all, in adjacent bit lines" if which < 0 else str(which)
+
+
+def _sign(polarity: int, shape: ArrayShape) -> str:
+    if shape.polarities == 1:
+        return "none"
+    return {1: "+", -1: "-", 0: "both, in adjacent bit lines"}[polarity]

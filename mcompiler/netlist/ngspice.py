@@ -1,0 +1,42 @@
+"""ngspice: found, run, read."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from mcompiler.errors import UserError
+
+_PRINTED = re.compile(r"^i\(vs_(\w+?)_(\d+)\) = (\S+)$", re.MULTILINE)
+
+
+def find_ngspice() -> str | None:
+    """Path of ngspice, None where it is not installed."""
+    return shutil.which("ngspice")
+
+
+def run_deck(deck: Path) -> dict[str, npt.NDArray[np.float64]]:
+    """Run a deck of ``write_deck``.
+
+    Returns:
+        The currents of the bit lines by array name, [C] in ampere, into the virtual ground.
+
+    Raises:
+        UserError: ngspice is not installed, or finds no operating point; its last lines are in the message.
+    """
+    program = find_ngspice()
+    if program is None:
+        raise UserError("ngspice is not installed; on Debian: apt-get install ngspice")
+    done = subprocess.run([program, "-b", str(deck)], check=False, capture_output=True, text=True)
+    found: dict[str, dict[int, float]] = {}
+    for name, column, value in _PRINTED.findall(done.stdout):
+        found.setdefault(name, {})[int(column)] = float(value)
+    if not found:
+        tail = " / ".join((done.stdout + done.stderr).strip().splitlines()[-3:])
+        raise UserError(f"{deck}: ngspice gives no currents: {tail}")
+    return {name: np.array([values[column] for column in sorted(values)]) for name, values in found.items()}

@@ -1,0 +1,152 @@
+"""Decks for SPICE: one subcircuit per array, written line by line, so that memory does not grow with the array.
+
+Names lead back: ``rc12_7`` is the cell on word line 12 and bit line 7, ``rw12_7`` and ``rb12_7`` the segments of their
+lines in front of that crossing (word line) and behind it (bit line), ``ra12_7`` its access resistance, ``r12`` and
+``c7`` the ends of the lines. Drivers and sense resistances are in the first and last segments; the sources and the
+virtual grounds, which measure the currents, are in the deck. A resistance of 0 is no element: its nodes are one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from mcompiler.physics.curve import Curve
+from mcompiler.physics.nodal import Circuit
+
+Floats = npt.NDArray[np.float64]
+Write = Callable[[str], object]
+
+BEYOND = 10.0
+"""How far beyond its last point the table of a curve is written, in multiples of that point."""
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One array of a deck.
+
+    Attributes:
+        name: of its instance and subcircuit, a word of letters and digits.
+        conductances: float64 [R, C] of the cells alone, siemens.
+        notes: comments in front of the subcircuit.
+    """
+
+    name: str
+    conductances: Floats
+    notes: tuple[str, ...] = ()
+
+
+def write_deck(write: Write, title: str, tiles: Iterable[Tile], inputs: Iterable[Floats], circuit: Circuit) -> None:
+    """A deck that finds the operating point and prints the current of every bit line.
+
+    Arrays are taken and written one after the other.
+
+    Args:
+        write: takes text.
+        title: first line.
+        tiles: arrays, every one with its own sources.
+        inputs: [R] per array, shares of the read voltage that its word lines get.
+        circuit: lines, drive, curve and access resistance.
+    """
+    write(f"* {title}\n")
+    written = []
+    for tile, x in zip(tiles, inputs, strict=True):
+        conducts = x > 0 if circuit.drive == "gate" else np.ones(len(x), bool)
+        _subcircuit(write, tile, circuit, conducts)
+        _instance(write, tile, x, circuit)
+        written.append((tile.name, tile.conductances.shape[1]))
+    write(".options reltol=1e-9 abstol=1e-18 vntol=1e-12 itl1=500\n.control\nset numdgt=15\nop\n")
+    for name, columns in written:
+        for column in range(columns):
+            write(f"print i(vs_{name}_{column})\n")
+    write("quit\n.endc\n.end\n")
+
+
+def _instance(write: Write, tile: Tile, x: Floats, circuit: Circuit) -> None:
+    """Sources, virtual grounds and the array between them."""
+    rows, columns = tile.conductances.shape
+    name = tile.name
+    for row in range(rows):
+        level = 1.0 if circuit.drive == "gate" else float(x[row])
+        if level > 0 or circuit.idle_rows == "grounded" or circuit.drive == "gate":
+            write(f"vr_{name}_{row} {name}_r{row} 0 dc {_number(level * circuit.read_voltage_v)}\n")
+        else:  # a line that floats: the resistor only gives its node a path, 12 decades above any cell
+            write(f"rf_{name}_{row} {name}_r{row} 0 1e18\n")
+    for column in range(columns):
+        write(f"vs_{name}_{column} {name}_c{column} 0 dc 0\n")
+    ports = [f"{name}_r{row}" for row in range(rows)] + [f"{name}_c{column}" for column in range(columns)]
+    write(_wrapped(f"x_{name}", [*ports, f"array_{name}"]))
+
+
+def _subcircuit(write: Write, tile: Tile, circuit: Circuit, conducts: npt.NDArray[np.bool_]) -> None:
+    """One array; rows whose gates are off have no cells."""
+    rows, columns = tile.conductances.shape
+    lines = circuit.lines
+    for note in tile.notes:
+        write(f"* {note}\n")
+    write(_wrapped(f".subckt array_{tile.name}", [*(f"r{i}" for i in range(rows)), *(f"c{j}" for j in range(columns))]))
+    first, last = lines.driver_ohm + lines.word_ohm, lines.bit_ohm + lines.sense_ohm
+
+    def word(row: int, column: int) -> str:
+        if not first and (not column or not lines.word_ohm):
+            return f"r{row}"
+        return f"w{row}_{column if lines.word_ohm else 0}"
+
+    def bit(row: int, column: int) -> str:
+        if not last and (row == rows - 1 or not lines.bit_ohm):
+            return f"c{column}"
+        return f"b{row if lines.bit_ohm else rows - 1}_{column}"
+
+    for row in range(rows):
+        if first:
+            write(f"rw{row}_0 r{row} {word(row, 0)} {_number(first)}\n")
+        for column in range(columns):
+            if column and lines.word_ohm:
+                write(f"rw{row}_{column} {word(row, column - 1)} {word(row, column)} {_number(lines.word_ohm)}\n")
+            below = f"c{column}" if row == rows - 1 else bit(row + 1, column)
+            segment = last if row == rows - 1 else lines.bit_ohm
+            if segment:
+                write(f"rb{row}_{column} {bit(row, column)} {below} {_number(segment)}\n")
+            g = float(tile.conductances[row, column])
+            if g > 0 and conducts[row]:
+                _cell(write, f"{row}_{column}", word(row, column), bit(row, column), g, circuit)
+    write(f".ends array_{tile.name}\n")
+
+
+def _cell(write: Write, place: str, word: str, bit: str, g: float, circuit: Circuit) -> None:
+    """A cell, behind its access resistance where there is one."""
+    start = word
+    if circuit.access_ohm:
+        start = f"m{place}"
+        write(f"ra{place} {word} {start} {_number(circuit.access_ohm)}\n")
+    if circuit.curve is None:
+        write(f"rc{place} {start} {bit} {_number(1 / g)}\n")
+    else:
+        write(f"bc{place} {start} {bit} i={_current(circuit.curve, g, f'v({start},{bit})')}\n")
+
+
+def _current(curve: Curve, g: float, volts: str) -> str:
+    """The current of a curved cell as an expression of the voltage over it."""
+    if curve.sinh_v is not None:
+        size = g * curve.read_v / np.sinh(curve.read_v / curve.sinh_v)
+        return f"{_number(size)}*sinh({volts}/{_number(curve.sinh_v)})"
+    far = BEYOND * curve.voltages_v[-1]
+    points = np.array([*curve.voltages_v, far])
+    values = g * curve.current(points)
+    pairs = [(-v, -i) for v, i in zip(points[::-1], values[::-1], strict=True)]
+    pairs += [(0.0, 0.0), *zip(points, values, strict=True)]
+    return f"pwl({volts},{','.join(f'{_number(v)},{_number(i)}' for v, i in pairs)})"
+
+
+def _number(value: float) -> str:
+    """A number that reads back as the same float."""
+    return repr(float(value))
+
+
+def _wrapped(head: str, words: Sequence[str]) -> str:
+    """A long line in continuations of 20 words."""
+    parts = [" ".join(words[start : start + 20]) for start in range(0, len(words), 20)]
+    return head + " " + "\n+ ".join(parts) + "\n"
