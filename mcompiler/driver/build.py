@@ -29,6 +29,7 @@ from mcompiler.artefacts import (
     write_build,
     write_layers,
 )
+from mcompiler.artefacts.programming import Programming, programming_cost, write_programming_table
 from mcompiler.conductance import conductances, unpack_levels
 from mcompiler.cost import Cost
 from mcompiler.data import InputSpec, Samples, from_arrays, load_samples, random_samples
@@ -125,6 +126,21 @@ class Build:
     def conductances(self, layer: str, tile: int = 0) -> npt.NDArray[np.float64]:
         """Conductance of every cell of one array in siemens, [rows, columns + extra]."""
         return conductances(self.cells(layer, tile), self.target)
+
+    def write_cells(self, path: str | Path, layer: str) -> int:
+        """Write the cells of a layer as .npy (dtype ``artefacts.programming.CELL``); returns how many there are.
+
+        Raises:
+            BuildError: no such layer, or the file cannot be written.
+        """
+        try:
+            return write_programming_table(Path(path), self._layer(layer), self.target)
+        except OSError as error:
+            raise BuildError(f"{path}: cannot be written: {error.strerror or error}") from error
+
+    def programming(self) -> tuple[Programming, ...] | None:
+        """What writing and verifying the cells takes, by layer and in all; None without [device.write]."""
+        return programming_cost(self._content.layers, self.target)
 
     def netlist(self, layer: str, tile: int | None = None, *, inputs: npt.ArrayLike | None = None) -> str:
         """A SPICE deck of one array, or of all arrays of a layer, as ``write_netlist`` writes it."""
