@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+import numpy as np
+import numpy.typing as npt
 
 from mcompiler.cli.build import DIRECTORY
 from mcompiler.cli.common import json_option, print_json
 from mcompiler.errors import DataError
+
+if TYPE_CHECKING:
+    from mcompiler.driver import Build
 
 
 @click.command()
@@ -17,36 +23,53 @@ from mcompiler.errors import DataError
 @click.option("--tile", type=click.IntRange(min=0), metavar="I", help="One physical array of the layer; default: all.")
 @click.option(
     "--input",
-    "bits",
-    metavar="BITS",
-    help="0 or 1 for each word line, as 0110...; lines that are not given are idle  [default: all 1]",
+    "given",
+    metavar="BITS|FILE.npz",
+    help="0 or 1 for each word line of every array, as 0110...; lines that are not given are idle. Or a file whose x "
+    "[n, inputs] holds n vectors for the inputs of the layer, shares of the read voltage from 0 to 1; an array gets "
+    "what its word lines stand for  [default: all word lines 1]",
 )
 @click.option("--out", type=click.Path(path_type=Path), metavar="F.sp", help="File  [default: LAYER.sp]")
 @json_option
-def netlist(directory: Path, layer: str, tile: int | None, bits: str | None, out: Path | None, as_json: bool) -> None:
+def netlist(directory: Path, layer: str, tile: int | None, given: str | None, out: Path | None, as_json: bool) -> None:
     """Write a SPICE deck that ngspice runs as it is: every cell and wire of a layer's arrays, sources, currents."""
     from mcompiler.driver import load
 
     build = load(directory)
-    rows = build.target.array.rows
-    x = None
-    if bits is not None:
-        if not bits or set(bits) - {"0", "1"} or len(bits) > rows:
-            raise DataError(f"--input {bits}: give at most {rows} digits 0 or 1, one a word line")
-        x = [int(bit) for bit in bits.ljust(rows, "0")]
+    arrays = build.arrays(layer) if tile is None else 1
+    inputs, vectors = _applied(build, layer, given)
     stem = "".join(c if c.isascii() and (c.isalnum() or c in "-_.") else "_" for c in layer).strip("._") or "layer"
     place = Path(f"{stem}.sp") if out is None else out
     beside = place.with_name(f".{place.name}.part")
     try:
         with beside.open("w", encoding="utf-8") as file:
-            build.write_netlist(file.write, layer, tile, inputs=x)
+            build.write_netlist(file.write, layer, tile, inputs=inputs, vectors=vectors)
         beside.replace(place)
     except OSError as error:
         raise DataError(f"{place}: cannot be written: {error.strerror or error}") from error
     finally:
         beside.unlink(missing_ok=True)
-    arrays = build.arrays(layer) if tile is None else 1
     if as_json:
         print_json({"layer": layer, "arrays": arrays, "out": str(place), "bytes": place.stat().st_size})
     else:
         click.echo(f"{place}: {arrays} arrays of layer '{layer}'; run it with: ngspice -b {place}")
+
+
+def _applied(build: Build, layer: str, given: str | None) -> tuple[list[int] | None, npt.NDArray[np.float64] | None]:
+    """What --input says: for the word lines, or for the inputs of the layer; one of them or none."""
+    from mcompiler.data import InputSpec, load_samples
+
+    if given is None:
+        return None, None
+    if given.endswith(".npz"):
+        (data,) = (data for data in build.layer_data if data.op.name == layer)
+        groups, depth, _ = data.op.codes.shape
+        spec = InputSpec("x", np.dtype(np.float64), ("n", groups * depth))
+        x = load_samples(Path(given), (spec,)).inputs["x"]
+        return None, x[0] if len(x) == 1 else x
+    rows = build.target.array.rows
+    if not given or set(given) - {"0", "1"} or len(given) > rows:
+        raise DataError(
+            f"--input {given}: give at most {rows} digits 0 or 1, one a word line, or a file that ends in .npz"
+        )
+    return [int(bit) for bit in given.ljust(rows, "0")], None

@@ -142,10 +142,17 @@ class Build:
         """What writing and verifying the cells takes, by layer and in all; None without [device.write]."""
         return programming_cost(self._content.layers, self.target)
 
-    def netlist(self, layer: str, tile: int | None = None, *, inputs: npt.ArrayLike | None = None) -> str:
+    def netlist(
+        self,
+        layer: str,
+        tile: int | None = None,
+        *,
+        inputs: npt.ArrayLike | None = None,
+        vectors: npt.ArrayLike | None = None,
+    ) -> str:
         """A SPICE deck of one array, or of all arrays of a layer, as ``write_netlist`` writes it."""
         parts: list[str] = []
-        self.write_netlist(parts.append, layer, tile, inputs=inputs)
+        self.write_netlist(parts.append, layer, tile, inputs=inputs, vectors=vectors)
         return "".join(parts)
 
     def write_netlist(
@@ -155,40 +162,22 @@ class Build:
         tile: int | None = None,
         *,
         inputs: npt.ArrayLike | None = None,
+        vectors: npt.ArrayLike | None = None,
     ) -> None:
         """Write a SPICE deck that ngspice runs: every cell and wire, sources, and a print of every bit line's current.
 
         Args:
-            write: takes text, an array at a time.
-            layer: layer name.
-            tile: number of the array within the layer; None: all, one after the other.
-            inputs: [rows] share of the read voltage on every word line of every array, 0 to 1; None: all 1.
+            write: takes text, a line at a time.
+            layer, tile: which arrays; without ``tile`` all of the layer.
+            inputs, vectors: what is applied, as ``netlist.write_layer`` says; None: 1 on all word lines.
 
         Raises:
             BuildError: no such layer or array.
-            DataError: inputs that do not fit the word lines.
+            DataError: inputs that do not fit the word lines, the layer or the drive.
         """
-        from mcompiler.netlist import Tile, notes_of, write_deck
-        from mcompiler.physics.nodal import Circuit  # scipy, needed here only
+        from mcompiler.netlist import write_layer  # scipy, needed here only
 
-        shape, data, count = array_shape(self.target), self._layer(layer), self.arrays(layer)
-        if tile is not None and not 0 <= tile < count:
-            raise BuildError(f"layer '{layer}' has {count} arrays; there is no number {tile}")
-        x = np.ones(shape.rows) if inputs is None else np.asarray(inputs, dtype=np.float64)
-        if x.shape != (shape.rows,) or not ((x >= 0) & (x <= 1)).all():
-            raise DataError(f"inputs of shape {list(x.shape)}: give {shape.rows} shares from 0 to 1, one a word line")
-        circuit = Circuit.of(self.target)
-        if circuit.drive == "gate" and not np.isin(x, (0, 1)).all():
-            raise DataError("inputs between 0 and 1: the target drives gates, which are on or off; give 0 or 1")
-        chosen = range(count) if tile is None else (tile,)
-        cells = enumerate(self.all_cells(layer))
-        tiles = (
-            Tile(f"a{index}", conductances(levels, self.target), notes_of(data, index, shape))
-            for index, levels in cells
-            if index in chosen
-        )
-        what = f"array {tile}" if tile is not None else f"{count} arrays"
-        write_deck(write, f"layer '{layer}', {what}, target {self.target.name}", tiles, [x] * len(chosen), circuit)
+        write_layer(write, self._layer(layer), self.target, tile, inputs=inputs, vectors=vectors)
 
     def verify(
         self,

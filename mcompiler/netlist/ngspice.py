@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from mcompiler.errors import UserError
 
+_TABLE = re.compile(r"^Index\s+i\(vs_(\w+?)_(\d+)\)\s*\n-+\n((?:\d+\t\S+\s*\n)+)", re.MULTILINE)
 _PRINTED = re.compile(r"^i\(vs_(\w+?)_(\d+)\) = (\S+)$", re.MULTILINE)
 
 
@@ -24,7 +25,7 @@ def run_deck(deck: Path) -> dict[str, npt.NDArray[np.float64]]:
     """Run a deck of ``write_deck``.
 
     Returns:
-        The currents of the bit lines by array name, [C] in ampere, into the virtual ground.
+        The currents of the bit lines by array name, [C] in ampere, into the virtual ground; [V, C] of V vectors.
 
     Raises:
         UserError: ngspice is not installed, or finds no operating point; its last lines are in the message.
@@ -33,10 +34,13 @@ def run_deck(deck: Path) -> dict[str, npt.NDArray[np.float64]]:
     if program is None:
         raise UserError("ngspice is not installed; on Debian: apt-get install ngspice")
     done = subprocess.run([program, "-b", str(deck)], check=False, capture_output=True, text=True)
-    found: dict[str, dict[int, float]] = {}
+    found: dict[str, dict[int, npt.NDArray[np.float64]]] = {}
     for name, column, value in _PRINTED.findall(done.stdout):
-        found.setdefault(name, {})[int(column)] = float(value)
-    if not found:
+        found.setdefault(name, {})[int(column)] = np.array(float(value))
+    for name, column, table in _TABLE.findall(done.stdout):
+        found.setdefault(name, {})[int(column)] = np.array(table.split()[1::2], dtype=np.float64)
+    shapes = {current.shape for columns in found.values() for current in columns.values()}
+    if len(shapes) != 1:
         tail = " / ".join((done.stdout + done.stderr).strip().splitlines()[-3:])
         raise UserError(f"{deck}: ngspice gives no currents: {tail}")
-    return {name: np.array([values[column] for column in sorted(values)]) for name, values in found.items()}
+    return {name: np.stack([values[column] for column in sorted(values)], axis=-1) for name, values in found.items()}

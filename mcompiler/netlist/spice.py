@@ -4,6 +4,9 @@ Names lead back: ``rc12_7`` is the cell on word line 12 and bit line 7, ``rw12_7
 lines in front of that crossing (word line) and behind it (bit line), ``ra12_7`` its access resistance, ``r12`` and
 ``c7`` the ends of the lines. Drivers and sense resistances are in the first and last segments; the sources and the
 virtual grounds, which measure the currents, are in the deck. A resistance of 0 is no element: its nodes are one.
+
+Several vectors are one DC sweep over their number, the voltage of node ``vector``: ngspice orders the equations once
+and solves them anew for every vector. Sources that change are then tables of that number.
 """
 
 from __future__ import annotations
@@ -39,6 +42,11 @@ class Tile:
     notes: tuple[str, ...] = ()
 
 
+def sources_only(circuit: Circuit) -> bool:
+    """Whether inputs change nothing but sources, so that one deck takes many vectors."""
+    return circuit.drive == "row_voltage" and circuit.idle_rows == "grounded"
+
+
 def write_deck(write: Write, title: str, tiles: Iterable[Tile], inputs: Iterable[Floats], circuit: Circuit) -> None:
     """A deck that finds the operating point and prints the current of every bit line.
 
@@ -48,20 +56,39 @@ def write_deck(write: Write, title: str, tiles: Iterable[Tile], inputs: Iterable
         write: takes text.
         title: first line.
         tiles: arrays, every one with its own sources.
-        inputs: [R] per array, shares of the read voltage that its word lines get.
+        inputs: [R] per array, shares of the read voltage that its word lines get; or [V, R], V vectors for all arrays.
         circuit: lines, drive, curve and access resistance.
+
+    Raises:
+        ValueError: several vectors for a circuit that changes with them, or not as many for every array.
     """
     write(f"* {title}\n")
     written = []
+    counts = set()
     for tile, x in zip(tiles, inputs, strict=True):
-        conducts = x > 0 if circuit.drive == "gate" else np.ones(len(x), bool)
+        counts.add(len(x) if x.ndim == 2 else None)
+        if len(counts) > 1 or (x.ndim == 2 and not sources_only(circuit)):
+            raise ValueError("as many vectors for every array, and one where gates or floating rows make the circuit")
+        conducts = x > 0 if circuit.drive == "gate" else np.ones(x.shape[-1], bool)
         _subcircuit(write, tile, circuit, conducts)
         _instance(write, tile, x, circuit)
         written.append((tile.name, tile.conductances.shape[1]))
-    write(".options reltol=1e-9 abstol=1e-18 vntol=1e-12 itl1=500\n.control\nset numdgt=15\nop\n")
+    _control(write, written, counts.pop() if counts else None)
+
+
+def _control(write: Write, written: Sequence[tuple[str, int]], vectors: int | None) -> None:
+    """Operating point or sweep, and its currents."""
+    if vectors is not None:
+        write("vvector vector 0 dc 0\n")
+    write(".options reltol=1e-9 abstol=1e-18 vntol=1e-12 itl1=500 itl2=500\n.control\nset numdgt=15\n")
+    if vectors is not None:  # without pages, and without the node voltages of every vector in memory
+        write("set nobreak\nset noprintscale\n")
+        for name, columns in written:
+            write(f"save {' '.join(f'i(vs_{name}_{column})' for column in range(columns))}\n")
+    write("op\n" if vectors is None else f"dc vvector 0 {vectors - 1} 1\n")
     for name, columns in written:
         for column in range(columns):
-            write(f"print i(vs_{name}_{column})\n")
+            write(f"print {'' if vectors is None else 'col '}i(vs_{name}_{column})\n")
     write("quit\n.endc\n.end\n")
 
 
@@ -70,8 +97,10 @@ def _instance(write: Write, tile: Tile, x: Floats, circuit: Circuit) -> None:
     rows, columns = tile.conductances.shape
     name = tile.name
     for row in range(rows):
-        level = 1.0 if circuit.drive == "gate" else float(x[row])
-        if level > 0 or circuit.idle_rows == "grounded" or circuit.drive == "gate":
+        level = 1.0 if circuit.drive == "gate" else float(x[..., row].max())
+        if x.ndim == 2 and (x[:, row] != level).any():
+            write(_wrapped(f"br_{name}_{row} {name}_r{row} 0", _table(x[:, row] * circuit.read_voltage_v)))
+        elif level > 0 or circuit.idle_rows == "grounded" or circuit.drive == "gate":
             write(f"vr_{name}_{row} {name}_r{row} 0 dc {_number(level * circuit.read_voltage_v)}\n")
         else:  # a line that floats: the resistor only gives its node a path, 12 decades above any cell
             write(f"rf_{name}_{row} {name}_r{row} 0 1e18\n")
@@ -79,6 +108,16 @@ def _instance(write: Write, tile: Tile, x: Floats, circuit: Circuit) -> None:
         write(f"vs_{name}_{column} {name}_c{column} 0 dc 0\n")
     ports = [f"{name}_r{row}" for row in range(rows)] + [f"{name}_c{column}" for column in range(columns)]
     write(_wrapped(f"x_{name}", [*ports, f"array_{name}"]))
+
+
+def _table(volts: Floats) -> list[str]:
+    """A source of these voltages by the number of the vector; inside of runs no point is needed."""
+    points = [
+        f",{number},{_number(volt)}"
+        for number, volt in enumerate(volts)
+        if number in (0, len(volts) - 1) or not volts[number - 1] == volt == volts[number + 1]
+    ]
+    return ["v=pwl(v(vector)", *points, ")"]
 
 
 def _subcircuit(write: Write, tile: Tile, circuit: Circuit, conducts: npt.NDArray[np.bool_]) -> None:

@@ -1,0 +1,107 @@
+"""The arrays of a layer as one deck."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import islice
+
+import numpy as np
+import numpy.typing as npt
+
+from mcompiler.artefacts import LayerData
+from mcompiler.conductance import conductances, unpack_levels
+from mcompiler.errors import BuildError, DataError
+from mcompiler.geometry import array_shape, tile_blocks
+from mcompiler.netlist.names import notes_of
+from mcompiler.netlist.spice import Tile, Write, sources_only, write_deck
+from mcompiler.physics.nodal import Circuit
+from mcompiler.target import Target
+
+Floats = npt.NDArray[np.float64]
+
+
+def write_layer(
+    write: Write,
+    layer: LayerData,
+    target: Target,
+    tile: int | None = None,
+    *,
+    inputs: npt.ArrayLike | None = None,
+    vectors: npt.ArrayLike | None = None,
+) -> None:
+    """A deck of one array of a layer, or of all; memory is that of one array and of the inputs.
+
+    Args:
+        write: takes text.
+        layer: the layer.
+        target: the chip.
+        tile: number of the array within the layer; None: all, one after the other.
+        inputs: [rows] shares of the read voltage, 0 to 1, on the word lines of every array; None: all 1.
+        vectors: [inputs] or [V, inputs] instead: shares for the inputs of the layer, groups x K in order; an array gets
+            those that its word lines stand for, and 0 elsewhere.
+
+    Raises:
+        BuildError: no such array.
+        DataError: inputs that do not fit the word lines, the layer or the drive.
+    """
+    name, count = layer.op.name, len(layer.table)
+    if tile is not None and not 0 <= tile < count:
+        raise BuildError(f"layer '{name}' has {count} arrays; there is no number {tile}")
+    circuit = Circuit.of(target)
+    chosen = range(count) if tile is None else range(tile, tile + 1)
+    applied = _applied(layer, target, chosen, circuit, inputs, vectors)
+    what = f"array {tile}" if tile is not None else f"{count} arrays"
+    title = f"layer '{name}', {what}, target {target.name}"
+    write_deck(write, " ".join(title.split()), _tiles(layer, target, chosen), applied, circuit)
+
+
+def _tiles(layer: LayerData, target: Target, chosen: range) -> Iterator[Tile]:
+    shape = array_shape(target)
+    packed = (array for chunk in layer.cells() for array in chunk)
+    for index, cells in zip(chosen, islice(packed, chosen.start, chosen.stop), strict=True):
+        levels = unpack_levels(cells, shape.storage_bits, shape.columns + shape.extra)
+        yield Tile(f"a{index}", conductances(levels, target), notes_of(layer, index, shape))
+
+
+def _applied(
+    layer: LayerData,
+    target: Target,
+    chosen: range,
+    circuit: Circuit,
+    inputs: npt.ArrayLike | None,
+    vectors: npt.ArrayLike | None,
+) -> Iterator[Floats]:
+    """What the word lines of each array get: [R] or [V, R]."""
+    rows = target.array.rows
+    if vectors is None:
+        x = _shares(np.ones(rows) if inputs is None else inputs, rows, "one a word line", (1,), circuit)
+        return (x for _ in chosen)
+    if inputs is not None:
+        raise DataError("inputs for word lines and vectors for the layer; give one of them")
+    groups, depth, _ = layer.op.codes.shape
+    whole = _shares(vectors, groups * depth, "one an input of the layer", (1, 2), circuit)
+    if whole.ndim == 2 and not sources_only(circuit):
+        raise DataError(
+            f"{len(whole)} vectors, but gates and floating rows change the circuit with each: write one deck a vector"
+        )
+    by_group = whole.reshape(*whole.shape[:-1], groups, depth)
+    return (word_lines(layer, index, rows, by_group) for index in chosen)
+
+
+def word_lines(layer: LayerData, index: int, rows: int, values: Floats) -> Floats:
+    """[..., rows] on the word lines of an array, from [..., G, K] inputs of the layer; 0 where nothing stands."""
+    lines = np.zeros((*values.shape[:-2], rows))
+    for block in tile_blocks(layer.table[index], layer.op.rows, layer.op.cols):
+        lines[..., block.row : block.row + len(block.rows)] = values[..., block.group, block.rows]
+    return lines
+
+
+def _shares(given: npt.ArrayLike, size: int, one: str, axes: tuple[int, ...], circuit: Circuit) -> Floats:
+    """[size] or, where two axes may be, [V, size]; checked."""
+    x = np.asarray(given, dtype=np.float64)
+    fits = x.ndim in axes and x.shape[-1] == size and len(x) > 0
+    if not fits or not ((x >= 0) & (x <= 1)).all():
+        raise DataError(f"inputs of shape {list(x.shape)}: give {size} shares from 0 to 1, {one}")
+    if circuit.drive == "gate" and not np.isin(x, (0, 1)).all():
+        raise DataError("inputs between 0 and 1: the target drives gates, which are on or off; give 0 or 1")
+    return x
