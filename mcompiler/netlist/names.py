@@ -24,7 +24,8 @@ def notes_of(layer: LayerData, index: int, shape: ArrayShape) -> tuple[str, ...]
         for line, row in enumerate(block.rows.tolist()):
             notes.append(f"word line {block.row + line}: input {row} of group {block.group}")
     slices = range(shape.adjacent_slices) if int(array["slice"]) < 0 else (int(array["slice"]),)
-    signs = "+-"[: shape.adjacent_polarities] if shape.adjacent_polarities > 1 else ""
+    single = {1: "+", -1: "-", 0: "+-"}[int(array["polarity"])]  # an array of its own for each polarity, or both
+    signs = single if shape.polarities > 1 else ""
     for block in tile_blocks(array, layer.op.rows, layer.op.cols):
         for place, channel in enumerate(block.cols.tolist()):
             first = (block.col + place) * shape.columns_per_weight

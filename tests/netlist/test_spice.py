@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from mcompiler.netlist import Tile, find_ngspice, run_deck, write_deck
 from mcompiler.physics.curve import Curve
 from mcompiler.physics.nodal import Circuit, solve
 from mcompiler.physics.wires import Lines, transfer
-from tests.support.builds import gemm_case, target
+from tests.support.builds import conv_case, gemm_case, target
 
 needs_ngspice = pytest.mark.skipif(find_ngspice() is None, reason="ngspice is not installed")
 
@@ -112,6 +113,32 @@ def test_names_lead_back() -> None:
     assert "bit line 0: output channel " in text
     assert "word line 0: input 0" in text
     assert "polarity +" in text
+
+
+LAYOUTS = {
+    "adjacent": (),
+    "pairs apart": ("encoding.pairs_in=separate",),
+    "slices apart": ("encoding.slices_in=separate",),
+    "all apart": ("encoding.pairs_in=separate", "encoding.slices_in=separate"),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_the_comments_say_which_weight_every_cell_holds(layout: str) -> None:
+    case = conv_case([3, 3], channels=4, outputs=4, group=2)
+    build = case.compile(target(*LAYOUTS[layout]))
+    (name,) = build.layers
+    codes = np.zeros_like(case.codes)
+    for index in range(build.arrays(name)):
+        text, levels = build.netlist(name, index), build.cells(name, index).astype(int)
+        words = re.findall(r"^\* word line (\d+): input (\d+) of group (\d+)$", text, re.MULTILINE)
+        lines = r"^\* bit line (\d+): output channel (\d+) of group (\d+), slice (\d+), polarity ([+-])$"
+        for line, channel, group, piece, sign in re.findall(lines, text, re.MULTILINE):
+            for word, row, own in words:
+                value = levels[int(word), int(line)] * 4 ** int(piece)
+                if own == group:
+                    codes[int(group), int(row), int(channel)] += value if sign == "+" else -value
+    np.testing.assert_array_equal(codes, case.codes)
 
 
 def test_ngspice_that_fails_says_so(tmp_path: Path) -> None:
