@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shutil
 import statistics
 import subprocess
 import sys
@@ -29,6 +28,7 @@ from typing import Any
 import numpy as np
 from common import RESULTS, interleaved, ratio, write
 
+from mcompiler.netlist import Tile, find_ngspice, run_deck, write_deck
 from mcompiler.physics.nodal import Circuit, solve
 from mcompiler.physics.wires import Lines, transfer
 
@@ -111,43 +111,24 @@ def badcrossbar(rounds: int, python: str) -> dict[str, Any] | str:
     }
 
 
-def deck(g: np.ndarray[Any, Any], volts: np.ndarray[Any, Any]) -> str:
-    """A SPICE deck that prints the current of every bit line; sense sources of 0 V are their ends."""
-    rows, columns = g.shape
-    lines = ["crossbar"]
-    for i in range(rows):
-        lines.append(f"vw{i} s{i} 0 dc {float(volts[i])!r}")
-        for j in range(columns):
-            before = f"w{i}_{j - 1}" if j else f"s{i}"
-            below = f"b{i + 1}_{j}" if i + 1 < rows else f"e{j}"
-            lines.append(f"rw{i}_{j} {before} w{i}_{j} {OHM!r}")
-            lines.append(f"rb{i}_{j} b{i}_{j} {below} {OHM!r}")
-            lines.append(f"rc{i}_{j} w{i}_{j} b{i}_{j} {float(1 / g[i, j])!r}")
-    lines += [f"vs{j} e{j} 0 dc 0" for j in range(columns)]
-    lines += [".options reltol=1e-9 abstol=1e-18 vntol=1e-12", ".control", "set numdgt=15", "op"]
-    lines += [f"print i(vs{j})" for j in range(columns)]
-    return "\n".join([*lines, "quit", ".endc", ".end", ""])
-
-
 def ngspice(size: int, rounds: int) -> dict[str, Any] | str:
     """The full transfer matrix against ngspice's currents of one vector, start and reading of the deck included."""
-    if shutil.which("ngspice") is None:
+    if find_ngspice() is None:
         return "not measured: ngspice is not installed"
     g, x = tile(size), inputs(size, 1)[0]
     ours, theirs, apart = [], [], []
     with tempfile.TemporaryDirectory() as work:
         path = Path(work, "tile.sp")
-        path.write_text(deck(g, VOLTS * x))
+        with path.open("w") as deck:
+            write_deck(deck.write, f"{size}x{size} crossbar", [Tile("a", g)], [x], Circuit(LINES, VOLTS))
         transfer(g[None], LINES)
         for _ in range(rounds):
             start = time.perf_counter()
             matrix = transfer(g[None], LINES)[0]
             ours.append(time.perf_counter() - start)
             start = time.perf_counter()
-            done = subprocess.run(["ngspice", "-b", str(path)], check=False, capture_output=True, text=True)
+            currents = run_deck(path)["a"]
             theirs.append(time.perf_counter() - start)
-            printed = [line.split("=") for line in done.stdout.splitlines() if line.startswith("i(vs")]
-            currents = np.array([float(value) for _, value in printed])
             apart.append(worst(currents, VOLTS * x @ matrix))
     return {
         **({"asked_times_faster": 300} if size == 128 else {}),
