@@ -32,7 +32,7 @@ class Tile:
     """One array of a deck.
 
     Attributes:
-        name: of its instance and subcircuit, a word of letters and digits.
+        name: of its instance and subcircuit, a word of small letters and digits: SPICE knows no capitals.
         conductances: float64 [R, C] of the cells alone, siemens.
         notes: comments in front of the subcircuit.
     """

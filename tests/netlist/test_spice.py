@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -148,6 +149,12 @@ def test_ngspice_that_fails_says_so(tmp_path: Path) -> None:
         run_deck(deck)
 
 
+def test_ngspice_that_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(UserError, match="ngspice is not installed; on Debian: apt-get install ngspice"):
+        run_deck(tmp_path / "deck.sp")
+
+
 def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     build = gemm_case(transposed=False).compile(target())
     root = str(build.save(tmp_path / "case.build"))
@@ -156,6 +163,9 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert out.read_text() == build.netlist("gemm", 1, inputs=[1, 0, 1, 0, 0, 0, 0, 0])
     assert list(tmp_path.glob(".*.part")) == []
     capsys.readouterr()
+    assert run(["netlist", root, "--layer", "gemm", "--out", str(out), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told == {"layer": "gemm", "arrays": build.arrays("gemm"), "out": str(out), "bytes": out.stat().st_size}
     assert run(["netlist", root, "--layer", "gemm", "--tile", "99", "--out", str(out)]) == 1
     assert "there is no number 99" in capsys.readouterr().err
     assert run(["netlist", root, "--layer", "gemm", "--input", "012", "--out", str(out)]) == 1
