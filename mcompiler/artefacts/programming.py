@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 
-from mcompiler.artefacts.layers import LayerData
+from mcompiler.artefacts.directory import partial_path, sync_folder
+from mcompiler.artefacts.layers import LayerData, file_stem
 from mcompiler.conductance import conductances, unpack_levels
+from mcompiler.errors import BuildError
 from mcompiler.geometry import array_shape
 from mcompiler.target import Partner, Target
 
@@ -23,6 +27,11 @@ CELL = np.dtype(
     ]
 )  # fmt: skip
 """One cell: number of the array within the layer, its address, place in it, level code, siemens."""
+
+CSV_HEADER = ",".join(CELL.names or ())
+ADDRESS = ("chip", "tile", "core", "position")
+
+Levels = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -36,6 +45,7 @@ class Programming:
         seconds: arrays of a core one after the other, ``parallel_cells`` of an array at once, cores side by side.
         energy_j: of pulses and verifying reads.
         endurance_share: of a cell's endurance that one programming spends; None where it is not known.
+        chip_seconds: the same time by chip: (number, seconds), chips in order; the longest is ``seconds``.
     """
 
     name: str
@@ -44,74 +54,191 @@ class Programming:
     seconds: float
     energy_j: float
     endurance_share: float | None
+    chip_seconds: tuple[tuple[int, float], ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         """The object that JSON outputs hold."""
-        return asdict(self)
+        return {
+            "name": self.name,
+            "cells": self.cells,
+            "pulses": self.pulses,
+            "seconds": self.seconds,
+            "energy_j": self.energy_j,
+            "endurance_share": self.endurance_share,
+            "chips": [{"chip": chip, "seconds": seconds} for chip, seconds in self.chip_seconds],
+        }
 
 
-def programming_table(layer: LayerData, target: Target) -> Iterator[npt.NDArray[np.void]]:
-    """The cells of a layer, array after array: structured arrays (dtype CELL), rows outermost."""
-    shape = array_shape(target)
-    number = 0
+# --- the table -------------------------------------------------------------------------------------------------------
+
+
+def layer_levels(layer: LayerData, target: Target, tile: int | None = None) -> Iterator[tuple[int, Levels]]:
+    """Number and level codes, [rows, columns + extra], of each array of a layer, or of array ``tile`` alone."""
+    shape, number = array_shape(target), 0
     for chunk in layer.cells():
-        for packed in chunk:
-            levels = unpack_levels(packed, shape.storage_bits, shape.columns + shape.extra)
-            table = np.zeros(levels.size, dtype=CELL)
-            table["array"] = number
-            for name, value in zip(("chip", "tile", "core", "position"), layer.addresses[number].tolist(), strict=True):
-                table[name] = value
-            rows, columns = np.indices(levels.shape)
-            table["row"], table["column"], table["level"] = rows.ravel(), columns.ravel(), levels.ravel()
-            table["conductance_s"] = conductances(levels, target).ravel()
-            yield table
-            number += 1
+        for place in range(len(chunk)):
+            if tile is None or tile == number + place:
+                yield number + place, unpack_levels(chunk[place], shape.storage_bits, shape.columns + shape.extra)
+        number += len(chunk)
 
 
-def write_programming_table(path: Path, layer: LayerData, target: Target) -> int:
-    """Write the table as .npy, an array at a time; whole or not at all.
+def programming_table(layer: LayerData, target: Target, tile: int | None = None) -> Iterator[npt.NDArray[np.void]]:
+    """The cells of a layer, array after array: structured arrays (dtype CELL), rows outermost."""
+    for number, levels in layer_levels(layer, target, tile):
+        table = np.zeros(levels.size, dtype=CELL)
+        table["array"] = number
+        for name, value in zip(ADDRESS, layer.addresses[number].tolist(), strict=True):
+            table[name] = value
+        rows, columns = np.indices(levels.shape)
+        table["row"], table["column"], table["level"] = rows.ravel(), columns.ravel(), levels.ravel()
+        table["conductance_s"] = conductances(levels, target).ravel()
+        yield table
+
+
+def programming_csv(layer: LayerData, target: Target, tile: int | None = None) -> Iterator[str]:
+    """The same as CSV: the line of headers, then the lines of an array at a time; conductances with 6 digits."""
+    yield CSV_HEADER + "\n"
+    for number, levels in layer_levels(layer, target, tile):
+        start = ",".join(map(str, [number, *layer.addresses[number].tolist()]))
+        used = np.unique(levels)
+        ends = {
+            level: f"{level},{siemens:.6g}\n"
+            for level, siemens in zip(used.tolist(), conductances(used, target).tolist(), strict=True)
+        }
+        yield "".join(
+            f"{start},{row},{column},{ends[level]}"
+            for row, line in enumerate(levels.tolist())
+            for column, level in enumerate(line)
+        )
+
+
+def write_programming_table(path: Path, layer: LayerData, target: Target, tile: int | None = None) -> int:
+    """Write the table of a layer, or of one of its arrays: .npy, or CSV where the name ends in .csv.
+
+    An array at a time; the file appears whole or not at all.
 
     Returns:
         How many cells it has.
+
+    Raises:
+        BuildError: another ending, or the file cannot be written.
     """
-    shape = array_shape(target)
-    count = len(layer.table) * shape.rows * (shape.columns + shape.extra)
-    beside = path.with_name(f".{path.name}.part")
+    if path.suffix not in {".npy", ".csv"}:
+        raise BuildError(f"{path}: cells are written as .npy or as .csv; name the file so")
+    with _whole(path) as beside, beside.open("wb") as file:
+        if path.suffix == ".csv":
+            file.writelines(piece.encode() for piece in programming_csv(layer, target, tile))
+        else:
+            _write_npy(file, layer, target, tile)
+        _sync(file)
+    return _count(layer, target, tile)
+
+
+def write_programming_tables(folder: Path, layers: Sequence[LayerData], target: Target) -> dict[str, tuple[str, int]]:
+    """Write a .npy for every layer into a new folder, named as in the build's ``cells/``; whole or not at all.
+
+    Returns:
+        By layer: name of its file, and how many cells it has.
+
+    Raises:
+        BuildError: the folder is there and not empty, or cannot be written.
+    """
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise BuildError(f"{folder}: exists; cells of all layers go into a new folder, choose another --out")
+    written: dict[str, tuple[str, int]] = {}
+    with _whole(folder) as beside:
+        beside.mkdir()
+        for index, layer in enumerate(layers):
+            name = f"{file_stem(index, layer.op.name)}.npy"
+            with (beside / name).open("wb") as file:
+                _write_npy(file, layer, target, None)
+                _sync(file)
+            written[layer.op.name] = (name, _count(layer, target, None))
+        sync_folder(beside)
+    return written
+
+
+def _write_npy(file: BinaryIO, layer: LayerData, target: Target, tile: int | None) -> None:
+    header = {
+        "descr": np.lib.format.dtype_to_descr(CELL), "fortran_order": False, "shape": (_count(layer, target, tile),)
+    }  # fmt: skip
+    np.lib.format.write_array_header_1_0(file, header)
+    for table in programming_table(layer, target, tile):
+        file.write(table.view(np.uint8).data)
+
+
+def _sync(file: BinaryIO) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _count(layer: LayerData, target: Target, tile: int | None) -> int:
+    return (len(layer.table) if tile is None else 1) * array_shape(target).cells
+
+
+@contextmanager
+def _whole(path: Path) -> Iterator[Path]:
+    """A place beside ``path`` to write to, renamed to it at the end; nothing is left where that fails."""
+    beside = partial_path(path, "partial")
     try:
-        with beside.open("wb") as file:
-            header = {"descr": np.lib.format.dtype_to_descr(CELL), "fortran_order": False, "shape": (count,)}
-            np.lib.format.write_array_header_1_0(file, header)
-            for table in programming_table(layer, target):
-                file.write(table.tobytes())
+        yield beside
         beside.replace(path)
+        sync_folder(path.parent)
+    except OSError as error:
+        raise BuildError(f"{path}: cannot be written: {error.strerror or error}") from error
     finally:
-        beside.unlink(missing_ok=True)
-    return count
+        if beside.is_dir():
+            shutil.rmtree(beside)
+        elif beside.exists():
+            beside.unlink()
 
 
-def programming_cost(layers: tuple[LayerData, ...], target: Target) -> tuple[Programming, ...] | None:
-    """Write-verify of every layer, and of all of them as the last; None where the target has no [device.write]."""
+# --- write and verify ------------------------------------------------------------------------------------------------
+
+
+def programming_cost(layers: Iterable[LayerData], target: Target) -> tuple[Programming, ...] | None:
+    """Write-verify of every layer, and of all of them as the last; None where the target has no [device.write].
+
+    Every cell of the arrays in use is written, those at the lowest conductance too; only partners that are never formed
+    are not. Of an array ``parallel_cells`` are written at once and take the expected pulses; the arrays of a core are
+    written one after the other, cores and chips side by side.
+    """
     write = target.device.write
     if write is None:
         return None
-    shape, unformed = array_shape(target), target.encoding.partner is Partner.UNFORMED
     pulse_s, pulse_j = write.pulse_s + write.verify_s, write.pulse_energy_j + write.verify_energy_j
     share = None if write.endurance is None else write.pulses / write.endurance
+
+    def priced(name: str, cells: int, steps: dict[tuple[int, ...], int]) -> Programming:
+        chips: dict[int, int] = {}
+        for core, own in steps.items():
+            chips[core[0]] = max(chips.get(core[0], 0), own)
+        seconds = {chip: own * write.pulses * pulse_s for chip, own in sorted(chips.items())}
+        pulses, longest = cells * write.pulses, max(seconds.values(), default=0.0)
+        return Programming(name, cells, pulses, longest, pulses * pulse_j, share, tuple(seconds.items()))
+
     found: list[Programming] = []
-    everywhere: dict[tuple[int, ...], float] = {}
+    everywhere: dict[tuple[int, ...], int] = {}
     for layer in layers:
-        cells, cores, number = 0, dict[tuple[int, ...], float](), 0
-        for chunk in layer.cells():
-            for packed in chunk:
-                levels = unpack_levels(packed, shape.storage_bits, shape.columns + shape.extra)
-                written = int(np.count_nonzero(levels)) if unformed else levels.size
-                core = tuple(layer.addresses[number, :3].tolist())
-                cores[core] = cores.get(core, 0.0) + math.ceil(written / write.parallel_cells) * write.pulses * pulse_s
-                cells, number = cells + written, number + 1
-        for core, seconds in cores.items():
-            everywhere[core] = everywhere.get(core, 0.0) + seconds
-        pulses, longest = cells * write.pulses, max(cores.values(), default=0.0)
-        found.append(Programming(layer.op.name, cells, pulses, longest, pulses * pulse_j, share))
-    total = sum(each.cells for each in found)
-    pulses, longest = total * write.pulses, max(everywhere.values(), default=0.0)
-    return (*found, Programming("total", total, pulses, longest, pulses * pulse_j, share))
+        written = written_cells(layer, target)
+        steps = _by_core(-(-written // write.parallel_cells), layer.addresses)
+        for core, own in steps.items():
+            everywhere[core] = everywhere.get(core, 0) + own
+        found.append(priced(layer.op.name, int(written.sum()), steps))
+    return (*found, priced("total", sum(each.cells for each in found), everywhere))
+
+
+def written_cells(layer: LayerData, target: Target) -> npt.NDArray[np.int64]:
+    """Cells of each array that are written: all, or with unformed partners those that are formed; [arrays]."""
+    if target.encoding.partner is not Partner.UNFORMED:
+        return np.full(len(layer.table), array_shape(target).cells, np.int64)
+    formed = [int(np.count_nonzero(levels)) for _, levels in layer_levels(layer, target)]
+    return np.array(formed, np.int64)
+
+
+def _by_core(steps: npt.NDArray[np.int64], addresses: npt.NDArray[np.int32]) -> dict[tuple[int, ...], int]:
+    """Steps of the arrays of each core (chip, tile, core), one array after the other."""
+    cores, which = np.unique(addresses[:, :3], axis=0, return_inverse=True)
+    sums = np.zeros(len(cores), np.int64)
+    np.add.at(sums, which.reshape(-1), steps)
+    return dict(zip(map(tuple, cores.tolist()), sums.tolist(), strict=True))

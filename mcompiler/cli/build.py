@@ -1,4 +1,4 @@
-"""compile, and what is asked of a build: verify, cost, report, cells."""
+"""compile, and what is asked of a build: verify, cost, report."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
-import numpy as np
 
 from mcompiler.cli.common import json_option, passes_progress, print_json, progress, say
-from mcompiler.errors import BuildError, UserError
+from mcompiler.errors import BuildError
 
 if TYPE_CHECKING:
     from mcompiler.data import Samples
@@ -249,76 +248,3 @@ def report(directory: Path, as_json: bool) -> None:
     else:
         click.echo(compile_summary("model.onnx", build.target, build.fates, build.layer_data, build.cost, build.chips))
         click.echo(f"\nall of it: {page}")
-
-
-@click.command()
-@DIRECTORY
-@click.option("--layer", metavar="L", help="Layer name; needed unless --summary is given.")
-@click.option("--tile", type=click.IntRange(min=0), metavar="I", help="One physical array of the layer; default: all.")
-@click.option(
-    "--out", type=click.Path(path_type=Path), metavar="F.npy", help="Write the layer's cells there, as binary columns."
-)
-@click.option("--summary", is_flag=True, help="What writing and verifying all cells takes.")
-@json_option
-def cells(directory: Path, layer: str | None, tile: int | None, out: Path | None, summary: bool, as_json: bool) -> None:
-    """The level and conductance of every cell of a layer, as CSV (or JSON); or what programming them takes."""
-    from mcompiler.conductance import conductances
-    from mcompiler.driver import load
-
-    build = load(directory)
-    if summary:
-        _programming(build, as_json)
-        return
-    if layer is None:
-        raise click.UsageError("give --layer, or --summary")
-    count = build.arrays(layer)
-    if tile is not None and tile >= count:
-        raise UserError(f"layer '{layer}' has {count} arrays; there is no number {tile}")
-    if out is not None:
-        if tile is not None or out.suffix != ".npy":
-            raise click.UsageError("--out writes all arrays of a layer to a .npy file: leave out --tile, name it F.npy")
-        written = build.write_cells(out, layer)
-        print_json({"layer": layer, "out": str(out), "cells": written}) if as_json else click.echo(
-            f"{out}: {written:,} cells of layer '{layer}'; read it with numpy.load, mmap_mode='r' for large ones"
-        )
-        return
-    chosen = enumerate(build.all_cells(layer)) if tile is None else [(tile, build.cells(layer, tile))]
-    if as_json:
-        arrays = [
-            {"tile": index, "address": build.address(layer, index), "levels": levels.tolist()}
-            for index, levels in chosen
-        ]
-        print_json({"layer": layer, "arrays": arrays})
-        return
-    click.echo("array,chip,tile,core,position,row,column,level,conductance_s")
-    for index, levels in chosen:
-        address = ",".join(map(str, build.address(layer, index)))
-        siemens = conductances(levels, build.target)
-        lines = [
-            f"{index},{address},{row},{column},{levels[row, column]},{siemens[row, column]:.6g}"
-            for row, column in np.ndindex(levels.shape)
-        ]
-        click.echo("\n".join(lines))
-
-
-def _programming(build: Build, as_json: bool) -> None:
-    """Write-verify, layer by layer."""
-    from mcompiler.text import count, quantity, table
-
-    found = build.programming()
-    write = build.target.device.write
-    if as_json:
-        rows = None if found is None else [each.as_json() for each in found]
-        print_json({"programming": rows, "tolerance_s": None if write is None else write.tolerance_siemens})
-        return
-    if found is None or write is None:
-        click.echo(f"target '{build.target.name}' has no [device.write]: what programming takes is not known")
-        return
-    lines = [
-        [each.name, count(each.cells), count(round(each.pulses)), quantity(each.seconds, "s"),
-         quantity(each.energy_j, "J"), "-" if each.endurance_share is None else f"{each.endurance_share:.2g}"]
-        for each in found
-    ]  # fmt: skip
-    click.echo(table(["layer", "cells", "pulses", "time", "energy", "endurance spent"], lines, "lrrrrr"))
-    within = "" if write.tolerance_siemens is None else f" to within {quantity(write.tolerance_siemens, 'S')}"
-    click.echo(f"\nwritten and verified{within}; cores side by side, arrays of a core one after the other")

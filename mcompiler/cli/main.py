@@ -11,7 +11,8 @@ from collections.abc import Sequence
 import click
 
 from mcompiler import __version__
-from mcompiler.cli.build import cells, compile_command, cost, report, verify
+from mcompiler.cli.build import compile_command, cost, report, verify
+from mcompiler.cli.cells import cells
 from mcompiler.cli.compress import compress
 from mcompiler.cli.demo import demo
 from mcompiler.cli.netlist import netlist

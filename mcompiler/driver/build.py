@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import platform
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -29,8 +28,8 @@ from mcompiler.artefacts import (
     write_build,
     write_layers,
 )
-from mcompiler.artefacts.programming import Programming, programming_cost, write_programming_table
-from mcompiler.conductance import conductances, unpack_levels
+from mcompiler.artefacts.programming import Programming, layer_levels, programming_cost, write_programming_table
+from mcompiler.conductance import conductances
 from mcompiler.cost import Cost
 from mcompiler.data import InputSpec, Samples, from_arrays, load_samples, random_samples
 from mcompiler.driver.content import Compiled, Stored, mapped_from_cells
@@ -114,29 +113,28 @@ class Build:
         count = self.arrays(layer)
         if not 0 <= tile < count:
             raise BuildError(f"layer '{layer}' has {count} arrays; there is no number {tile}")
-        return next(itertools.islice(self.all_cells(layer), tile, None))
+        return next(levels for _, levels in layer_levels(self._layer(layer), self.target, tile))
 
     def all_cells(self, layer: str) -> Iterator[npt.NDArray[np.uint8]]:
         """Level codes of every array of a layer, in order, read as they are asked for; as ``cells`` gives them."""
-        shape = array_shape(self.target)
-        for chunk in self._layer(layer).cells():
-            for packed in chunk:
-                yield unpack_levels(packed, shape.storage_bits, shape.columns + shape.extra)
+        return (levels for _, levels in layer_levels(self._layer(layer), self.target))
 
     def conductances(self, layer: str, tile: int = 0) -> npt.NDArray[np.float64]:
         """Conductance of every cell of one array in siemens, [rows, columns + extra]."""
         return conductances(self.cells(layer, tile), self.target)
 
-    def write_cells(self, path: str | Path, layer: str) -> int:
-        """Write the cells of a layer as .npy (dtype ``artefacts.programming.CELL``); returns how many there are.
+    def write_cells(self, path: str | Path, layer: str, tile: int | None = None) -> int:
+        """Write the cells of a layer, or of one array, as F.npy (dtype ``artefacts.programming.CELL``) or F.csv.
+
+        Returns:
+            How many there are.
 
         Raises:
-            BuildError: no such layer, or the file cannot be written.
+            BuildError: no such layer or array, another ending, or the file cannot be written.
         """
-        try:
-            return write_programming_table(Path(path), self._layer(layer), self.target)
-        except OSError as error:
-            raise BuildError(f"{path}: cannot be written: {error.strerror or error}") from error
+        if tile is not None and not 0 <= tile < self.arrays(layer):
+            raise BuildError(f"layer '{layer}' has {self.arrays(layer)} arrays; there is no number {tile}")
+        return write_programming_table(Path(path), self._layer(layer), self.target, tile)
 
     def programming(self) -> tuple[Programming, ...] | None:
         """What writing and verifying the cells takes, by layer and in all; None without [device.write]."""

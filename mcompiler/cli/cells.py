@@ -1,0 +1,137 @@
+"""cells: the programming table of a build, and what writing it takes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from mcompiler.cli.build import DIRECTORY
+from mcompiler.cli.common import json_option, print_json
+from mcompiler.errors import UserError
+
+if TYPE_CHECKING:
+    from mcompiler.driver import Build
+
+FILES = {".npy", ".csv"}
+
+
+@click.command()
+@DIRECTORY
+@click.option("--layer", metavar="L", help="Layer name; without it --out is a folder with a file for every layer.")
+@click.option("--tile", type=click.IntRange(min=0), metavar="I", help="One physical array of the layer; default: all.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    metavar="F.npy|F.csv|FOLDER",
+    help="Write the cells there: binary columns for numpy.load, or CSV  [default: CSV on stdout]",
+)
+@click.option("--summary", is_flag=True, help="What writing and verifying all cells takes.")
+@json_option
+def cells(directory: Path, layer: str | None, tile: int | None, out: Path | None, summary: bool, as_json: bool) -> None:
+    """The level and conductance of every cell of a layer, as CSV (or JSON); or what programming them takes."""
+    from mcompiler.driver import load
+
+    _check_usage(layer, tile, out, summary)
+    build = load(directory)
+    if summary:
+        _programming(build, as_json)
+    elif layer is None:
+        assert out is not None  # _check_usage
+        _write_all(build, out, as_json)
+    else:
+        count = build.arrays(layer)
+        if tile is not None and tile >= count:
+            raise UserError(f"layer '{layer}' has {count} arrays; there is no number {tile}")
+        if out is not None:
+            _write(build, layer, tile, out, as_json)
+        else:
+            _show(build, layer, tile, as_json)
+
+
+def _check_usage(layer: str | None, tile: int | None, out: Path | None, summary: bool) -> None:
+    """Options that do not go together."""
+    if summary and (layer is not None or tile is not None or out is not None):
+        raise click.UsageError("--summary is of all layers: leave out --layer, --tile and --out")
+    if not summary and layer is None:
+        if tile is not None:
+            raise click.UsageError("--tile is an array of a layer: give --layer too")
+        if out is None:
+            raise click.UsageError("give --layer, or --out FOLDER for all layers, or --summary")
+        if out.suffix in FILES:
+            raise click.UsageError(f"--out {out}: a file holds one layer: give --layer, or name a folder")
+    if layer is not None and out is not None and out.suffix not in FILES:
+        raise click.UsageError(f"--out {out}: cells of a layer go to a file F.npy or F.csv")
+
+
+def _show(build: Build, layer: str, tile: int | None, as_json: bool) -> None:
+    """Cells on stdout, an array at a time as CSV."""
+    from mcompiler.artefacts.programming import layer_levels, programming_csv
+
+    (data,) = (data for data in build.layer_data if data.op.name == layer)
+    if not as_json:
+        for piece in programming_csv(data, build.target, tile):
+            click.echo(piece, nl=False)
+        return
+    arrays = [
+        {"tile": number, "address": build.address(layer, number), "levels": levels.tolist()}
+        for number, levels in layer_levels(data, build.target, tile)
+    ]
+    print_json({"layer": layer, "arrays": arrays})
+
+
+def _write(build: Build, layer: str, tile: int | None, out: Path, as_json: bool) -> None:
+    """Cells of a layer to a file."""
+    written = build.write_cells(out, layer, tile)
+    if as_json:
+        print_json({"layer": layer, "out": str(out), "cells": written})
+        return
+    how = "; read it with numpy.load, mmap_mode='r' for large ones" if out.suffix == ".npy" else ""
+    click.echo(f"{out}: {written:,} cells of layer '{layer}'{how}")
+
+
+def _write_all(build: Build, out: Path, as_json: bool) -> None:
+    """Cells of every layer, a file each."""
+    from mcompiler.artefacts.programming import write_programming_tables
+
+    written = write_programming_tables(out, build.layer_data, build.target)
+    total = sum(cells for _, cells in written.values())
+    if as_json:
+        rows = [{"layer": layer, "file": file, "cells": cells} for layer, (file, cells) in written.items()]
+        print_json({"out": str(out), "cells": total, "layers": rows})
+        return
+    for layer, (file, cells) in written.items():
+        click.echo(f"{out / file}: {cells:,} cells of layer '{layer}'")
+    click.echo(f"{total:,} cells in all; read them with numpy.load, mmap_mode='r' for large ones")
+
+
+def _programming(build: Build, as_json: bool) -> None:
+    """Write-verify, layer by layer."""
+    from mcompiler.text import count, quantity, table
+
+    found = build.programming()
+    write = build.target.device.write
+    if as_json:
+        rows = None if found is None else [each.as_json() for each in found]
+        print_json({"programming": rows, "tolerance_s": None if write is None else write.tolerance_siemens})
+        return
+    if found is None or write is None:
+        click.echo(f"target '{build.target.name}' has no [device.write]: what programming takes is not known")
+        return
+    lines = [
+        [each.name, count(each.cells), count(round(each.pulses)), quantity(each.seconds, "s"),
+         quantity(each.energy_j, "J"), "-" if each.endurance_share is None else f"{each.endurance_share:.2g}"]
+        for each in found
+    ]  # fmt: skip
+    click.echo(table(["layer", "cells", "pulses", "time", "energy", "endurance spent"], lines, "lrrrrr"))
+    chips = found[-1].chip_seconds
+    if len(chips) > 1:
+        times = [[str(chip), quantity(seconds, "s")] for chip, seconds in chips]
+        click.echo("\n" + table(["chip", "time"], times, "lr"))
+    within = "" if write.tolerance_siemens is None else f" to within {quantity(write.tolerance_siemens, 'S')}"
+    at_once = f"{count(write.parallel_cells)} {'cell' if write.parallel_cells == 1 else 'cells'} of an array at once"
+    click.echo(
+        f"\nwritten and verified{within}: {at_once}, arrays of a core one after the other, "
+        "cores (and chips) side by side"
+    )
