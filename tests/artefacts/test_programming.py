@@ -33,7 +33,8 @@ from mcompiler.target import Target
 from tests.support.builds import conv_case, target
 
 PROPERTY = settings(max_examples=40, deadline=None)
-WRITE = ("device.g_max_siemens=100.1234e-6", "device.write.pulses=4.5", "device.write.pulse_s=1e-6", "device.write.pulse_energy_j=2e-12",
+WRITE = ("device.g_max_siemens=100.1234e-6", "device.write.pulses=4.5", "device.write.pulse_s=1e-6",
+         "device.write.pulse_energy_j=2e-12",
          "device.write.verify_s=3e-6", "device.write.verify_energy_j=1e-12",
          "device.write.source=assumption: test")  # fmt: skip
 UNFORMED = ("encoding.partner=unformed", "encoding.slices=1", "converters.adc.bits=20")
