@@ -128,7 +128,7 @@ def test_summary_is_what_the_build_says(known: Path, capsys: Capture) -> None:
     body = call_json(capsys, known, "--summary")
     found = mcompiler.load(known).programming()
     assert found is not None
-    assert body == {"programming": [each.as_json() for each in found], "tolerance_s": 1e-6}
+    assert body == {"programming": [each.as_json() for each in found], "tolerance_siemens": 1e-6}
     total = body["programming"][-1]
     assert set(total) == {"name", "cells", "pulses", "seconds", "energy_j", "endurance_share", "chips"}
     assert len(total["chips"]) > 1
@@ -154,4 +154,4 @@ def test_summary_without_a_description_of_writing_has_no_number(unknown: Path, c
     code, out, _ = call(capsys, unknown, "--summary")
     assert code == 0
     assert out == "target 'generic_128' has no [device.write]: what programming takes is not known\n"
-    assert call_json(capsys, unknown, "--summary") == {"programming": None, "tolerance_s": None}
+    assert call_json(capsys, unknown, "--summary") == {"programming": None, "tolerance_siemens": None}

@@ -26,7 +26,13 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 DEMO = ROOT / "mcompiler" / "demo"
 NEEDS_TORCH = pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="training needs the extra [admm]")
-PAGES = ["README.md", "docs/devices.md", "docs/netlists.md", pytest.param("docs/admm.md", marks=NEEDS_TORCH)]
+PAGES = [
+    "README.md",
+    "docs/devices.md",
+    "docs/netlists.md",
+    "docs/programming.md",
+    pytest.param("docs/admm.md", marks=NEEDS_TORCH),
+]
 STAND_INS = {
     "my_model.onnx": "digits.onnx",
     "my_calibration.npz": "digits_calibration.npz",

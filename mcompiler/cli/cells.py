@@ -114,7 +114,7 @@ def _programming(build: Build, as_json: bool) -> None:
     write = build.target.device.write
     if as_json:
         rows = None if found is None else [each.as_json() for each in found]
-        print_json({"programming": rows, "tolerance_s": None if write is None else write.tolerance_siemens})
+        print_json({"programming": rows, "tolerance_siemens": None if write is None else write.tolerance_siemens})
         return
     if found is None or write is None:
         click.echo(f"target '{build.target.name}' has no [device.write]: what programming takes is not known")
