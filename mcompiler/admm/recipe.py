@@ -267,7 +267,8 @@ class _Run:
 
     def _prune(self) -> Pruned:
         """Hard projection, purification, removal of unused paths: the small model."""
-        pruned = prune(self.model, self.compressor, self.example, self.spec, self._pruned_file())
+        kept = self._pruned_file() if self.setting.ranks.first else None  # all processes have the same weights
+        pruned = prune(self.model, self.compressor, self.example, self.spec, kept)
         self._tell_pruned(pruned)
         return pruned
 
