@@ -20,13 +20,14 @@ from mcompiler.admm.constraints import Structure
 from mcompiler.admm.entry import Task, load_task
 from mcompiler.admm.recipe import compress
 from mcompiler.admm.result import Compressed
-from mcompiler.admm.spec import Admm, Budget, Optimiser, Purify, Quantisation, Retrain, Schedule, Spec
+from mcompiler.admm.spec import Admm, Budget, DeviceNoise, Optimiser, Purify, Quantisation, Retrain, Schedule, Spec
 
 __all__ = [
     "Admm",
     "Budget",
     "Compressed",
     "Compressor",
+    "DeviceNoise",
     "Optimiser",
     "Purify",
     "Quantisation",

@@ -28,6 +28,7 @@ from torch.nn.utils import parametrize
 from mcompiler.admm.constraints import Structure, check_structure, project_structure
 from mcompiler.admm.export import mapped_weight, original_weight, to_onnx, write_onnx
 from mcompiler.admm.lowering import as_matrix, as_weight, find_layers
+from mcompiler.admm.noise import cell_errors, injected
 from mcompiler.admm.quantise import Levels, MappedWeight, best_scale, weight_levels
 from mcompiler.admm.spec import Spec, as_spec
 from mcompiler.admm.surgery.channels import fold_batchnorm_pairs, trace
@@ -124,6 +125,8 @@ class Compressor:
         for name, structure in self.structures.items():
             layer = self.layers[name]
             check_structure(name, structure, *layer.shape, layer.positions, self.target)
+        if self.spec.retrain.noise is not None:
+            injected(self.spec.retrain.noise, self.target)  # raises here what would end hours of training
         self.updates = 0
         self.projected = False
         self._states: dict[str, _State] = {}
@@ -302,6 +305,7 @@ class Compressor:
                 weight.mul_(mask)
                 entry = held
             entry.hold_lines = self._aligned(name)
+            entry.noise = cell_errors(self.spec.retrain.noise, self.target, entry, kind is not None)
             entry.refit(original_weight(module))
         self.projected = True
         self._states.clear()

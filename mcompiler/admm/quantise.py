@@ -155,6 +155,7 @@ class MappedWeight(nn.Module):
     Attributes:
         mask: bool, shape of the weight; what may be non-zero.
         scale: [G, N], one per bit line.
+        noise: from codes to what cells hold instead, in training only; None: nothing errs.
     """
 
     mask: torch.Tensor
@@ -171,23 +172,25 @@ class MappedWeight(nn.Module):
     ) -> None:
         super().__init__()
         self.groups, self.levels, self.hold_lines = groups, levels, False
+        self.noise: nn.Module | None = None
         self.register_buffer("mask", mask)
         self.register_buffer("scale", scale)
         self.register_buffer("sign", sign)
 
     def forward(self, weight: torch.Tensor) -> torch.Tensor:
-        """Weights as they will be mapped."""
+        """Weights as they will be mapped; in training, as one more chip would hold them."""
         with torch.no_grad():
-            values = self.values(weight)
+            values = self.values(weight, self.noise if self.training else None)
         held: torch.Tensor = _StraightThrough.apply(weight, values, self.mask)  # type: ignore[no-untyped-call]
         return held
 
-    def values(self, weight: torch.Tensor) -> torch.Tensor:
-        """Codes times scale, in the weight's shape."""
+    def values(self, weight: torch.Tensor, noise: nn.Module | None = None) -> torch.Tensor:
+        """Codes times scale, in the weight's shape; with noise, the codes that it draws."""
         if self.levels is None:
             return self._held(weight)
         per_filter = self.scale.reshape(-1, *[1] * (weight.ndim - 1))
-        return self.codes(weight) * per_filter
+        codes = self.codes(weight)
+        return (codes if noise is None else noise(codes)) * per_filter
 
     def codes(self, weight: torch.Tensor) -> torch.Tensor:
         """Integer codes (as floats), in the weight's shape; pruned entries 0."""

@@ -76,6 +76,21 @@ class Admm:
 
 
 @dataclass(frozen=True)
+class DeviceNoise:
+    """Errors of the target's devices, drawn anew for the weights of every training step on levels.
+
+    Attributes:
+        effects: those of single cells that the target describes, by name, or ``all`` of them.
+        time_s: since programming; None: when the target's description starts (``t0_s`` of drift, the first relaxation).
+        scale: of all deviations and shares of cells, against the target's.
+    """
+
+    effects: tuple[str, ...] = ("all",)
+    time_s: float | None = None
+    scale: float = 1.0
+
+
+@dataclass(frozen=True)
 class Retrain:
     """Masked retraining behind the hard projection: pruned weights stay zero, the others on their levels.
 
@@ -83,11 +98,13 @@ class Retrain:
         epochs: in all.
         float_epochs: of these, first ones with float weights and inputs (masks only).
         optimiser: of this stage.
+        noise: errors of the devices, in the epochs on levels; None: none.
     """
 
     epochs: int = 10
     float_epochs: int = 0
     optimiser: Optimiser = Optimiser(learning_rate=0.02)
+    noise: DeviceNoise | None = None
 
 
 @dataclass(frozen=True)
@@ -303,6 +320,15 @@ def _check(spec: Spec) -> None:
             (f"{stage}.optimiser.weight_decay", 0 <= optimiser.weight_decay < math.inf, "give 0 or more"),
             (f"{stage}.optimiser.warmup", 0 <= optimiser.warmup <= 1, "give a share from 0 to 1"),
             (f"{stage}.optimiser.clip", optimiser.clip >= 0, "give 0 (off) or more"),
+        ]
+    noise = spec.retrain.noise
+    if noise is not None:
+        time_s, coded = noise.time_s, spec.quantisation.levels is not LevelSet.NONE
+        rules += [
+            ("retrain.noise.effects", bool(noise.effects), "name some, or all"),
+            ("retrain.noise.time_s", time_s is None or 0 < time_s < math.inf, "give seconds, more than 0"),
+            ("retrain.noise.scale", 0 < noise.scale < math.inf, "give a positive number"),
+            ("quantisation.levels", coded, "retrain.noise needs weights on levels"),
         ]
     for place, holds, remedy in rules:
         if not holds:
