@@ -3,9 +3,10 @@
     python benchmarks/noise_aware.py [--chips 20] [--seeds 5] [--epochs 60]
 
 For each kind of error the same recipe (the demo's, with more epochs of retraining) runs with and without
-[retrain.noise], from the same dense network and seeds; then both are compiled and run on the same chips. Loss is against
-the network that was trained without errors, on a chip without any. Nothing is tuned: the errors in training are those of
-the target at scale 1. Writes benchmarks/results/noise_aware.json.
+[retrain.noise], from the same dense network and seeds; then both are compiled and run on the same chips, on held-out
+images. Loss is against the network that was trained without errors, on a chip without any. The number of epochs was
+chosen on training images and other chips; the errors in training are those of the target, at scale 1. Writes
+benchmarks/results/noise_aware.json.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ import pytest
 
 pytest.importorskip("torch")
 
-from mcompiler.admm import Budget, Spec, Structure
+from mcompiler.admm import Budget, DeviceNoise, Spec, Structure
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "admm.md").read_text(encoding="utf-8")
 
@@ -54,6 +54,8 @@ def defaults(part: Any, place: str = "") -> Iterator[tuple[str, Any]]:
             yield 'layers."name"', None
         elif name == "budget":
             yield from ((f"budget.{f.name}", f.default) for f in dataclasses.fields(Budget))
+        elif name == "retrain.noise":
+            yield from defaults(DeviceNoise(), "retrain.noise.")
         elif dataclasses.is_dataclass(value):
             yield from defaults(value, f"{name}.")
         else:
