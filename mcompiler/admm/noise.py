@@ -37,6 +37,9 @@ NOISE_POINTS = 1024
 NOISE_REACH = 2.0
 """Up to this multiple of g_max; held beyond."""
 
+NORMAL_SIGMAS = 5.0
+"""A level so many deviations above 0 is never cut there: the errors of a weight's cells add up to one normal."""
+
 Siemens = npt.NDArray[np.float64]
 
 
@@ -105,6 +108,7 @@ class CellErrors(nn.Module):
     deviation: torch.Tensor
     worth: torch.Tensor
     noise: torch.Tensor
+    together: torch.Tensor | None
     sign: torch.Tensor | None
 
     def __init__(
@@ -139,8 +143,18 @@ class CellErrors(nn.Module):
             self._keep(name, torch.from_numpy(values).float())
         self._keep("worth", torch.from_numpy(worth.reshape(-1)).float())
         self._keep("sign", sign)
+        together = np.sqrt(((worth * (deviation * (wanted > 0))[table] / unit) ** 2).sum(axis=(1, 2)))  # [codes]
+        self._keep("together", torch.from_numpy(together).float() if self._adds_up(wanted, deviation) else None)
         self.polarised = encoding is WeightEncoding.POLARISED
         self.to(mask.device)
+
+    def _adds_up(self, wanted: Siemens, deviation: Siemens) -> bool:
+        """Whether the cells of a weight err by normals only, so that one draw a weight does for all of them."""
+        faults, programming = self.target.device.faults, self.target.device.programming
+        idle = {Effect.FAULTS} if faults is not None and not faults.stuck_on and not faults.stuck_off else set()
+        if self.effects - idle != {Effect.PROGRAMMING} or (programming is not None and programming.log_normal):
+            return False
+        return bool((deviation * (NORMAL_SIGMAS * self.scale) <= wanted)[wanted > 0].all())
 
     def _keep(self, name: str, tensor: torch.Tensor | None) -> None:
         """Moves with the model, and stands in no checkpoint: it follows from target and mask."""
@@ -159,6 +173,8 @@ class CellErrors(nn.Module):
 
     def _errors(self, codes: torch.Tensor) -> torch.Tensor:
         """Worth of all that the cells of each weight [n] conduct too much."""
+        if self.together is not None:
+            return self.scale * self.together[codes.long() - self.smallest] * torch.randn_like(codes)
         levels = self.levels[codes.long() - self.smallest]  # [n, polarities * slices]
         wanted = self.wanted[levels]
         formed = wanted > 0
