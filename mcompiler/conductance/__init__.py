@@ -25,8 +25,10 @@ from mcompiler.conductance.codes import (
 )
 from mcompiler.conductance.columns import Columns, column_sums
 from mcompiler.conductance.converters import (
+    BOW,
     Adc,
     Decoding,
+    bent,
     convert,
     decoding_of,
     eight_bit_floor,
@@ -46,6 +48,7 @@ from mcompiler.conductance.reads import (
 from mcompiler.conductance.states import ArrayState, Beside, Realise
 
 __all__ = [
+    "BOW",
     "Adc",
     "ArrayState",
     "Beside",
@@ -57,6 +60,7 @@ __all__ = [
     "ReadBlock",
     "Realise",
     "TileRun",
+    "bent",
     "code_range",
     "column_sums",
     "conductances",

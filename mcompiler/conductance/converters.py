@@ -188,6 +188,18 @@ def round_codes(adc: Adc, values: npt.ArrayLike) -> Any:
     return np.rint(array) if adc.rounding is Rounding.HALF_EVEN else np.floor(array + array.dtype.type(0.5))
 
 
+BOW = 1.5 * 3**0.5
+"""One over the largest value of u - u^3 on 0..1."""
+
+
+def bent(adc: Adc, values: npt.NDArray[np.floating[Any]], bow: npt.ArrayLike) -> npt.NDArray[np.floating[Any]]:
+    """Values in codes through a characteristic that bends by up to ``bow`` codes: + bow (u^3 - u) BOW, u in -1..1."""
+    middle, half = (adc.largest + adc.smallest) / 2, (adc.largest - adc.smallest) / 2
+    u = np.clip((values - middle) / half, -1, 1)
+    found: npt.NDArray[np.floating[Any]] = values + np.asarray(bow) * BOW * (u**3 - u)
+    return found
+
+
 def convert(adc: Adc, values: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.floating[Any]]:
     """Codes of analog values (level steps times input codes), clipped to the converter's range."""
     codes: npt.NDArray[np.floating[Any]] = np.clip(

@@ -2,13 +2,54 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from mcompiler.conductance.converters import Adc, convert
+from mcompiler.conductance.converters import Adc, bent, convert
 from mcompiler.conductance.reads import ReadBlock
+from mcompiler.conductance.states import Values
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """How the columns of one read are measured.
+
+    Attributes:
+        adc: the layer's converter.
+        inputs: float64 [vectors, rows], known input codes of one phase.
+    """
+
+    adc: Adc
+    inputs: Floats
+
+    @classmethod
+    def drawn(cls, adc: Adc, rows: int, vectors: int, largest: int, rng: np.random.Generator) -> Measurement:
+        """With inputs drawn uniformly from 0 to ``largest``."""
+        return cls(adc, rng.integers(0, largest + 1, (vectors, rows)).astype(np.float64))
+
+    def line(
+        self, levels: Values, wanted: npt.NDArray[np.number[Any]], added: Values, bow: Values
+    ) -> tuple[Floats, Floats]:
+        """Factor and summand on the codes of columns that come closest to the codes of the mapping.
+
+        Args:
+            levels, wanted: [rows, columns], of the chip and of the mapping.
+            added, bow: [columns], what the converters add, in codes.
+        """
+        counted = self.adc.pedestal * self.inputs.sum(axis=1)[:, None]
+        given = self.adc.gain * (self.inputs @ levels.astype(np.float64) + counted) + added
+        codes = convert(replace(self.adc, gain=1.0), bent(self.adc, given, bow))
+        aim = self.adc.gain * (self.inputs @ wanted.astype(np.float64) + counted)
+        spread = codes - codes.mean(axis=0)
+        power = (spread**2).sum(axis=0)
+        along = (spread * (aim - aim.mean(axis=0))).sum(axis=0)
+        slope = np.divide(along, power, out=np.ones_like(power), where=power > 0)
+        return slope, aim.mean(axis=0) - slope * codes.mean(axis=0)
 
 
 def corrected(
@@ -16,8 +57,8 @@ def corrected(
 ) -> ReadBlock:
     """A read with the affine map of its codes that comes closest, by least squares, to the codes of the mapping.
 
-    The columns are measured through their converters, noise averaged out. What the map cannot mend stays: errors of
-    single cells, rounding, clipped codes.
+    All columns are measured through their converters, unit and reference columns too, noise averaged out. What the map
+    cannot mend stays: errors of single cells, rounding, clipped codes.
 
     Args:
         block: of one chip.
@@ -31,24 +72,19 @@ def corrected(
         The block with ``scale`` and ``constant``; a scale that it had is part of what the map mends.
     """
     rows, conversions, channels = wanted.levels.shape
-    pedestal = adc.pedestal * adc.gain
-    x = rng.integers(0, largest + 1, (vectors, rows)).astype(np.float64)
-    counted = pedestal * x.sum(axis=1)[:, None]
-
-    def values(read: ReadBlock) -> npt.NDArray[np.float64]:
-        found: npt.NDArray[np.float64] = adc.gain * (x @ read.levels.reshape(rows, -1).astype(np.float64)) + counted
-        return found
-
-    given = values(block)
-    if block.offset is not None:
-        given = given + block.offset.reshape(-1)
-    codes = convert(replace(adc, gain=1.0), given)  # [vectors, conversions * channels]
-    aim = values(wanted)
-    spread = codes - codes.mean(axis=0)
-    power = (spread**2).sum(axis=0)
-    slope = np.divide((spread * (aim - aim.mean(axis=0))).sum(axis=0), power, out=np.ones_like(power), where=power > 0)
-    shift = aim.mean(axis=0) - slope * codes.mean(axis=0)
-    present = wanted.worth != 0
+    measured, none = Measurement.drawn(adc, rows, vectors, largest, rng), np.zeros((conversions, channels))
+    slope, shift = measured.line(
+        block.levels.reshape(rows, -1),
+        wanted.levels.reshape(rows, -1),
+        (none if block.offset is None else block.offset).reshape(-1),
+        (none if block.bow is None else block.bow).reshape(-1),
+    )
+    present, beside = wanted.worth != 0, block.beside
     scale = np.where(present, slope.reshape(conversions, channels), 1.0)
     constant = (wanted.worth * np.where(present, shift.reshape(conversions, channels), 0.0)).sum(axis=0)
-    return replace(block, scale=scale, constant=constant)
+    if beside is not None:
+        held = np.repeat([[1, 0]], [beside.units, beside.references], axis=1)  # level of every live cell
+        nominal = np.broadcast_to(held, beside.currents.shape)
+        slope, shift = measured.line(beside.currents, nominal, beside.offset, beside.bow)
+        beside = replace(beside, scale=slope, constant=shift)
+    return replace(block, scale=scale, constant=constant, beside=beside)

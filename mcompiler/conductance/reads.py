@@ -157,30 +157,30 @@ def _realised(
 ) -> ReadBlock:
     """A tile as one chip has it."""
     rows = slice(0, len(block.rows))
-    currents, variance = state.currents[:, rows], None if state.variance is None else state.variance[:, rows]
+    bare = replace(
+        state, currents=state.currents[:, rows], variance=None if state.variance is None else state.variance[:, rows]
+    )
     if target.encoding.pedestal is Pedestal.REFERENCE_COLUMN:
-        currents = currents - currents[:, :, -1:]
-        variance = None if variance is None else variance + variance[:, :, -1:]
+        bare = bare.less_reference()
 
     def spread(values: Values) -> Values:
         return _spread(values, arrays, op, shape, np.float64)
 
-    gain, trim, present = spread(state.gain), spread(state.trim), block.worth != 0
+    gain, trim, present = spread(bare.gain), spread(bare.trim), block.worth != 0
     if is_signed(target):  # one converter for both lines of a pair
         gain[shape.slices :] = gain[: shape.slices]
         trim[shape.slices :] = 0
-    added = spread(state.offset) * gain * adc.gain + trim
+    added = spread(bare.offset) * gain * adc.gain + trim
     own = np.zeros((len(arrays), shape.columns), np.int64) + np.arange(len(arrays))[:, None]
-    factor = spread(np.broadcast_to(state.scale[:, None], own.shape))
+    factor = spread(np.broadcast_to(bare.scale[:, None], own.shape))
     pedestal = adc.pedestal if adc.decoding is not Decoding.CLEAN else 0.0
-    bare = replace(state, currents=currents, variance=variance)
     return replace(
         block,
-        levels=np.where(present, spread(currents) * gain - pedestal, 0).astype(np.float32),
+        levels=np.where(present, spread(bare.currents) * gain - pedestal, 0).astype(np.float32),
         scale=None if (factor[present] == 1).all() else np.where(present, factor, 1.0),
-        variance=None if variance is None else (spread(variance) * gain**2).astype(np.float32),
-        offset=added.astype(np.float32) if state.offset.any() or state.trim.any() else None,
-        bow=spread(state.bow).astype(np.float32) if state.bow.any() else None,
+        variance=None if bare.variance is None else (spread(bare.variance) * gain**2).astype(np.float32),
+        offset=added.astype(np.float32) if bare.offset.any() or bare.trim.any() else None,
+        bow=spread(bare.bow).astype(np.float32) if bare.bow.any() else None,
         beside=beside_of(bare, adc, pedestal, shape, target, _spread(own, arrays, op, shape, np.int64)),
     )
 
@@ -274,6 +274,8 @@ def _join_beside(blocks: list[ReadBlock]) -> Beside | None:
         joined(variances) if variances else None,
         joined([part.offset for _, part in parts]),
         joined([part.bow for _, part in parts]),
+        joined([part.scale for _, part in parts]),
+        joined([part.constant for _, part in parts]),
         sum(part.units for _, part in parts),
         sum(part.references for _, part in parts),
         owner,

@@ -54,6 +54,12 @@ class ArrayState:
             self.gain[arrays], self.trim[arrays], self.bow[arrays], self.scale[arrays],
         )  # fmt: skip
 
+    def less_reference(self) -> ArrayState:
+        """With the last column, the reference, subtracted from all before they are converted."""
+        variance = None if self.variance is None else self.variance + self.variance[:, :, -1:]
+        currents, offset = self.currents - self.currents[:, :, -1:], self.offset - self.offset[:, -1:]
+        return replace(self, currents=currents, variance=variance, offset=offset)
+
     def added(self, gain: float) -> Values:
         """Codes without inputs, before rounding, of converters of this nominal gain: [arrays, columns + extra]."""
         return self.offset * self.gain * gain + self.trim
@@ -71,6 +77,8 @@ class Beside:
         currents: float32 [rows, units + references]: units of all arrays first.
         variance: the same shape, or None.
         offset, bow: float32 [units + references].
+        scale: float64 [units + references]: digital factor on their codes.
+        constant: float64 [units + references]: what the digital side adds to their scaled codes, in codes.
         units, references: how many; an array has one of each kind or none.
         owner: int64 [conversions, channels]: which array holds the bit line of a conversion.
     """
@@ -79,6 +87,8 @@ class Beside:
     variance: Values | None
     offset: Values
     bow: Values
+    scale: Values
+    constant: Values
     units: int
     references: int
     owner: IntArray
@@ -115,6 +125,8 @@ def beside_of(
         None if state.variance is None else (pick(state.variance) * gain**2).astype(np.float32),
         pick(state.added(adc.gain)).astype(np.float32),
         pick(state.bow).astype(np.float32),
+        np.tile(state.scale, len(lines)),
+        np.zeros(arrays * len(lines)),
         arrays * shape.unit,
         arrays * digitised,
         owner,

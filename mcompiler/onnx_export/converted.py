@@ -231,7 +231,7 @@ def _segment(
 
 def _same_worth(blocks: Sequence[ReadBlock], layer: _Layer) -> bool:
     """Whether codes may be added over the reads before slices are combined."""
-    scaled = any(block.scale is not None or block.constant is not None for block in blocks)
+    scaled = any(block.scale is not None or block.constant is not None or block.beside is not None for block in blocks)
     return (
         not scaled
         and not any(block.inputs.any() for block in blocks)
@@ -459,8 +459,7 @@ def _combine(emitter: Emitter, codes: ir.Value, layer: _Layer, block: ReadBlock,
     """
     lines, (conversions, held) = _lines(layer, block), block.worth.shape
     clean = not block.inputs.any() and layer.adc.decoding is Decoding.CLEAN
-    worth: npt.NDArray[Any] = _clean_worth(block, layer) if clean else block.worth
-    worth = worth if block.scale is None else worth * block.scale
+    worth = _clean_worth(block, layer) if clean else block.worth
     beside = conversions * held  # unit columns, then reference columns
     matrix = np.zeros((beside + lines.units + lines.references, channels), dtype=np.float64)
     columns, each = first + np.arange(held), np.arange(held)
@@ -472,20 +471,44 @@ def _combine(emitter: Emitter, codes: ir.Value, layer: _Layer, block: ReadBlock,
         matrix[beside + lines.owner[0], columns] += block.inputs
         if lines.references:
             matrix[beside + lines.units + lines.owner[0], columns] -= block.inputs
+    if layer.physics is not None:
+        return _combine_chip(emitter, codes, layer, block, matrix, first)
     if conversions == 1 and held == channels and not lines.units and not lines.references and (worth == 1).all():
-        return codes if layer.physics is None else emitter.cast(codes, ir.DataType.FLOAT)
+        return codes
+    product, _ = _weighted(emitter, codes, layer, matrix)
+    return emitter.cast(product, ir.DataType.INT32)
+
+
+def _weighted(
+    emitter: Emitter, codes: ir.Value, layer: _Layer, matrix: npt.NDArray[np.float64]
+) -> tuple[ir.Value, type[np.floating[Any]]]:
+    """Codes times a matrix, in a type that holds every sum; and that type."""
     bound = np.abs(matrix).sum(axis=0).max() * (layer.adc.largest + 1) * (1 << layer.op.input.bits)
     wide = bound >= FLOAT32_EXACT
     kind, dtype = (ir.DataType.DOUBLE, np.float64) if wide else (ir.DataType.FLOAT, np.float32)
-    product = emitter("MatMul", emitter.cast(codes, kind), emitter.constant(matrix, dtype))
-    if layer.physics is None:
-        return emitter.cast(product, ir.DataType.INT32)
+    return emitter("MatMul", emitter.cast(codes, kind), emitter.constant(matrix, dtype)), dtype
+
+
+def _combine_chip(
+    emitter: Emitter, codes: ir.Value, layer: _Layer, block: ReadBlock, matrix: npt.NDArray[np.float64], first: int
+) -> ir.Value:
+    """The same with a chip's digital corrections, which are no integers: float32 [vectors, channels]."""
+    held, beside = block.worth.shape[1], block.beside
+    scale = np.ones(len(matrix))
+    added = np.zeros((1, matrix.shape[1]))
     if block.constant is not None:
+        added[0, first : first + held] += block.constant
+    if beside is not None:
+        scale[block.worth.size :] = beside.scale
+        added[0] += beside.constant @ matrix[block.worth.size :]
+    rows = scale[:, None] * matrix
+    if block.scale is not None:
+        rows[: block.worth.size] *= block.scale.reshape(-1)[:, None]  # each of these rows is of one conversion
+    product, dtype = _weighted(emitter, codes, layer, rows)
+    if added.any():
         phases = float((1 << (layer.step * np.arange(layer.phases))).sum())
-        added = np.zeros((1, channels))
-        added[0, columns] = block.constant * phases
-        product = emitter("Add", product, emitter.constant(added, dtype))
-    return emitter.cast(product, ir.DataType.FLOAT) if wide else product
+        product = emitter("Add", product, emitter.constant(added * phases, dtype))
+    return emitter.cast(product, ir.DataType.FLOAT) if dtype is np.float64 else product
 
 
 def _count_terms(

@@ -10,14 +10,11 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from mcompiler.conductance import Adc
+from mcompiler.conductance import BOW, Adc
 from mcompiler.onnx_export.emitter import Emitter
 from mcompiler.target import Rounding
 
 Values = npt.NDArray[Any]
-
-BOW = 1.5 * 3**0.5
-"""Largest value of u - u^3 on 0..1 is one over this."""
 
 
 @dataclass(frozen=True)
@@ -182,7 +179,7 @@ def _window(emitter: Emitter, values: ir.Value, physics: Physics, drawn: ir.Valu
 
 
 def _bowed(emitter: Emitter, values: ir.Value, adc: Adc, bow: Values) -> ir.Value:
-    """A characteristic that bends by up to ``bow`` codes between the ends and the middle of the range."""
+    """As ``conductance.bent``: a characteristic that bends by up to ``bow`` codes."""
     middle, half = (adc.largest + adc.smallest) / 2, (adc.largest - adc.smallest) / 2
     u = emitter("Sub", values, emitter.constant(middle, np.float32))
     u = emitter("Clip", emitter("Div", u, emitter.constant(half, np.float32)), _float(emitter, -1), _float(emitter, 1))

@@ -175,23 +175,25 @@ def test_noise_per_inference_is_one_draw_a_run() -> None:
     assert not np.allclose(first, second, atol=1)
 
 
-def test_drift_of_one_exponent_is_compensated_whole() -> None:
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_drift_of_one_exponent_is_compensated_whole(encoding: str) -> None:
     drift = ("device.drift.t0_s=1.0", "device.drift.nu=0.1", "device.drift.source=assumption: test",
              "calibration.drift_interval_s=10.0", "calibration.source=assumption: test")  # fmt: skip
-    chip = made(*drift)
+    chip = made(*ENCODINGS[encoding], *drift)
     build = MATRIX.compile(chip)
     drifted = Chip(chip, 0, frozenset({Effect.DRIFT}), 1000.0, calibrated=False)
     plain = exact(build, MATRIX)
     size = np.abs(plain).max()
-    np.testing.assert_allclose(accumulators(build, MATRIX, drifted), plain * 1000**-0.1, atol=1e-3 * size)
+    assert np.abs(accumulators(build, MATRIX, drifted) - plain).max() > 0.2 * size
     mended = accumulators(build, MATRIX, replace(drifted, calibrated=True))
-    np.testing.assert_allclose(mended, plain, atol=1e-3 * size)
+    np.testing.assert_allclose(mended, plain, atol=2.5e-3 * size)  # a unit column's rounding counts by the shift
 
 
-def test_a_digital_correction_takes_gain_and_offset_of_converters_back() -> None:
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_a_digital_correction_takes_gain_and_offset_of_converters_back(encoding: str) -> None:
     errors = ("converters.adc.gain_error=0.1", "converters.adc.offset_codes=5.0", "converters.adc.columns=1",
               "calibration.correction=column", "calibration.source=assumption: test")  # fmt: skip
-    chip = made(*errors)
+    chip = made(*ENCODINGS[encoding], *errors)
     build = MATRIX.compile(chip)
     plain = exact(build, MATRIX)
     off = Chip(chip, 1, frozenset({Effect.CONVERTERS}), 1.0, calibrated=False)
