@@ -19,7 +19,7 @@ from mcompiler.admm.spec import DeviceNoise
 from mcompiler.conductance import code_range, conductances, level_table
 from mcompiler.errors import CompileError
 from mcompiler.geometry import array_shape, kept_of, tile_blocks, tile_positions, tile_table, used_tiles
-from mcompiler.physics.devices import noise_deviation
+from mcompiler.physics.devices import first_look_s, measured_s, noise_deviation, start_s, written_deviation
 from mcompiler.physics.effects import EVERY, Effect, chosen
 from mcompiler.target import Partner, Target, WeightEncoding
 
@@ -118,9 +118,7 @@ class CellErrors(nn.Module):
         self.effects = injected(options, target)
         self.target, self.scale = target, options.scale
         device = target.device
-        first = min((entry.after_s for entry in device.relaxation.values()), default=1.0)
-        start = first if device.drift is None else device.drift.t0_s
-        self.time_s = start if options.time_s is None else options.time_s
+        self.time_s = start_s(device) if options.time_s is None else options.time_s
         shape, encoding = array_shape(target), target.encoding.weights
         bits = shape.cell_bits * shape.slices
         shift = 1 << (bits - 1) if encoding is WeightEncoding.OFFSET else 0
@@ -130,8 +128,11 @@ class CellErrors(nn.Module):
         worth = np.array([1.0, -1.0])[: table.shape[1], None] * slices
         known = np.arange(int(table.max()) + 1, dtype=np.uint8)
         wanted = conductances(known, target)  # [levels]
-        written = self.time_s if Effect.DRIFT in self.effects else first
-        deviation = _written(wanted, known, target, written) if Effect.PROGRAMMING in self.effects else 0 * wanted
+        written = self.time_s if Effect.DRIFT in self.effects else first_look_s(device)
+        places = np.maximum(known.astype(np.int64) - int(target.encoding.partner is Partner.UNFORMED), 0)
+        deviation = 0 * wanted
+        if Effect.PROGRAMMING in self.effects:
+            deviation = written_deviation(wanted, places, device, written)
         grid = np.linspace(0, NOISE_REACH * device.g_max_siemens, NOISE_POINTS + 1)
         grid[0] = grid[1] * 1e-6  # a cell that conducts nothing has no noise, one that conducts little has
         noise = noise_deviation(grid, device, self.time_s)
@@ -211,11 +212,9 @@ class CellErrors(nn.Module):
         spread = (drift.spread + drift.spread_per_log * logarithm).clamp(drift.spread_min, drift.spread_max)
         exponent = torch.addcmul(mean, spread, torch.randn_like(cells), value=self.scale)
         aged = cells * torch.exp(-np.log(self.time_s / drift.t0_s) * exponent)
-        calibration = self.target.calibration
-        interval = None if calibration is None else calibration.drift_interval_s
-        if interval is None:
+        measured = measured_s(device, self.target.calibration, self.time_s)
+        if measured is None:
             return aged, 1.0
-        measured = max(drift.t0_s, np.floor(self.time_s / interval) * interval)
         then = cells * torch.exp(-np.log(measured / drift.t0_s) * exponent)
         return aged, cells.sum() / then.sum().clamp_min(1e-30)
 
@@ -252,26 +251,3 @@ def cell_errors(options: DeviceNoise | None, target: Target, weight: Any, mapped
     if options is None or not mapped:
         return None
     return CellErrors(options, target, weight.mask, weight.groups, weight.sign)
-
-
-def _written(wanted: Siemens, levels: npt.NDArray[np.uint8], target: Target, time_s: float) -> Siemens:
-    """Deviation of the normal parts of programming or relaxation of each level [levels], siemens."""
-    device = target.device
-    share, programming = wanted / device.g_max_siemens, device.programming
-    if programming is None:
-        entries = sorted(device.relaxation.values(), key=lambda each: each.after_s)
-        known = [_floored(each.polynomial_siemens, share) for each in entries]  # [times][levels]
-        times = np.log([each.after_s for each in entries])
-        return np.array([np.interp(np.log(time_s), times, column) for column in np.stack(known, axis=1)])
-    variance = programming.absolute_siemens**2 + (programming.proportional * wanted) ** 2
-    if programming.polynomial_siemens is not None:
-        variance = variance + _floored(programming.polynomial_siemens, share) ** 2
-    if programming.level_siemens is not None:
-        unformed = int(target.encoding.partner is Partner.UNFORMED)
-        place = np.maximum(levels.astype(np.int64) - unformed, 0)
-        variance = variance + np.asarray(programming.level_siemens)[place] ** 2
-    return np.sqrt(variance)
-
-
-def _floored(polynomial_siemens: tuple[float, ...], share: Siemens) -> Siemens:
-    return np.maximum(np.polyval(np.asarray(polynomial_siemens), share), 0.0)

@@ -18,9 +18,10 @@ from mcompiler.driver.content import Compiled, Stored, mapped_from_cells, noise_
 from mcompiler.errors import UserError
 from mcompiler.geometry import array_shape
 from mcompiler.onnx_import import load_model
+from mcompiler.physics import devices
 from mcompiler.physics.chip import ACTIVITY, Chip
 from mcompiler.physics.effects import Effect, chosen
-from mcompiler.physics.nodal import Circuit, linearisation_error
+from mcompiler.physics.nodal import linearisation_error
 from mcompiler.runtime import Session, open_model
 from mcompiler.simulate import (
     ChipResult,
@@ -35,7 +36,7 @@ from mcompiler.simulate import (
     sqnr_db,
     verify,
 )
-from mcompiler.target import Device, Target
+from mcompiler.target import Target
 
 CAUSE_SAMPLES = 64
 """Samples on which errors are told apart by cause, at most."""
@@ -100,7 +101,7 @@ class TrialRun:
         """
         options, few = self.options, self._few()
         effects = chosen(options.effects, self.target)
-        time_s = _start(self.target.device) if options.time_s is None else options.time_s
+        time_s = devices.start_s(self.target.device) if options.time_s is None else options.time_s
         chip = Chip(self.target, options.seed, effects, time_s, options.calibrated)
         chip = replace(chip, activity=self._activities(chip))
         reference = self._outputs(open_model(self.content.reference, origin="reference model"), self.samples)
@@ -228,12 +229,9 @@ class TrialRun:
 
     # --- circuits that are not linear --------------------------------------------------------------------------------
 
-    def _linearised(self, chip: Chip) -> bool:
-        return Effect.WIRES in chip.effects and not Circuit.of(self.target).linear
-
     def _activities(self, chip: Chip) -> Mapping[str, float]:
         """Mean share of its largest phase code that an input of each layer has, on the first samples."""
-        if not self._linearised(chip):
+        if not chip.linearised:
             return {}
         names = list(dict.fromkeys(probe.codes for probe in self.probes))
         session = open_model(self.content.reference, outputs=names, origin="reference model")
@@ -248,7 +246,7 @@ class TrialRun:
         return shares
 
     def _linearisation(self, chip: Chip, layer: LayerData) -> float | None:
-        if not self._linearised(chip) or not len(layer.table):
+        if not chip.linearised or not len(layer.table):
             return None
         shape = array_shape(self.target)
         packed = next(layer.cells())[0]
@@ -256,15 +254,8 @@ class TrialRun:
         activity = np.full(shape.rows, chip.activity.get(layer.op.name, ACTIVITY))
         levels = 1 << self.target.converters.dac.bits
         rng = np.random.default_rng(chip.seed)
-        error = linearisation_error(cells, activity, Circuit.of(self.target), rng, LINEAR_VECTORS, levels)
+        error = linearisation_error(cells, activity, chip.circuit, rng, LINEAR_VECTORS, levels)
         return error.of_spread
-
-
-def _start(device: Device) -> float:
-    """When a device's description starts, seconds since programming."""
-    if device.drift is not None:
-        return device.drift.t0_s
-    return min((entry.after_s for entry in device.relaxation.values()), default=1.0)
 
 
 def _share(outputs: Outputs, labels: np.ndarray[tuple[int], np.dtype[np.int64]] | None) -> float | None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,11 +21,10 @@ from mcompiler.conductance.codes import Levels
 from mcompiler.conductance.states import ArrayState
 from mcompiler.errors import TargetError
 from mcompiler.physics import devices
-from mcompiler.physics.curve import Curve
 from mcompiler.physics.effects import Effect
 from mcompiler.physics.nodal import Circuit, linearise
 from mcompiler.physics.wires import Lines, TransferCache
-from mcompiler.target import Correlation, Device, Partner, Target
+from mcompiler.target import Correlation, Partner, Target
 
 Siemens = npt.NDArray[np.float64]
 
@@ -35,7 +35,6 @@ ACTIVITY = 0.5
 """Share of active word lines that a linearisation takes where nothing has been measured."""
 
 _ORDINAL = {effect: place for place, effect in enumerate(Effect)}
-_CACHE = TransferCache(CACHE_BYTES)
 
 
 @dataclass(frozen=True)
@@ -49,6 +48,7 @@ class Chip:
         time_s: since programming.
         calibrated: whether drift is compensated as ``[calibration]`` of the target says.
         activity: mean share of active word lines by layer, at which circuits that are not linear are linearised.
+        cache: of transfer matrices; chips that come of one another share it.
     """
 
     target: Target
@@ -57,6 +57,7 @@ class Chip:
     time_s: float
     calibrated: bool = True
     activity: Mapping[str, float] = field(default_factory=dict)
+    cache: TransferCache = field(default_factory=partial(TransferCache, CACHE_BYTES), repr=False, compare=False)
 
     def __post_init__(self) -> None:
         noise, telegraph = self._noise(Effect.NOISE), self._noise(Effect.TELEGRAPH)
@@ -99,25 +100,25 @@ class Chip:
         deviation = self._deviation(layer, numbers, G)
         if self._has(Effect.TELEGRAPH) and self._noise(Effect.TELEGRAPH) is not Correlation.STATIC_AT_T:
             G = devices.telegraph_moments(G, device, self._two_states(layer, numbers, G.shape[1:]))[0]
-        bare = G
-        G = self._behind(layer, numbers, G)
-        currents, offset = self._wired(layer, G)
+        cells = self._faulty(layer, numbers, G)
+        currents, offset = self._wired(layer, cells)
         variance = None
         if deviation is not None:
-            reach = np.divide(currents, bare, out=np.zeros_like(bare), where=bare > 0)
+            reach = np.divide(currents, cells, out=np.zeros_like(cells), where=cells > 0)
             if self._has(Effect.ACCESS):
-                reach = reach / (1 + bare * device.access_resistance_ohm)
-            variance = (deviation * reach / self._unit) ** 2
-        currents, offset = currents / self._unit, offset / self._unit
-        return self._converted(layer, numbers, ArrayState.plain(currents, variance, offset, scale))
+                reach = reach / (1 + cells * device.access_resistance_ohm)
+            works = cells == G  # a cell that is stuck does not fluctuate
+            variance = np.where(works, deviation * reach / self.target.unit_siemens, 0) ** 2
+        unit = self.target.unit_siemens
+        return self._converted(layer, numbers, ArrayState.plain(currents / unit, variance, offset / unit, scale))
 
     def inputs(self) -> npt.NDArray[np.float64] | None:
         """Share of an input code that its word line really applies, by code; None where it is all of it.
 
-        The bend of a current-voltage curve, where no wires stand between (else the linearisation has it).
+        The bend of a current-voltage curve, where nothing stands in series (else the linearisation has it).
         """
-        bits, curve = self.target.converters.dac.bits, Curve.of(self.target)
-        if not self._has(Effect.CURVE) or curve is None or bits == 1 or self._has(Effect.WIRES):
+        bits, curve = self.target.converters.dac.bits, self.circuit.curve
+        if curve is None or bits == 1 or self.linearised:
             return None
         voltage = self.target.device.read_voltage_v
         shares = np.arange(1, 1 << bits) / ((1 << bits) - 1)
@@ -140,7 +141,7 @@ class Chip:
             G = wanted[place]
             if self._has(Effect.PROGRAMMING):
                 level = np.maximum(levels[place].astype(np.int64) - unformed, 0)
-                written = self.time_s if self._has(Effect.DRIFT) else _first_time(device)
+                written = self.time_s if self._has(Effect.DRIFT) else devices.first_look_s(device)
                 G = devices.programmed(G, level, device, self._rng(layer, number, Effect.PROGRAMMING), written)
             if self._has(Effect.DRIFT):
                 G = devices.drifted(G, device, self._rng(layer, number, Effect.DRIFT), self.time_s)
@@ -152,15 +153,15 @@ class Chip:
             found[place] = devices.warmed(G, device) if self._has(Effect.TEMPERATURE) else G
         return found
 
-    def _behind(self, layer: str, numbers: range, G: Siemens) -> Siemens:
-        """Faults of cells and lines, and what stands in series."""
+    def _faulty(self, layer: str, numbers: range, G: Siemens) -> Siemens:
+        """With stuck cells and open lines."""
         device = self.target.device
-        if self._has(Effect.FAULTS):
-            rngs = [self._rng(layer, number, Effect.FAULTS) for number in numbers]
-            G = np.stack([devices.stuck(cells, device, rng) for cells, rng in zip(G, rngs, strict=True)])
-            rngs = [self._rng(layer, number, Effect.FAULTS, 1) for number in numbers]
-            G = np.stack([devices.open_lines(cells, device, rng) for cells, rng in zip(G, rngs, strict=True)])
-        return devices.accessed(G, device) if self._has(Effect.ACCESS) and self._circuit().linear else G
+        if not self._has(Effect.FAULTS):
+            return G
+        rngs = [self._rng(layer, number, Effect.FAULTS) for number in numbers]
+        G = np.stack([devices.stuck(cells, device, rng) for cells, rng in zip(G, rngs, strict=True)])
+        rngs = [self._rng(layer, number, Effect.FAULTS, 1) for number in numbers]
+        return np.stack([devices.open_lines(cells, device, rng) for cells, rng in zip(G, rngs, strict=True)])
 
     def _deviation(self, layer: str, numbers: range, G: Siemens) -> Siemens | None:
         """Deviation of cells between reads (or inferences), siemens; None where nothing moves."""
@@ -180,40 +181,43 @@ class Chip:
         self, layer: str, numbers: range, wanted: Siemens, levels: Levels, G: Siemens
     ) -> npt.NDArray[np.float64]:
         """Digital factor on the codes of each array [arrays]: its current at t0 over that when it was last measured."""
-        calibration, drift = self.target.calibration, self.target.device.drift
-        interval = calibration.drift_interval_s if calibration is not None else None
-        if not self.calibrated or not self._has(Effect.DRIFT) or drift is None or interval is None:
+        device = self.target.device
+        measured = devices.measured_s(device, self.target.calibration, self.time_s)
+        if not self.calibrated or not self._has(Effect.DRIFT) or device.drift is None or measured is None:
             return np.ones(len(numbers))
-        measured = max(drift.t0_s, np.floor(self.time_s / interval) * interval)
-        then = replace(self, time_s=drift.t0_s)._each(layer, numbers, wanted, levels)
-        now = G if measured == self.time_s else replace(self, time_s=measured)._each(layer, numbers, wanted, levels)
-        total = now.sum(axis=(1, 2))
-        factors: npt.NDArray[np.float64] = np.divide(
-            then.sum(axis=(1, 2)), total, out=np.ones(len(numbers)), where=total > 0
-        )
+
+        def total(time_s: float) -> npt.NDArray[np.float64]:
+            known = time_s == self.time_s
+            cells = G if known else replace(self, time_s=time_s)._each(layer, numbers, wanted, levels)
+            return np.asarray(self._faulty(layer, numbers, cells).sum(axis=(1, 2)))
+
+        then, now = total(device.drift.t0_s), total(measured)
+        factors: npt.NDArray[np.float64] = np.divide(then, now, out=np.ones(len(numbers)), where=now > 0)
         return factors
 
     # --- lines -------------------------------------------------------------------------------------------------------
 
     def _wired(self, layer: str, G: Siemens) -> tuple[Siemens, Siemens]:
         """What word lines add to bit lines, siemens [arrays, rows, columns], and a constant [arrays, columns]."""
-        circuit = self._circuit()
-        nothing = np.zeros((len(G), G.shape[2]))
-        if circuit.linear or circuit.lines.perfect:
-            return (G if circuit.lines.perfect else _CACHE.transfer(G, circuit.lines)), nothing
+        circuit = self.circuit
+        if not self.linearised:
+            through = G / (1 + G * circuit.access_ohm)
+            lines = circuit.lines
+            return through if lines.perfect else self.cache.transfer(through, lines), np.zeros((len(G), G.shape[2]))
         array = self.target.array
         if array.rows_active < array.rows:
             raise TargetError(
-                f"target '{self.target.name}': wires of arrays with drive = '{array.drive}', idle_rows = "
-                f"'{array.idle_rows}' or curved cells are simulated for full reads only: set array.rows_active = "
-                f"{array.rows}, or leave the effect wires out"
+                f"target '{self.target.name}': wires or access resistances of arrays with drive = '{array.drive}', "
+                f"idle_rows = '{array.idle_rows}' or curved cells are simulated for full reads only: set "
+                f"array.rows_active = {array.rows}, or leave the effects wires and access out"
             )
         activity = np.full(G.shape[1], self.activity.get(layer, ACTIVITY))
         codes = (1 << self.target.converters.dac.bits) - 1  # the inputs of a linearisation are shares of the largest
         maps = [linearise(cells, activity, circuit, codes + 1) for cells in G]
         return np.stack([each.matrix for each in maps]), codes * np.stack([each.offset for each in maps])
 
-    def _circuit(self) -> Circuit:
+    @property
+    def circuit(self) -> Circuit:
         """The circuit of an array with the effects that are on."""
         whole = Circuit.of(self.target)
         return replace(
@@ -222,6 +226,13 @@ class Chip:
             curve=whole.curve if self._has(Effect.CURVE) else None,
             access_ohm=whole.access_ohm if self._has(Effect.ACCESS) else 0.0,
         )
+
+    @property
+    def linearised(self) -> bool:
+        """Whether a circuit is not linear and its resistances matter, so that a map at the mean activity stands in."""
+        circuit = self.circuit
+        ohmic = circuit.curve is None or not circuit.access_ohm
+        return not circuit.linear and not (circuit.lines.perfect and ohmic)
 
     def _converted(self, layer: str, numbers: range, state: ArrayState) -> ArrayState:
         """Errors of input and output converters; bit lines beside the weights have converters of their own."""
@@ -257,16 +268,6 @@ class Chip:
         noise = device.noise if effect is Effect.NOISE else device.telegraph
         return noise.correlation if noise is not None and effect in self.effects else None
 
-    @property
-    def _unit(self) -> float:
-        """Siemens of a level step."""
-        return self.target.unit_siemens
-
     def _rng(self, layer: str, number: int, effect: Effect, part: int = 0) -> np.random.Generator:
         key: list[Any] = [self.seed, zlib.crc32(layer.encode()), number, _ORDINAL[effect], part]
         return np.random.Generator(np.random.SFC64(key))
-
-
-def _first_time(device: Device) -> float:
-    """When a cell is first looked at after it was written."""
-    return min((entry.after_s for entry in device.relaxation.values()), default=0.0)

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mcompiler.target import Device
+from mcompiler.target import Calibration, Device
 
 Siemens = npt.NDArray[np.float64]
 Levels = npt.NDArray[np.integer[Any]]
@@ -50,15 +50,40 @@ def programmed(wanted: Siemens, levels: Levels, device: Device, rng: np.random.G
         return wanted
     normal = rng.standard_normal(wanted.shape)
     factor = rng.standard_normal(wanted.shape)
+    log_normal = 0.0 if programming is None else programming.log_normal
+    deviation = written_deviation(wanted, levels, device, time_s)
+    return _formed(wanted, wanted * np.exp(log_normal * factor) + deviation * normal)
+
+
+def written_deviation(wanted: Siemens, levels: Levels, device: Device, time_s: float) -> Siemens:
+    """Standard deviation of what ``programmed`` adds, its normal parts together; arguments as there, siemens."""
+    programming = device.programming
     if programming is None:
-        return _formed(wanted, wanted + _relaxed_deviation(wanted, device, time_s) * normal)
-    share = wanted / device.g_max_siemens
+        return _relaxed_deviation(wanted, device, time_s) if device.relaxation else np.zeros_like(wanted)
     variance = programming.absolute_siemens**2 + (programming.proportional * wanted) ** 2
     if programming.polynomial_siemens is not None:
-        variance = variance + _deviation(programming.polynomial_siemens, share) ** 2
+        variance = variance + _deviation(programming.polynomial_siemens, wanted / device.g_max_siemens) ** 2
     if programming.level_siemens is not None:
         variance = variance + np.asarray(programming.level_siemens)[levels] ** 2
-    return _formed(wanted, wanted * np.exp(programming.log_normal * factor) + np.sqrt(variance) * normal)
+    return np.sqrt(variance)
+
+
+def first_look_s(device: Device) -> float:
+    """When a cell is first looked at after it was written, seconds: at the first time of relaxation, else after 1 s."""
+    return min((entry.after_s for entry in device.relaxation.values()), default=1.0)
+
+
+def start_s(device: Device) -> float:
+    """When a device's description starts, seconds since programming: at t0 of its drift, else at the first look."""
+    return first_look_s(device) if device.drift is None else device.drift.t0_s
+
+
+def measured_s(device: Device, calibration: Calibration | None, time_s: float) -> float | None:
+    """When drift was last measured before a time, seconds since programming; None where it never is."""
+    interval = None if calibration is None else calibration.drift_interval_s
+    if interval is None or device.drift is None:
+        return None
+    return max(device.drift.t0_s, float(np.floor(time_s / interval)) * interval)
 
 
 def drifted(G: Siemens, device: Device, rng: np.random.Generator, time_s: float) -> Siemens:

@@ -202,6 +202,42 @@ def test_a_digital_correction_takes_gain_and_offset_of_converters_back(encoding:
     assert right < wrong / 50
 
 
+def test_stuck_cells_do_not_fluctuate() -> None:
+    noise = ("device.noise.correlation=per_read", "device.noise.proportional=0.1", "device.noise.source=assumption: t",
+             "device.faults.stuck_on=1.0", "device.faults.stuck_off=0.0")  # fmt: skip
+    chip = made(*noise)
+    build = MATRIX.compile(chip)
+    levels = np.stack([build.cells(build.layers[0], 0)])
+    moving = Chip(chip, 1, frozenset({Effect.NOISE}), 1.0).realise("x", 0, levels)
+    stuck = Chip(chip, 1, frozenset({Effect.NOISE, Effect.FAULTS}), 1.0).realise("x", 0, levels)
+    G = build.conductances(build.layers[0], 0)
+    assert moving.variance is not None
+    assert stuck.variance is not None
+    np.testing.assert_allclose(moving.variance[0], (0.1 * G / chip.device.step_siemens) ** 2)
+    at_top = chip.device.g_max_siemens == G
+    assert not stuck.variance[0][~at_top].any()
+
+
+GATES = ("array.drive=gate",)
+BENT = ("device.curve.sinh_v=0.1", "device.curve.source=assumption: test")
+
+
+@pytest.mark.parametrize("kind", [(), GATES, BENT, (*GATES, *BENT)], ids=["ohmic", "gates", "bent", "bent, gates"])
+def test_access_resistance_without_wires(kind: tuple[str, ...]) -> None:
+    """One row that is driven alone: each cell is in series with its resistance, whatever drives it."""
+    chip = made("device.access_resistance_ohm=20000.0", "device.sources.access_resistance_ohm=assumption: t", *kind)
+    build = MATRIX.compile(chip)
+    effects = {Effect.ACCESS} | ({Effect.CURVE} if BENT[0] in kind else set())
+    levels = np.stack([build.cells(build.layers[0], 0)])
+    one = Chip(chip, 0, frozenset(effects), 1.0)
+    G, x = build.conductances(build.layers[0], 0), np.zeros(chip.array.rows)
+    x[2] = 1
+    state = one.realise("x", 0, levels)
+    unit = chip.device.step_siemens * chip.device.read_voltage_v
+    got = state.currents[0][2] + state.offset[0]
+    np.testing.assert_allclose(got, solve(G, x, one.circuit) / unit, rtol=1e-6)
+
+
 def test_open_word_lines_leave_nothing() -> None:
     faults = ("device.faults.open_word_lines=1.0",)
     chip = made(*faults)
