@@ -8,9 +8,10 @@ from mcompiler.artefacts.directory import (
     read_manifest,
     sync_folder,
     verify_hashes,
+    whole,
     write_build,
 )
-from mcompiler.artefacts.layers import LayerData, file_stem, program_layers, read_layers, write_layers
+from mcompiler.artefacts.layers import LayerData, file_stem, plain_name, program_layers, read_layers, write_layers
 from mcompiler.artefacts.placement import placement_data, placement_faults
 from mcompiler.artefacts.report import report_html
 
@@ -23,12 +24,14 @@ __all__ = [
     "hash_file",
     "placement_data",
     "placement_faults",
+    "plain_name",
     "program_layers",
     "read_layers",
     "read_manifest",
     "report_html",
     "sync_folder",
     "verify_hashes",
+    "whole",
     "write_build",
     "write_layers",
 ]

@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -211,6 +212,27 @@ def _swap(fresh: Path, out: Path) -> None:
     fresh.rename(out)
     sync_folder(out.parent)
     shutil.rmtree(old, ignore_errors=True)
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """A place beside ``path`` to write to, renamed to it at the end; nothing is left where that fails.
+
+    Raises:
+        BuildError: the file or folder cannot be written.
+    """
+    beside = partial_path(path, "partial")
+    try:
+        yield beside
+        beside.replace(path)
+        sync_folder(path.parent)
+    except OSError as error:
+        raise BuildError(f"{path}: cannot be written: {error.strerror or error}") from error
+    finally:
+        if beside.is_dir():
+            shutil.rmtree(beside)
+        elif beside.exists():
+            beside.unlink()
 
 
 def sync_folder(path: Path) -> None:

@@ -70,10 +70,15 @@ def program_layers(program: ScheduledProgram, target: Target) -> tuple[LayerData
     )
 
 
-def file_stem(index: int, name: str) -> str:
-    """File name of a layer: its index, and what of its name is plain ASCII."""
+def plain_name(name: str) -> str:
+    """What of a layer's name is plain ASCII and may stand in the name of a file."""
     plain = "".join(c if c.isascii() and (c.isalnum() or c in "-_.") else "_" for c in name).strip("._")
-    return f"{index:04d}_{plain[:60] or 'layer'}"
+    return plain[:60] or "layer"
+
+
+def file_stem(index: int, name: str) -> str:
+    """File name of a layer: its index and its plain name."""
+    return f"{index:04d}_{plain_name(name)}"
 
 
 def write_layers(writer: Writer, program: ScheduledProgram, target: Target) -> None:

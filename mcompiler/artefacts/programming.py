@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -13,7 +11,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from mcompiler.artefacts.directory import partial_path, sync_folder
+from mcompiler.artefacts.directory import sync_folder, whole
 from mcompiler.artefacts.layers import LayerData, file_stem
 from mcompiler.conductance import conductances, unpack_levels
 from mcompiler.errors import BuildError
@@ -125,7 +123,7 @@ def write_programming_table(path: Path, layer: LayerData, target: Target, tile: 
     """
     if path.suffix not in {".npy", ".csv"}:
         raise BuildError(f"{path}: cells are written as .npy or as .csv; name the file so")
-    with _whole(path) as beside, beside.open("wb") as file:
+    with whole(path) as beside, beside.open("wb") as file:
         if path.suffix == ".csv":
             file.writelines(piece.encode() for piece in programming_csv(layer, target, tile))
         else:
@@ -146,7 +144,7 @@ def write_programming_tables(folder: Path, layers: Sequence[LayerData], target: 
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise BuildError(f"{folder}: exists; cells of all layers go into a new folder, choose another --out")
     written: dict[str, tuple[str, int]] = {}
-    with _whole(folder) as beside:
+    with whole(folder) as beside:
         beside.mkdir()
         for index, layer in enumerate(layers):
             name = f"{file_stem(index, layer.op.name)}.npy"
@@ -174,23 +172,6 @@ def _sync(file: BinaryIO) -> None:
 
 def _count(layer: LayerData, target: Target, tile: int | None) -> int:
     return (len(layer.table) if tile is None else 1) * array_shape(target).cells
-
-
-@contextmanager
-def _whole(path: Path) -> Iterator[Path]:
-    """A place beside ``path`` to write to, renamed to it at the end; nothing is left where that fails."""
-    beside = partial_path(path, "partial")
-    try:
-        yield beside
-        beside.replace(path)
-        sync_folder(path.parent)
-    except OSError as error:
-        raise BuildError(f"{path}: cannot be written: {error.strerror or error}") from error
-    finally:
-        if beside.is_dir():
-            shutil.rmtree(beside)
-        elif beside.exists():
-            beside.unlink()
 
 
 # --- write and verify ------------------------------------------------------------------------------------------------

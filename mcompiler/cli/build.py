@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ from mcompiler.errors import BuildError
 if TYPE_CHECKING:
     from mcompiler.data import Samples
     from mcompiler.driver import Build
+    from mcompiler.driver.trials import TrialOptions
     from mcompiler.simulate import Verification
 
 EXIT_NOT_VERIFIED = 3
@@ -119,7 +121,11 @@ def compile_command(
 )
 @click.option("--trials", type=click.IntRange(min=1), metavar="T", help="Chips with those errors  [default: 1]")
 @click.option(
-    "--seed", type=int, default=0, show_default=True, help="Of random samples; with --effects, of the first chip too."
+    "--seed",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="Of random samples; with --effects, of the first chip too.",
 )
 @click.option(
     "--time", "time_s", type=float, metavar="SECONDS", help="Since programming: drift, relaxation, 1/f noise."
@@ -127,10 +133,8 @@ def compile_command(
 @click.option(
     "--loss",
     type=float,
-    default=0.01,
-    show_default=True,
     metavar="SHARE",
-    help="What a chip may lose and still count for the yield.",
+    help="What a chip may lose and still count for the yield  [default: 0.01]",
 )
 @click.option("--workers", type=click.IntRange(min=1), metavar="N", help="Chips at once; changes no number.")
 @click.option("--uncalibrated", is_flag=True, help="Without the corrections of the target's [calibration].")
@@ -144,7 +148,7 @@ def verify(
     trials: int | None,
     seed: int,
     time_s: float | None,
-    loss: float,
+    loss: float | None,
     workers: int | None,
     uncalibrated: bool,
     as_json: bool,
@@ -161,15 +165,12 @@ def verify(
     from mcompiler.driver import load
 
     build = load(directory)
-    chips = effects is not None or trials is not None
-    if chips and ideal:
+    options = _trial_options(effects, trials, seed, time_s, loss, workers, not uncalibrated)
+    if options is not None and ideal:
         raise click.UsageError("--ideal and --effects exclude each other: an ideal chip has no errors")
-    if not chips and (time_s is not None or workers is not None or uncalibrated):
-        raise click.UsageError("--time, --workers and --uncalibrated are of chips with errors: give --effects too")
     samples = build.samples(data, limit=limit, seed=seed)
-    if chips:
-        names = tuple(name.strip() for name in (effects or "all").split(",") if name.strip())
-        return _verify_chips(build, samples, names, trials or 1, seed, time_s, loss, workers, not uncalibrated, as_json)
+    if options is not None:
+        return _verify_chips(build, samples, options, as_json)
     from mcompiler.summary import verify_summary
 
     with progress("verifying", samples.count) as advance:
@@ -181,23 +182,35 @@ def verify(
     return _verdict(result)
 
 
-def _verify_chips(
-    build: Build,
-    samples: Samples,
-    names: tuple[str, ...],
-    trials: int,
+def _trial_options(
+    effects: str | None,
+    trials: int | None,
     seed: int,
     time_s: float | None,
-    loss: float,
+    loss: float | None,
     workers: int | None,
     calibrated: bool,
-    as_json: bool,
-) -> int:
+) -> TrialOptions | None:
+    """What is asked of chips; None where none are asked for."""
+    if effects is None and trials is None:
+        if time_s is not None or loss is not None or workers is not None or not calibrated:
+            raise click.UsageError(
+                "--time, --loss, --workers and --uncalibrated are of chips with errors: give --effects too"
+            )
+        return None
     from mcompiler.driver.trials import TrialOptions
+
+    names = tuple(name.strip() for name in ("all" if effects is None else effects).split(","))
+    if not all(names):
+        raise click.UsageError(f"--effects '{effects}': name effects, with commas between them, or all")
+    options = TrialOptions(names, trials or 1, seed, time_s, workers=workers, calibrated=calibrated)
+    return options if loss is None else replace(options, loss=loss)
+
+
+def _verify_chips(build: Build, samples: Samples, options: TrialOptions, as_json: bool) -> int:
     from mcompiler.summary import trials_summary
 
-    options = TrialOptions(names, trials, seed, time_s, loss, workers, calibrated)
-    with progress("chips", trials) as advance:
+    with progress("chips", options.trials) as advance:
         found = build.trials(samples, options=options, progress=advance)
     if as_json:
         print_json(found.as_json())

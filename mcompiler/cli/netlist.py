@@ -33,26 +33,20 @@ if TYPE_CHECKING:
 @json_option
 def netlist(directory: Path, layer: str, tile: int | None, given: str | None, out: Path | None, as_json: bool) -> None:
     """Write a SPICE deck that ngspice runs as it is: every cell and wire of a layer's arrays, sources, currents."""
+    from mcompiler.artefacts import plain_name, whole
     from mcompiler.driver import load
+    from mcompiler.text import plural
 
     build = load(directory)
     arrays = build.arrays(layer) if tile is None else 1
     inputs, vectors = _applied(build, layer, given)
-    stem = "".join(c if c.isascii() and (c.isalnum() or c in "-_.") else "_" for c in layer).strip("._") or "layer"
-    place = Path(f"{stem}.sp") if out is None else out
-    beside = place.with_name(f".{place.name}.part")
-    try:
-        with beside.open("w", encoding="utf-8") as file:
-            build.write_netlist(file.write, layer, tile, inputs=inputs, vectors=vectors)
-        beside.replace(place)
-    except OSError as error:
-        raise DataError(f"{place}: cannot be written: {error.strerror or error}") from error
-    finally:
-        beside.unlink(missing_ok=True)
+    place = Path(f"{plain_name(layer)}.sp") if out is None else out
+    with whole(place) as beside, beside.open("w", encoding="utf-8") as file:
+        build.write_netlist(file.write, layer, tile, inputs=inputs, vectors=vectors)
     if as_json:
         print_json({"layer": layer, "arrays": arrays, "out": str(place), "bytes": place.stat().st_size})
     else:
-        click.echo(f"{place}: {arrays} arrays of layer '{layer}'; run it with: ngspice -b {place}")
+        click.echo(f"{place}: {plural(arrays, 'array')} of layer '{layer}'; run it with: ngspice -b {place}")
 
 
 def _applied(build: Build, layer: str, given: str | None) -> tuple[list[int] | None, npt.NDArray[np.float64] | None]:

@@ -276,6 +276,8 @@ def check_options(options: TrialOptions) -> None:
     """Raise UserError where numbers make no sense."""
     if options.trials < 1:
         raise UserError(f"trials = {options.trials}: one chip at least")
+    if options.seed < 0:
+        raise UserError(f"seed = {options.seed}: give 0 or more")
     if options.time_s is not None and not options.time_s > 0:
         raise UserError(f"time = {options.time_s:g} s: give the seconds since programming, above 0")
     if not 0 <= options.loss <= 1:

@@ -87,6 +87,8 @@ def _expected(error: ErrorDetails) -> str:
     if kind in _BOUNDS:
         words, bound = _BOUNDS[kind]
         return f"{words} {error['ctx'][bound]:g}"
+    if kind == "too_short":
+        return f"a list of at least {error['ctx']['min_length']}"
     if kind in ("enum", "literal_error"):
         return str(error["ctx"]["expected"])
     return error["msg"].removeprefix("Input should be ")

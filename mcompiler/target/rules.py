@@ -248,6 +248,15 @@ def _temperature(device: Device) -> Faults:
         )
 
 
+def _gates(array: Array, converters: Converters) -> Faults:
+    if array.drive == "gate" and converters.dac.bits > 1:
+        yield (
+            "array.drive",
+            f"gates are on or off, and converters.dac.bits applies {converters.dac.bits} bits at once; set "
+            "converters.dac.bits = 1, or array.drive = 'row_voltage'",
+        )
+
+
 def _exact_reads(device: Device, array: Array, encoding: Encoding, converters: Converters) -> Faults:
     if device.level_means is None and encoding.partner is Partner.MINIMUM:
         return
@@ -287,6 +296,7 @@ _RULES: tuple[Callable[..., Faults], ...] = (
     _drift,
     _curve,
     _temperature,
+    _gates,
     _exact_reads,
     _one_weight_fits,
 )

@@ -87,6 +87,7 @@ def test_statistics_of_chips() -> None:
     [
         (TrialOptions(trials=0), "trials = 0: one chip at least"),
         (TrialOptions(time_s=0.0), "time = 0 s: give the seconds since programming, above 0"),
+        (TrialOptions(seed=-1), "seed = -1: give 0 or more"),
         (TrialOptions(loss=2.0), "loss = 2: give a share between 0 and 1"),
         (TrialOptions(("wires",)), "does not describe the effect 'wires'"),
     ],
@@ -115,4 +116,8 @@ def test_command_line(build: Build, tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "each effect alone" in text
     assert call("--trials", "2", "--ideal")[0] == 2
     assert call("--time", "5")[0] == 2
+    assert call("--loss", "0.1")[0] == 2
+    assert call("--effects", "")[0] == 2
+    assert call("--effects", "faults,,programming")[0] == 2
+    assert call("--effects", "faults", "--seed", "-1")[0] == 2
     assert call("--effects", "rain")[0] == 1

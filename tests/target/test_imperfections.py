@@ -142,7 +142,7 @@ def test_an_effect_is_switched_on_from_the_command_line() -> None:
         ),
         (
             "[device.programming]\npolynomial_siemens = []",
-            "device.programming.polynomial_siemens: must be Tuple should have at least 1 item after validation, not 0",
+            "device.programming.polynomial_siemens: must be a list of at least 1, not []",
         ),
         ("[device.programming]\nproportional = -0.1", "device.programming.proportional: must be at least 0, not -0.1"),
         ("[device.programming]\nsigma = 0.1", "device.programming.sigma: unknown key; known here: "),
@@ -160,6 +160,11 @@ def test_an_effect_is_switched_on_from_the_command_line() -> None:
         (
             '[device.noise]\ncorrelation = "per_read"\none_over_f.q = 0.1',
             "device.noise.one_over_f.read_s: missing: 1/f noise grows with ln(time / read_s) where q is above 0",
+        ),
+        (
+            '[array]\ndrive = "gate"\n[converters.dac]\nbits = 2',
+            "array.drive: gates are on or off, and converters.dac.bits applies 2 bits at once; set converters.dac.bits "
+            "= 1, or array.drive = 'row_voltage'",
         ),
         ("[device.drift]\nt0_s = 0\nnu = 0.1", "device.drift.t0_s: must be above 0, not 0"),
         (
