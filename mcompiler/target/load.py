@@ -87,8 +87,6 @@ def _expected(error: ErrorDetails) -> str:
     if kind in _BOUNDS:
         words, bound = _BOUNDS[kind]
         return f"{words} {error['ctx'][bound]:g}"
-    if kind == "too_short":
-        return f"a list of at least {error['ctx']['min_length']}"
     if kind in ("enum", "literal_error"):
         return str(error["ctx"]["expected"])
     return error["msg"].removeprefix("Input should be ")
@@ -142,6 +140,8 @@ def _message(errors: Sequence[ErrorDetails], path: tuple[str, ...], data: Table)
         return "missing" + (did_you_mean(path[1], others).replace("mean", "mean the component") if others else "")
     if first["type"] == "value_error":
         return first["msg"].removeprefix("Value error, ")
+    if first["type"] == "too_short":
+        return f"holds {first['ctx']['actual_length']} numbers; give at least {first['ctx']['min_length']}"
     wanted = list(dict.fromkeys(_expected(error) for error in errors))
     words = [word for error in errors for word in _choices(error)]
     given = first["input"]
