@@ -83,3 +83,8 @@ def insert_before(graph: ir.Graph, place: ir.Node, emitter: Emitter) -> None:
     for value, array in emitter.constants:
         value.const_value = ir.tensor(array, name=value.name)
         graph.register_initializer(value)
+
+
+def sizes_of(emitter: Emitter, value: ir.Value, start: int, end: int) -> ir.Value:
+    """Sizes ``start`` to ``end`` of a value's shape."""
+    return emitter("Slice", emitter("Shape", value), emitter.ints(start), emitter.ints(end))

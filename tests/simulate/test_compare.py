@@ -20,7 +20,7 @@ import mcompiler
 from mcompiler.artefacts import layers as layers_module
 from mcompiler.driver import Build
 from mcompiler.driver import content as content_module
-from mcompiler.onnx_export import converted, folded
+from mcompiler.onnx_export import folded, lossy
 from mcompiler.simulate import compare, extract
 from mcompiler.target import Rounding, Target
 from tests.support import crossbar
@@ -343,7 +343,7 @@ def mapped_module() -> Any:
 
 
 def lossy_pad_with_zero(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(converted._Layer, "pads_itself", property(lambda layer: False))
+    monkeypatch.setattr(lossy.LossyLayer, "pads_itself", property(lambda layer: False))
 
 
 def reads_changed(**changes: Callable[[Any], Any]) -> Callable[[pytest.MonkeyPatch], None]:
