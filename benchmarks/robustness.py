@@ -41,7 +41,7 @@ PCM = (  # the law of phase-change memory, Joshi et al. (2020) as in targets/pcm
     "device.drift.spread_min=0.008", "device.drift.spread_max=0.045",
     "device.drift.source=Joshi et al., Nature Communications 11, 2473 (2020)",
 )  # fmt: skip
-OHMS = (0.03, 0.1, 0.3, 1.0, 3.0)
+OHMS = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 TIMES = {"20 s": 20.0, "1 hour": 3600.0, "1 day": 86400.0, "1 month": 2.6e6}
 
 
@@ -72,7 +72,11 @@ def points() -> dict[str, dict[str, Any]]:
         add("ADC bits", bits, (f"converters.adc.bits={bits}",), ())
     for ohm in OHMS:
         text = (f"array.wire_resistance_ohm={ohm}", f"array.driver_resistance_ohm={ohm}")
-        add("wires, ohm x g_max x rows^2", round(ohm * 50e-6 * 128**2, 4), text, ("wires",))
+        stiffness = round(ohm * 50e-6 * 128**2, 4)
+        add("wires, ohm x g_max x rows^2", stiffness, text, ("wires",))
+        if ohm >= 1:
+            more = (*text, "calibration.predistort=true", f"calibration.source={SOURCE}")
+            add("wires, predistorted", stiffness, more, ("wires",))
     return found
 
 

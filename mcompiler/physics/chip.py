@@ -21,6 +21,7 @@ from mcompiler.conductance.codes import Levels
 from mcompiler.conductance.states import ArrayState
 from mcompiler.errors import TargetError
 from mcompiler.physics import devices
+from mcompiler.physics.compensate import predistort
 from mcompiler.physics.effects import Effect
 from mcompiler.physics.nodal import Circuit, linearise
 from mcompiler.physics.wires import Lines, TransferCache
@@ -46,7 +47,7 @@ class Chip:
         seed: which of the many chips that the description allows.
         effects: what is switched on.
         time_s: since programming.
-        calibrated: whether drift is compensated as ``[calibration]`` of the target says.
+        calibrated: whether drift and wires are compensated as ``[calibration]`` of the target says.
         activity: mean share of active word lines by layer, at which circuits that are not linear are linearised.
         cache: of transfer matrices; chips that come of one another share it.
     """
@@ -94,9 +95,9 @@ class Chip:
             levels: uint8 [arrays, rows, columns + extra], level codes.
         """
         device, numbers = self.target.device, range(first, first + len(levels))
-        wanted = conductances(levels, self.target)
+        wanted, share = self._predistorted(conductances(levels, self.target))
         G = self._each(layer, numbers, wanted, levels)
-        scale = self._compensation(layer, numbers, wanted, levels, G)
+        scale = self._compensation(layer, numbers, wanted, levels, G) / share
         deviation = self._deviation(layer, numbers, G)
         if self._has(Effect.TELEGRAPH) and self._noise(Effect.TELEGRAPH) is not Correlation.STATIC_AT_T:
             G = devices.telegraph_moments(G, device, self._two_states(layer, numbers, G.shape[1:]))[0]
@@ -152,6 +153,19 @@ class Chip:
                 G = devices.telegraph(G, device, rng)
             found[place] = devices.warmed(G, device) if self._has(Effect.TEMPERATURE) else G
         return found
+
+    def _predistorted(self, wanted: Siemens) -> tuple[Siemens, float]:
+        """Conductances to write, and the share of what is above the pedestal that arrays with their wires then hold."""
+        calibration, device, lines = self.target.calibration, self.target.device, self.circuit.lines
+        if not self.calibrated or calibration is None or not calibration.predistort or lines.perfect:
+            return wanted, 1.0
+        formed = wanted[wanted > 0]
+        if not formed.size:
+            return wanted, 1.0
+        low, high = min(device.g_min_siemens, formed.min()), max(device.g_max_siemens, formed.max())
+        pedestal = self.target.pedestal * self.target.unit_siemens
+        found = predistort(wanted, lines, low, high, pedestal=pedestal)
+        return found.conductances, found.scale
 
     def _faulty(self, layer: str, numbers: range, G: Siemens) -> Siemens:
         """With stuck cells and open lines."""

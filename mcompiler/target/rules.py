@@ -13,6 +13,7 @@ from itertools import pairwise
 from mcompiler.target.base import Section
 from mcompiler.target.sections import (
     Array,
+    Calibration,
     Converters,
     Device,
     Encoding,
@@ -257,6 +258,23 @@ def _gates(array: Array, converters: Converters) -> Faults:
         )
 
 
+def _predistortion(device: Device, array: Array, encoding: Encoding, calibration: Calibration) -> Faults:
+    if not calibration.predistort:
+        return
+    if array.drive != "row_voltage" or array.idle_rows != "grounded" or device.curve is not None:
+        yield (
+            "calibration.predistort",
+            "wires of driven gates, floating rows or curved cells are no linear map that cells could be chosen for; "
+            "set it false",
+        )
+    elif encoding.pedestal is Pedestal.DIGITAL_COUNT and encoding.weights is not WeightEncoding.DIFFERENTIAL:
+        yield (
+            "calibration.predistort",
+            "it scales what is above the pedestal, and a pedestal that is counted digitally comes off unscaled; take "
+            "another encoding.pedestal",
+        )
+
+
 def _exact_reads(device: Device, array: Array, encoding: Encoding, converters: Converters) -> Faults:
     if device.level_means is None and encoding.partner is Partner.MINIMUM:
         return
@@ -297,6 +315,7 @@ _RULES: tuple[Callable[..., Faults], ...] = (
     _curve,
     _temperature,
     _gates,
+    _predistortion,
     _exact_reads,
     _one_weight_fits,
 )

@@ -257,6 +257,10 @@ class Calibration(Section):
     vectors: Annotated[int, Field(ge=2, le=4096, strict=True)] = Field(
         default=64, description="known input vectors that a correction is fitted on"
     )
+    predistort: Bool = Field(
+        default=False,
+        description="cells are written so that arrays hold the weights with their wires, not without; codes are scaled",
+    )
 
 
 class Digital(Section):

@@ -202,6 +202,19 @@ def test_a_digital_correction_takes_gain_and_offset_of_converters_back(encoding:
     assert right < wrong / 50
 
 
+@pytest.mark.parametrize("encoding", ["differential", "after", "separate", "reference", "digitised"])
+def test_predistorted_cells_hold_the_weights_with_their_wires(encoding: str) -> None:
+    wires = ("array.wire_resistance_ohm=60.0", "array.driver_resistance_ohm=200.0", "array.source=assumption: test",
+             "calibration.predistort=true", "calibration.source=assumption: test")  # fmt: skip
+    chip = made(*ENCODINGS[encoding], *wires)
+    build = MATRIX.compile(chip)
+    bare = Chip(chip, 0, frozenset({Effect.WIRES}), 1.0, calibrated=False)
+    wanted = exact(build, MATRIX)
+    wrong = np.abs(accumulators(build, MATRIX, bare) - wanted).mean()
+    right = np.abs(accumulators(build, MATRIX, replace(bare, calibrated=True)) - wanted).mean()
+    assert right < wrong / 10
+
+
 def test_stuck_cells_do_not_fluctuate() -> None:
     noise = ("device.noise.correlation=per_read", "device.noise.proportional=0.1", "device.noise.source=assumption: t",
              "device.faults.stuck_on=1.0", "device.faults.stuck_off=0.0")  # fmt: skip

@@ -166,6 +166,16 @@ def test_an_effect_is_switched_on_from_the_command_line() -> None:
             "array.drive: gates are on or off, and converters.dac.bits applies 2 bits at once; set converters.dac.bits "
             "= 1, or array.drive = 'row_voltage'",
         ),
+        (
+            '[array]\nidle_rows = "floating"\n[calibration]\npredistort = true',
+            "calibration.predistort: wires of driven gates, floating rows or curved cells are no linear map that cells "
+            "could be chosen for; set it false",
+        ),
+        (
+            '[encoding]\nweights = "offset"\npedestal = "digital_count"\n[calibration]\npredistort = true',
+            "calibration.predistort: it scales what is above the pedestal, and a pedestal that is counted digitally "
+            "comes off unscaled; take another encoding.pedestal",
+        ),
         ("[device.drift]\nt0_s = 0\nnu = 0.1", "device.drift.t0_s: must be above 0, not 0"),
         (
             "[device.drift]\nt0_s = 1\nnu = 0.1\nnu_min = 0.2\nnu_max = 0.1",
