@@ -56,7 +56,7 @@ def programming_table(layer: LayerData, target: Target) -> Iterator[npt.NDArray[
     number = 0
     for chunk in layer.cells():
         for packed in chunk:
-            levels = unpack_levels(packed, shape.storage_bits, shape.columns + shape.extra)
+            levels = unpack_levels(packed, shape.storage_bits, layer.lines(shape)[1])
             table = np.zeros(levels.size, dtype=CELL)
             table["array"] = number
             for name, value in zip(("chip", "tile", "core", "position"), layer.addresses[number].tolist(), strict=True):
@@ -74,8 +74,7 @@ def write_programming_table(path: Path, layer: LayerData, target: Target) -> int
     Returns:
         How many cells it has.
     """
-    shape = array_shape(target)
-    count = len(layer.table) * shape.rows * (shape.columns + shape.extra)
+    count = len(layer.table) * math.prod(layer.lines(array_shape(target)))
     beside = path.with_name(f".{path.name}.part")
     try:
         with beside.open("wb") as file:
@@ -103,7 +102,7 @@ def programming_cost(layers: tuple[LayerData, ...], target: Target) -> tuple[Pro
         cells, cores, number = 0, dict[tuple[int, ...], float](), 0
         for chunk in layer.cells():
             for packed in chunk:
-                levels = unpack_levels(packed, shape.storage_bits, shape.columns + shape.extra)
+                levels = unpack_levels(packed, shape.storage_bits, layer.lines(shape)[1])
                 written = int(np.count_nonzero(levels)) if unformed else levels.size
                 core = tuple(layer.addresses[number, :3].tolist())
                 cores[core] = cores.get(core, 0.0) + math.ceil(written / write.parallel_cells) * write.pulses * pulse_s

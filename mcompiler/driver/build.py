@@ -104,6 +104,8 @@ class Build:
     def cells(self, layer: str, tile: int = 0) -> npt.NDArray[np.uint8]:
         """Level codes of one physical array of a layer: uint8 [rows, columns + unit and reference column].
 
+        Of a chip whose stuck cells are known as they stand on it, spare lines after the others.
+
         Args:
             layer: layer name.
             tile: number of the array within the layer.
@@ -118,10 +120,11 @@ class Build:
 
     def all_cells(self, layer: str) -> Iterator[npt.NDArray[np.uint8]]:
         """Level codes of every array of a layer, in order, read as they are asked for; as ``cells`` gives them."""
-        shape = array_shape(self.target)
-        for chunk in self._layer(layer).cells():
+        shape, data = array_shape(self.target), self._layer(layer)
+        lines = data.lines(shape)
+        for chunk in data.cells():
             for packed in chunk:
-                yield unpack_levels(packed, shape.storage_bits, shape.columns + shape.extra)
+                yield unpack_levels(packed, shape.storage_bits, lines[1])
 
     def conductances(self, layer: str, tile: int = 0) -> npt.NDArray[np.float64]:
         """Conductance of every cell of one array in siemens, [rows, columns + extra]."""
@@ -137,6 +140,23 @@ class Build:
             return write_programming_table(Path(path), self._layer(layer), self.target)
         except OSError as error:
             raise BuildError(f"{path}: cannot be written: {error.strerror or error}") from error
+
+    @property
+    def remap(self) -> dict[str, Any] | None:
+        """What moving lines gained on a chip with known stuck cells, in all and by layer; None without a fault map.
+
+        ``stuck``: of the cells of the arrays in use; ``harm_before``, ``harm_after``: sum over them of (deviation in
+        level steps x worth of a step)^2.
+        """
+        moved = [(layer.op.name, layer.remap) for layer in self._content.layers if layer.remap is not None]
+        if not moved:
+            return None
+        layers = [
+            {"name": name, "stuck": len(one.faults), "harm_before": one.harm_before, "harm_after": one.harm_after}
+            for name, one in moved
+        ]
+        keys = ("stuck", "harm_before", "harm_after")
+        return {**{key: sum(layer[key] for layer in layers) for key in keys}, "layers": layers}
 
     def programming(self) -> tuple[Programming, ...] | None:
         """What writing and verifying the cells takes, by layer and in all; None without [device.write]."""
@@ -174,9 +194,10 @@ class Build:
         shape, data, count = array_shape(self.target), self._layer(layer), self.arrays(layer)
         if tile is not None and not 0 <= tile < count:
             raise BuildError(f"layer '{layer}' has {count} arrays; there is no number {tile}")
-        x = np.ones(shape.rows) if inputs is None else np.asarray(inputs, dtype=np.float64)
-        if x.shape != (shape.rows,) or not ((x >= 0) & (x <= 1)).all():
-            raise DataError(f"inputs of shape {list(x.shape)}: give {shape.rows} shares from 0 to 1, one a word line")
+        rows = data.lines(shape)[0]
+        x = np.ones(rows) if inputs is None else np.asarray(inputs, dtype=np.float64)
+        if x.shape != (rows,) or not ((x >= 0) & (x <= 1)).all():
+            raise DataError(f"inputs of shape {list(x.shape)}: give {rows} shares from 0 to 1, one a word line")
         circuit = Circuit.of(self.target)
         if circuit.drive == "gate" and not np.isin(x, (0, 1)).all():
             raise DataError("inputs between 0 and 1: the target drives gates, which are on or off; give 0 or 1")
