@@ -70,7 +70,7 @@ def _(program: PlacedProgram, target: Target) -> None:
     assert len(np.unique(used, axis=0)) == len(used), "two arrays at one address"
     if len(used):
         hierarchy = target.hierarchy
-        sizes = (program.chips, hierarchy.tiles_per_chip, hierarchy.cores_per_tile, hierarchy.arrays_per_core)
+        sizes = (program.chips, hierarchy.tiles_per_chip, hierarchy.cores_per_tile, hierarchy.positions_per_core)
         assert used.min() >= 0, "an address outside of the hierarchy"
         assert (used.max(axis=0) < sizes).all(), "an address outside of the hierarchy"
 

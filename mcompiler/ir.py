@@ -337,12 +337,43 @@ class AnalogProgram:
 
 
 @dataclass(frozen=True)
+class Remapping:
+    """Where the lines of an operation's arrays stand on a chip whose stuck cells are known.
+
+    The arrays of one array position share the order of their lines. Lines are counted with spares: word lines after
+    ``rows``, bit lines after the unit and reference columns.
+
+    Attributes:
+        word_lines: int16 [tiles, rows], word line of each row; no two the same.
+        places: int16 [tiles, tile_columns], place of each column of weights: the bit lines p * columns_per_weight and
+            following, or for p >= tile_columns spare ones; no two the same.
+        swapped: bool [tiles, tile_columns], columns whose + and - cells have changed places (their sign is undone
+            digitally).
+        faults: int32 [stuck, 4], stuck cells of the arrays: array, word line, bit line, 1 on or 0 off.
+        lines: word lines and bit lines of an array, spares included.
+        harm_before, harm_after: sum over stuck cells of (deviation in level steps x worth of a step)^2.
+    """
+
+    word_lines: CodeArray
+    places: CodeArray
+    swapped: npt.NDArray[np.bool_]
+    faults: npt.NDArray[np.int32]
+    lines: tuple[int, int]
+    harm_before: float
+    harm_after: float
+
+
+@dataclass(frozen=True)
 class PlacedProgram:
-    """PLACED: int32 [arrays, 4] per operation: chip, tile, core, array position within the core."""
+    """PLACED: int32 [arrays, 4] per operation: chip, tile, core, array position within the core.
+
+    With ``remaps`` (one per operation, or none at all) the arrays of a chip with known stuck cells.
+    """
 
     analog: AnalogProgram
     addresses: tuple[npt.NDArray[np.int32], ...]
     chips: int
+    remaps: tuple[Remapping, ...] = ()
 
 
 # --- SCHEDULED -------------------------------------------------------------------------------------------------------

@@ -55,6 +55,13 @@ def compile_summary(
     return "\n\n".join(parts)
 
 
+def remap_line(moved: Mapping[str, Any]) -> str:
+    """What moving lines around stuck cells gained, from ``Build.remap``."""
+    before, after = moved["harm_before"], moved["harm_after"]
+    gained = f", {percent(1 - after / before)} less" if before > 0 else ""
+    return f"{plural(moved['stuck'], 'stuck cell')} in the arrays; harm {before:.4g} before, {after:.4g} after{gained}"
+
+
 def _node_facts(fates: Sequence[NodeFate]) -> list[tuple[str, str]]:
     """How many nodes became what, and the most frequent reasons of those that are not in the arrays."""
     numbers = Counter(Fate(fate.fate) for fate in fates)

@@ -65,7 +65,7 @@ class FloorPlan:
 
 def floor_plan(layers: Sequence[LayerData], hierarchy: Hierarchy) -> FloorPlan:
     """Draw the addresses of all layers; a unit that layers share has the colour of the one with most arrays in it."""
-    sizes = (hierarchy.arrays_per_core, hierarchy.cores_per_tile, hierarchy.tiles_per_chip)
+    sizes = (hierarchy.positions_per_core, hierarchy.cores_per_tile, hierarchy.tiles_per_chip)
     keys, owner = _keys(layers, hierarchy)
     chips = int(keys.max(initial=-1)) // math.prod(sizes) + 1
     tiles = len(np.unique(keys // (sizes[0] * sizes[1])))
@@ -97,7 +97,7 @@ def _keys(layers: Sequence[LayerData], hierarchy: Hierarchy) -> tuple[Keys, Keys
     none = np.zeros((0, 4), np.int32)
     every = np.concatenate([none, *(layer.addresses for layer in layers)]).astype(np.int64)
     chip, tile, core, position = every.T
-    keys = ((chip * hierarchy.tiles_per_chip + tile) * hierarchy.cores_per_tile + core) * hierarchy.arrays_per_core
+    keys = ((chip * hierarchy.tiles_per_chip + tile) * hierarchy.cores_per_tile + core) * hierarchy.positions_per_core
     return keys + position, np.repeat(np.arange(len(layers)), [len(layer.addresses) for layer in layers])
 
 
@@ -132,7 +132,7 @@ def _box(title: str, used: Keys, colour: Keys, count: int, inner: int) -> Box:
 
 def _groups(boxes: dict[int, Box], unit: str, keys: Keys, hierarchy: Hierarchy) -> tuple[Group, ...]:
     """Boxes by chip, each with what is used of it; or all of them together, where a box is a chip or more."""
-    per_tile = hierarchy.arrays_per_core * hierarchy.cores_per_tile
+    per_tile = hierarchy.positions_per_core * hierarchy.cores_per_tile
     if unit not in ("array", hierarchy.core_name):
         return (Group("", tuple(boxes.values())),) if boxes else ()
     groups = []

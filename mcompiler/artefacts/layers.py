@@ -16,10 +16,20 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from mcompiler.artefacts.directory import Writer
-from mcompiler.conductance import Cells, encode_cells
+from mcompiler.conductance import Cells, arranged_cells, encode_cells, restored_cells, spare_places
 from mcompiler.errors import BuildError
 from mcompiler.geometry import ArrayShape, TileTable, array_shape
-from mcompiler.ir import AnalogOp, ConvShape, Kept, LayerSchedule, MatMulShape, MatrixOp, Quantiser, ScheduledProgram
+from mcompiler.ir import (
+    AnalogOp,
+    ConvShape,
+    Kept,
+    LayerSchedule,
+    MatMulShape,
+    MatrixOp,
+    Quantiser,
+    Remapping,
+    ScheduledProgram,
+)
 from mcompiler.target import Target
 
 
@@ -31,7 +41,9 @@ class LayerData:
         op, table, analog, addresses: as in the program; of a stored layer ``op.codes`` has the shape only (no memory).
         start: first cycle of each array.
         dense: arrays of the dense mapping.
-        cells: yields the level codes in table order, whole tiles a step: uint8 [n, rows, row_bytes].
+        cells: yields the level codes in table order, whole tiles a step: uint8 [n, rows, row_bytes]; of a chip with
+            known stuck cells as they stand on it, spare lines included.
+        remap: where the lines stand on that chip; None: as the mapping numbers them.
     """
 
     op: MatrixOp
@@ -41,6 +53,15 @@ class LayerData:
     start: npt.NDArray[np.int64]
     dense: int
     cells: Callable[[], Iterator[Cells]]
+    remap: Remapping | None = None
+
+    def lines(self, shape: ArrayShape) -> tuple[int, int]:
+        """Word lines and bit lines of an array as its cells are stored."""
+        return (shape.rows, shape.columns + shape.extra) if self.remap is None else self.remap.lines
+
+    def mapped_cells(self, shape: ArrayShape) -> Iterator[Cells]:
+        """The level codes in the order of the mapping, wherever the lines stand."""
+        return self.cells() if self.remap is None else restored_cells(self.cells(), self.remap, shape)
 
 
 def program_layers(program: ScheduledProgram, target: Target) -> tuple[LayerData, ...]:
@@ -54,20 +75,19 @@ def program_layers(program: ScheduledProgram, target: Target) -> tuple[LayerData
         program.placed.addresses,
         program.layers,
         tiled.dense,
+        program.placed.remaps or [None] * len(tiled.dense),
         strict=True,
     )
-    return tuple(
-        LayerData(
-            op,
-            table,
-            analog,
-            addresses,
-            schedule.start,
-            dense,
-            partial(encode_cells, op, table, shape, target.encoding.weights, analog.shift, analog.flips),
-        )
-        for op, table, analog, addresses, schedule, dense in parts
-    )
+    layers = []
+    for op, table, analog, addresses, schedule, dense, remap in parts:
+        encode = partial(encode_cells, op, table, shape, target.encoding.weights, analog.shift, analog.flips)
+        cells = encode if remap is None else partial(_arranged, encode, remap, shape)
+        layers.append(LayerData(op, table, analog, addresses, schedule.start, dense, cells, remap))
+    return tuple(layers)
+
+
+def _arranged(cells: Callable[[], Iterator[Cells]], remap: Remapping, shape: ArrayShape) -> Iterator[Cells]:
+    return arranged_cells(cells(), remap, shape)
 
 
 def plain_name(name: str) -> str:
@@ -89,8 +109,15 @@ def write_layers(writer: Writer, program: ScheduledProgram, target: Target) -> N
         stem = file_stem(index, layer.op.name)
         records.append(_record(layer, schedule, stem))
         writer.stream(f"layers/{stem}.npz", [_npz(_arrays(layer))])
-        writer.array(f"cells/{stem}.npy", (len(layer.table), shape.rows, shape.row_bytes), layer.cells())
+        writer.array(f"cells/{stem}.npy", _cells_shape(layer.remap, len(layer.table), shape), layer.cells())
     writer.json("layers.json", {"layers": records})
+
+
+def _cells_shape(remap: Remapping | None, arrays: int, shape: ArrayShape) -> tuple[int, int, int]:
+    """Of the stored cells of a layer."""
+    if remap is None:
+        return arrays, shape.rows, shape.row_bytes
+    return arrays, remap.lines[0], -(-remap.lines[1] * shape.storage_bits // 8)
 
 
 def _record(layer: LayerData, schedule: LayerSchedule, stem: str) -> dict[str, Any]:
@@ -107,7 +134,13 @@ def _record(layer: LayerData, schedule: LayerSchedule, stem: str) -> dict[str, A
         }
     else:
         shape = {"kind": "matmul", "batch": op.shape.batch}
-    quantiser = op.input
+    quantiser, remap = op.input, layer.remap
+    moved: dict[str, Any] = {}
+    if remap is not None:
+        moved["remap"] = {
+            "lines": remap.lines, "stuck": len(remap.faults), "harm_before": remap.harm_before,
+            "harm_after": remap.harm_after,
+        }  # fmt: skip
     return {
         "name": op.name,
         "files": stem,
@@ -130,6 +163,7 @@ def _record(layer: LayerData, schedule: LayerSchedule, stem: str) -> dict[str, A
         "adc_clipped": analog.clipped,
         "start_s": schedule.start_s,
         "end_s": schedule.end_s,
+        **moved,
     }
 
 
@@ -152,6 +186,9 @@ def _arrays(layer: LayerData) -> dict[str, npt.NDArray[Any]]:
         arrays["signs"] = np.packbits(analog.signs, axis=-1)
     if op.bias is not None:
         arrays["bias"] = op.bias
+    if layer.remap is not None:
+        arrays |= {"word_lines": layer.remap.word_lines, "places": layer.remap.places, "faults": layer.remap.faults}
+        arrays["swapped"] = np.packbits(layer.remap.swapped, axis=1)
     return arrays
 
 
@@ -221,16 +258,40 @@ def _stored(root: Path, record: Mapping[str, Any], shape: ArrayShape) -> LayerDa
         raise ValueError(f"{record['files']}.npz has signs of {signs.shape[1]} reads, not {shape.reads}")
     if not _inside(op, arrays["table"], shape):
         raise ValueError(f"{record['files']}.npz has arrays that hold what the matrix lacks")
+    remap = _stored_remap(record, arrays, shape) if "remap" in record else None
     path = root / "cells" / f"{record['files']}.npy"
-    expected = (len(arrays["table"]), shape.rows, shape.row_bytes)
+    expected = _cells_shape(remap, len(arrays["table"]), shape)
     if expected[0]:
         cells = np.load(path, mmap_mode="r")
         if cells.shape != expected or cells.dtype != np.uint8:
             raise ValueError(f"{path.name} holds {cells.dtype} {cells.shape}, not uint8 {expected}")
     chunks = partial(_chunks, path if expected[0] else None, shape.arrays_per_tile)
     return LayerData(
-        op, arrays["table"], analog, arrays["addresses"], arrays["start"], record["crossbars_dense"], chunks
+        op, arrays["table"], analog, arrays["addresses"], arrays["start"], record["crossbars_dense"], chunks, remap
     )
+
+
+def _stored_remap(record: Mapping[str, Any], arrays: Mapping[str, npt.NDArray[Any]], shape: ArrayShape) -> Remapping:
+    """Where the lines stand, checked: a line that two rows share or that the arrays lack would be read as another."""
+    stored = record["remap"]
+    swapped = np.unpackbits(arrays["swapped"], axis=1, count=shape.tile_columns).astype(bool)
+    rows, bits = stored["lines"]
+    remap = Remapping(
+        arrays["word_lines"], arrays["places"], swapped, arrays["faults"], (rows, bits), stored["harm_before"],
+        stored["harm_after"],
+    )  # fmt: skip
+    tiles, found = len(arrays["table"]) // shape.arrays_per_tile, remap.faults
+    places = shape.tile_columns + spare_places(remap.lines, shape)
+    for order, count, room in ((remap.word_lines, shape.rows, rows), (remap.places, shape.tile_columns, places)):
+        ordered = np.sort(order, axis=1)
+        if order.shape != (tiles, count) or (order < 0).any() or (order >= room).any():
+            raise ValueError(f"{record['files']}.npz has lines that the arrays lack")
+        if (ordered[:, 1:] == ordered[:, :-1]).any():
+            raise ValueError(f"{record['files']}.npz has two lines in one place")
+    limits = (len(arrays["table"]), rows, bits, 2)
+    if found.shape[1:] != (4,) or (found < 0).any() or (found >= limits).any() or len(swapped) != tiles:
+        raise ValueError(f"{record['files']}.npz has stuck cells outside of its arrays")
+    return remap
 
 
 def _inside(op: MatrixOp, table: TileTable, shape: ArrayShape) -> bool:

@@ -58,7 +58,7 @@ def placement_faults(
     """
     faults = []
     every, hierarchy = _every_address(layers), target.hierarchy
-    sizes = (hierarchy.tiles_per_chip, hierarchy.cores_per_tile, hierarchy.arrays_per_core)
+    sizes = (hierarchy.tiles_per_chip, hierarchy.cores_per_tile, hierarchy.positions_per_core)
     if len(np.unique(every, axis=0)) != len(every):
         faults.append("two arrays have one address")
     if len(every) and (every.min() < 0 or (every[:, 1:] >= sizes).any()):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -71,12 +72,13 @@ class Programming:
 
 
 def layer_levels(layer: LayerData, target: Target, tile: int | None = None) -> Iterator[tuple[int, Levels]]:
-    """Number and level codes, [rows, columns + extra], of each array of a layer, or of array ``tile`` alone."""
+    """Number and level codes, [word lines, bit lines], of each array of a layer, or of array ``tile`` alone."""
     shape, number = array_shape(target), 0
+    columns = layer.lines(shape)[1]
     for chunk in layer.cells():
         for place in range(len(chunk)):
             if tile is None or tile == number + place:
-                yield number + place, unpack_levels(chunk[place], shape.storage_bits, shape.columns + shape.extra)
+                yield number + place, unpack_levels(chunk[place], shape.storage_bits, columns)
         number += len(chunk)
 
 
@@ -171,7 +173,7 @@ def _sync(file: BinaryIO) -> None:
 
 
 def _count(layer: LayerData, target: Target, tile: int | None) -> int:
-    return (len(layer.table) if tile is None else 1) * array_shape(target).cells
+    return (len(layer.table) if tile is None else 1) * math.prod(layer.lines(array_shape(target)))
 
 
 # --- write and verify ------------------------------------------------------------------------------------------------
@@ -212,7 +214,7 @@ def programming_cost(layers: Iterable[LayerData], target: Target) -> tuple[Progr
 def written_cells(layer: LayerData, target: Target) -> npt.NDArray[np.int64]:
     """Cells of each array that are written: all, or with unformed partners those that are formed; [arrays]."""
     if target.encoding.partner is not Partner.UNFORMED:
-        return np.full(len(layer.table), array_shape(target).cells, np.int64)
+        return np.full(len(layer.table), math.prod(layer.lines(array_shape(target))), np.int64)
     formed = [int(np.count_nonzero(levels)) for _, levels in layer_levels(layer, target)]
     return np.array(formed, np.int64)
 

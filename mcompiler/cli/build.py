@@ -49,6 +49,12 @@ def _dims(given: Sequence[str]) -> dict[str, int]:
 )  # fmt: skip
 @click.option("--dim", "dims", multiple=True, metavar="NAME=N", help="Size of a symbolic dimension; repeatable.")
 @click.option("--chips", type=click.IntRange(min=1), help="Chips to use at most.")
+@click.option(
+    "--faults",
+    type=click.Path(path_type=Path),
+    metavar="MAP.csv",
+    help="Stuck cells of the real chip (chip,tile,core,position,row,column,stuck): arrays and lines move around them.",
+)
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of everything that is drawn.")
 @click.option("--out", type=click.Path(path_type=Path), metavar="DIR", help="Build directory  [default: MODEL.build]")
 @click.option("--force", is_flag=True, help="Replace a build that is there.")
@@ -61,6 +67,7 @@ def compile_command(
     method: str,
     dims: tuple[str, ...],
     chips: int | None,
+    faults: Path | None,
     seed: int,
     out: Path | None,
     force: bool,
@@ -69,7 +76,7 @@ def compile_command(
     """Compile a trained model for a target chip and write the build directory."""
     from mcompiler.artefacts import check_place, clean_leftovers
     from mcompiler.driver import compile
-    from mcompiler.summary import compile_summary
+    from mcompiler.summary import compile_summary, remap_line
 
     sizes = _dims(dims)
     place = Path(f"{model.stem}.build") if out is None else out
@@ -85,10 +92,12 @@ def compile_command(
             chips=chips,
             seed=seed,
             overrides=overrides,
+            faults=faults,
             observers=(observer,),
             say=say,
         )
         build.save(place, force=force, say=say)
+    moved = build.remap
     if as_json:
         print_json({
             "out": str(place),
@@ -99,9 +108,12 @@ def compile_command(
             "layers": [
                 {"name": layer.op.name, "adc_bits": layer.analog.adc_range.as_json()} for layer in build.layer_data
             ],
+            **({} if moved is None else {"remap": moved}),
         })  # fmt: skip
     else:
         click.echo(compile_summary(model.name, build.target, build.fates, build.layer_data, build.cost, build.chips))
+        if moved is not None:
+            click.echo(f"\n{remap_line(moved)}")
         click.echo(f"\nwritten to {place}; prove it with: mcompiler verify {place}")
 
 

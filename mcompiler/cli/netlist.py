@@ -52,16 +52,17 @@ def netlist(directory: Path, layer: str, tile: int | None, given: str | None, ou
 def _applied(build: Build, layer: str, given: str | None) -> tuple[list[int] | None, npt.NDArray[np.float64] | None]:
     """What --input says: for the word lines, or for the inputs of the layer; one of them or none."""
     from mcompiler.data import InputSpec, load_samples
+    from mcompiler.geometry import array_shape
 
     if given is None:
         return None, None
+    (data,) = (data for data in build.layer_data if data.op.name == layer)
     if given.endswith(".npz"):
-        (data,) = (data for data in build.layer_data if data.op.name == layer)
         groups, depth, _ = data.op.codes.shape
         spec = InputSpec("x", np.dtype(np.float64), ("n", groups * depth))
         x = load_samples(Path(given), (spec,)).inputs["x"]
         return None, x[0] if len(x) == 1 else x
-    rows = build.target.array.rows
+    rows = data.lines(array_shape(build.target))[0]
     if not given or set(given) - {"0", "1"} or len(given) > rows:
         raise DataError(
             f"--input {given}: give at most {rows} digits 0 or 1, one a word line, or a file that ends in .npz"

@@ -41,6 +41,8 @@ from mcompiler.conductance.converters import (
     worst_sum,
 )
 from mcompiler.conductance.correction import corrected
+from mcompiler.conductance.faults import FaultMap, parse_faults, physical_lines, read_faults
+from mcompiler.conductance.lines import arranged_cells, bit_lines, partners, place_lines, restored_cells, spare_places
 from mcompiler.conductance.reads import (
     ReadBlock,
     read_blocks,
@@ -56,11 +58,14 @@ __all__ = [
     "CodeRange",
     "Columns",
     "Decoding",
+    "FaultMap",
     "Levels",
     "ReadBlock",
     "Realise",
     "TileRun",
+    "arranged_cells",
     "bent",
+    "bit_lines",
     "code_range",
     "column_sums",
     "conductances",
@@ -78,9 +83,16 @@ __all__ = [
     "make_adc",
     "needed_bits",
     "pack_levels",
+    "parse_faults",
+    "partners",
+    "physical_lines",
+    "place_lines",
     "read_blocks",
+    "read_faults",
+    "restored_cells",
     "round_codes",
     "run_levels",
+    "spare_places",
     "steps_of",
     "tile_runs",
     "unpack_levels",

@@ -12,9 +12,10 @@ import numpy.typing as npt
 from mcompiler.conductance.cells import Cells, unpack_levels
 from mcompiler.conductance.codes import Levels, steps_of
 from mcompiler.conductance.converters import Adc, Decoding, is_signed, make_adc
+from mcompiler.conductance.lines import restored, restored_state
 from mcompiler.conductance.states import ArrayState, Beside, Realise, Values, beside_of
 from mcompiler.geometry import ArrayShape, TileTable, tile_blocks
-from mcompiler.ir import IntArray, MatrixOp
+from mcompiler.ir import IntArray, MatrixOp, Remapping
 from mcompiler.target import Pedestal, Target, WeightEncoding
 
 
@@ -64,6 +65,7 @@ def read_blocks(
     signs: npt.NDArray[np.bool_] | None = None,
     realise: Realise | None = None,
     gain: float = 1.0,
+    remap: Remapping | None = None,
 ) -> list[ReadBlock]:
     """Every read of an operation, from the cells.
 
@@ -75,13 +77,18 @@ def read_blocks(
         target: where pairs are subtracted, how many word lines are active.
         realise: what one chip makes of level codes; None: cells as the mapping asks for them.
         gain: of the layer's converter, in codes per level step; read for a chip only.
+        remap: where the lines stand, of cells as they lie on a chip; None: as the mapping numbers them.
     """
+    lines = shape.columns + shape.extra if remap is None else remap.lines[1]
     copies, adc = shape.arrays_per_tile, replace(make_adc(target), gain=gain)
     merged: dict[tuple[int, int, int, int], list[ReadBlock]] = {}
     first = 0
     for chunk in cells:
-        levels = unpack_levels(chunk, shape.storage_bits, shape.columns + shape.extra)
+        levels = unpack_levels(chunk, shape.storage_bits, lines)
         state = None if realise is None else realise(first, levels)
+        if remap is not None:
+            levels = restored(levels, first, remap, shape)
+            state = None if state is None else restored_state(state, first, remap, shape)
         for position in range(0, len(chunk), copies):
             inside = slice(position, position + copies)
             arrays = slice(first + position, first + position + copies)

@@ -103,6 +103,8 @@ class Build:
     def cells(self, layer: str, tile: int = 0) -> npt.NDArray[np.uint8]:
         """Level codes of one physical array of a layer: uint8 [rows, columns + unit and reference column].
 
+        Of a chip whose stuck cells are known as they stand on it, spare lines after the others.
+
         Args:
             layer: layer name.
             tile: number of the array within the layer.
@@ -135,6 +137,23 @@ class Build:
         if tile is not None and not 0 <= tile < self.arrays(layer):
             raise BuildError(f"layer '{layer}' has {self.arrays(layer)} arrays; there is no number {tile}")
         return write_programming_table(Path(path), self._layer(layer), self.target, tile)
+
+    @property
+    def remap(self) -> dict[str, Any] | None:
+        """What moving lines gained on a chip with known stuck cells, in all and by layer; None without a fault map.
+
+        ``stuck``: of the cells of the arrays in use; ``harm_before``, ``harm_after``: sum over them of (deviation in
+        level steps x worth of a step)^2.
+        """
+        moved = [(layer.op.name, layer.remap) for layer in self._content.layers if layer.remap is not None]
+        if not moved:
+            return None
+        layers = [
+            {"name": name, "stuck": len(one.faults), "harm_before": one.harm_before, "harm_after": one.harm_after}
+            for name, one in moved
+        ]
+        keys = ("stuck", "harm_before", "harm_after")
+        return {**{key: sum(layer[key] for layer in layers) for key in keys}, "layers": layers}
 
     def programming(self) -> tuple[Programming, ...] | None:
         """What writing and verifying the cells takes, by layer and in all; None without [device.write]."""

@@ -169,6 +169,7 @@ def mapped_from_cells(
     if chip is None:
         made = {layer.op.name: partial(_mapped_layer, layer, target, shape, ideal) for layer in layers}
     else:
+        chip = replace(chip, stuck={layer.op.name: layer.remap.faults for layer in layers if layer.remap is not None})
         bank = noise_bank(layers, target, chip)[0]
         made = {layer.op.name: partial(_layer_on, chip, bank, layer, target, shape) for layer in layers}
     return build_mapped(skeleton, made, target)
@@ -222,7 +223,7 @@ def _weights(layer: LayerData, target: Target, shape: ArrayShape) -> npt.NDArray
     """Weight codes that the cells stand for."""
     analog = layer.analog
     settings = (analog.shift, analog.flips, analog.signs)
-    return decode_cells(layer.cells(), layer.op, layer.table, shape, target.encoding.weights, *settings)
+    return decode_cells(layer.mapped_cells(shape), layer.op, layer.table, shape, target.encoding.weights, *settings)
 
 
 def _blocks(layer: LayerData, target: Target, shape: ArrayShape, realise: Realise | None) -> list[ReadBlock]:
@@ -230,5 +231,5 @@ def _blocks(layer: LayerData, target: Target, shape: ArrayShape, realise: Realis
     analog = layer.analog
     return read_blocks(
         layer.cells(), layer.op, layer.table, target, shape, analog.shift, analog.flips, analog.signs, realise,
-        analog.gain,
+        analog.gain, layer.remap,
     )  # fmt: skip

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
+from mcompiler.conductance import FaultMap, read_faults
 from mcompiler.driver.build import Build
 from mcompiler.driver.content import Compiled
 from mcompiler.driver.dims import open_dims
@@ -39,6 +40,7 @@ from mcompiler.passes.lower import Lower, final_fates
 from mcompiler.passes.place import Place
 from mcompiler.passes.prune import Prune
 from mcompiler.passes.quantise import Quantise, RangeMethod
+from mcompiler.passes.remap import Remap
 from mcompiler.passes.schedule import Schedule
 from mcompiler.passes.tile import Tile
 from mcompiler.passes.widen import Widen
@@ -57,6 +59,7 @@ def compile(
     chips: int | None = None,
     seed: int = 0,
     overrides: Sequence[str] = (),
+    faults: str | Path | FaultMap | None = None,
     observers: tuple[Observer, ...] = (),
     say: Say = silent,
 ) -> Build:
@@ -72,6 +75,7 @@ def compile(
         chips: chips to use at most; None: what the target says.
         seed: of everything that is drawn.
         overrides: ``section.key=VALUE`` for the target, as ``--set``.
+        faults: stuck cells of the real chip (a CSV file): arrays, rows and columns move so that they harm least.
         observers: called after each pass.
         say: told about guesses and leftovers.
 
@@ -84,6 +88,7 @@ def compile(
     """
     chip = target if isinstance(target, Target) else load_target(target, overrides)
     array_shape(chip)
+    stuck = read_faults(Path(faults), chip) if isinstance(faults, str | Path) else faults
     method = _method(range)
     program, source = imported(model)
     session = float_session_of(source, program.model)
@@ -102,6 +107,8 @@ def compile(
     matrix = run(Compact(), run(quantise, lowered))
     tiled = run(Prune(), run(Tile(), matrix))
     placed = run(Place(chips), run(Assign(), tiled))
+    if stuck is not None:
+        placed = run(Remap(stuck), placed)
     scheduled = run(Schedule(), placed)
     options = {
         "range": method.value,
@@ -110,6 +117,8 @@ def compile(
         "dims": known,
         "calibration": about_calibration(calibration, samples),
     }
+    if stuck is not None:
+        options["faults"] = {"stuck": len(stuck.cells), "sha256": stuck.digest}
     external = tuple(program.model.meta.get(EXTERNAL_KEY, ()))
     return Build(chip, Compiled(scheduled, chip, source, external), final_fates(lowered), options, dict(run.seconds))
 

@@ -100,7 +100,8 @@ class TrialRun:
             UserError: effects that the target does not describe, or that cannot be simulated together.
         """
         options, few = self.options, self._few()
-        effects = chosen(options.effects, self.target)
+        known = any(layer.remap is not None for layer in self.content.layers)
+        effects = chosen(options.effects, self.target, known)
         time_s = devices.start_s(self.target.device) if options.time_s is None else options.time_s
         chip = Chip(self.target, options.seed, effects, time_s, options.calibrated)
         chip = replace(chip, activity=self._activities(chip))
@@ -249,9 +250,9 @@ class TrialRun:
         if not chip.linearised or not len(layer.table):
             return None
         shape = array_shape(self.target)
-        packed = next(layer.cells())[0]
-        cells = conductances(unpack_levels(packed, shape.storage_bits, shape.columns + shape.extra), self.target)
-        activity = np.full(shape.rows, chip.activity.get(layer.op.name, ACTIVITY))
+        packed, lines = next(layer.cells())[0], layer.lines(shape)
+        cells = conductances(unpack_levels(packed, shape.storage_bits, lines[1]), self.target)
+        activity = np.full(lines[0], chip.activity.get(layer.op.name, ACTIVITY))
         levels = 1 << self.target.converters.dac.bits
         rng = np.random.default_rng(chip.seed)
         error = linearisation_error(cells, activity, chip.circuit, rng, LINEAR_VECTORS, levels)

@@ -59,7 +59,7 @@ def _tiles(layer: LayerData, target: Target, chosen: range) -> Iterator[Tile]:
     shape = array_shape(target)
     packed = (array for chunk in layer.cells() for array in chunk)
     for index, cells in zip(chosen, islice(packed, chosen.start, chosen.stop), strict=True):
-        levels = unpack_levels(cells, shape.storage_bits, shape.columns + shape.extra)
+        levels = unpack_levels(cells, shape.storage_bits, layer.lines(shape)[1])
         yield Tile(f"a{index}", conductances(levels, target), notes_of(layer, index, shape))
 
 
@@ -72,7 +72,7 @@ def _applied(
     vectors: npt.ArrayLike | None,
 ) -> Iterator[Floats]:
     """What the word lines of each array get: [R] or [V, R]."""
-    rows = target.array.rows
+    rows = layer.lines(array_shape(target))[0]
     if vectors is None:
         x = _shares(np.ones(rows) if inputs is None else inputs, rows, "one a word line", (1,), circuit)
         return (x for _ in chosen)
@@ -91,8 +91,12 @@ def _applied(
 def word_lines(layer: LayerData, index: int, rows: int, values: Floats) -> Floats:
     """[..., rows] on the word lines of an array, from [..., G, K] inputs of the layer; 0 where nothing stands."""
     lines = np.zeros((*values.shape[:-2], rows))
+    where = np.arange(rows)
+    if layer.remap is not None:
+        copies = len(layer.table) // len(layer.remap.word_lines)
+        where = layer.remap.word_lines[index // copies]
     for block in tile_blocks(layer.table[index], layer.op.rows, layer.op.cols):
-        lines[..., block.row : block.row + len(block.rows)] = values[..., block.group, block.rows]
+        lines[..., where[block.row : block.row + len(block.rows)]] = values[..., block.group, block.rows]
     return lines
 
 

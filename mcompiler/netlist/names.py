@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from mcompiler.artefacts import LayerData
+from mcompiler.conductance import bit_lines
 from mcompiler.geometry import ArrayShape, tile_blocks
 
 
@@ -20,9 +21,10 @@ def notes_of(layer: LayerData, index: int, shape: ArrayShape) -> tuple[str, ...]
         f"array {index} of layer '{layer.op.name}': chip {chip}, tile {tile}, core {core}, position {position}",
         f"slice {_or_all(int(array['slice']))}, polarity {_sign(int(array['polarity']), shape)}",
     ]
+    words, bits = _lines(layer, index, shape)
     for block in tile_blocks(array, layer.op.rows, layer.op.cols):
         for line, row in enumerate(block.rows.tolist()):
-            notes.append(f"word line {block.row + line}: input {row} of group {block.group}")
+            notes.append(f"word line {words[block.row + line]}: input {row} of group {block.group}")
     slices = range(shape.adjacent_slices) if int(array["slice"]) < 0 else (int(array["slice"]),)
     single = {1: "+", -1: "-", 0: "+-"}[int(array["polarity"])]  # an array of its own for each polarity, or both
     signs = single if shape.polarities > 1 else ""
@@ -33,12 +35,22 @@ def notes_of(layer: LayerData, index: int, shape: ArrayShape) -> tuple[str, ...]
             for offset, (sign, which) in enumerate(held):
                 polarity = f", polarity {sign}" if sign != " " else ""
                 what = f"output channel {channel} of group {block.group}, slice {which}{polarity}"
-                notes.append(f"bit line {first + offset}: {what}")
+                notes.append(f"bit line {bits[first + offset]}: {what}")
     if shape.unit:
         notes.append(f"bit line {shape.columns}: unit column")
     if shape.reference:
         notes.append(f"bit line {shape.columns + shape.unit}: reference column")
     return tuple(" ".join(note.split()) for note in notes)
+
+
+def _lines(layer: LayerData, index: int, shape: ArrayShape) -> tuple[list[int], list[int]]:
+    """Word line of each row and bit line of each column of the mapping."""
+    if layer.remap is None:
+        return list(range(shape.rows)), list(range(shape.columns + shape.extra))
+    tile = index // shape.arrays_per_tile
+    bits: list[int] = bit_lines(layer.remap, slice(tile, tile + 1), shape)[0].tolist()
+    words: list[int] = layer.remap.word_lines[tile].tolist()
+    return words, bits
 
 
 def _or_all(which: int) -> str:

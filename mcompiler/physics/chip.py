@@ -50,6 +50,8 @@ class Chip:
         calibrated: whether drift and wires are compensated as ``[calibration]`` of the target says.
         activity: mean share of active word lines by layer, at which circuits that are not linear are linearised.
         cache: of transfer matrices; chips that come of one another share it.
+        stuck: int32 [stuck, 4] by layer: array, word line, bit line, 1 on or 0 off, where the stuck cells of the chip
+            are known; they are drawn for layers that it lacks.
     """
 
     target: Target
@@ -59,6 +61,7 @@ class Chip:
     calibrated: bool = True
     activity: Mapping[str, float] = field(default_factory=dict)
     cache: TransferCache = field(default_factory=partial(TransferCache, CACHE_BYTES), repr=False, compare=False)
+    stuck: Mapping[str, npt.NDArray[np.int32]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         noise, telegraph = self._noise(Effect.NOISE), self._noise(Effect.TELEGRAPH)
@@ -172,10 +175,20 @@ class Chip:
         device = self.target.device
         if not self._has(Effect.FAULTS):
             return G
-        rngs = [self._rng(layer, number, Effect.FAULTS) for number in numbers]
-        G = np.stack([devices.stuck(cells, device, rng) for cells, rng in zip(G, rngs, strict=True)])
+        if layer in self.stuck:
+            G = self._known(self.stuck[layer], numbers, G)
+        else:
+            rngs = [self._rng(layer, number, Effect.FAULTS) for number in numbers]
+            G = np.stack([devices.stuck(cells, device, rng) for cells, rng in zip(G, rngs, strict=True)])
         rngs = [self._rng(layer, number, Effect.FAULTS, 1) for number in numbers]
         return np.stack([devices.open_lines(cells, device, rng) for cells, rng in zip(G, rngs, strict=True)])
+
+    def _known(self, stuck: npt.NDArray[np.int32], numbers: range, G: Siemens) -> Siemens:
+        """Cells of these arrays with those of them that are known to be stuck."""
+        state = np.full(G.shape, -1, dtype=np.int8)
+        array, row, column, on = stuck[(stuck[:, 0] >= numbers.start) & (stuck[:, 0] < numbers.stop)].T
+        state[array - numbers.start, row, column] = on
+        return devices.held(G, self.target.device, state == 1, state == 0)
 
     def _deviation(self, layer: str, numbers: range, G: Siemens) -> Siemens | None:
         """Deviation of cells between reads (or inferences), siemens; None where nothing moves."""

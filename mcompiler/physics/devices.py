@@ -132,10 +132,24 @@ def stuck(G: Siemens, device: Device, rng: np.random.Generator) -> Siemens:
     if faults is None:
         return G
     chance = rng.random(G.shape)
-    on = device.g_max_siemens if faults.stuck_on_siemens is None else faults.stuck_on_siemens
-    off = device.g_min_siemens if faults.stuck_off_siemens is None else faults.stuck_off_siemens
-    held: Siemens = np.where((chance >= 1 - faults.stuck_off) & (G > 0), off, G)
-    return np.where(chance < faults.stuck_on, on, held)
+    return held(G, device, chance < faults.stuck_on, chance >= 1 - faults.stuck_off)
+
+
+def held(G: Siemens, device: Device, on: npt.NDArray[np.bool_], off: npt.NDArray[np.bool_]) -> Siemens:
+    """Conductances [...], siemens, with the cells [...] that are stuck on and off at theirs.
+
+    A cell that does not conduct is as good as stuck off.
+    """
+    at_on, at_off = stuck_siemens(device)
+    return np.where(on, at_on, np.where(off & (G > 0), at_off, G))
+
+
+def stuck_siemens(device: Device) -> tuple[float, float]:
+    """Conductance of cells that are stuck on and off, siemens."""
+    faults = device.faults
+    on = None if faults is None else faults.stuck_on_siemens
+    off = None if faults is None else faults.stuck_off_siemens
+    return device.g_max_siemens if on is None else on, device.g_min_siemens if off is None else off
 
 
 def open_lines(G: Siemens, device: Device, rng: np.random.Generator) -> Siemens:

@@ -71,8 +71,10 @@ def described(target: Target) -> frozenset[Effect]:
     return frozenset(effect for effect, (_, known) in _DESCRIBED.items() if known(target))
 
 
-def chosen(names: Sequence[str], target: Target) -> frozenset[Effect]:
+def chosen(names: Sequence[str], target: Target, stuck: bool = False) -> frozenset[Effect]:
     """The effects of these names, ``all`` being every one that the target describes.
+
+    With ``stuck`` the stuck cells of the chip are known, whatever the target describes.
 
     Raises:
         UserError: a name that is none, or an effect that the target does not describe; says what to add to it.
@@ -80,13 +82,13 @@ def chosen(names: Sequence[str], target: Target) -> frozenset[Effect]:
     found: set[Effect] = set()
     for name in names:
         if name == EVERY:
-            found |= described(target)
+            found |= described(target) | ({Effect.FAULTS} if stuck else set())
             continue
         if name not in list(Effect):
             raise UserError(f"there is no effect '{name}'; choose from {', '.join(Effect)}, or all")
         effect = Effect(name)
         where, known = _DESCRIBED[effect]
-        if not known(target):
+        if not known(target) and not (stuck and effect is Effect.FAULTS):
             raise UserError(
                 f"target '{target.name}' does not describe the effect '{effect}': give it {where}, with a source, or "
                 "leave the effect out (mcompiler targets show prints what it has)"

@@ -285,6 +285,11 @@ class Hierarchy(Section):
     tile_name: str = "tile"
 
     @property
+    def positions_per_core(self) -> int:
+        """Array positions of a core, spares included; they are counted last."""
+        return self.arrays_per_core + self.spare_arrays_per_core
+
+    @property
     def arrays_per_chip(self) -> int:
         """Array positions on one chip."""
         return self.arrays_per_core * self.cores_per_tile * self.tiles_per_chip

@@ -1,0 +1,112 @@
+"""Arrays whose lines stand elsewhere than the mapping numbers them: cells as they lie, and back to the mapping's order.
+
+What a mapping asks for is [rows, columns + extra]; what stands on the chip is [word lines, bit lines], spare lines
+included. Here only: everything else works in one order or the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from mcompiler.conductance.cells import Cells, pack_levels, unpack_levels
+from mcompiler.conductance.states import ArrayState, Values
+from mcompiler.geometry import ArrayShape
+from mcompiler.ir import IntArray, Remapping
+
+Number = TypeVar("Number", bound=np.generic)
+
+
+def spare_places(lines: tuple[int, int], shape: ArrayShape) -> int:
+    """Columns of weights that the spare bit lines of an array of these (word lines, bit lines) can hold."""
+    return (lines[1] - shape.columns - shape.extra) // shape.columns_per_weight
+
+
+def partners(shape: ArrayShape) -> IntArray:
+    """Which of the adjacent cells of a weight each becomes where its polarities are swapped: [columns_per_weight]."""
+    cells = np.arange(shape.columns_per_weight)
+    return (cells + shape.adjacent_slices) % shape.columns_per_weight if shape.adjacent_polarities == 2 else cells
+
+
+def place_lines(shape: ArrayShape, places: int) -> IntArray:
+    """Bit lines of each place of a column of weights: [places, columns_per_weight]; spares stand after the extra."""
+    width = shape.columns_per_weight
+    first = np.arange(places) * width
+    spare = np.arange(places) >= shape.tile_columns
+    first = np.where(spare, first - shape.tile_columns * width + shape.columns + shape.extra, first)
+    return first[:, None] + np.arange(width)
+
+
+def bit_lines(remap: Remapping, tiles: slice, shape: ArrayShape) -> IntArray:
+    """Bit line of each column of the mapping, unit and reference columns included: [tiles, columns + extra]."""
+    where = place_lines(shape, shape.tile_columns + spare_places(remap.lines, shape))
+    chosen = where[remap.places[tiles]]  # [tiles, tile_columns, columns_per_weight]
+    swapped = remap.swapped[tiles][:, :, None]
+    chosen = np.where(swapped, chosen[:, :, partners(shape)], chosen)
+    found = np.tile(np.arange(shape.columns + shape.extra), (len(chosen), 1))
+    found[:, : shape.tile_columns * shape.columns_per_weight] = chosen.reshape(len(chosen), -1)
+    return found
+
+
+def _order(remap: Remapping, first: int, arrays: int, shape: ArrayShape) -> tuple[IntArray, IntArray, IntArray]:
+    """Indices that take [arrays, word lines, bit lines] to [arrays, rows, columns + extra]."""
+    copies = shape.arrays_per_tile
+    tiles = slice(first // copies, (first + arrays) // copies)
+    rows = np.repeat(remap.word_lines[tiles].astype(np.int64), copies, axis=0)
+    columns = np.repeat(bit_lines(remap, tiles, shape), copies, axis=0)
+    return np.arange(arrays)[:, None, None], rows[:, :, None], columns[:, None, :]
+
+
+def restored(values: npt.NDArray[Number], first: int, remap: Remapping, shape: ArrayShape) -> npt.NDArray[Number]:
+    """Cells [arrays, word lines, bit lines] in the order of the mapping, [arrays, rows, columns + extra].
+
+    Args:
+        values: of whole array positions.
+        first: number of the first array within the layer.
+        remap: of the layer.
+        shape: array geometry.
+    """
+    return values[_order(remap, first, len(values), shape)]
+
+
+def restored_state(state: ArrayState, first: int, remap: Remapping, shape: ArrayShape) -> ArrayState:
+    """Arrays of a chip in the order of the mapping."""
+    count = len(state.currents)
+    array, _, columns = _order(remap, first, count, shape)
+
+    def lines(values: Values) -> Values:
+        return values[array[:, 0], columns[:, 0]]
+
+    return replace(
+        state,
+        currents=restored(state.currents, first, remap, shape),
+        variance=None if state.variance is None else restored(state.variance, first, remap, shape),
+        offset=lines(state.offset),
+        gain=lines(state.gain),
+        trim=lines(state.trim),
+        bow=lines(state.bow),
+    )
+
+
+def arranged_cells(cells: Iterator[Cells], remap: Remapping, shape: ArrayShape) -> Iterator[Cells]:
+    """Packed cells in the order of the mapping as they stand on the chip; lines that hold nothing are at level 0."""
+    first = 0
+    for chunk in cells:
+        levels = unpack_levels(chunk, shape.storage_bits, shape.columns + shape.extra)
+        placed = np.zeros((len(chunk), *remap.lines), dtype=np.uint8)
+        placed[_order(remap, first, len(chunk), shape)] = levels
+        yield pack_levels(placed, shape.storage_bits)
+        first += len(chunk)
+
+
+def restored_cells(cells: Iterator[Cells], remap: Remapping, shape: ArrayShape) -> Iterator[Cells]:
+    """Undo arranged_cells."""
+    first = 0
+    for chunk in cells:
+        levels = unpack_levels(chunk, shape.storage_bits, remap.lines[1])
+        yield pack_levels(restored(levels, first, remap, shape), shape.storage_bits)
+        first += len(chunk)

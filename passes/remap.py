@@ -1,0 +1,330 @@
+"""Stuck cells of a known chip fall where they harm least.
+
+Three assignment problems, each solved exactly while the others stand still (scipy's ``linear_sum_assignment``): arrays
+of a layer to the positions of their core, rows of an array position to its word lines, columns of weights to its bit
+lines, + and - of a pair swapped where that is better. What is not used, spare lines and spare arrays included, can
+stand in. Harm is the sum over stuck cells of (deviation in level steps x worth of a step)^2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from mcompiler.conductance import (
+    FaultMap,
+    bit_lines,
+    conductances,
+    encode_cells,
+    partners,
+    physical_lines,
+    place_lines,
+    spare_places,
+    unpack_levels,
+)
+from mcompiler.geometry import ArrayShape, TileTable, array_shape
+from mcompiler.ir import AnalogOp, CodeArray, IntArray, MatrixOp, PlacedProgram, Remapping
+from mcompiler.physics.devices import stuck_siemens
+from mcompiler.target import Target, WeightEncoding
+
+Harm = npt.NDArray[np.float64]
+
+ROUNDS = 8
+"""Times that rows and columns are assigned in turn, at most."""
+
+GAIN = 1e-9
+"""Share by which harm must fall for lines to move; what moves without need is of no use."""
+
+
+@dataclass(frozen=True)
+class Remap:
+    """Move arrays, rows and columns, and swap polarities, so that stuck cells harm least.
+
+    Attributes:
+        faults: the stuck cells of the chip.
+    """
+
+    name: ClassVar[str] = "remap"
+    faults: FaultMap
+
+    def run(self, program: PlacedProgram, target: Target) -> PlacedProgram:
+        """Return the program with new addresses within each core, and where the lines of its arrays stand."""
+        tiled = program.analog.tiled
+        free = _free_positions(program, target)
+        addresses, remaps = [], []
+        parts = zip(tiled.matrix.ops, tiled.tables, program.analog.analog, program.addresses, strict=True)
+        for op, table, analog, own in parts:
+            layer = _Layer(op, table, analog, array_shape(target), target, self.faults)
+            moved, before = layer.moved(own, free)
+            addresses.append(moved)
+            remaps.append(layer.remap(moved, before))
+        return replace(program, addresses=tuple(addresses), remaps=tuple(remaps))
+
+
+def _free_positions(program: PlacedProgram, target: Target) -> dict[tuple[int, ...], set[int]]:
+    """Positions that no array has, spares included, of each core that has arrays."""
+    every = range(target.hierarchy.positions_per_core)
+    free: dict[tuple[int, ...], set[int]] = {}
+    for *core, position in (row for own in program.addresses for row in own.tolist()):
+        free.setdefault(tuple(core), set(every)).discard(position)
+    return free
+
+
+@dataclass(frozen=True)
+class Order:
+    """Where the lines of one array position stand; as in ``Remapping``."""
+
+    words: IntArray
+    places: IntArray
+    swapped: npt.NDArray[np.bool_]
+
+    @classmethod
+    def plain(cls, shape: ArrayShape) -> Order:
+        """As the mapping numbers them."""
+        return cls(np.arange(shape.rows), np.arange(shape.tile_columns), np.zeros(shape.tile_columns, dtype=bool))
+
+
+@dataclass(frozen=True)
+class Position:
+    """What one array position should hold, and which cells are stuck where it stands.
+
+    Attributes:
+        shape: array geometry.
+        lines: word lines and bit lines of an array, spares included.
+        wanted: [copies, rows, columns + extra], in level steps above no conductance.
+        worth: [copies, columns + extra], squared worth of a level step; 0 where a column carries nothing.
+        rows, cols: that are in use.
+        stuck: [stuck, 4]: copy, word line, bit line, 1 on or 0 off.
+        at: conductance of cells that are stuck off and on, level steps.
+    """
+
+    shape: ArrayShape
+    lines: tuple[int, int]
+    wanted: Harm
+    worth: Harm
+    rows: int
+    cols: int
+    stuck: IntArray
+    at: Harm
+
+    def harm(self, order: Order) -> float:
+        """Of the stuck cells where lines stand so."""
+        copy, word, bit, _ = self.stuck.T
+        row, column = _inverse(order.words, self.lines[0])[word], self._columns(order)[bit]
+        met = (row >= 0) & (row < self.rows) & (column >= 0)
+        copy, row, column = copy[met], row[met], column[met]
+        harm = self._deviation(self.wanted[copy, row, column], met) * self.worth[copy, column]
+        return float(harm.sum())
+
+    def best(self) -> Order:
+        """Rows and columns assigned in turn as long as harm falls."""
+        order = Order.plain(self.shape)
+        harm = self.harm(order)
+        for _ in range(ROUNDS):
+            found = self.best_columns(self.best_rows(order))
+            after = self.harm(found)
+            if not after < harm * (1 - GAIN):
+                break
+            order, harm = found, after
+        return order
+
+    def best_rows(self, order: Order) -> Order:
+        """The word lines that harm least where the columns stay; a row stays in its read, or goes to a spare line."""
+        copy, word, bit, _ = self.stuck.T
+        column = self._columns(order)[bit]
+        met = column >= 0
+        copy, word, column = copy[met], word[met], column[met]
+        harm = self._deviation(self.wanted[copy, : self.rows, column], met)  # [stuck, rows]
+        cost = np.zeros((self.lines[0], self.rows))
+        np.add.at(cost, word, harm * self.worth[copy, column][:, None])
+        lines, rows = np.arange(self.lines[0])[:, None], np.arange(self.rows)
+        active = self.shape.rows_active
+        apart = (lines < self.shape.rows) & (lines // active != rows // active)
+        chosen = _assign(np.where(apart, cost.sum() + 1, cost).T)
+        return replace(order, words=_completed(chosen, self.shape.rows, self.lines[0]))
+
+    def best_columns(self, order: Order) -> Order:
+        """The bit lines that harm least where the rows stay, each column with or without its polarities swapped."""
+        shape, width = self.shape, self.shape.columns_per_weight
+        where = place_lines(shape, shape.tile_columns + spare_places(self.lines, shape))  # [places, width]
+        place = np.full(self.lines[1], -1)
+        place[where] = np.arange(len(where))[:, None]
+        cell = np.zeros(self.lines[1], dtype=np.int64)
+        cell[where] = np.arange(width)
+        copy, word, bit, _ = self.stuck.T
+        row = _inverse(order.words, self.lines[0])[word]
+        met = (row >= 0) & (row < self.rows) & (place[bit] >= 0)
+        copy, row, bit = copy[met], row[met], bit[met]
+        costs = []
+        for held in (cell[bit], partners(shape)[cell[bit]]):
+            columns = np.arange(self.cols) * width + held[:, None]  # [stuck, cols]
+            harm = self._deviation(self.wanted[copy[:, None], row[:, None], columns], met)
+            cost = np.zeros((len(where), self.cols))
+            np.add.at(cost, place[bit], harm * self.worth[copy[:, None], columns])
+            costs.append(cost.T)
+        swap = costs[1] < costs[0]
+        chosen = _assign(np.minimum(*costs))
+        swapped = np.zeros(shape.tile_columns, dtype=bool)
+        swapped[: self.cols] = swap[np.arange(self.cols), chosen]
+        return Order(order.words, _completed(chosen, shape.tile_columns, len(where)), swapped)
+
+    def _columns(self, order: Order) -> IntArray:
+        """Column of the mapping on each bit line, -1 where none stands: [bit lines]."""
+        remap = remap_of([order], np.zeros((0, 4), np.int32), self.lines, 0.0, 0.0)
+        return _inverse(bit_lines(remap, slice(0, 1), self.shape)[0], self.lines[1])
+
+    def _deviation(self, wanted: Harm, met: npt.NDArray[np.bool_]) -> Harm:
+        """Squared, of what the stuck cells ``met`` should hold [stuck, ...]; off is no worse than no conductance."""
+        on = self.stuck[met, 3].reshape(-1, *[1] * (wanted.ndim - 1))
+        return np.where((on == 0) & (wanted == 0), 0.0, wanted - self.at[on]) ** 2
+
+
+def _inverse(order: IntArray, room: int) -> IntArray:
+    """Which entry stands at each of so many places, -1 where none does."""
+    found = np.full(room, -1)
+    found[order] = np.arange(len(order))
+    return found
+
+
+def _assign(cost: Harm) -> IntArray:
+    """Place of each line [n] that costs least in all, from cost [n, places]; among equals those that stay."""
+    from scipy.optimize import linear_sum_assignment  # needed here only, and slow to import
+
+    stays = np.arange(len(cost))
+    nudged = cost + cost.max(initial=0.0) * GAIN / max(1, len(cost))
+    nudged[stays, stays] = cost[stays, stays]
+    chosen: IntArray = linear_sum_assignment(nudged)[1].astype(np.int64)
+    return chosen
+
+
+def _completed(chosen: IntArray, count: int, room: int) -> IntArray:
+    """Places of all ``count`` lines: those chosen, then the idle ones, which stay where they can."""
+    free = np.setdiff1d(np.arange(room), chosen)
+    idle = np.arange(len(chosen), count)
+    stay = np.isin(idle, free)
+    idle[~stay] = np.setdiff1d(free, idle[stay])[: int((~stay).sum())]
+    return np.concatenate([chosen, idle])
+
+
+def remap_of(
+    orders: Sequence[Order], faults: npt.NDArray[np.int32], lines: tuple[int, int], before: float, after: float
+) -> Remapping:
+    """The orders of the array positions of a layer."""
+
+    def stacked(parts: list[IntArray]) -> CodeArray:
+        return np.stack(parts).astype(np.int16)
+
+    swapped = np.stack([order.swapped for order in orders])
+    words, places = stacked([order.words for order in orders]), stacked([order.places for order in orders])
+    return Remapping(words, places, swapped, faults, lines, before, after)
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """A layer on the chip."""
+
+    op: MatrixOp
+    table: TileTable
+    analog: AnalogOp
+    shape: ArrayShape
+    target: Target
+    faults: FaultMap
+
+    def moved(
+        self, addresses: npt.NDArray[np.int32], free: dict[tuple[int, ...], set[int]]
+    ) -> tuple[npt.NDArray[np.int32], float]:
+        """Addresses at which the arrays harm least, and the harm before; ``free`` changes as positions are taken."""
+        cores: dict[tuple[int, ...], list[int]] = {}
+        for number, (*core, _) in enumerate(addresses.tolist()):
+            cores.setdefault(tuple(core), []).append(number)
+        positions = {core: sorted({*addresses[own, 3].tolist(), *free[core]}) for core, own in cores.items()}
+        known = {
+            (*core, position): self.faults.of((*core, position))
+            for core, each in positions.items()
+            for position in each
+        }
+        costs: dict[int, dict[int, float]] = {}
+        for number, levels in self._arrays():
+            core = tuple(addresses[number, :3].tolist())
+            costs[number] = {
+                place: self._position(number, levels, known[*core, place]).harm(Order.plain(self.shape))
+                for place in positions[core]
+                if len(known[*core, place])
+            }
+        found = addresses.copy()
+        for core, own in cores.items():
+            places = [*addresses[own, 3].tolist(), *sorted(free[core])]  # an array's own place is on the diagonal
+            cost = np.array([[costs[number].get(place, 0.0) for place in places] for number in own])
+            found[own, 3] = np.array(places)[_assign(cost)]
+            free[core] = set(places) - set(found[own, 3].tolist())
+        before = sum(costs[number].get(int(place), 0.0) for number, place in enumerate(addresses[:, 3]))
+        return found, before
+
+    def remap(self, addresses: npt.NDArray[np.int32], before: float) -> Remapping:
+        """Lines of every array position at these addresses."""
+        copies, lines = self.shape.arrays_per_tile, physical_lines(self.target)
+        orders, faults, after = [], [np.zeros((0, 4), np.int32)], 0.0
+        wanted: list[npt.NDArray[np.uint8]] = []
+        for number, levels in self._arrays():
+            wanted.append(levels)
+            if len(wanted) < copies:
+                continue
+            first = number + 1 - copies
+            stuck = [self.faults.of(addresses[first + copy].tolist()) for copy in range(copies)]
+            position = self._position(first, np.concatenate(wanted), *stuck)
+            orders.append(position.best() if len(position.stuck) else Order.plain(self.shape))
+            after += position.harm(orders[-1])
+            faults.append((position.stuck + np.array([first, 0, 0, 0])).astype(np.int32))
+            wanted = []
+        if not orders:
+            empty = remap_of([Order.plain(self.shape)], faults[0], lines, 0.0, 0.0)
+            none = slice(0, 0)
+            return replace(
+                empty, word_lines=empty.word_lines[none], places=empty.places[none], swapped=empty.swapped[none]
+            )
+        return remap_of(orders, np.concatenate(faults), lines, before, after)
+
+    def _arrays(self) -> Iterator[tuple[int, npt.NDArray[np.uint8]]]:
+        """Number and level codes [1, rows, columns + extra] of every array as the mapping asks for it."""
+        encoding, analog, number = self.target.encoding.weights, self.analog, 0
+        for chunk in encode_cells(self.op, self.table, self.shape, encoding, analog.shift, analog.flips):
+            for packed in chunk:
+                columns = self.shape.columns + self.shape.extra
+                yield number, unpack_levels(packed[None], self.shape.storage_bits, columns)
+                number += 1
+
+    def _position(self, first: int, levels: npt.NDArray[np.uint8], *stuck: IntArray) -> Position:
+        """Arrays from ``first`` on as one position, with the stuck cells [stuck, 3] of each."""
+        head, unit = self.table[first], self.target.unit_siemens
+        marked = [np.insert(cells, 0, copy, axis=1) for copy, cells in enumerate(stuck)]
+        worth = np.stack([self._worth(first + copy) for copy in range(len(stuck))])
+        on, off = stuck_siemens(self.target.device)
+        wanted = conductances(levels, self.target) / unit
+        rows, cols = int(head["rows"]), int(head["cols"])
+        at = np.array([off, on]) / unit
+        return Position(self.shape, physical_lines(self.target), wanted, worth, rows, cols, np.concatenate(marked), at)
+
+    def _worth(self, number: int) -> Harm:
+        """Squared worth of a level step on each bit line of an array: [columns + extra].
+
+        An error of a unit column comes back in every column that is flipped or shifted, one of a reference column in
+        every column of weights.
+        """
+        shape, head, width = self.shape, self.table[number], self.shape.columns_per_weight
+        slices = np.arange(shape.slices) if int(head["slice"]) < 0 else np.array([int(head["slice"])])
+        steps = np.tile(2.0 ** (shape.cell_bits * slices), shape.adjacent_polarities)  # [columns_per_weight]
+        used = int(head["cols"])
+        worth = np.zeros(shape.columns + shape.extra)
+        worth[: used * width] = np.tile(steps**2, used)
+        if shape.unit:
+            flips = self.analog.flips[number, : used * width].reshape(used, width)
+            shift = self.analog.shift if self.target.encoding.weights is WeightEncoding.OFFSET else 0
+            leaning = flips @ (steps * ((1 << shape.cell_bits) - 1)) - shift  # [used]
+            worth[shape.columns] = (leaning**2).sum()
+        if shape.reference:
+            worth[-1] = worth[: used * width].sum()
+        return worth
