@@ -61,6 +61,14 @@ def ratio(one: list[float], other: list[float]) -> dict[str, float]:
     return {"median": round(statistics.median(ratios), 4), "min": round(min(ratios), 4), "max": round(max(ratios), 4)}
 
 
+def known(name: str) -> dict[str, Any]:
+    """What benchmarks/results/NAME.json holds but for the machine; empty where it is not there yet."""
+    path = RESULTS / f"{name}.json"
+    result: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    result.pop("machine", None)
+    return result
+
+
 def write(name: str, result: Mapping[str, Any]) -> Path:
     """Write benchmarks/results/NAME.json."""
     RESULTS.mkdir(exist_ok=True)

@@ -10,7 +10,6 @@ kept. Needs ../shared.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import sys
 import time
@@ -19,7 +18,7 @@ from typing import Any
 
 import numpy as np
 from accuracy import MODEL, normalised
-from common import RESULTS, SHARED, interleaved, ratio, write
+from common import SHARED, interleaved, known, ratio, write
 
 import mcompiler
 from mcompiler.driver import Build
@@ -270,13 +269,11 @@ def main() -> None:
     (train, _), (test, labels) = cifar10(parts=("train_a", "test"))
     calibration = {"input": normalised(train[:256])}
     x, y = normalised(test), np.asarray(labels)
-    path = RESULTS / "robustness.json"
-    result: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"points": {}}
-    result.pop("machine", None)
+    result = {"points": {}} | known("robustness")
     setting = {"images": args.limit, "trials": args.trials}
     for name, point in points().items() if "sweeps" in args.parts else ():
-        known = result["points"].get(name)
-        if known is not None and {key: known[key] for key in setting} == setting:
+        before = result["points"].get(name)
+        if before is not None and {key: before[key] for key in setting} == setting:
             continue
         build = build_of("generic_128", (*BASE, *point["overrides"]), calibration)
         few = x[: args.limit], y[: args.limit]

@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
-from common import RESULTS, SHARED, interleaved, ratio, write
+from common import SHARED, interleaved, known, ratio, write
 
 import mcompiler
 from mcompiler.conductance import make_adc, read_blocks
@@ -196,16 +196,13 @@ def main() -> None:
     parser.add_argument("--out", default="simulate")
     parser.add_argument("--parts", default="memory,resnet20,tile_product", help="what to measure; the rest is kept")
     args = parser.parse_args()
-    path = RESULTS / f"{args.out}.json"
-    result: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
-    result |= {"seed": SEED, "rounds": args.rounds}
+    result = known(args.out) | {"seed": SEED, "rounds": args.rounds}
     parts = {"memory": memory, "resnet20": partial(resnet, args.rounds), "tile_product": partial(tile, args.rounds)}
     for name in args.parts.split(","):  # memory first, while this process is small: a child's peak counts its parent's
         if name != "tile_product" and not MODEL.exists():
             result[name] = f"not measured: {MODEL.name} is not at hand"
             continue
         result[name] = parts[name]()
-        result.pop("machine", None)
         write(args.out, result)
     print(json.dumps(result, indent=1))
 

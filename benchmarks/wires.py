@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import RESULTS, interleaved, ratio, write
+from common import interleaved, known, ratio, write
 
 from mcompiler.netlist import Tile, find_ngspice, run_deck, write_deck
 from mcompiler.physics.nodal import Circuit, solve
@@ -163,9 +163,7 @@ def main() -> None:
     args = parser.parse_args()
     if os.environ.get("OMP_NUM_THREADS") != "1":
         parser.error("one core is meant: set OMP_NUM_THREADS=1")
-    path = RESULTS / f"{args.out}.json"
-    result: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
-    result |= {"seed": SEED, "segment_ohm": OHM, "cells": "log-uniform 1 to 100 uS", "threads": 1}
+    result = known(args.out) | {"seed": SEED, "segment_ohm": OHM, "cells": "log-uniform 1 to 100 uS", "threads": 1}
     parts = {
         "memory": memory,
         "sizes": partial(sizes, args.rounds),
@@ -175,7 +173,6 @@ def main() -> None:
     }
     for name in args.parts.split(","):
         result[name] = parts[name]()
-        result.pop("machine", None)
         write(args.out, result)
     print(json.dumps(result, indent=1))
 

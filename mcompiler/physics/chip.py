@@ -50,6 +50,7 @@ class Chip:
         calibrated: whether drift and wires are compensated as ``[calibration]`` of the target says.
         activity: mean share of active word lines by layer, at which circuits that are not linear are linearised.
         cache: of transfer matrices; chips that come of one another share it.
+        written: predistorted conductances and their scale by layer and first array; shared likewise.
         stuck: int32 [stuck, 4] by layer: array, word line, bit line, 1 on or 0 off, where the stuck cells of the chip
             are known; they are drawn for layers that it lacks.
     """
@@ -61,6 +62,7 @@ class Chip:
     calibrated: bool = True
     activity: Mapping[str, float] = field(default_factory=dict)
     cache: TransferCache = field(default_factory=partial(TransferCache, CACHE_BYTES), repr=False, compare=False)
+    written: dict[tuple[str, int], tuple[Siemens, float]] = field(default_factory=dict, repr=False, compare=False)
     stuck: Mapping[str, npt.NDArray[np.int32]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -98,7 +100,7 @@ class Chip:
             levels: uint8 [arrays, rows, columns + extra], level codes.
         """
         device, numbers = self.target.device, range(first, first + len(levels))
-        wanted, share = self._predistorted(conductances(levels, self.target))
+        wanted, share = self._predistorted(layer, first, conductances(levels, self.target))
         G = self._each(layer, numbers, wanted, levels)
         scale = self._compensation(layer, numbers, wanted, levels, G) / share
         deviation = self._deviation(layer, numbers, G)
@@ -157,18 +159,22 @@ class Chip:
             found[place] = devices.warmed(G, device) if self._has(Effect.TEMPERATURE) else G
         return found
 
-    def _predistorted(self, wanted: Siemens) -> tuple[Siemens, float]:
-        """Conductances to write, and the share of what is above the pedestal that arrays with their wires then hold."""
+    def _predistorted(self, layer: str, first: int, wanted: Siemens) -> tuple[Siemens, float]:
+        """Conductances to write, and the share of what is above the pedestal that arrays with their wires then hold.
+
+        They are the same for all chips of a target, and found once.
+        """
         calibration, device, lines = self.target.calibration, self.target.device, self.circuit.lines
-        if not self.calibrated or calibration is None or not calibration.predistort or lines.perfect:
-            return wanted, 1.0
         formed = wanted[wanted > 0]
-        if not formed.size:
+        if not self.calibrated or calibration is None or not calibration.predistort or lines.perfect or not formed.size:
             return wanted, 1.0
-        low, high = min(device.g_min_siemens, formed.min()), max(device.g_max_siemens, formed.max())
-        pedestal = self.target.pedestal * self.target.unit_siemens
-        found = predistort(wanted, lines, low, high, pedestal=pedestal)
-        return found.conductances, found.scale
+        key = (layer, first)
+        if key not in self.written:
+            low, high = min(device.g_min_siemens, formed.min()), max(device.g_max_siemens, formed.max())
+            pedestal = self.target.pedestal * self.target.unit_siemens
+            found = predistort(wanted, lines, low, high, pedestal=pedestal)
+            self.written[key] = found.conductances, found.scale
+        return self.written[key]
 
     def _faulty(self, layer: str, numbers: range, G: Siemens) -> Siemens:
         """With stuck cells and open lines."""
