@@ -327,10 +327,21 @@ NO_BITS = BitRange(None, None)
 
 @dataclass(frozen=True)
 class AnalogProgram:
-    """ANALOG: one AnalogOp per operation."""
+    """ANALOG: one AnalogOp per operation.
+
+    Attributes:
+        replicas: copies of the arrays of each operation; empty: one of each. Copies are equal, cell by cell, and serve
+            its vectors in turn.
+    """
 
     tiled: TiledProgram
     analog: tuple[AnalogOp, ...]
+    replicas: tuple[int, ...] = ()
+
+    @property
+    def copies(self) -> tuple[int, ...]:
+        """Copies of the arrays of each operation."""
+        return self.replicas or (1,) * len(self.analog)
 
 
 # --- PLACED ----------------------------------------------------------------------------------------------------------
@@ -365,7 +376,9 @@ class Remapping:
 
 @dataclass(frozen=True)
 class PlacedProgram:
-    """PLACED: int32 [arrays, 4] per operation: chip, tile, core, array position within the core.
+    """PLACED: int32 [replicas * arrays, 4] per operation: chip, tile, core, array position within the core.
+
+    Array a of replica r is row r * arrays + a.
 
     With ``remaps`` (one per operation, or none at all) the arrays of a chip with known stuck cells.
     """

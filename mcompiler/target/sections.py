@@ -269,6 +269,17 @@ class Digital(Section):
     clock_hz: PositiveFloat
     accumulator_bits: Annotated[int, Field(ge=8, le=64, strict=True)] = Field(description="sign included")
     operations_per_cycle: PositiveInt = Field(description="element-wise operations of a tile's digital unit per clock")
+    buffer_bytes: PositiveInt | None = Field(
+        default=None, description="activation memory of one tile; None: as much as is needed"
+    )
+    buffer_bytes_per_s: PositiveFloat | None = Field(
+        default=None, description="what a tile's activation memory reads and writes together; None: never the limit"
+    )
+    fill_reads: NonNegativeInt = Field(
+        default=0,
+        description="stages of a read's pipeline beside the reads themselves (fetching inputs, converting, shifting "
+        "and adding, writing back), each as long as a read",
+    )
 
 
 class Hierarchy(Section):
@@ -302,6 +313,8 @@ class Network(Section):
     link_bits: PositiveInt = Field(description="width of one link between tiles")
     clock_hz: PositiveFloat = Field(description="of the links between tiles")
     chip_link_bytes_per_s: PositiveFloat = Field(description="of all links of one chip to others together")
+    hop_cycles: NonNegativeInt = Field(default=0, description="clocks that a router holds what passes through it")
+    chip_link_latency_s: NonNegativeFloat = Field(default=0.0, description="from one chip to another")
 
 
 class Event(StrEnum):
