@@ -326,17 +326,40 @@ NO_BITS = BitRange(None, None)
 
 
 @dataclass(frozen=True)
+class Replication:
+    """What copies of arrays gain, estimated before they are placed: transfers between tiles are not in it.
+
+    Attributes:
+        budget, arrays: that there are, and that are used.
+        interval_before_s, interval_s, interval_bound_s: between two inferences with one copy of each layer, as it is,
+            and the shortest that any copies within the budget allow.
+        latency_before_s, latency_s, latency_bound_s: of one inference alone; no copies within the budget go below.
+    """
+
+    budget: int
+    arrays: int
+    interval_before_s: float
+    interval_s: float
+    interval_bound_s: float
+    latency_before_s: float
+    latency_s: float
+    latency_bound_s: float
+
+
+@dataclass(frozen=True)
 class AnalogProgram:
     """ANALOG: one AnalogOp per operation.
 
     Attributes:
         replicas: copies of the arrays of each operation; empty: one of each. Copies are equal, cell by cell, and serve
             its vectors in turn.
+        replication: what they gain; None where none were asked for.
     """
 
     tiled: TiledProgram
     analog: tuple[AnalogOp, ...]
     replicas: tuple[int, ...] = ()
+    replication: Replication | None = None
 
     @property
     def copies(self) -> tuple[int, ...]:
@@ -397,10 +420,11 @@ class LayerSchedule:
     """When one operation works, in seconds from the start of an inference.
 
     Attributes:
-        start: int64 [arrays], first cycle of each array (a cycle is one read).
-        start_s, end_s: first read, last result.
+        start: int64 [copies * arrays], first cycle of each array (a cycle is one read).
+        start_s, end_s: first read, last result of the arrays.
         busy_s: time that its arrays are busy per inference.
         events: count per inference of each event.
+        hops, chip_hops: links that its farthest word crosses.
     """
 
     start: IntArray
@@ -408,6 +432,57 @@ class LayerSchedule:
     end_s: float
     busy_s: float
     events: Mapping[Event, float]
+    hops: int = 0
+    chip_hops: int = 0
+
+
+@dataclass(frozen=True)
+class StageSchedule:
+    """When one stage of the dataflow works: an analog layer's arrays, the digital unit behind them, a digital node.
+
+    Attributes:
+        name: of the node; of the unit behind a layer's arrays ``<layer>/requantise``.
+        kind: input, analog, requantise or digital.
+        tokens: positions that it works on per inference, one after the other.
+        copies: that share them out.
+        service_s: time for which a copy is busy with one.
+        latency_s: from the start of a token to its result.
+        start_s, end_s: of the first token, and end of the last result.
+        busy_s: per inference, of the copy with most tokens.
+    """
+
+    name: str
+    kind: str
+    tokens: int
+    copies: int
+    service_s: float
+    latency_s: float
+    start_s: float
+    end_s: float
+    busy_s: float
+
+
+@dataclass(frozen=True)
+class Stream:
+    """What waits between two stages: rows of a feature map for a window, a shortcut for the branch beside it.
+
+    Attributes:
+        producer, consumer: names of the stages.
+        layer: index of the analog layer whose tiles hold it, -1 for none.
+        tokens: most that wait at once, inferences following each other.
+        bytes: of those.
+        least_tokens: fewest with which the network comes to an end at all.
+        window_bytes: (kernel rows - 1) x width + kernel columns tokens (the row buffer of ISAAC, section V); 0 where
+            nothing slides.
+    """
+
+    producer: str
+    consumer: str
+    layer: int
+    tokens: int
+    bytes: float
+    least_tokens: int
+    window_bytes: float
 
 
 @dataclass(frozen=True)
@@ -420,6 +495,10 @@ class ScheduledProgram:
         cycle_s: one read of an array, conversions included.
         latency_s: one inference from input to output.
         interval_s: time between two inferences in steady state.
+        stages: of the dataflow, in topological order.
+        streams: what waits between them.
+        bounds_s: shortest interval that each resource allows: array, converter, digital, buffer, link, chip_link.
+        spilled_bytes: of activations that do not fit the tiles of their layer, by layer.
     """
 
     placed: PlacedProgram
@@ -428,3 +507,7 @@ class ScheduledProgram:
     cycle_s: float
     latency_s: float
     interval_s: float
+    stages: tuple[StageSchedule, ...] = ()
+    streams: tuple[Stream, ...] = ()
+    bounds_s: Mapping[str, float] = field(default_factory=dict)
+    spilled_bytes: Mapping[str, float] = field(default_factory=dict)

@@ -29,7 +29,7 @@ class Place:
         Raises:
             CompileError: the model does not fit; says by how many arrays, for which layers, how many chips it takes.
         """
-        counts = [len(table) for table in program.tiled.tables]
+        counts = [len(table) * copies for table, copies in zip(program.tiled.tables, program.copies, strict=True)]
         total, per_chip = sum(counts), target.hierarchy.arrays_per_chip
         chips = -(-total // per_chip)
         limit = self.chips if self.chips is not None else target.hierarchy.chips

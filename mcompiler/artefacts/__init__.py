@@ -14,11 +14,13 @@ from mcompiler.artefacts.directory import (
 from mcompiler.artefacts.layers import LayerData, file_stem, plain_name, program_layers, read_layers, write_layers
 from mcompiler.artefacts.placement import placement_data, placement_faults
 from mcompiler.artefacts.report import report_html
+from mcompiler.artefacts.timeline import chrome_trace, replayed, schedule_data
 
 __all__ = [
     "LayerData",
     "Writer",
     "check_place",
+    "chrome_trace",
     "clean_leftovers",
     "file_stem",
     "hash_file",
@@ -28,7 +30,9 @@ __all__ = [
     "program_layers",
     "read_layers",
     "read_manifest",
+    "replayed",
     "report_html",
+    "schedule_data",
     "sync_folder",
     "verify_hashes",
     "whole",

@@ -39,7 +39,8 @@ class LayerData:
 
     Attributes:
         op, table, analog, addresses: as in the program; of a stored layer ``op.codes`` has the shape only (no memory).
-        start: first cycle of each array.
+            Addresses are those of all copies of the arrays: array a of copy r is row r * len(table) + a.
+        start: first cycle of each array of each copy.
         dense: arrays of the dense mapping.
         cells: yields the level codes in table order, whole tiles a step: uint8 [n, rows, row_bytes]; of a chip with
             known stuck cells as they stand on it, spare lines included.
@@ -54,6 +55,11 @@ class LayerData:
     dense: int
     cells: Callable[[], Iterator[Cells]]
     remap: Remapping | None = None
+
+    @property
+    def copies(self) -> int:
+        """Copies of its arrays, at least 1."""
+        return max(1, len(self.addresses) // max(1, len(self.table)))
 
     def lines(self, shape: ArrayShape) -> tuple[int, int]:
         """Word lines and bit lines of an array as its cells are stored."""
@@ -250,9 +256,12 @@ def _stored(root: Path, record: Mapping[str, Any], shape: ArrayShape) -> LayerDa
         record["shift"], flips, record["adc_gain"], record["lossless"], arrays["live"], record["adc_clipped"],
         arrays["adc_bits"].astype(np.int64), signs,
     )  # fmt: skip
-    own = ("table", "addresses", "start", "flips", "live", "adc_bits", *(["signs"] if shape.signs else []))
-    counts = {name: len(arrays[name]) for name in own}
-    if len(set(counts.values())) > 1:
+    own = ("table", "flips", "live", "adc_bits", *(["signs"] if shape.signs else []))
+    counts = {name: len(arrays[name]) for name in (*own, "addresses", "start")}
+    whole_copies = (
+        counts["addresses"] == counts["start"] == counts["table"] * (counts["start"] // max(1, counts["table"]))
+    )
+    if len({counts[name] for name in own}) > 1 or not whole_copies or counts["start"] < counts["table"]:
         raise ValueError(f"{record['files']}.npz holds different numbers of arrays: {counts}")
     if signs is not None and signs.shape[1:] != (shape.reads, shape.tile_columns):
         raise ValueError(f"{record['files']}.npz has signs of {signs.shape[1]} reads, not {shape.reads}")

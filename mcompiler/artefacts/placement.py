@@ -7,6 +7,7 @@ arrays. Node-link format of networkx with ``edges="edges"``.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,7 @@ INPUT, OUTPUT = "input", "output"
 
 def placement_data(skeleton: ir.Model, layers: Sequence[LayerData], target: Target) -> dict[str, Any]:
     """The placement graph as node-link data."""
-    detailed = sum(len(layer.table) for layer in layers) <= ARRAYS_LIMIT
+    detailed = sum(len(layer.addresses) for layer in layers) <= ARRAYS_LIMIT
     nodes: list[dict[str, Any]] = [{"id": INPUT, "kind": "input"}, {"id": OUTPUT, "kind": "output"}]
     edges: list[dict[str, Any]] = []
     for layer in layers:
@@ -95,19 +96,23 @@ def _arrays(
     into, out = (column.tolist() for column in _traffic(op, table, target))
     width = target.digital.accumulator_bits / 8
     blocks: dict[tuple[int, int], tuple[str, float]] = {}
-    rows = zip(table.tolist(), layer.addresses.tolist(), layer.analog.adc_bits.tolist(), into, out, strict=True)
-    for index, (tile, address, bits, bytes_in, bytes_out) in enumerate(rows):
+    copies = layer.copies
+    rows = zip(table.tolist(), layer.analog.adc_bits.tolist(), into, out, strict=True)
+    every = product(range(copies), list(rows))
+    for index, ((copy, (tile, bits, bytes_in, bytes_out)), address) in enumerate(
+        zip(every, layer.addresses.tolist(), strict=True)
+    ):
         _, group, groups, row, height, col, cols, which, polarity = tile
         name = f"array:{op.name}:{index}"
         nodes.append({
             "id": name, "kind": "array", "layer": op.name, "address": address, "group": group, "groups": groups,
-            "row": row, "rows": height, "col": col, "columns": cols, "slice": which, "polarity": polarity, "replica": 0,
-            "adc_bits": bits or None,
+            "row": row, "rows": height, "col": col, "columns": cols, "slice": which, "polarity": polarity,
+            "replica": copy, "adc_bits": bits or None,
         })  # fmt: skip
         unit = f"accumulator:{op.name}:{group}:{col}"
         blocks[group, col] = (unit, op.vectors * cols * width)
-        edges.append({"source": f"buffer:{op.name}", "target": name, "bytes": bytes_in})
-        edges.append({"source": name, "target": unit, "bytes": bytes_out})
+        edges.append({"source": f"buffer:{op.name}", "target": name, "bytes": bytes_in / copies})
+        edges.append({"source": name, "target": unit, "bytes": bytes_out / copies})
     for unit, bytes_out in blocks.values():
         nodes.append({"id": unit, "kind": "accumulator", "layer": op.name})
         edges.append({"source": unit, "target": f"layer:{op.name}", "bytes": bytes_out})
@@ -120,8 +125,8 @@ def _cores(
     target: Target,
 ) -> None:
     """One node per core: for models of over a million arrays."""
-    op = layer.op
-    into, out = _traffic(op, layer.table, target)
+    op, copies = layer.op, layer.copies
+    into, out = (np.tile(each / copies, copies) for each in _traffic(op, layer.table, target))
     cores, index, count = np.unique(layer.addresses[:, :3], axis=0, return_inverse=True, return_counts=True)
     index = index.reshape(-1)
     bytes_in, bytes_out = np.bincount(index, weights=into), np.bincount(index, weights=out)

@@ -83,30 +83,41 @@ def layer_levels(layer: LayerData, target: Target, tile: int | None = None) -> I
 
 
 def programming_table(layer: LayerData, target: Target, tile: int | None = None) -> Iterator[npt.NDArray[np.void]]:
-    """The cells of a layer, array after array: structured arrays (dtype CELL), rows outermost."""
+    """The cells of a layer, array after array: structured arrays (dtype CELL), rows outermost.
+
+    Copies of an array follow it; their numbers go on where those of the first copy end.
+    """
     for number, levels in layer_levels(layer, target, tile):
         table = np.zeros(levels.size, dtype=CELL)
-        table["array"] = number
-        for name, value in zip(ADDRESS, layer.addresses[number].tolist(), strict=True):
-            table[name] = value
         rows, columns = np.indices(levels.shape)
         table["row"], table["column"], table["level"] = rows.ravel(), columns.ravel(), levels.ravel()
         table["conductance_s"] = conductances(levels, target).ravel()
-        yield table
+        for copy in _numbers(layer, number, tile):
+            own = table.copy()
+            own["array"] = copy
+            for name, value in zip(ADDRESS, layer.addresses[copy].tolist(), strict=True):
+                own[name] = value
+            yield own
+
+
+def _numbers(layer: LayerData, number: int, tile: int | None) -> range:
+    """Numbers of an array and of its copies; of one that was asked for, its own."""
+    return range(number, number + 1 if tile is not None else len(layer.addresses), max(1, len(layer.table)))
 
 
 def programming_csv(layer: LayerData, target: Target, tile: int | None = None) -> Iterator[str]:
     """The same as CSV: the line of headers, then the lines of an array at a time; conductances with 6 digits."""
     yield CSV_HEADER + "\n"
     for number, levels in layer_levels(layer, target, tile):
-        start = ",".join(map(str, [number, *layer.addresses[number].tolist()]))
         used = np.unique(levels)
         ends = {
             level: f"{level},{siemens:.6g}\n"
             for level, siemens in zip(used.tolist(), conductances(used, target).tolist(), strict=True)
         }
+        starts = [",".join(map(str, [copy, *layer.addresses[copy].tolist()])) for copy in _numbers(layer, number, tile)]
         yield "".join(
             f"{start},{row},{column},{ends[level]}"
+            for start in starts
             for row, line in enumerate(levels.tolist())
             for column, level in enumerate(line)
         )
@@ -173,7 +184,7 @@ def _sync(file: BinaryIO) -> None:
 
 
 def _count(layer: LayerData, target: Target, tile: int | None) -> int:
-    return (len(layer.table) if tile is None else 1) * math.prod(layer.lines(array_shape(target)))
+    return (len(layer.addresses) if tile is None else 1) * math.prod(layer.lines(array_shape(target)))
 
 
 # --- write and verify ------------------------------------------------------------------------------------------------
@@ -212,11 +223,11 @@ def programming_cost(layers: Iterable[LayerData], target: Target) -> tuple[Progr
 
 
 def written_cells(layer: LayerData, target: Target) -> npt.NDArray[np.int64]:
-    """Cells of each array that are written: all, or with unformed partners those that are formed; [arrays]."""
+    """Cells of each array of each copy that are written: all, or with unformed partners those that are formed."""
     if target.encoding.partner is not Partner.UNFORMED:
-        return np.full(len(layer.table), math.prod(layer.lines(array_shape(target))), np.int64)
+        return np.full(len(layer.addresses), math.prod(layer.lines(array_shape(target))), np.int64)
     formed = [int(np.count_nonzero(levels)) for _, levels in layer_levels(layer, target)]
-    return np.array(formed, np.int64)
+    return np.tile(np.array(formed, np.int64), layer.copies)
 
 
 def _by_core(steps: npt.NDArray[np.int64], addresses: npt.NDArray[np.int32]) -> dict[tuple[int, ...], int]:

@@ -50,6 +50,19 @@ def _dims(given: Sequence[str]) -> dict[str, int]:
 @click.option("--dim", "dims", multiple=True, metavar="NAME=N", help="Size of a symbolic dimension; repeatable.")
 @click.option("--chips", type=click.IntRange(min=1), help="Chips to use at most.")
 @click.option(
+    "--replicate",
+    type=click.Choice(["none", "throughput", "latency"]),
+    default="none",
+    show_default=True,
+    help="Copy arrays of the layers that others wait for.",
+)
+@click.option(
+    "--arrays",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Arrays that there are, copies included  [default: those of the chips in use]",
+)
+@click.option(
     "--faults",
     type=click.Path(path_type=Path),
     metavar="MAP.csv",
@@ -67,6 +80,8 @@ def compile_command(
     method: str,
     dims: tuple[str, ...],
     chips: int | None,
+    replicate: str,
+    arrays: int | None,
     faults: Path | None,
     seed: int,
     out: Path | None,
@@ -75,9 +90,12 @@ def compile_command(
 ) -> None:
     """Compile a trained model for a target chip and write the build directory."""
     from mcompiler.artefacts import check_place, clean_leftovers
+    from mcompiler.cli.layout import replication_lines
     from mcompiler.driver import compile
     from mcompiler.summary import compile_summary, remap_line
 
+    if arrays is not None and replicate == "none":
+        raise click.UsageError("--arrays is a budget for copies: give --replicate throughput or latency too")
     sizes = _dims(dims)
     place = Path(f"{model.stem}.build") if out is None else out
     clean_leftovers(place, say)
@@ -92,12 +110,14 @@ def compile_command(
             chips=chips,
             seed=seed,
             overrides=overrides,
+            replicate=replicate,
+            arrays=arrays,
             faults=faults,
             observers=(observer,),
             say=say,
         )
         build.save(place, force=force, say=say)
-    moved = build.remap
+    moved, copied = build.remap, build.schedule["replication"]
     if as_json:
         print_json({
             "out": str(place),
@@ -108,10 +128,13 @@ def compile_command(
             "layers": [
                 {"name": layer.op.name, "adc_bits": layer.analog.adc_range.as_json()} for layer in build.layer_data
             ],
+            **({} if copied is None else {"replication": copied}),
             **({} if moved is None else {"remap": moved}),
         })  # fmt: skip
     else:
         click.echo(compile_summary(model.name, build.target, build.fates, build.layer_data, build.cost, build.chips))
+        if copied is not None:
+            click.echo(f"\n{replication_lines(copied)}")
         if moved is not None:
             click.echo(f"\n{remap_line(moved)}")
         click.echo(f"\nwritten to {place}; prove it with: mcompiler verify {place}")

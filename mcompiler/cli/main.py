@@ -17,6 +17,7 @@ from mcompiler.cli.compress import compress
 from mcompiler.cli.demo import demo
 from mcompiler.cli.netlist import netlist
 from mcompiler.cli.ops import ops
+from mcompiler.cli.schedule import schedule
 from mcompiler.cli.targets import targets
 from mcompiler.errors import UserError
 
@@ -33,7 +34,7 @@ def cli(debug: bool) -> None:
     """
 
 
-for command in (compile_command, verify, cost, report, cells, netlist, compress, targets, ops, demo):
+for command in (compile_command, verify, cost, schedule, report, cells, netlist, compress, targets, ops, demo):
     cli.add_command(command)
 
 

@@ -20,9 +20,11 @@ from mcompiler.artefacts import (
     LayerData,
     Writer,
     check_place,
+    chrome_trace,
     placement_faults,
     read_layers,
     read_manifest,
+    replayed,
     report_html,
     verify_hashes,
     write_build,
@@ -89,6 +91,16 @@ class Build:
         import networkx as nx  # a tenth of a compilation's start, and needed here only
 
         return nx.DiGraph(nx.node_link_graph(self._content.placement, edges="edges"))
+
+    @property
+    def schedule(self) -> Mapping[str, Any]:
+        """Stages of the pipeline, what waits between them, what limits the interval: what schedule.json holds."""
+        return self._content.schedule
+
+    def timeline(self) -> dict[str, Any]:
+        """Who is busy when over a few inferences, in the trace format of Chrome and Perfetto."""
+        content = self._content
+        return chrome_trace(replayed(content.schedule, content.skeleton, content.layers, self.target), self.target)
 
     @cached_property
     def reference(self) -> ir.Model:
@@ -318,6 +330,7 @@ class Build:
         for name in save_model(mapped_from_cells(content.skeleton, layers, self.target, False), root, "mapped.onnx"):
             writer.adopt(name)
         writer.json("placement.json", content.placement)
+        writer.json("schedule.json", content.schedule)
         writer.json("cost.json", self.cost.as_json())
         writer.text("report.html", self.report())
 

@@ -18,6 +18,7 @@ from mcompiler.artefacts import (
     placement_data,
     program_layers,
     read_layers,
+    schedule_data,
     verify_hashes,
 )
 from mcompiler.conductance import ReadBlock, Realise, corrected, decode_cells, is_signed, make_adc, read_blocks
@@ -73,6 +74,11 @@ class Compiled:
     def cost(self) -> Cost:
         """The cost tables."""
         return estimate(self.program, self.target)
+
+    @cached_property
+    def schedule(self) -> dict[str, Any]:
+        """Stages, streams and bounds."""
+        return schedule_data(self.program)
 
     @cached_property
     def placement(self) -> dict[str, Any]:
@@ -135,6 +141,12 @@ class Stored:
         return Cost.from_json(self._json("cost.json"))
 
     @cached_property
+    def schedule(self) -> dict[str, Any]:
+        """Stages, streams and bounds."""
+        data: dict[str, Any] = self._json("schedule.json")
+        return data
+
+    @cached_property
     def placement(self) -> dict[str, Any]:
         """The placement graph as node-link data."""
         data: dict[str, Any] = self._json("placement.json")
@@ -142,8 +154,8 @@ class Stored:
 
     def float_session(self) -> Session:
         """The model as it came, in onnxruntime."""
-        others = ("target.toml", "layers", "cells/", "placement.json", "cost.json", "reference.onnx", "mapped.onnx",
-                  "report.html")  # fmt: skip
+        others = ("target.toml", "layers", "cells/", "placement.json", "schedule.json", "cost.json", "reference.onnx",
+                  "mapped.onnx", "report.html")  # fmt: skip
         # What is none of the build's own files is external data of the model.
         verify_hashes(self.root, self.manifest, [n for n in self.manifest["files"] if not n.startswith(others)])
         return open_file(self.root / "model.onnx")

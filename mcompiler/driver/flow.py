@@ -41,6 +41,7 @@ from mcompiler.passes.place import Place
 from mcompiler.passes.prune import Prune
 from mcompiler.passes.quantise import Quantise, RangeMethod
 from mcompiler.passes.remap import Remap
+from mcompiler.passes.replicate import Goal, Replicate
 from mcompiler.passes.schedule import Schedule
 from mcompiler.passes.tile import Tile
 from mcompiler.passes.widen import Widen
@@ -59,6 +60,8 @@ def compile(
     chips: int | None = None,
     seed: int = 0,
     overrides: Sequence[str] = (),
+    replicate: str = Goal.NONE,
+    arrays: int | None = None,
     faults: str | Path | FaultMap | None = None,
     observers: tuple[Observer, ...] = (),
     say: Say = silent,
@@ -75,6 +78,8 @@ def compile(
         chips: chips to use at most; None: what the target says.
         seed: of everything that is drawn.
         overrides: ``section.key=VALUE`` for the target, as ``--set``.
+        replicate: copies of arrays, for ``throughput`` or ``latency``, or ``none``.
+        arrays: budget of arrays, copies included; None: what the chips that are used anyway hold.
         faults: stuck cells of the real chip (a CSV file): arrays, rows and columns move so that they harm least.
         observers: called after each pass.
         say: told about guesses and leftovers.
@@ -89,7 +94,7 @@ def compile(
     chip = target if isinstance(target, Target) else load_target(target, overrides)
     array_shape(chip)
     stuck = read_faults(Path(faults), chip) if isinstance(faults, str | Path) else faults
-    method = _method(range)
+    method, goal = _method(range), _goal(replicate, arrays, faults is not None)
     program, source = imported(model)
     session = float_session_of(source, program.model)
     known, given = open_dims(program, session, dims or {}, say), calibration is not None
@@ -106,7 +111,10 @@ def compile(
     )  # fmt: skip
     matrix = run(Compact(), run(quantise, lowered))
     tiled = run(Prune(), run(Tile(), matrix))
-    placed = run(Place(chips), run(Assign(), tiled))
+    analog = run(Assign(), tiled)
+    if goal is not Goal.NONE:
+        analog = run(Replicate(goal, arrays, chips), analog)
+    placed = run(Place(chips), analog)
     if stuck is not None:
         placed = run(Remap(stuck), placed)
     scheduled = run(Schedule(), placed)
@@ -117,6 +125,8 @@ def compile(
         "dims": known,
         "calibration": about_calibration(calibration, samples),
     }
+    if goal is not Goal.NONE:
+        options["replicate"] = {"goal": goal.value, "arrays": arrays}
     if stuck is not None:
         options["faults"] = {"stuck": len(stuck.cells), "sha256": stuck.digest}
     external = tuple(program.model.meta.get(EXTERNAL_KEY, ()))
@@ -141,3 +151,17 @@ def _method(name: str) -> RangeMethod:
         return RangeMethod(name)
     except ValueError:
         raise CompileError(f"range '{name}' is unknown; choose minmax, percentile or mse") from None
+
+
+def _goal(name: str, arrays: int | None, faults: bool) -> Goal:
+    try:
+        goal = Goal(name)
+    except ValueError:
+        raise CompileError(f"replicate '{name}' is unknown; choose throughput, latency or none") from None
+    if goal is Goal.NONE and arrays is not None:
+        raise CompileError("a budget of arrays without copies; ask for replicate throughput or latency too")
+    if goal is not Goal.NONE and faults:
+        raise CompileError(
+            "copies of an array have different stuck cells, and lines move once; drop replicate or faults"
+        )
+    return goal

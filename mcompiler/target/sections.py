@@ -275,6 +275,9 @@ class Digital(Section):
     buffer_bytes_per_s: PositiveFloat | None = Field(
         default=None, description="what a tile's activation memory reads and writes together; None: never the limit"
     )
+    fifo_bytes: PositiveInt | None = Field(
+        default=None, description="the most that may wait between two stages; None: what the tiles' memory allows"
+    )
     fill_reads: NonNegativeInt = Field(
         default=0,
         description="stages of a read's pipeline beside the reads themselves (fetching inputs, converting, shifting "

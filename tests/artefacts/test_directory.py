@@ -66,7 +66,7 @@ def test_every_file_is_in_the_manifest_with_its_hash(kept: Path) -> None:
     assert set(manifest["files"]) == set(contents(kept)) - {"manifest.json"}
     assert set(manifest["files"]) == {
         "model.onnx", "target.toml", "layers.json", "layers/graph.onnx", "layers/0000_conv.npz", "cells/0000_conv.npy",
-        "placement.json", "cost.json", "reference.onnx", "mapped.onnx", "report.html",
+        "placement.json", "schedule.json", "cost.json", "reference.onnx", "mapped.onnx", "report.html",
     }  # fmt: skip
     for name, about in manifest["files"].items():
         assert about == {"bytes": (kept / name).stat().st_size, "sha256": hash_file(kept / name)}

@@ -1,0 +1,90 @@
+"""schedule.json, and the timeline of a pipeline in the trace format of Chrome and Perfetto."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from mcompiler.artefacts.layers import LayerData
+from mcompiler.dataflow import Dataflow, Kind, LayerPlan, Stage, dataflow, network_steps, reads_per_vector, tiles_of
+from mcompiler.dataflow.grids import Indices
+from mcompiler.geometry import array_shape
+from mcompiler.ir import ScheduledProgram
+from mcompiler.target import Target
+
+INFERENCES = 3
+"""Inferences that a timeline shows, so that their overlap is seen."""
+
+RUNS = 256
+"""Runs of work that a stage is shown with at most; shorter pauses are drawn over where there are more."""
+
+
+def schedule_data(program: ScheduledProgram) -> dict[str, Any]:
+    """What schedule.json holds: the stages, what waits between them, what limits the interval."""
+    matrix = program.placed.analog.tiled.matrix
+    replication = program.placed.analog.replication
+    return {
+        "latency_s": program.latency_s,
+        "interval_s": program.interval_s,
+        "cycle_s": program.cycle_s,
+        "bounds_s": dict(program.bounds_s),
+        "replication": None if replication is None else asdict(replication),
+        "spilled_bytes": dict(program.spilled_bytes),
+        "digital_operations": dict(matrix.digital_ops),
+        "layers": [
+            {"name": op.name, "copies": copies, "hops": layer.hops, "chip_hops": layer.chip_hops}
+            for op, copies, layer in zip(matrix.ops, program.placed.analog.copies, program.layers, strict=True)
+        ],
+        "stages": [asdict(stage) for stage in program.stages],
+        "streams": [asdict(stream) for stream in program.streams],
+    }
+
+
+def replayed(schedule: Mapping[str, Any], skeleton: ir.Model, layers: Sequence[LayerData], target: Target) -> Dataflow:
+    """The dataflow of a build, token by token, from what its directory holds."""
+    ops, shape = [layer.op for layer in layers], array_shape(target)
+    steps, _ = network_steps(skeleton, ops, schedule["digital_operations"])
+    plans = [
+        LayerPlan(
+            layer.op, reads_per_vector(layer.op, layer.table, shape, target), layer.copies, tiles_of(layer.addresses),
+            way["hops"], way["chip_hops"],
+        )
+        for layer, way in zip(layers, schedule["layers"], strict=True)
+    ]  # fmt: skip
+    return dataflow(steps, plans, schedule["interval_s"], target)
+
+
+def chrome_trace(flow: Dataflow, target: Target) -> dict[str, Any]:
+    """Who is busy when, over a few inferences, for chrome://tracing or ui.perfetto.dev; times in microseconds."""
+    clock_us = 1e6 / target.digital.clock_hz
+    events: list[dict[str, Any]] = []
+    shown = [(step, stage, start) for step, stage, start in zip(flow.steps, flow.stages, flow.starts, strict=True)
+             if step.kind is not Kind.INPUT and stage.service and len(start)]  # fmt: skip
+    for thread, (step, stage, start) in enumerate(shown):
+        copies = f" x {stage.copies}" if stage.copies > 1 else ""
+        events.append({
+            "ph": "M", "pid": 0, "tid": thread, "name": "thread_name",
+            "args": {"name": f"{stage.name}{copies} ({step.kind.value})"},
+        })  # fmt: skip
+        for inference in range(INFERENCES):
+            for first, last in _runs(stage, start):
+                begin = (int(start[first]) + inference * flow.interval) * clock_us
+                end = (int(start[last]) + stage.service + inference * flow.interval) * clock_us
+                events.append({
+                    "ph": "X", "pid": 0, "tid": thread, "name": f"inference {inference}", "ts": begin,
+                    "dur": end - begin, "args": {"tokens": last - first + 1},
+                })  # fmt: skip
+    return {"displayTimeUnit": "ns", "traceEvents": events}
+
+
+def _runs(stage: Stage, start: Indices) -> list[tuple[int, int]]:
+    """First and last tokens of what a stage does in one go."""
+    pause = np.diff(start) - stage.service
+    least = max(0, int(np.sort(pause)[-RUNS]) if len(pause) > RUNS else 0)
+    breaks = np.flatnonzero(pause > least)
+    firsts, lasts = np.concatenate([[0], breaks + 1]), np.concatenate([breaks, [len(start) - 1]])
+    return list(zip(firsts.tolist(), lasts.tolist(), strict=True))

@@ -1,0 +1,105 @@
+"""schedule: when what works in a build, and what limits it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from mcompiler.cli.build import DIRECTORY
+from mcompiler.cli.common import json_option, print_json
+
+SHOWN = 12
+"""Rows of each table on the screen."""
+
+
+@click.command()
+@DIRECTORY
+@click.option(
+    "--trace",
+    type=click.Path(path_type=Path),
+    metavar="FILE.json",
+    help="Write a timeline that chrome://tracing and ui.perfetto.dev show: who is busy when, over three inferences.",
+)
+@json_option
+def schedule(directory: Path, trace: Path | None, as_json: bool) -> None:
+    """When every stage of the pipeline works, what waits between them, and what limits the rate."""
+    from mcompiler.artefacts import whole
+    from mcompiler.driver import load
+
+    build = load(directory)
+    data = build.schedule
+    if trace is not None:
+        with whole(trace) as beside:
+            beside.write_text(json.dumps(build.timeline()), encoding="utf-8")
+    if as_json:
+        print_json({**data, **({} if trace is None else {"trace": str(trace)})})
+        return
+    click.echo(schedule_summary(data))
+    if trace is not None:
+        click.echo(f"\ntimeline: {trace} (open it in chrome://tracing or ui.perfetto.dev)")
+
+
+def schedule_summary(data: Mapping[str, Any]) -> str:
+    """Totals, what limits the interval, the busiest stages, and what waits between them.
+
+    Args:
+        data: what schedule.json holds.
+    """
+    from mcompiler.cli.layout import replication_lines
+    from mcompiler.text import facts, quantity
+
+    totals = [
+        ("latency", quantity(data["latency_s"], "s")),
+        ("interval", f"{quantity(data['interval_s'], 's')} between two inferences"),
+        ("a read", quantity(data["cycle_s"], "s")),
+        *((f"bound of {name.replace('_', ' ')}", quantity(value, "s")) for name, value in data["bounds_s"].items()),
+    ]
+    parts = [facts(totals)]
+    if data["replication"] is not None:
+        parts.append(replication_lines(data["replication"]))
+    parts += [_stages(data["stages"]), _streams(data["streams"])]
+    spilled = data["spilled_bytes"]
+    if spilled:
+        named = ", ".join(f"'{name}' {quantity(value, 'B')}" for name, value in list(spilled.items())[:5])
+        parts.append(f"activations in tiles of other layers, for want of room in their own: {named}")
+    return "\n\n".join(part for part in parts if part)
+
+
+def _stages(stages: Sequence[Mapping[str, Any]]) -> str:
+    from mcompiler.text import quantity, shorten, table
+
+    working = [stage for stage in stages if stage["service_s"] > 0]
+    chosen = {id(stage) for stage in sorted(working, key=lambda s: -s["busy_s"])[:SHOWN]}
+    rows = [
+        [
+            shorten(stage["name"], 40), stage["kind"], f"{stage['tokens']:,}", f"{stage['copies']:,}",
+            quantity(stage["service_s"], "s"), quantity(stage["busy_s"], "s"), quantity(stage["start_s"], "s"),
+            quantity(stage["end_s"], "s"),
+        ]
+        for stage in working
+        if id(stage) in chosen
+    ]  # fmt: skip
+    text = table(["stage", "kind", "tokens", "copies", "each", "busy", "starts", "ends"], rows, "llrrrrrr")
+    more = len(working) - len(rows)
+    return text + (f"\n... {more:,} more; these are the busiest" if more else "")
+
+
+def _streams(streams: Sequence[Mapping[str, Any]]) -> str:
+    from mcompiler.text import quantity, shorten, table
+
+    kept = sorted((s for s in streams if s["bytes"] > 0), key=lambda s: -s["bytes"])
+    rows = [
+        [
+            shorten(stream["producer"], 30), shorten(stream["consumer"], 30), f"{stream['tokens']:,}",
+            f"{stream['least_tokens']:,}", quantity(stream["bytes"], "B"),
+            quantity(stream["window_bytes"], "B") if stream["window_bytes"] else "-",
+        ]
+        for stream in kept[:SHOWN]
+    ]  # fmt: skip
+    text = table(["waits of", "for", "tokens", "at least", "room", "row buffer"], rows, "llrrrr")
+    more = len(kept) - len(rows)
+    return text + (f"\n... {more:,} more; these take most room" if more > 0 else "")

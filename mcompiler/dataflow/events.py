@@ -1,0 +1,61 @@
+"""How often everything that costs energy happens in one inference."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from mcompiler.conductance import is_signed
+from mcompiler.dataflow.durations import phases
+from mcompiler.geometry import ArrayShape, TileTable
+from mcompiler.ir import MatrixOp
+from mcompiler.target import Event, Pedestal, Target
+
+
+def layer_events(
+    op: MatrixOp, table: TileTable, shape: ArrayShape, target: Target, link_bytes: float, chip_bytes: float
+) -> dict[Event, float]:
+    """How often each event happens in one layer, per inference.
+
+    Copies of its arrays change nothing: they share the vectors out.
+
+    Args:
+        op, table: the layer and the arrays of one copy.
+        shape, target: what they are.
+        link_bytes: bytes times links, for what it receives and reduces.
+        chip_bytes: bytes between chips.
+    """
+    groups, _, cols = op.codes.shape
+    parts, vectors = phases(op, target), op.vectors
+    rows, width = table["rows"].astype(np.float64), table["cols"].astype(np.float64)
+    reads = parts * np.ceil(rows / shape.rows_active)
+    bit_lines = width * shape.columns_per_weight + shape.extra
+    conversions = conversions_per_read(table, shape, target)
+    tiles = table[:: shape.arrays_per_tile]
+    held = float((tiles["rows"].astype(np.float64)).sum())
+    outputs = vectors * groups * cols
+    partial = float(tiles["cols"].sum()) * vectors
+    return {
+        Event.ARRAY_READ: vectors * float(reads.sum()),
+        Event.CELL_READ: vectors * parts * float((rows * bit_lines).sum()),
+        Event.DAC_DRIVE: vectors * parts * float(rows.sum()),
+        Event.ADC_CONVERSION: vectors * float((reads * conversions).sum()),
+        Event.SAMPLE_HOLD: vectors * float((reads * bit_lines).sum()),
+        Event.SHIFT_ADD: vectors * float((reads * conversions).sum()) + partial,
+        Event.BUFFER_READ_BYTE: vectors * held * op.input.bits / 8,
+        Event.BUFFER_WRITE_BYTE: outputs * target.precision.inputs / 8,
+        Event.LINK_BYTE: link_bytes,
+        Event.CHIP_LINK_BYTE: chip_bytes,
+        Event.DIGITAL_OP: 3.0 * outputs,  # scale, bias, quantisation for the consumer
+    }
+
+
+def conversions_per_read(table: TileTable, shape: ArrayShape, target: Target) -> npt.NDArray[np.float64]:
+    """Conversions of one read of each array: [arrays]."""
+    width = table["cols"].astype(np.float64)
+    extra = int(shape.unit) + int(target.encoding.pedestal is Pedestal.DIGITISED_REFERENCE)
+    if not is_signed(target):
+        return width * shape.columns_per_weight + extra
+    if shape.adjacent_polarities == 2:
+        return width * shape.adjacent_slices + extra
+    return np.where(table["polarity"] > 0, width * shape.adjacent_slices + extra, 0.0)

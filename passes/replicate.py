@@ -1,0 +1,185 @@
+"""Copies of the arrays of the layers that all others wait for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from mcompiler.dataflow import (
+    Candidate,
+    Kind,
+    LayerPlan,
+    Path,
+    Stage,
+    best_interval,
+    clocks,
+    copies_for_throughput,
+    critical_path,
+    earliest,
+    latency_bound,
+    network_steps,
+    read_time,
+    reads_per_vector,
+    timed,
+)
+from mcompiler.errors import CompileError
+from mcompiler.geometry import array_shape
+from mcompiler.ir import AnalogProgram, Replication
+from mcompiler.target import Target
+
+
+class Goal(StrEnum):
+    """What copies are for."""
+
+    NONE = "none"
+    THROUGHPUT = "throughput"
+    LATENCY = "latency"
+
+
+@dataclass(frozen=True)
+class Replicate:
+    """Copy arrays within a budget: for throughput or for latency.
+
+    Attributes:
+        goal: ``throughput``: the shortest interval that the budget allows (exact), and then, with what is left, the
+            latency; ``latency``: the shortest latency found.
+        arrays: budget, copies included; None: what the chips that the model takes anyway hold.
+        chips: chips to use at most, or None.
+        effort: rounds of the search for latency.
+    """
+
+    name: ClassVar[str] = "replicate"
+    goal: Goal = Goal.THROUGHPUT
+    arrays: int | None = None
+    chips: int | None = None
+    effort: int = 12
+
+    def run(self, program: AnalogProgram, target: Target) -> AnalogProgram:
+        """Return the program with the copies of each layer, and what they gain.
+
+        Raises:
+            CompileError: the budget does not hold one copy of everything.
+        """
+        tables = program.tiled.tables
+        if self.goal is Goal.NONE or not any(len(table) for table in tables):
+            return program
+        total = sum(len(table) for table in tables)
+        budget = self._budget(total, target)
+        if total > budget:
+            raise CompileError(
+                f"one copy of every layer takes {total:,} arrays and the budget is {budget:,}; raise --arrays, or take "
+                "more chips"
+            )
+        search = _Search(program, budget, target)
+        copies = search.best(self.goal, self.effort)
+        return replace(program, replicas=tuple(copies), replication=search.figures(copies))
+
+    def _budget(self, total: int, target: Target) -> int:
+        if self.arrays is not None:
+            return self.arrays
+        chips = self.chips
+        if chips is None:
+            given = target.hierarchy.chips
+            chips = -(-total // target.hierarchy.arrays_per_chip) if given == "as needed" else given
+        return chips * target.hierarchy.arrays_per_chip
+
+
+class _Search:
+    """The stages of a network and what copies do to them."""
+
+    def __init__(self, program: AnalogProgram, budget: int, target: Target) -> None:
+        matrix, shape = program.tiled.matrix, array_shape(target)
+        self.budget, self.target = budget, target
+        self.steps, _ = network_steps(matrix.lowered.skeleton, matrix.ops, matrix.digital_ops)
+        self.plans = [
+            LayerPlan(op, reads_per_vector(op, table, shape, target), tiles=1 if len(table) else 0)
+            for op, table in zip(matrix.ops, program.tiled.tables, strict=True)
+        ]
+        self.per_tile = target.hierarchy.arrays_per_core * target.hierarchy.cores_per_tile
+        cycle = clocks(read_time(shape, target), target)
+        self.candidates = [
+            Candidate(plan.op.vectors, plan.reads * cycle, len(table))
+            for plan, table in zip(self.plans, program.tiled.tables, strict=True)
+        ]
+        self._arrays = np.array([each.arrays for each in self.candidates], dtype=np.float64)
+        self.paths: list[Path] = []  # what inferences waited for, with the copies that were tried
+        self.layer_of = [step.layer if step.kind is Kind.ANALOG else -1 for step in self.steps]
+
+    def stages(self, copies: Sequence[int]) -> list[Stage]:
+        """With tiles as many as the arrays fill."""
+        plans = [
+            replace(plan, copies=number, tiles=-(-number * each.arrays // self.per_tile))
+            for plan, number, each in zip(self.plans, copies, self.candidates, strict=True)
+        ]
+        return timed(self.steps, plans, self.target)
+
+    def latency(self, copies: Sequence[int]) -> int:
+        """Clocks of one inference alone."""
+        stages = self.stages(copies)
+        ends = (
+            int(start[-1]) + stage.latency for start, stage in zip(earliest(stages), stages, strict=True) if len(start)
+        )
+        return max(ends, default=0)
+
+    def best(self, goal: Goal, effort: int) -> list[int]:
+        """Copies for the goal."""
+        copies = copies_for_throughput(self.candidates, self.budget)
+        if goal is Goal.THROUGHPUT:
+            return self.lower_latency(copies, effort)
+        return min((self.lower_latency(start, effort) for start in (copies, [1] * len(copies))), key=self.latency)
+
+    def lower_latency(self, least: list[int], effort: int) -> list[int]:
+        """Spend what the budget leaves on latency; no layer gets fewer copies than ``least``."""
+        best, shortest = list(least), self.latency(least)
+        paths = [self._path(least)]
+        for _ in range(effort):
+            copies = self._rounded(latency_bound(paths, self._arrays, self.budget, np.array(least, float))[1], least)
+            found = self.latency(copies)
+            if found < shortest:
+                best, shortest = copies, found
+            path = self._path(copies)
+            if any(np.array_equal(path.work, known.work) for known in paths):
+                break
+            paths.append(path)
+        self.paths += paths
+        return best
+
+    def _path(self, copies: Sequence[int]) -> Path:
+        """What an inference waits for with these copies."""
+        stages = self.stages(copies)
+        return critical_path(stages, earliest(stages), self.layer_of, len(self.plans))
+
+    def _rounded(self, wanted: npt.NDArray[np.float64], least: Sequence[int]) -> list[int]:
+        """Whole copies within the budget: rounded down, and what is left to those that lost most by it."""
+        most = [max(1, each.tokens) for each in self.candidates]
+        copies = [min(top, max(low, int(want))) for want, low, top in zip(wanted.tolist(), least, most, strict=True)]
+        left = self.budget - sum(each.arrays * number for each, number in zip(self.candidates, copies, strict=True))
+        lost = [want / number if self.candidates[i].arrays else 0.0 for i, (want, number) in enumerate(
+            zip(wanted.tolist(), copies, strict=True))]  # fmt: skip
+        for index in sorted(range(len(copies)), key=lambda i: -lost[i]):
+            if lost[index] > 1 and copies[index] < most[index] and self.candidates[index].arrays <= left:
+                copies[index] += 1
+                left -= self.candidates[index].arrays
+        return copies
+
+    def figures(self, copies: Sequence[int]) -> Replication:
+        """What the copies gain, and how far from the best they can be."""
+        clock, one = self.target.digital.clock_hz, [1] * len(copies)
+        bound, _ = latency_bound(
+            [*self.paths, self._path(one), self._path(copies)], self._arrays, self.budget, np.ones(len(copies))
+        )
+        return Replication(
+            budget=self.budget,
+            arrays=sum(each.arrays * number for each, number in zip(self.candidates, copies, strict=True)),
+            interval_before_s=max(each.busy(1) for each in self.candidates) / clock,
+            interval_s=max(each.busy(n) for each, n in zip(self.candidates, copies, strict=True)) / clock,
+            interval_bound_s=best_interval(self.candidates, self.budget) / clock,
+            latency_before_s=self.latency(one) / clock,
+            latency_s=self.latency(copies) / clock,
+            latency_bound_s=max(bound, 0.0) / clock,
+        )

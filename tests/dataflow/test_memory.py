@@ -1,0 +1,113 @@
+"""What waits between stages: enough and no more, ISAAC's row buffers, and errors that name who needs what."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mcompiler.dataflow import Step, check_depths, earliest, just_in_time, streams, tile_memory
+from mcompiler.dataflow.grids import Channels, Grid
+from mcompiler.dataflow.stages import Kind
+from mcompiler.errors import CompileError
+from mcompiler.geometry import array_shape, tile_positions, tile_table
+from mcompiler.ir import Stream
+from tests.dataflow.test_timing import networks, stages_of
+from tests.support import machine
+from tests.support.machine import Link, Unit
+from tests.support.programs import target
+
+
+def steps_of(units: list[Unit]) -> list[Step]:
+    return [
+        Step(f"n{i}", Kind.DIGITAL if unit.links else Kind.INPUT, -1, Grid(unit.sizes, Channels.FIRST, 1))
+        for i, unit in enumerate(units)
+    ]
+
+
+def waiting_in(units: list[Unit]) -> tuple[Stream, ...]:
+    stages = stages_of(units)
+    interval = max([1, *(stage.busy for stage in stages)])
+    starts = just_in_time(stages, earliest(stages, interval), interval)
+    return streams(steps_of(units), stages, starts, interval)
+
+
+@settings(max_examples=80, deadline=None)
+@given(networks(), st.data())
+def test_least_room_is_what_a_machine_needs_to_end(units: list[Unit], data: st.DataObject) -> None:
+    """One link of the machine is bounded: with the least room it ends, with a place less it never does."""
+    links = [(index, number) for index, unit in enumerate(units) for number in range(len(unit.links))]
+    chosen = data.draw(st.sampled_from(links))
+    found = waiting_in(units)[links.index(chosen)]
+    assert found.tokens >= found.least_tokens or units[chosen[0]].service == 0
+    machine.run(units, [0], {chosen: found.least_tokens})
+    if found.least_tokens > 0:
+        with pytest.raises(machine.StuckError):
+            machine.run(units, [0], {chosen: found.least_tokens - 1}, limit=1_500)
+
+
+@pytest.mark.parametrize(("kernel", "width"), [(3, 8), (5, 9)])
+def test_a_convolution_holds_the_rows_that_isaac_says(kernel: int, width: int) -> None:
+    """Section V of Shafiee et al. 2016: (kernel - 1) rows and kernel values, where layers keep pace."""
+    source = Unit((width, width), 0, 0)
+    first = Unit((width, width), 4, 4, 1, (Link(0),))
+    size = width - kernel + 1
+    units = [source, first, Unit((size, size), 4, 4, 1, (Link(1, kernel),))]
+    between = waiting_in(units)[1]
+    assert between.window_bytes == (kernel - 1) * width + kernel
+    assert between.least_tokens == (kernel - 1) * width + kernel
+    assert between.tokens <= between.least_tokens + kernel
+
+
+def test_a_shortcut_holds_what_the_branch_beside_it_is_behind() -> None:
+    # Two 3x3 windows with padding are one row and a place behind each: 2 x (6 + 1) tokens, and the one that joins.
+    units = [
+        Unit((6, 6), 3, 3),
+        Unit((6, 6), 3, 3, 1, (Link(0, 3, 1, 1),)),
+        Unit((6, 6), 3, 3, 1, (Link(1, 3, 1, 1),)),
+        Unit((6, 6), 1, 1, 1, (Link(2), Link(0))),
+    ]
+    shortcut = waiting_in(units)[-1]
+    assert (shortcut.producer, shortcut.consumer) == ("n0", "n3")
+    assert shortcut.least_tokens == 2 * 7 + 1
+
+
+def test_a_fifo_too_shallow_is_reported() -> None:
+    stream = Stream("early", "join", 0, 20, 40.0, 15, 0.0)
+    check_depths([stream], target("digital.fifo_bytes=40"))
+    with pytest.raises(CompileError, match=r"15 tokens of 'early' must wait for 'join' \(30 B\) or the network stops"):
+        check_depths([stream], target("digital.fifo_bytes=29"))
+    with pytest.raises(CompileError, match=r"20 tokens of 'early' must wait for 'join' \(40 B\) at full rate, .* 39 B"):
+        check_depths([stream], target("digital.fifo_bytes=39"))
+    check_depths([stream], target())
+
+
+KEYS = ("array.rows=4", "array.rows_active=4", "array.columns=16", "hierarchy.arrays_per_core=1",
+        "hierarchy.cores_per_tile=1", "hierarchy.tiles_per_chip=4")  # fmt: skip
+
+
+def memory_of(need: float, *keys: str) -> tuple[list[float], dict[int, float]]:
+    """A layer of 8 x 2 weights in two tiles of two rows' halves, with ``need`` bytes waiting for it."""
+    chip = target(*KEYS, *keys)
+    shape = array_shape(chip)
+    table = tile_table(tile_positions(np.array([8]), np.array([2]), shape), shape)
+    where = np.array([[0, index, 0, 0] for index in range(len(table))], dtype=np.int32)
+    found = tile_memory([Stream("a", "b", 0, 1, need, 1, 0.0)], ["layer"], [table], [where], [8], chip)
+    return found.bytes.tolist(), found.spilled_bytes
+
+
+def test_tiles_hold_the_rows_that_they_work_on() -> None:
+    assert memory_of(100.0) == ([50.0, 50.0], {})
+    assert memory_of(100.0, "digital.buffer_bytes=50") == ([50.0, 50.0], {})
+
+
+def test_what_is_too_much_goes_to_tiles_with_room() -> None:
+    held, spilled = memory_of(100.0, "digital.buffer_bytes=30")
+    assert sorted(held, reverse=True) == [30.0, 30.0, 30.0, 10.0]
+    assert spilled == {0: pytest.approx(40.0)}
+
+
+def test_too_little_memory_is_refused_by_name() -> None:
+    with pytest.raises(CompileError, match=r"activations need 130 B on chip 0 .* hold 120 B; .* 'layer' \(65 B\)"):
+        memory_of(130.0, "digital.buffer_bytes=30")

@@ -1,0 +1,108 @@
+"""Copies: the best bottleneck and the latency bound, against every choice there is."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mcompiler.dataflow import Candidate, Edge, Stage, best_interval, copies_for_throughput, critical_path, earliest
+from mcompiler.dataflow.grids import Window, everything, windows
+from mcompiler.dataflow.replicas import Path, latency_bound
+
+CANDIDATES = st.lists(
+    st.builds(Candidate, st.integers(1, 9), st.integers(1, 5), st.integers(1, 4)), min_size=1, max_size=4
+)
+
+
+def choices(layers: list[Candidate], budget: int) -> list[tuple[int, ...]]:
+    """All copies within a budget."""
+    every = product(*(range(1, layer.tokens + 1) for layer in layers))
+    return [c for c in every if sum(n * layer.arrays for n, layer in zip(c, layers, strict=True)) <= budget]
+
+
+@settings(max_examples=150, deadline=None)
+@given(CANDIDATES, st.integers(0, 25))
+def test_no_copies_beat_the_best_interval(layers: list[Candidate], more: int) -> None:
+    budget = sum(layer.arrays for layer in layers) + more
+
+    def interval(copies: tuple[int, ...] | list[int]) -> int:
+        return max(-(-layer.tokens // n) * layer.service for n, layer in zip(copies, layers, strict=True))
+
+    best = min(interval(copies) for copies in choices(layers, budget))
+    assert best_interval(layers, budget) == best
+    found = copies_for_throughput(layers, budget)
+    assert interval(found) == best
+    assert sum(n * layer.arrays for n, layer in zip(found, layers, strict=True)) <= budget
+
+
+@st.composite
+def chains(draw: st.DrawFn) -> tuple[list[int], list[int], list[int], list[int]]:
+    """Services, fills, kernels and arrays of a few convolutions after another."""
+    count = draw(st.integers(1, 3))
+    ints = st.integers
+    return (
+        draw(st.lists(ints(1, 5), min_size=count, max_size=count)),
+        draw(st.lists(ints(0, 3), min_size=count, max_size=count)),
+        draw(st.lists(ints(1, 3), min_size=count, max_size=count)),
+        draw(st.lists(ints(1, 3), min_size=count, max_size=count)),
+    )
+
+
+def chain(parts: tuple[list[int], list[int], list[int], list[int]], copies: tuple[int, ...]) -> list[Stage]:
+    """Convolutions of a 6x6 input, and a product of all of the last one's tokens."""
+    size, stages = 6, [Stage("input", 36, 0, 0)]
+    for index, (service, fill, kernel, _) in enumerate(zip(*parts, strict=True)):
+        made = size - kernel + 1
+        needs = windows((size, size), (made, made), [Window(kernel)] * 2)
+        stages.append(Stage(f"n{index}", made * made, service, service + fill, copies[index], (Edge(index, needs),)))
+        size = made
+    stages.append(Stage("head", 1, 2, 2, copies[-1], (Edge(len(stages) - 1, everything(size * size, 1)),)))
+    return stages
+
+
+@settings(max_examples=40, deadline=None)
+@given(chains(), st.integers(0, 8))
+def test_no_copies_beat_the_latency_bound(parts: tuple[list[int], list[int], list[int], list[int]], more: int) -> None:
+    arrays = [*parts[3], 1]
+    budget = sum(arrays) + more
+    count = len(arrays)
+    layer_of = [-1, *range(count)]
+
+    def run(copies: tuple[int, ...]) -> tuple[int, Path]:
+        stages = chain(parts, copies)
+        starts = earliest(stages)
+        end = max(int(start[-1]) + stage.latency for start, stage in zip(starts, stages, strict=True))
+        return end, critical_path(stages, starts, layer_of, count)
+
+    tops = [36] * (count - 1) + [1]
+    every = [
+        c
+        for c in product(*(range(1, min(top, 1 + more) + 1) for top in tops))
+        if sum(n * a for n, a in zip(c, arrays, strict=True)) <= budget
+    ]
+    found = [run(copies) for copies in every]
+    shortest = min(end for end, _ in found)
+    paths = [path for _, path in found]
+    bound, copies = latency_bound(paths, np.array(arrays, float), budget, np.ones(count))
+    assert bound <= shortest + 1e-9
+    assert (copies >= 1 - 1e-9).all()
+    assert copies @ arrays <= budget * (1 + 1e-9)
+    for path in paths:  # every path is a bound for any copies, by itself
+        for chosen, (end, _) in zip(every, found, strict=True):
+            assert path.clocks(np.array(chosen, float)) <= end + 1e-9
+
+
+def test_one_layer_reaches_its_bound() -> None:
+    path = Path(np.array([100.0]), 7.0)
+    bound, copies = latency_bound([path], np.array([2.0]), 20, np.ones(1))
+    assert copies.tolist() == [10.0]
+    assert bound == 17.0
+
+
+def test_a_square_root_law() -> None:
+    """Two layers in a row, nine times as much work in one: three times as many copies."""
+    _, copies = latency_bound([Path(np.array([900.0, 100.0]), 0.0)], np.ones(2), 40, np.ones(2))
+    assert copies.tolist() == [30.0, 10.0]

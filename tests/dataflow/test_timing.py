@@ -1,0 +1,168 @@
+"""The schedule of a dataflow, held against a machine that runs it clock by clock."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mcompiler.dataflow import Edge, Stage, earliest, just_in_time, latest
+from mcompiler.dataflow.grids import Window, everything, same_place, windows
+from mcompiler.dataflow.timing import occupancy, waiting
+from tests.support import machine
+from tests.support.machine import Link, Unit
+
+
+def stages_of(units: list[Unit]) -> list[Stage]:
+    """The same network for the code under test."""
+    found = []
+    for index, unit in enumerate(units):
+        edges = []
+        for link in unit.links:
+            given_sizes = units[link.producer].sizes
+            total, own = int(np.prod(given_sizes)), int(np.prod(unit.sizes))
+            if link.everything:
+                needs = everything(total, own)
+            elif link.kernel == 1 and link.stride == 1 and not link.pad:
+                needs = same_place(own)
+            else:
+                needs = windows(given_sizes, unit.sizes, [Window(link.kernel, link.stride, 1, link.pad)] * 2)
+            edges.append(Edge(link.producer, needs, link.delay, 1.0))
+        count = int(np.prod(unit.sizes))
+        found.append(Stage(f"n{index}", count, unit.service, unit.latency, unit.copies, tuple(edges)))
+    return found
+
+
+@st.composite
+def networks(draw: st.DrawFn) -> list[Unit]:
+    """An input, then units that read one or two earlier ones: windows, the same place, or everything."""
+    sizes = (draw(st.integers(1, 5)), draw(st.integers(1, 5)))
+    units = [Unit(sizes, 0, 0)]
+    for _ in range(draw(st.integers(1, 5))):
+        producer = draw(st.integers(0, len(units) - 1))
+        height, width = units[producer].sizes
+        kind = draw(st.sampled_from(["window", "place", "all"]))
+        service = draw(st.integers(0, 4))
+        latency = service + draw(st.integers(0, 3))
+        copies, delay = draw(st.integers(1, 3)), draw(st.integers(0, 2))
+        if kind == "window":
+            kernel = draw(st.integers(1, min(3, height, width)))
+            stride, pad = draw(st.integers(1, 2)), draw(st.integers(0, kernel - 1))
+            own = tuple((size + 2 * pad - kernel) // stride + 1 for size in (height, width))
+            units.append(
+                Unit((own[0], own[1]), service, latency, copies, (Link(producer, kernel, stride, pad, delay=delay),))
+            )
+        elif kind == "place":
+            links = [Link(producer, delay=delay)]
+            alike = [i for i, unit in enumerate(units) if unit.sizes == (height, width) and i != producer]
+            second = draw(st.sampled_from([None, *alike]))
+            if second is not None:
+                links.append(Link(second))
+            units.append(Unit((height, width), service, latency, copies, tuple(links)))
+        else:
+            units.append(Unit((1, draw(st.integers(1, 3))), service, latency, copies,
+                              (Link(producer, everything=True, delay=delay),)))  # fmt: skip
+    return units
+
+
+@settings(max_examples=150, deadline=None)
+@given(networks())
+def test_one_inference_to_the_clock(units: list[Unit]) -> None:
+    found = earliest(stages_of(units))
+    ran = machine.run(units, [0])
+    assert [start.tolist() for start in found] == [start[0] for start in ran.starts]
+
+
+@settings(max_examples=100, deadline=None)
+@given(networks(), st.integers(0, 3))
+def test_a_periodic_schedule_is_kept_by_the_machine(units: list[Unit], slack: int) -> None:
+    stages = stages_of(units)
+    interval = max([1, *(stage.busy for stage in stages)]) + slack
+    early = earliest(stages, interval)
+    for starts in (early, latest(stages, early, interval), just_in_time(stages, early, interval)):
+        assert_lawful(units, [start.tolist() for start in starts], interval)
+    # Nothing ends later than in the earliest schedule.
+    read = {edge.producer for stage in stages for edge in stage.edges}
+    for index, start in enumerate(just_in_time(stages, early, interval)):
+        if index not in read:
+            assert start.tolist() == early[index].tolist()
+
+
+def assert_lawful(units: list[Unit], starts: list[list[int]], interval: int) -> None:
+    """Every token starts when what it reads is there, in order, on a server that is free, in every inference."""
+    for index, unit in enumerate(units):
+        own = starts[index]
+        assert all(one <= other for one, other in pairwise(own))
+        for token, place in enumerate(unit.places):
+            for link in unit.links:
+                for read in machine.reads(units, unit, link, place):
+                    end = starts[link.producer][read] + units[link.producer].latency + link.delay
+                    assert own[token] >= end, f"n{index} token {token} reads n{link.producer} token {read}"
+        turns = 2 + max(own) // interval
+        for server in range(unit.copies):
+            busy = sorted(s + turn * interval for s in own[server :: unit.copies] for turn in range(turns))
+            assert all(one + unit.service <= other for one, other in pairwise(busy)), f"n{index} server {server}"
+
+
+@settings(max_examples=60, deadline=None)
+@given(networks())
+def test_the_machine_settles_at_the_busiest_stage(units: list[Unit]) -> None:
+    """Inputs that come as fast as they like, buffers without end: results come at the interval of the schedule."""
+    stages = stages_of(units)
+    interval = max([1, *(stage.busy for stage in stages)])
+    turns = 12
+    ran = machine.run(units, [turn * interval for turn in range(turns)])
+    for starts in ran.starts:
+        ends = [start[-1] for start in starts]
+        assert ends[-1] - ends[-2] == interval
+
+
+@settings(max_examples=100, deadline=None)
+@given(networks())
+def test_what_waits_is_what_the_machine_counts(units: list[Unit]) -> None:
+    stages = stages_of(units)
+    interval = max([1, *(stage.busy for stage in stages)])
+    starts = just_in_time(stages, earliest(stages, interval), interval)
+    plain = [start.tolist() for start in starts]
+    turns = 3 + max(max(start, default=0) for start in plain) // interval
+    for index, stage in enumerate(stages):
+        for number, edge in enumerate(stage.edges):
+            held = waiting(starts[edge.producer], stages[edge.producer], starts[index], stage, edge, interval)
+            assert held == machine.most_held(units, plain, index, number, interval, turns)
+
+
+def test_occupancy_by_hand() -> None:
+    # Lives of 0..5, 3..4 and 3..10, every 6 clocks: at 3 there are all three of one inference, the last one until 10,
+    # that is until 4 of the next.
+    birth, death = np.array([0, 3, 3]), np.array([5, 4, 10])
+    assert occupancy(birth, death, 100) == 3
+    assert occupancy(birth, death, 6) == 4
+    assert occupancy(np.array([2]), np.array([2]), 6) == 0
+
+
+def test_what_is_fast_waits_for_what_is_slow() -> None:
+    """A fast stage in front of a slow one makes tokens just in time, one behind it takes them at once."""
+    through = same_place(50)
+    stages = [
+        Stage("fast", 50, 1, 1),
+        Stage("slow", 50, 10, 10, 1, (Edge(0, through, 0, 1.0),)),
+        Stage("quick", 50, 1, 1, 1, (Edge(1, through, 0, 1.0),)),
+        Stage("sum", 1, 1, 1, 1, (Edge(2, everything(50, 1), 0, 1.0),)),
+    ]
+    early = earliest(stages, 500)
+    starts = just_in_time(stages, early, 500)
+    assert (np.diff(starts[0]) == 10).all()
+    assert (np.diff(starts[2]) == 10).all()
+    assert waiting(early[0], stages[0], early[1], stages[1], stages[1].edges[0], 500) == 46
+    assert waiting(starts[0], stages[0], starts[1], stages[1], stages[1].edges[0], 500) == 1
+
+
+@pytest.mark.parametrize("copies", [1, 2, 3, 7])
+def test_copies_take_turns(copies: int) -> None:
+    stage = Stage("a", 7, 10, 12, copies)
+    (starts,) = earliest([stage])
+    assert starts.tolist() == [10 * (token // copies) for token in range(7)]
+    assert stage.busy == 10 * -(-7 // copies)
