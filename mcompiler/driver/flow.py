@@ -91,10 +91,10 @@ def compile(
         UserError: what is wrong with the model, the data or the target, and what to do.
         PassError: a fault of the compiler.
     """
+    method, goal = _method(range), _goal(replicate, arrays, faults is not None)
     chip = target if isinstance(target, Target) else load_target(target, overrides)
     array_shape(chip)
     stuck = read_faults(Path(faults), chip) if isinstance(faults, str | Path) else faults
-    method, goal = _method(range), _goal(replicate, arrays, faults is not None)
     program, source = imported(model)
     session = float_session_of(source, program.model)
     known, given = open_dims(program, session, dims or {}, say), calibration is not None

@@ -1,0 +1,149 @@
+"""Replicate: within the budget, as good as the bounds say, and the copies are in every artefact."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import mcompiler
+from mcompiler.errors import CompileError
+from mcompiler.ir import ANALOG_DOMAIN, AnalogProgram, ConvShape
+from mcompiler.passes.place import Place
+from mcompiler.passes.replicate import Goal, Replicate
+from mcompiler.passes.schedule import Schedule
+from tests.support.programs import analog, matrix_op, matrix_program, placeholder, target
+
+KEYS = ("array.rows=8", "array.rows_active=8", "array.columns=16")
+CONV = ConvShape((3, 3), (1, 1), (1, 1), (1, 1, 1, 1), 1)
+
+
+def convolutions(sizes: list[int], strides: list[int]) -> AnalogProgram:
+    """Convolutions one after another: [C, H, W] with 2 channels, smaller where a stride says so."""
+    size = sizes[0]
+    x = ir.Value(name="x", shape=ir.Shape(["N", 2, size, size]), type=ir.TensorType(ir.DataType.FLOAT))
+    nodes: list[ir.Node] = []
+    ops = []
+    for index, stride in enumerate(strides):
+        nodes.append(placeholder(f"c{index}", nodes[-1].outputs[0] if nodes else x))
+        size = (size - 1) // stride + 1
+        nodes[-1].outputs[0].shape = ir.Shape(["N", 2, size, size])
+        shape = ConvShape((3, 3), (stride, stride), (1, 1), (1, 1, 1, 1), 1)
+        codes = np.ones((18, 2 + 2 * index), int)
+        ops.append(matrix_op(codes, name=f"c{index}", vectors=size * size, input_bits=4, shape=shape))
+    graph = ir.Graph([x], [nodes[-1].outputs[0]], nodes=nodes, opset_imports={"": 20, ANALOG_DOMAIN: 1})
+    return analog(matrix_program(ops, model=ir.Model(graph, ir_version=10)), target(*KEYS))
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.integers(4, 10), st.lists(st.sampled_from([1, 2]), min_size=1, max_size=4), st.integers(0, 60),
+    st.sampled_from([Goal.THROUGHPUT, Goal.LATENCY]),
+)  # fmt: skip
+def test_copies_keep_to_the_budget_and_to_what_they_promise(
+    size: int, strides: list[int], more: int, goal: Goal
+) -> None:
+    chip, program = target(*KEYS), convolutions([size], strides)
+    one = sum(len(table) for table in program.tiled.tables)
+    found = Replicate(goal, arrays=one + more).run(program, chip)
+    figures = found.replication
+    assert figures is not None
+    used = sum(len(table) * n for table, n in zip(program.tiled.tables, found.copies, strict=True))
+    assert used == figures.arrays <= figures.budget == one + more
+    assert all(n >= 1 for n in found.copies)
+    assert figures.interval_bound_s <= figures.interval_s <= figures.interval_before_s
+    assert figures.latency_bound_s <= figures.latency_s * (1 + 1e-9) <= figures.latency_before_s * (1 + 2e-9)
+    if goal is Goal.THROUGHPUT:
+        assert figures.interval_s == figures.interval_bound_s
+    # the schedule of the placed program is that fast (it waits for whole reads, and has a cycle at least)
+    scheduled = Schedule().run(Place().run(found, chip), chip)
+    assert scheduled.bounds_s["array"] == pytest.approx(figures.interval_s)
+
+
+def test_without_a_budget_the_chips_that_are_used_are_filled() -> None:
+    chip = target(*KEYS, "hierarchy.arrays_per_core=2", "hierarchy.cores_per_tile=3", "hierarchy.tiles_per_chip=4")
+    found = Replicate(Goal.THROUGHPUT).run(convolutions([8], [1, 1]), chip)
+    assert found.replication is not None
+    assert found.replication.budget == 24
+    assert Place().run(found, chip).chips == 1
+
+
+def test_a_budget_that_is_too_small_is_named() -> None:
+    with pytest.raises(CompileError, match=r"takes 9 arrays and the budget is 8; raise --arrays"):
+        Replicate(Goal.LATENCY, arrays=8).run(convolutions([8], [1, 1]), target(*KEYS))
+
+
+def test_nothing_to_copy_is_left_alone() -> None:
+    program = analog(matrix_program([matrix_op([[0]])]), target(*KEYS))
+    assert Replicate().run(program, target(*KEYS)) is program
+
+
+@pytest.fixture(scope="module")
+def build(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A saved build whose convolution has copies."""
+    rng = np.random.default_rng(0)
+    weights = ir.Tensor(rng.standard_normal((4, 2, 3, 3)).astype(np.float32), name="w")
+    x = ir.Value(name="x", shape=ir.Shape(["N", 2, 6, 6]), type=ir.TensorType(ir.DataType.FLOAT))
+    w = ir.Value(name="w", const_value=weights, shape=ir.Shape([4, 2, 3, 3]), type=ir.TensorType(ir.DataType.FLOAT))
+    node = ir.node("Conv", [x, w], {"pads": [1, 1, 1, 1]}, name="conv")
+    node.outputs[0].name = "y"
+    node.outputs[0].shape, node.outputs[0].type = ir.Shape(["N", 4, 6, 6]), ir.TensorType(ir.DataType.FLOAT)
+    graph = ir.Graph([x], node.outputs, nodes=[node], initializers=[w], opset_imports={"": 18})
+    out = tmp_path_factory.mktemp("copies") / "m.build"
+    made = mcompiler.compile(
+        ir.Model(graph, ir_version=9), "generic_128", calibration="random", replicate="throughput", arrays=20,
+        overrides=KEYS,
+    )  # fmt: skip
+    made.save(out)
+    return out
+
+
+def test_copies_are_in_every_artefact(build: Path, tmp_path: Path) -> None:
+    loaded = mcompiler.load(build)
+    (layer,) = loaded.layer_data
+    arrays = len(layer.table)
+    assert (arrays, layer.copies, len(layer.addresses)) == (6, 3, 18)
+    found = Counter(data["replica"] for _, data in loaded.placement.nodes(data=True) if data.get("kind") == "array")
+    assert found == dict.fromkeys(range(layer.copies), arrays)
+    path = tmp_path / "cells.npy"
+    loaded.write_cells(path, "conv")
+    table = np.load(path)
+    places = {tuple(place) for place in np.stack([table[k] for k in ("chip", "tile", "core", "position")], 1).tolist()}
+    assert places == {tuple(place) for place in layer.addresses.tolist()}
+    one = [np.sort(table[table["array"] == copy * arrays], order=["row", "column"]) for copy in range(layer.copies)]
+    for other in one[1:]:
+        np.testing.assert_array_equal(one[0]["conductance_s"], other["conductance_s"])
+    assert loaded.verify().exact
+
+
+def test_the_timeline_shows_every_working_stage_in_its_time(build: Path) -> None:
+    loaded = mcompiler.load(build)
+    trace, schedule = loaded.timeline(), loaded.schedule
+    names = {e["tid"]: e["args"]["name"] for e in trace["traceEvents"] if e["ph"] == "M"}
+    for stage in schedule["stages"]:
+        threads = [tid for tid, name in names.items() if name.startswith(f"{stage['name']} ")]
+        if stage["kind"] == "input" or not stage["service_s"]:
+            assert not threads
+            continue
+        (thread,) = threads
+        runs = [e for e in trace["traceEvents"] if e["ph"] == "X" and e["tid"] == thread]
+        first = [e for e in runs if e["name"] == "inference 0"]
+        assert min(e["ts"] for e in first) == pytest.approx(stage["start_s"] * 1e6)
+        assert sum(e["args"]["tokens"] for e in first) == stage["tokens"]
+        again = [e["ts"] for e in runs if e["name"] == "inference 1"]
+        assert min(again) - min(e["ts"] for e in first) == pytest.approx(schedule["interval_s"] * 1e6)
+
+
+def test_mistakes_get_a_sentence(build: Path) -> None:
+    with pytest.raises(CompileError, match="different stuck cells"):
+        mcompiler.compile(build / "model.onnx", "generic_128", calibration="random", replicate="latency",
+                          faults=build / "none.csv")  # fmt: skip
+    with pytest.raises(CompileError, match="a budget of arrays without copies"):
+        mcompiler.compile(build / "model.onnx", "generic_128", calibration="random", arrays=4)
+    with pytest.raises(CompileError, match="replicate 'speed' is unknown"):
+        mcompiler.compile(build / "model.onnx", "generic_128", calibration="random", replicate="speed")
