@@ -31,6 +31,7 @@ PAGES = [
     "docs/devices.md",
     "docs/netlists.md",
     "docs/programming.md",
+    "docs/schedule.md",
     pytest.param("docs/admm.md", marks=NEEDS_TORCH),
 ]
 STAND_INS = {

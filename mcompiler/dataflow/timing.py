@@ -213,7 +213,7 @@ def waiting(made: Indices, producer: Stage, read: Indices, reader: Stage, edge: 
     if not len(made):
         return 0
     birth = made + producer.latency + edge.delay
-    leave = np.concatenate([read + reader.service, [0]])[edge.needs.last_use]
+    leave = np.concatenate([read + max(1, reader.service), [0]])[edge.needs.last_use]  # what takes no time still reads
     return occupancy(birth, np.where(edge.needs.last_use < 0, birth, leave), interval)
 
 

@@ -137,7 +137,7 @@ def most_held(units: list[Unit], starts: list[list[int]], index: int, number: in
     for turn in range(turns):
         for read, user in users.items():
             born = starts[link.producer][read] + producer.latency + link.delay + turn * interval
-            gone = starts[index][user] + unit.service + turn * interval
+            gone = starts[index][user] + max(1, unit.service) + turn * interval
             for clock in range(born, gone):
                 alive[clock] = alive.get(clock, 0) + 1
     return max(alive.values(), default=0)
