@@ -30,6 +30,7 @@ from mcompiler.dataflow import (
 from mcompiler.errors import CompileError
 from mcompiler.geometry import array_shape
 from mcompiler.ir import AnalogProgram, Replication
+from mcompiler.network import likely_interval
 from mcompiler.target import Target
 
 
@@ -77,7 +78,16 @@ class Replicate:
             )
         search = _Search(program, budget, target)
         copies = search.best(self.goal, self.effort)
+        if self.goal is Goal.THROUGHPUT:
+            copies = self._balanced(program, search, copies, target)
         return replace(program, replicas=tuple(copies), replication=search.figures(copies))
+
+    def _balanced(self, program: AnalogProgram, search: _Search, copies: list[int], target: Target) -> list[int]:
+        """These copies, or fewer or better aligned ones where links and digital units hold the best ones back."""
+        choices = [copies]
+        for slower in _SLOWER:
+            choices += [choice for choice in search.slower(slower) if choice not in choices]
+        return min(choices, key=lambda choice: likely_interval(replace(program, replicas=tuple(choice)), target))
 
     def _budget(self, total: int, target: Target) -> int:
         if self.arrays is not None:
@@ -87,6 +97,10 @@ class Replicate:
             given = target.hierarchy.chips
             chips = -(-total // target.hierarchy.arrays_per_chip) if given == "as needed" else given
         return chips * target.hierarchy.arrays_per_chip
+
+
+_SLOWER = (1.0, 1.15, 1.3, 1.5, 1.8, 2.2, 3.0)
+"""Intervals of arrays that are tried, as multiples of the best, where other units can't keep pace with them."""
 
 
 class _Search:
@@ -108,6 +122,9 @@ class _Search:
         ]
         self._arrays = np.array([each.arrays for each in self.candidates], dtype=np.float64)
         self.paths: list[Path] = []  # what inferences waited for, with the copies that were tried
+        self.columns = {
+            step.layer: step.grid.sizes[-1] for step in self.steps if step.kind is Kind.ANALOG and step.grid.sizes
+        }
         self.layer_of = [step.layer if step.kind is Kind.ANALOG else -1 for step in self.steps]
 
     def stages(self, copies: Sequence[int]) -> list[Stage]:
@@ -132,6 +149,20 @@ class _Search:
         if goal is Goal.THROUGHPUT:
             return self.lower_latency(copies, effort)
         return min((self.lower_latency(start, effort) for start in (copies, [1] * len(copies))), key=self.latency)
+
+    def slower(self, factor: float) -> list[list[int]]:
+        """Copies for an interval that much longer than the best; and such that rows of the raster deal evenly.
+
+        Where the copies divide a row, or a row the copies, each sees the same columns in every row, and its windows
+        overlap with themselves: it reads less of its input.
+        """
+        interval = int(best_interval(self.candidates, self.budget) * factor)
+        plain = [each.copies_for(max(interval, each.service)) for each in self.candidates]
+        aligned = [
+            _aligned(number, self.columns.get(index, 1), each.tokens)
+            for index, (number, each) in enumerate(zip(plain, self.candidates, strict=True))
+        ]
+        return [c for c in (plain, aligned) if self._arrays @ np.array(c) <= self.budget]
 
     def lower_latency(self, least: list[int], effort: int) -> list[int]:
         """Spend what the budget leaves on latency; no layer gets fewer copies than ``least``."""
@@ -183,3 +214,12 @@ class _Search:
             latency_s=self.latency(copies) / clock,
             latency_bound_s=max(bound, 0.0) / clock,
         )
+
+
+def _aligned(least: int, columns: int, tokens: int) -> int:
+    """Fewest copies, at least as many, that divide a row of the raster or are whole rows."""
+    for number in range(least, min(columns, tokens) + 1):
+        if columns % number == 0:
+            return number
+    whole_rows = -(-least // columns) * columns
+    return whole_rows if whole_rows <= tokens else least

@@ -1,0 +1,254 @@
+"""Where arrays stand: orders in which they fill tiles, cuts between chips, and what makes one placement better."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from mcompiler.dataflow import digital_bound, network_steps, read_time, reads_per_vector
+from mcompiler.geometry import array_shape
+from mcompiler.ir import AnalogProgram
+from mcompiler.network.flows import OUTSIDE, Floats, Ints
+from mcompiler.network.sites import sites
+from mcompiler.network.traffic import measured, nodes_of, program_flows
+from mcompiler.target import Target
+
+Addresses = tuple[npt.NDArray[np.int32], ...]
+
+
+def in_order(program: AnalogProgram, target: Target) -> Addresses:
+    """Addresses of arrays one after the other, layer by layer."""
+    counts = array_counts(program)
+    return _addresses(counts, np.arange(sum(counts)), None, target)
+
+
+def best_placement(program: AnalogProgram, chips: int, effort: int, target: Target) -> Addresses:
+    """The best of all orders of filling tiles and arrangements of tiles that the effort allows to try."""
+    counts = array_counts(program)
+    work = _Work(program, counts, target)
+    best, least = in_order(program, target), work.badness(in_order(program, target))
+    for order in _orders(program, counts):
+        cut = _cut_chips(program, counts, order, chips, target)
+        for slots in (cut, _spread_digital(work, cut, target)):
+            for cool in (False, True):
+                site = sites(program, counts, slots, chips, effort, cool, target)
+                found = _addresses(counts, slots, site, target)
+                badness = work.badness(found)
+                if badness < least:
+                    best, least = found, badness
+                if badness[0] <= work.array_s or work.digital_s(found) >= least[0]:
+                    break  # links are not what holds it back
+            if least[0] <= work.array_s and len(program.replicas) == 0:
+                break
+    return best
+
+
+def likely_interval(program: AnalogProgram, target: Target) -> float:
+    """The interval in seconds that arrays, digital units and links allow in a placement that takes no search."""
+    counts = array_counts(program)
+    work = _Work(program, counts, target)
+    found = []
+    for order in _orders(program, counts):
+        plain = np.empty_like(order)
+        plain[order] = np.arange(len(order))
+        for slots in (plain, _spread_digital(work, plain, target)):
+            found.append(work.badness(_addresses(counts, slots, None, target))[0])
+    return min(found)
+
+
+def array_counts(program: AnalogProgram) -> list[int]:
+    """Arrays of each layer, copies included."""
+    return [len(table) * copies for table, copies in zip(program.tiled.tables, program.copies, strict=True)]
+
+
+class _Work:
+    """What makes one placement better than another."""
+
+    def __init__(self, program: AnalogProgram, counts: list[int], target: Target) -> None:
+        matrix, shape = program.tiled.matrix, array_shape(target)
+        self.program, self.counts, self.target = program, counts, target
+        self.steps, _ = network_steps(matrix.lowered.skeleton, matrix.ops, matrix.digital_ops)
+        cycle = read_time(shape, target)
+        self.array_s = max(
+            -(-op.vectors // copies) * reads_per_vector(op, table, shape, target) * cycle
+            for op, table, copies in zip(matrix.ops, program.tiled.tables, program.copies, strict=True)
+        )
+
+    def operations(self) -> Floats:
+        """Digital operations of each layer and of what stands behind it, [layers]."""
+        found = np.zeros(len(self.counts))
+        for step in self.steps:
+            if step.layer >= 0:
+                found[step.layer] += step.operations * step.grid.tokens
+        return found
+
+    def digital_s(self, addresses: Addresses) -> float:
+        """Time of the busiest digital unit."""
+        return digital_bound(self.steps, len(addresses), addresses, self.target)
+
+    def badness(self, addresses: Addresses) -> tuple[float, float]:
+        """The interval that arrays, digital units and links allow, and bytes times links."""
+        target, network = self.target, self.target.network
+        flows = program_flows(self.program, nodes_of(addresses, target), target)
+        found = measured(flows, len(addresses), target, 0.0)
+        interval = max(
+            self.array_s,
+            self.digital_s(addresses),
+            found.busiest_link_bytes * 8 / (network.link_bits * network.clock_hz),
+            found.busiest_chip_bytes / network.chip_link_bytes_per_s,
+        )
+        return interval, found.byte_hops
+
+
+def _spread_digital(work: _Work, slots: Ints, target: Target) -> Ints:
+    """Slots in which every tile of a chip has about as much digital work.
+
+    Arrays with more of it than the average come first, in the order of the layers, to each tile as many as carry its
+    share; the others fill what is left, in their order.
+    """
+    hierarchy = target.hierarchy
+    room = hierarchy.arrays_per_core * hierarchy.cores_per_tile
+    counts = np.array(work.counts)
+    each = np.repeat(work.operations() / np.maximum(1, counts), counts)
+    found = slots.copy()
+    for chip in np.unique(slots // hierarchy.arrays_per_chip).tolist():
+        own = np.flatnonzero(slots // hierarchy.arrays_per_chip == chip)
+        own = own[np.argsort(slots[own])]
+        tiles = min(hierarchy.tiles_per_chip, max(-(-len(own) // room), _tiles_for(work, own, target)))
+        heavy = own[each[own] > each[own].mean()]
+        light = own[each[own] <= each[own].mean()]
+        # Tile of each heavy array: by the work in front of it, but no tile gets more than it holds.
+        before = np.cumsum(each[heavy]) - each[heavy]
+        wanted = np.minimum((before / max(1e-30, each[heavy].sum()) * tiles).astype(np.int64), tiles - 1)
+        wanted = _within(wanted, room, tiles)
+        free = room - np.bincount(wanted, minlength=tiles)
+        rest = np.repeat(np.arange(tiles), _evenly(free, len(light)))
+        tile = np.empty(len(own), np.int64)
+        tile[each[own] > each[own].mean()], tile[each[own] <= each[own].mean()] = wanted, rest
+        order = np.argsort(tile, kind="stable")
+        place = np.empty(len(own), np.int64)
+        firsts = np.searchsorted(tile[order], np.arange(tiles))
+        place[order] = np.arange(len(own)) - firsts[tile[order]]
+        found[own] = chip * hierarchy.arrays_per_chip + tile * room + place
+    return found
+
+
+def _tiles_for(work: _Work, own: Ints, target: Target) -> int:
+    """Tiles whose digital units keep pace with the arrays, were the work spread evenly."""
+    rate = target.digital.operations_per_cycle * target.digital.clock_hz
+    share = len(own) / max(1, sum(work.counts))
+    return int(np.ceil(float(work.operations().sum()) * share / rate / work.array_s)) if work.array_s else 1
+
+
+def _within(wanted: Ints, room: int, tiles: int) -> Ints:
+    """Tiles in ascending order, with what is too much for one moved on to the next with room, or back from the end."""
+    place = np.arange(len(wanted))
+    # Array k goes no earlier than its turn allows: the arrays in front of it fill tiles one by one at the most.
+    forward = np.maximum.accumulate(wanted * room - place) + place
+    late = np.minimum(forward, tiles * room - len(wanted) + place)
+    found: Ints = late // room
+    return found
+
+
+def _evenly(free: Ints, count: int) -> Ints:
+    """How many of ``count`` arrays fill each tile's free positions: first those of the tiles in front."""
+    ends = np.minimum(np.cumsum(free), count)
+    return np.diff(np.concatenate([[0], ends]))
+
+
+def _addresses(counts: list[int], slots: Ints, site: Ints | None, target: Target) -> Addresses:
+    """Addresses of arrays that stand in these slots, a slot being an array position counted through all chips.
+
+    Args:
+        counts: arrays of each layer.
+        slots: of each array, layer after layer.
+        site: tile of the chip that each tile of slots becomes, [chips * tiles per chip]; None: as they are counted.
+        target: the chip.
+    """
+    hierarchy = target.hierarchy
+    index, position = np.divmod(slots, hierarchy.arrays_per_core)
+    index, core = np.divmod(index, hierarchy.cores_per_tile)
+    chip, tile = np.divmod(index, hierarchy.tiles_per_chip)
+    if site is not None:
+        tile = site[index]
+    every = np.stack([chip, tile, core, position], axis=1).astype(np.int32)
+    return tuple(np.split(every, np.cumsum(counts)[:-1])) if counts else ()
+
+
+# --- orders ----------------------------------------------------------------------------------------------------------
+
+
+def _orders(program: AnalogProgram, counts: list[int]) -> list[Ints]:
+    """Orders in which arrays fill the tiles, numbers of arrays counted layer by layer."""
+    copies = np.array(program.copies)
+    plain = np.arange(sum(counts))
+    if not (copies > 1).any():
+        return [plain]
+    run = np.cumsum(np.concatenate([[0], np.diff(copies) != 0]))  # layers in a row with as many copies
+    layer = np.repeat(np.arange(len(counts)), counts)
+    sizes = np.array([max(1, len(table)) for table in program.tiled.tables])
+    inside = plain - np.repeat(np.cumsum(counts) - counts, counts)
+    return [plain, np.lexsort((plain, layer, inside // sizes[layer], run[layer]))]
+
+
+# --- chips -----------------------------------------------------------------------------------------------------------
+
+
+def _cut_chips(program: AnalogProgram, counts: list[int], order: Ints, chips: int, target: Target) -> Ints:
+    """Slots of all arrays, filled in an order, chips cut where the fewest bytes cross.
+
+    Chips that are not filled to the last array may end earlier, between two copies of a layer; the cuts with the least
+    traffic over all ends are found exactly (for cuts in this order).
+    """
+    total, per_chip = sum(counts), target.hierarchy.arrays_per_chip
+    if chips == 1:
+        return _inverse(order)
+    layer = np.repeat(np.arange(len(counts)), counts)
+    sizes = np.array([max(1, len(table)) for table in program.tiled.tables])
+    copy = layer + len(counts) * ((np.arange(total) - (np.cumsum(counts) - counts)[layer]) // sizes[layer])
+    ends = 1 + np.flatnonzero(np.diff(copy[order]))
+    places = sorted({*ends.tolist(), *range(per_chip, total, per_chip), total})
+    crossing = _crossing(program, counts, order, np.array(places), target)
+    best: dict[tuple[int, int], tuple[float, tuple[int, ...]]] = {
+        (0, 0): (0.0, ())
+    }  # (chips used, arrays placed) -> bytes over all cuts, the cuts
+    for used in range(chips):
+        for start in [place for number, place in best if number == used]:
+            cost, cuts = best[used, start]
+            for place in places:
+                left = total - place
+                if not start < place <= start + per_chip or left > (chips - used - 1) * per_chip:
+                    continue
+                found = cost + (crossing[place] if place < total else 0.0)
+                known = best.get((used + 1, place))
+                if known is None or found < known[0]:
+                    best[used + 1, place] = (found, (*cuts, place))
+    _, cuts = min(
+        (best[used, total] for used in range(1, chips + 1) if (used, total) in best), key=lambda each: each[0]
+    )
+    lengths = np.diff([0, *cuts])
+    first = np.repeat(np.arange(len(lengths)) * per_chip, lengths)
+    inside = np.arange(total) - np.repeat(np.concatenate([[0], np.cumsum(lengths)[:-1]]), lengths)
+    return np.asarray((first + inside)[_inverse(order)], dtype=np.int64)
+
+
+def _inverse(order: Ints) -> Ints:
+    """Place of each array in an order."""
+    found = np.empty_like(order)
+    found[order] = np.arange(len(order))
+    return found
+
+
+def _crossing(program: AnalogProgram, counts: list[int], order: Ints, places: Ints, target: Target) -> dict[int, float]:
+    """Bytes that cross each place in an order of the arrays: what goes between arrays on its two sides."""
+    pieces = np.searchsorted(places, _inverse(order), side="right")  # the piece between two places, as if a tile
+    flows = program_flows(program, np.split(pieces, np.cumsum(counts)[:-1]), target)
+    moving = (flows.source != OUTSIDE) & (flows.sink != OUTSIDE)
+    low = np.minimum(flows.source, flows.sink)[moving]
+    high = np.maximum(flows.source, flows.sink)[moving]
+    steps = np.zeros(len(places) + 2)
+    np.add.at(steps, low, flows.bytes[moving])
+    np.add.at(steps, high, -flows.bytes[moving])
+    across = np.cumsum(steps)
+    # Piece i ends at places[i]: what goes from pieces up to i to later ones crosses that place.
+    return {int(place): float(across[index]) for index, place in enumerate(places)}

@@ -1,0 +1,153 @@
+"""Which tile of a chip each filled tile becomes: few bytes that travel far, and no link much fuller than the others."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from mcompiler.ir import AnalogProgram
+from mcompiler.network.flows import Floats, Flows, Ints
+from mcompiler.network.topology import PORT, Topology, topology_of
+from mcompiler.network.traffic import program_flows
+from mcompiler.target import Target
+
+
+def sites(
+    program: AnalogProgram, counts: list[int], slots: Ints, chips: int, effort: int, cool: bool, target: Target
+) -> Ints:
+    """The tile that each tile of slots becomes: with few bytes times links; ``cool``: then with emptier fullest links.
+
+    Args:
+        program: with the tables of its arrays.
+        counts: arrays of each layer, copies included.
+        slots: array positions that they fill, counted through all chips.
+        chips: in use.
+        effort: doubles the rounds.
+        cool: whether links are what holds the pipeline back.
+        target: the chip.
+
+    Returns:
+        int64 [chips * tiles per chip].
+    """
+    hierarchy, net = target.hierarchy, topology_of(target)
+    tiles = hierarchy.tiles_per_chip
+    group = slots // (hierarchy.arrays_per_core * hierarchy.cores_per_tile)
+    flows = program_flows(program, np.split(group, np.cumsum(counts)[:-1]), target)
+    site = np.tile(np.arange(tiles), chips)
+    if net.kind == "bus":
+        return site
+    for chip in range(chips):
+        traffic, ports = _between(flows, chip, tiles)
+        used = int((np.unique(group) // tiles == chip).sum())
+        starts = [np.arange(tiles), net.walk()]
+        own = min((_exchanged(start, traffic, ports, net, used, effort) for start in starts),
+                  key=lambda each: _byte_hops(each, traffic, ports, net))  # fmt: skip
+        if cool:
+            own = _cooled(own, traffic, ports, net, used, effort)
+        site[chip * tiles : (chip + 1) * tiles] = own
+    return site
+
+
+def _between(flows: Flows, chip: int, tiles: int) -> tuple[Floats, Floats]:
+    """Bytes between the tiles of slots of a chip, both directions together, and between each and the port."""
+    traffic, ports = np.zeros((tiles, tiles)), np.zeros(tiles)
+    source, sink = flows.source, flows.sink
+    ours, theirs = source // tiles == chip, sink // tiles == chip
+    inside = ours & theirs & (source >= 0) & (sink >= 0)
+    np.add.at(traffic, (source[inside] % tiles, sink[inside] % tiles), flows.bytes[inside])
+    for end, here in ((source, ours), (sink, theirs)):
+        through = here & ~inside & (end >= 0)
+        np.add.at(ports, end[through] % tiles, flows.bytes[through])
+    return traffic + traffic.T, ports
+
+
+def _byte_hops(site: Ints, traffic: Floats, ports: Floats, net: Topology) -> float:
+    """Bytes times links with the tiles of slots at these sites."""
+    far = net.hops(site[:, None], site[None, :])
+    return float((traffic * far).sum() / 2 + (ports * net.hops(site, np.full_like(site, PORT))).sum())
+
+
+def _exchanged(site: Ints, traffic: Floats, ports: Floats, net: Topology, used: int, effort: int) -> Ints:
+    """Exchange tiles, each with the one that gains most, until nothing gains or the rounds are over."""
+    site = site.copy()
+    tiles = len(site)
+    every = np.arange(tiles)
+    far = net.hops(every[:, None], every[None, :]).astype(np.float64)
+    home = far[PORT]
+    for _ in range(8 << effort):
+        changed = False
+        for one in range(min(used, tiles)):
+            gain = _gains(one, site, traffic, ports, far, home)
+            other = int(np.argmax(gain))
+            if gain[other] > 1e-9 * max(1.0, float(traffic[one].sum())):
+                site[one], site[other] = site[other], site[one]
+                changed = True
+        if not changed:
+            break
+    return site
+
+
+def _gains(one: int, site: Ints, traffic: Floats, ports: Floats, far: Floats, home: Floats) -> Floats:
+    """Bytes times links saved by exchanging the site of one tile with that of each other."""
+    distance = far[site][:, site]  # [tiles, tiles], by what stands there
+    own = traffic[one]
+    now = traffic @ distance[one]  # what each other tile would pay at the site of this one
+    before = own @ distance[one] + (traffic * distance).sum(axis=1)
+    after = distance @ own + now
+    # The two also talk to each other: their distance stays what it is, but both sums above count it as none.
+    after = after + 2 * own * distance[one]
+    leave = ports[one] * home[site[one]] + ports * home[site]
+    come = ports[one] * home[site] + ports * home[site[one]]
+    gain: Floats = before - after + leave - come
+    gain[one] = 0.0
+    return gain
+
+
+def _cooled(site: Ints, traffic: Floats, ports: Floats, net: Topology, used: int, effort: int) -> Ints:
+    """Exchange tiles at the ends of the fullest links with others, where the fullest links get emptier by it."""
+    if net.kind != "mesh" or used < 3:
+        return site
+    rng = np.random.default_rng(0)
+    best, tiles = site.copy(), len(site)
+    source, sink = np.nonzero(traffic)
+    size = traffic[source, sink]
+    out = np.flatnonzero(ports)
+    source, sink = np.concatenate([source, out]), np.concatenate([sink, np.full(len(out), tiles)])
+    size = np.concatenate([size, ports[out]])
+    ends = np.append(best, PORT)
+    load = net.loads(ends[source], ends[sink], size)
+    touching = [np.flatnonzero((source == tile) | (sink == tile)) for tile in range(tiles)]
+    score = _norm(load)
+    for _ in range(min(_TRIALS, 4 * used) << effort):
+        full = _tile_at(load, net, rng)
+        one = int(np.flatnonzero(ends[:tiles] == full)[0])
+        other = int(rng.integers(tiles))
+        moved = np.union1d(touching[one], touching[other])
+        before = net.loads(ends[source[moved]], ends[sink[moved]], size[moved])
+        ends[one], ends[other] = ends[other], ends[one]
+        after = net.loads(ends[source[moved]], ends[sink[moved]], size[moved])
+        changed = load - before + after
+        found = _norm(changed)
+        if found < score:
+            load, score = changed, found
+        else:
+            ends[one], ends[other] = ends[other], ends[one]
+    return ends[:tiles]
+
+
+_TRIALS = 400
+"""Exchanges that are tried for emptier links on a large chip, at no effort; each effort doubles them."""
+
+
+def _norm(load: Floats) -> float:
+    """How full the fullest links are: the 8th power mean, so that the next ones count too."""
+    return float((load**8).sum())
+
+
+def _tile_at(load: Floats, net: Topology, rng: np.random.Generator) -> int:
+    """A tile at an end of one of the fullest links."""
+    place = int(rng.choice(np.argsort(load)[-4:]))
+    kind, index = divmod(place, net.side * net.side)
+    line, step = divmod(index, net.side)
+    near = min(step + int(rng.integers(2)), net.side - 1)
+    row, column = (line, near) if kind < 2 else (near, line)
+    return min(row * net.side + column, net.tiles - 1)

@@ -1,0 +1,120 @@
+"""Links of a chip: how many a byte crosses, and how much each carries.
+
+A mesh routes half of every flow along its row first, the other half along its column first (O1TURN; Seo et al., ISCA
+2005). An H-tree is a binary tree over the numbers of the
+tiles. A bus is one medium that all share. Links carry both directions at once, except the bus.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from mcompiler.target import Target
+
+Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
+
+PORT = 0
+"""Tile at which a chip's links to the outside end."""
+
+
+@dataclass(frozen=True)
+class Topology:
+    """The network between the tiles of one chip.
+
+    Attributes:
+        kind: mesh, htree or bus.
+        tiles: of the chip.
+    """
+
+    kind: str
+    tiles: int
+
+    @property
+    def side(self) -> int:
+        """Tiles in a row of the mesh."""
+        return int(np.ceil(np.sqrt(self.tiles)))
+
+    def hops(self, source: Ints, sink: Ints) -> Ints:
+        """Links between tiles, elementwise."""
+        if self.kind == "bus":
+            return np.not_equal(source, sink).astype(np.int64)
+        if self.kind == "htree":
+            return 2 * np.ceil(np.log2(np.bitwise_xor(source, sink) + 1.0)).astype(np.int64)
+        side = self.side
+        steps: Ints = np.abs(source // side - sink // side) + np.abs(source % side - sink % side)
+        return steps
+
+    def loads(self, source: Ints, sink: Ints, size: Floats) -> Floats:
+        """Bytes on every link and direction that could carry some, in no particular order.
+
+        Args:
+            source, sink: tiles, [flows].
+            size: bytes of each flow, [flows].
+        """
+        if self.kind == "bus":
+            return np.array([size[source != sink].sum()])
+        return self._tree(source, sink, size) if self.kind == "htree" else self._mesh(source, sink, size)
+
+    def _tree(self, source: Ints, sink: Ints, size: Floats) -> Floats:
+        """Up from the source and down to the sink, level by level, until both are under one node."""
+        found: list[Floats] = [np.zeros(1)]
+        level = 0
+        while (self.tiles - 1) >> level:
+            below, above = source >> level, sink >> level
+            apart = below != above
+            count = ((self.tiles - 1) >> level) + 1
+            for ends in (below, above):
+                load: Floats = np.bincount(ends[apart], weights=size[apart], minlength=count).astype(np.float64)
+                found.append(load)
+            level += 1
+        return np.concatenate(found)
+
+    def _mesh(self, source: Ints, sink: Ints, size: Floats) -> Floats:
+        side = self.side
+        (from_row, from_column), (to_row, to_column) = np.divmod(source, side), np.divmod(sink, side)
+        half = size / 2
+        along_rows = [_line_loads(row, from_column, to_column, half, side) for row in (from_row, to_row)]
+        along_columns = [_line_loads(column, from_row, to_row, half, side) for column in (from_column, to_column)]
+        return np.concatenate([along_rows[0] + along_rows[1], along_columns[0] + along_columns[1]])
+
+    def walk(self) -> Ints:
+        """All tiles in an order in which neighbours are close: a snake through the mesh, by number else."""
+        order: Ints = np.arange(self.tiles, dtype=np.int64)
+        if self.kind != "mesh":
+            return order
+        side = self.side
+        row, column = np.divmod(order, side)
+        return order[np.lexsort((np.where(row % 2 == 0, column, -column), row))]
+
+    def nearest(self, count: int) -> Ints:
+        """Smallest distances that ``count`` different tiles can have from one, whichever it is."""
+        every = np.arange(self.tiles, dtype=np.int64)
+        if self.kind == "mesh":
+            reach = np.arange(self.side * 2)
+            around = np.concatenate(
+                [[0], np.repeat(reach[1:], 4 * reach[1:])]
+            )  # an endless mesh: 4d tiles at distance d
+            return around[:count].astype(np.int64)
+        return np.sort(self.hops(np.zeros(self.tiles, np.int64), every))[:count]
+
+
+def _line_loads(line: Ints, start: Ints, end: Ints, size: Floats, side: int) -> Floats:
+    """Loads of the links along lines of tiles, both directions."""
+    found = []
+    for forward in (True, False):
+        chosen = end > start if forward else end < start
+        low, high = (start, end) if forward else (end, start)
+        steps = np.zeros((side, side + 1))
+        np.add.at(steps, (line[chosen], low[chosen]), size[chosen])
+        np.add.at(steps, (line[chosen], high[chosen]), -size[chosen])
+        found.append(np.cumsum(steps, axis=1)[:, :-1].reshape(-1))
+    return np.concatenate(found)
+
+
+def topology_of(target: Target) -> Topology:
+    """The network between the tiles of a target's chip."""
+    return Topology(target.network.topology, target.hierarchy.tiles_per_chip)
