@@ -150,7 +150,8 @@ class Network:
 
     def ends(self, y: str) -> Network:
         """The whole network: its last value is renamed to y."""
-        assert self.nodes[-1].name == y and self.shapes[y] == (CLASSES,)
+        assert self.nodes[-1].name == y
+        assert self.shapes[y] == (CLASSES,)
         self.nodes[-1].output[0] = "y"
         return self
 
