@@ -1,37 +1,39 @@
 """PIMCOMP-NN's own mappings of the six networks on the three architectures of its paper.
 
     python benchmarks/pimcomp.py FOLDER [--methods balance,GA] [--pipelines batch,element] [--networks vgg16,...]
-                                 [--architectures arch_a,...] [--limit 600] [--out pimcomp]
+                                 [--architectures arch_a,...] [--more-chips 0] [--limit 600] [--out pimcomp]
 
-FOLDER is a checkout of PIMCOMP-NN (Sun et al., TCAD 2024) whose program is at FOLDER/build/PIMCOMP-NN. It is run on the JSON
-models that it ships, in a scratch folder with a configuration of ours: as many cores as the smallest number of chips that
-holds the network has, 8-bit weights, 2-bit cells. Its public version cuts a matrix by `xbar_size` alone, whatever the bits
-of a weight, so an array of 128 columns is described as 32 columns wide: what it holds of 8-bit weights. That is how this
-compiler counts too, so that both spend the same arrays on one copy of a layer.
+FOLDER is a checkout of PIMCOMP-NN (Sun et al., TCAD 2024) whose program is at FOLDER/build/PIMCOMP-NN. It is run on the
+JSON models that it ships, in a scratch folder with a configuration of ours: as many cores as the smallest number of
+chips that holds the network has, 8-bit weights, 2-bit cells. Its public version cuts a matrix by `xbar_size` alone,
+whatever the bits of a weight, so an array of 128 columns is described as 32 columns wide: what it holds of 8-bit
+weights. That is how this compiler counts too, so that both spend the same arrays on one copy of a layer.
 
-Method `balance` is its heuristic: a copy more of the slowest convolution until half of the arrays are used (the PUMA-like
-one of its papers balances the pipeline); `GA` is its genetic search, whose population and iterations are constants of its
-source (the version of 2024 has 200 x 3, the paper says 200 x 1000). Pipeline `batch` is its high-throughput mode,
+Method `balance` is its heuristic: a copy more of the slowest convolution until half of the arrays are used (it leaves
+the first copies of the convolutions out of that sum). `GA` is its genetic search, whose population and iterations are
+constants of its source: 200 x 3 as published, 200 x 1000 in the paper. Pipeline `batch` is its high-throughput mode,
 `element` its low-latency mode.
 
 benchmarks/results/NAME.json is written after every run; runs that it already holds are replaced, others are kept:
 
     program          name, where it comes from, commit
-    networks         by network, its layers in order: `layer` (ours, of imagenet.py), `pimcomp` (its name there), `rows`,
-                     `columns`, `vectors`
-    runs             one each of network, architecture, method, pipeline and iterations:
+    networks         by network, its layers in order: `layer` (ours, of imagenet.py), `pimcomp` (its name there),
+                     `rows`, `columns`, `vectors`
+    runs             one for each network, architecture, method, pipeline, number of iterations and of chips:
         chips, cores, arrays_per_core, budget      what it was given; budget = arrays of all chips
-        population, iterations                     of the genetic search, null without
-        complete      whether it ran to its end
+        population, iterations                     of the genetic search; null without
+        attempts      how often it was run until it did not crash, at most 3; what follows is of the last
+        complete      whether it ran to its end. Where it did not, `replicas` may still be what it decided on; they are
+                      a mapping only where `mapped` is true
+        mapped        whether it put all copies on arrays that there are
         stage         what it printed as the last stage that it began
         message       the last it said on standard error, or why it was stopped; null where it said nothing
-        seconds, cpu_seconds, reported_seconds     wall clock; user + system time; what it says itself (processor time)
+        seconds, cpu_seconds, reported_seconds     wall clock; user + system time; processor time that it prints
         replicas      copies of each layer, in order; null where it did not come so far
         arrays        of one copy of each layer, as we count them
         arrays_used   sum of replicas x arrays; `arrays_reported` is its own count
         cores_used    number of cores that each layer stands on; null where it wrote no mapping
-        latency_ns    its own estimate of an inference. Its constants do not follow the configuration (see peers): for
-                      the record only
+        latency_ns    its own figure. For the record only: its constants do not follow the configuration
 """
 
 from __future__ import annotations
@@ -55,6 +57,9 @@ from imagenet import NETWORKS, Layer
 
 SOURCE = "https://github.com/sunxt99/PIMCOMP-NN"
 ANALOG = ("OP_CONV", "OP_FC")
+CRASHED = -11
+"""Segmentation fault: now and then it places cores, at random places, beyond its grid."""
+ATTEMPTS = 3
 
 
 @dataclass(frozen=True)
@@ -131,7 +136,7 @@ def grid(cores: int) -> tuple[int, int]:
 
 
 def configuration(base: Mapping[str, Any], architecture: Architecture, cores: int) -> dict[str, Any]:
-    """Its configuration file: arrays by what they hold of 8-bit weights; `adc_count` is where it reads the precision."""
+    """Its configuration: arrays by what they hold of 8-bit weights. It reads the precision from `adc_count`."""
     config: dict[str, Any] = json.loads(json.dumps(base))
     chip = config["chip_config"]
     matrix = chip["core_config"]["matrix_config"]
@@ -192,14 +197,19 @@ def said(result: Mapping[str, Any], limit_s: float) -> str | None:
     return lines[-1] if lines else None
 
 
-def run(folder: Path, network: str, where: Architecture, method: str, pipeline: str, limit_s: float) -> dict[str, Any]:
+def run(
+    folder: Path, network: str, where: Architecture, method: str, pipeline: str, limit_s: float, more_chips: int = 0
+) -> dict[str, Any]:
     """One run, as the results hold it."""
     layers = NETWORKS[network]().layers
     nodes = matched(json.loads((folder / "models" / "JSON" / f"{network}.json").read_text()), layers)
     base = json.loads((folder / "config.json").read_text())
-    chips = where.chips(layers)
+    chips = where.chips(layers) + more_chips
     config = configuration(base, where, chips * where.cores)
-    result = execute(folder, config, [f"-m={network}", f"-r={method}", f"-p={pipeline}"], limit_s)
+    attempts, result = 1, execute(folder, config, [f"-m={network}", f"-r={method}", f"-p={pipeline}"], limit_s)
+    while result["code"] == CRASHED and attempts < ATTEMPTS:
+        attempts += 1
+        result = execute(folder, config, [f"-m={network}", f"-r={method}", f"-p={pipeline}"], limit_s)
     report = read_report(result["stdout"])
     population, iterations = search_constants(folder) if method == "GA" else (None, None)
     arrays = where.arrays(layers)
@@ -219,6 +229,8 @@ def run(folder: Path, network: str, where: Architecture, method: str, pipeline: 
         "arrays_per_core": where.arrays_per_core,
         "budget": chips * where.arrays_per_chip,
         "complete": result["code"] == 0 and report.seconds is not None,
+        "attempts": attempts,
+        "mapped": len(cores) >= len(nodes),
         "stage": report.stage,
         "message": said(result, limit_s),
         "seconds": round(result["seconds"], 2),
@@ -260,7 +272,7 @@ def networks(folder: Path) -> dict[str, list[dict[str, Any]]]:
 
 
 def key(entry: Mapping[str, Any]) -> tuple[Any, ...]:
-    return tuple(entry[name] or "" for name in ("network", "architecture", "method", "pipeline", "iterations"))
+    return tuple(entry[name] or "" for name in ("network", "architecture", "method", "pipeline", "iterations", "chips"))
 
 
 def main() -> None:
@@ -271,6 +283,7 @@ def main() -> None:
     parser.add_argument("--architectures", default="arch_a,arch_b,arch_c")
     parser.add_argument("--methods", default="balance,GA")
     parser.add_argument("--pipelines", default="batch,element")
+    parser.add_argument("--more-chips", type=int, default=0, help="than the smallest number that holds the network")
     parser.add_argument("--limit", type=float, default=600, help="seconds of one run")
     parser.add_argument("--out", default="pimcomp")
     arguments = parser.parse_args()
@@ -281,7 +294,15 @@ def main() -> None:
         for pipeline in arguments.pipelines.split(","):
             for architecture in arguments.architectures.split(","):
                 for network in arguments.networks.split(","):
-                    entry = run(folder, network, where[architecture], method, pipeline, arguments.limit)
+                    entry = run(
+                        folder,
+                        network,
+                        where[architecture],
+                        method,
+                        pipeline,
+                        arguments.limit,
+                        arguments.more_chips,
+                    )
                     kept = [old for old in known(arguments.out).get("runs", []) if key(old) != key(entry)]
                     runs = sorted([*kept, entry], key=lambda e: tuple(map(str, key(e))))
                     write(arguments.out, {"program": program, "networks": networks(folder), "runs": runs})
