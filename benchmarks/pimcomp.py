@@ -1,7 +1,8 @@
 """PIMCOMP-NN's own mappings of the six networks on the three architectures of its paper.
 
     python benchmarks/pimcomp.py FOLDER [--methods balance,GA] [--pipelines batch,element] [--networks vgg16,...]
-                                 [--architectures arch_a,...] [--more-chips 0] [--limit 600] [--out pimcomp]
+                                 [--architectures arch_a,...] [--more-chips 0] [--joined 1] [--limit 600]
+                                 [--out pimcomp]
 
 FOLDER is a checkout of PIMCOMP-NN (Sun et al., TCAD 2024) whose program is at FOLDER/build/PIMCOMP-NN. It is run on the
 JSON models that it ships, in a scratch folder with a configuration of ours: as many cores as the smallest number of
@@ -12,14 +13,16 @@ weights. That is how this compiler counts too, so that both spend the same array
 Method `balance` is its heuristic: a copy more of the slowest convolution until half of the arrays are used (it leaves
 the first copies of the convolutions out of that sum). `GA` is its genetic search, whose population and iterations are
 constants of its source: 200 x 3 as published, 200 x 1000 in the paper. Pipeline `batch` is its high-throughput mode,
-`element` its low-latency mode.
+`element` its low-latency mode. The search keeps the arrays of one row block of a layer in one core; where a core has
+fewer (the dense layers of VGG-16 on Arch-A and Arch-C) it never finds a first individual, and `--joined 2` gives it
+half as many cores of twice the size.
 
 benchmarks/results/NAME.json is written after every run; runs that it already holds are replaced, others are kept:
 
     program          name, where it comes from, commit
     networks         by network, its layers in order: `layer` (ours, of imagenet.py), `pimcomp` (its name there),
                      `rows`, `columns`, `vectors`
-    runs             one for each network, architecture, method, pipeline, number of iterations and of chips:
+    runs             one for each network, architecture, method, pipeline, number of iterations and of cores:
         chips, cores, arrays_per_core, budget      what it was given; budget = arrays of all chips
         population, iterations                     of the genetic search; null without
         attempts      how often it was run until it did not crash, at most 3; what follows is of the last
@@ -48,6 +51,7 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +64,17 @@ ANALOG = ("OP_CONV", "OP_FC")
 CRASHED = -11
 """Segmentation fault: now and then it places cores, at random places, beyond its grid."""
 ATTEMPTS = 3
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How the program is run; ``joined`` cores count as one, on so many chips more than are needed."""
+
+    method: str
+    pipeline: str
+    limit_s: float = 600
+    more_chips: int = 0
+    joined: int = 1
 
 
 @dataclass(frozen=True)
@@ -135,12 +150,14 @@ def grid(cores: int) -> tuple[int, int]:
     return height, cores // height
 
 
-def configuration(base: Mapping[str, Any], architecture: Architecture, cores: int) -> dict[str, Any]:
+def configuration(
+    base: Mapping[str, Any], architecture: Architecture, cores: int, arrays_per_core: int
+) -> dict[str, Any]:
     """Its configuration: arrays by what they hold of 8-bit weights. It reads the precision from `adc_count`."""
     config: dict[str, Any] = json.loads(json.dumps(base))
     chip = config["chip_config"]
     matrix = chip["core_config"]["matrix_config"]
-    matrix["xbar_array_count"] = architecture.arrays_per_core
+    matrix["xbar_array_count"] = arrays_per_core
     matrix["xbar_size"] = [architecture.shape.rows, architecture.shape.tile_columns]
     matrix["cell_precision"] = architecture.target.device.bits
     matrix["adc_count"] = architecture.target.precision.weights
@@ -191,27 +208,30 @@ def said(result: Mapping[str, Any], limit_s: float) -> str | None:
     """Why it did not end, or what it said on standard error."""
     lines = [line for line in result["stderr"].splitlines() if line.strip()]
     if result["code"] is None:
-        return f"stopped after {limit_s:g} s"
+        needed = re.search(r"Minimum Crossbar Num in One Core:\s*(\d+)", result["stdout"])
+        return f"stopped after {limit_s:g} s" + (f"; it asks for cores of {needed[1]} arrays or more" if needed else "")
     if result["code"] < 0:
         return f"ended by signal {-result['code']}" + (f": {lines[-1]}" if lines else "")
     return lines[-1] if lines else None
 
 
-def run(
-    folder: Path, network: str, where: Architecture, method: str, pipeline: str, limit_s: float, more_chips: int = 0
-) -> dict[str, Any]:
+def run(folder: Path, network: str, where: Architecture, how: Setting) -> dict[str, Any]:
     """One run, as the results hold it."""
     layers = NETWORKS[network]().layers
     nodes = matched(json.loads((folder / "models" / "JSON" / f"{network}.json").read_text()), layers)
     base = json.loads((folder / "config.json").read_text())
-    chips = where.chips(layers) + more_chips
-    config = configuration(base, where, chips * where.cores)
-    attempts, result = 1, execute(folder, config, [f"-m={network}", f"-r={method}", f"-p={pipeline}"], limit_s)
+    chips = where.chips(layers) + how.more_chips
+    cores_given, arrays_per_core = chips * where.cores // how.joined, where.arrays_per_core * how.joined
+    config = configuration(base, where, cores_given, arrays_per_core)
+    attempts, result = (
+        1,
+        execute(folder, config, [f"-m={network}", f"-r={how.method}", f"-p={how.pipeline}"], how.limit_s),
+    )
     while result["code"] == CRASHED and attempts < ATTEMPTS:
         attempts += 1
-        result = execute(folder, config, [f"-m={network}", f"-r={method}", f"-p={pipeline}"], limit_s)
+        result = execute(folder, config, [f"-m={network}", f"-r={how.method}", f"-p={how.pipeline}"], how.limit_s)
     report = read_report(result["stdout"])
-    population, iterations = search_constants(folder) if method == "GA" else (None, None)
+    population, iterations = search_constants(folder) if how.method == "GA" else (None, None)
     arrays = where.arrays(layers)
     # It drops copies beyond the number of vectors when it cuts the layers, after it printed them.
     replicas = [min(report.replicas[index], layer.vectors) for (index, _), layer in zip(nodes, layers, strict=True)
@@ -220,19 +240,19 @@ def run(
     return {
         "network": network,
         "architecture": where.name,
-        "method": method,
-        "pipeline": pipeline,
+        "method": how.method,
+        "pipeline": how.pipeline,
         "population": population,
         "iterations": iterations,
         "chips": chips,
-        "cores": chips * where.cores,
-        "arrays_per_core": where.arrays_per_core,
+        "cores": cores_given,
+        "arrays_per_core": arrays_per_core,
         "budget": chips * where.arrays_per_chip,
         "complete": result["code"] == 0 and report.seconds is not None,
         "attempts": attempts,
         "mapped": len(cores) >= len(nodes),
         "stage": report.stage,
-        "message": said(result, limit_s),
+        "message": said(result, how.limit_s),
         "seconds": round(result["seconds"], 2),
         "cpu_seconds": round(result["cpu_seconds"], 2),
         "reported_seconds": report.seconds,
@@ -272,7 +292,14 @@ def networks(folder: Path) -> dict[str, list[dict[str, Any]]]:
 
 
 def key(entry: Mapping[str, Any]) -> tuple[Any, ...]:
-    return tuple(entry[name] or "" for name in ("network", "architecture", "method", "pipeline", "iterations", "chips"))
+    return tuple(entry[name] or "" for name in ("network", "architecture", "method", "pipeline", "iterations", "cores"))
+
+
+def told(entry: Mapping[str, Any]) -> str:
+    """A run in a line."""
+    name = " ".join(entry[part] for part in ("network", "architecture", "method", "pipeline"))
+    outcome = "done" if entry["complete"] else f"{entry['stage']}: {entry['message']}"
+    return f"{name}: {entry['seconds']} s, {entry['arrays_used']} of {entry['budget']} arrays, {outcome}"
 
 
 def main() -> None:
@@ -284,31 +311,21 @@ def main() -> None:
     parser.add_argument("--methods", default="balance,GA")
     parser.add_argument("--pipelines", default="batch,element")
     parser.add_argument("--more-chips", type=int, default=0, help="than the smallest number that holds the network")
+    parser.add_argument("--joined", type=int, default=1, help="cores that count as one")
     parser.add_argument("--limit", type=float, default=600, help="seconds of one run")
     parser.add_argument("--out", default="pimcomp")
     arguments = parser.parse_args()
     folder = arguments.folder.resolve()
     where = architectures()
     program = {"name": "PIMCOMP-NN", "source": SOURCE, "commit": commit(folder)}
-    for method in arguments.methods.split(","):
-        for pipeline in arguments.pipelines.split(","):
-            for architecture in arguments.architectures.split(","):
-                for network in arguments.networks.split(","):
-                    entry = run(
-                        folder,
-                        network,
-                        where[architecture],
-                        method,
-                        pipeline,
-                        arguments.limit,
-                        arguments.more_chips,
-                    )
-                    kept = [old for old in known(arguments.out).get("runs", []) if key(old) != key(entry)]
-                    runs = sorted([*kept, entry], key=lambda e: tuple(map(str, key(e))))
-                    write(arguments.out, {"program": program, "networks": networks(folder), "runs": runs})
-                    outcome = "done" if entry["complete"] else f"{entry['stage']}: {entry['message']}"
-                    print(f"{network} {architecture} {method} {pipeline}: {entry['seconds']} s, "
-                          f"{entry['arrays_used']} of {entry['budget']} arrays, {outcome}", flush=True)  # fmt: skip
+    for method, pipeline in product(arguments.methods.split(","), arguments.pipelines.split(",")):
+        how = Setting(method, pipeline, arguments.limit, arguments.more_chips, arguments.joined)
+        for architecture, network in product(arguments.architectures.split(","), arguments.networks.split(",")):
+            entry = run(folder, network, where[architecture], how)
+            kept = [old for old in known(arguments.out).get("runs", []) if key(old) != key(entry)]
+            runs = sorted([*kept, entry], key=lambda e: tuple(map(str, key(e))))
+            write(arguments.out, {"program": program, "networks": networks(folder), "runs": runs})
+            print(told(entry), flush=True)
 
 
 if __name__ == "__main__":

@@ -70,7 +70,7 @@ def test_its_arrays_hold_what_ours_hold() -> None:
     base: dict[str, Any] = {"chip_config": {"core_config": {"matrix_config": {}}, "network_config": {}}}
     layers = imagenet.NETWORKS["vgg16"]().layers
     for where in architectures.values():
-        config = pimcomp.configuration(base, where, 2 * where.cores)["chip_config"]
+        config = pimcomp.configuration(base, where, 2 * where.cores, where.arrays_per_core)["chip_config"]
         matrix = config["core_config"]["matrix_config"]
         height, width = matrix["xbar_size"]
         theirs = [-(-layer.rows // height) * -(-layer.columns // width) for layer in layers]
@@ -140,7 +140,7 @@ def program(folder: Path, end: str) -> Path:
 def test_a_run_is_recorded_as_it_went(tmp_path: Path) -> None:
     where = architectures["arch_c"]
     end = 'print("========== OVERALL TIME ==========\\n0.5s")'
-    entry = pimcomp.run(program(tmp_path / "good", end), "resnet18", where, "balance", "batch", 60)
+    entry = pimcomp.run(program(tmp_path / "good", end), "resnet18", where, pimcomp.Setting("balance", "batch", 60))
     assert entry["complete"]
     assert not entry["mapped"]  # it wrote no mapping
     assert entry["replicas"] == [2] * 20 + [1]  # the dense layer has one vector
@@ -152,15 +152,19 @@ def test_a_run_is_recorded_as_it_went(tmp_path: Path) -> None:
 def test_a_run_that_ends_badly_says_how(tmp_path: Path) -> None:
     where = architectures["arch_c"]
     end = 'print("Map Check Failed.", file=sys.stderr, flush=True); sys.stdout.flush(); kill({})'
-    entry = pimcomp.run(program(tmp_path / "abort", end.format(6)), "resnet18", where, "balance", "batch", 60)
+    entry = pimcomp.run(
+        program(tmp_path / "abort", end.format(6)), "resnet18", where, pimcomp.Setting("balance", "batch", 60)
+    )
     assert not entry["complete"]
     assert (entry["stage"], entry["attempts"]) == ("PARTITIONING", 1)
     assert entry["message"] == "ended by signal 6: Map Check Failed."
     assert entry["replicas"] is not None
-    entry = pimcomp.run(program(tmp_path / "crash", end.format(11)), "resnet18", where, "balance", "batch", 60)
+    entry = pimcomp.run(
+        program(tmp_path / "crash", end.format(11)), "resnet18", where, pimcomp.Setting("balance", "batch", 60)
+    )
     assert entry["attempts"] == 3
     slow = program(tmp_path / "slow", "sys.stdout.flush(); import time; time.sleep(60)")
-    entry = pimcomp.run(slow, "resnet18", where, "balance", "batch", 1)
+    entry = pimcomp.run(slow, "resnet18", where, pimcomp.Setting("balance", "batch", 1))
     assert (entry["complete"], entry["message"]) == (False, "stopped after 1 s")
 
 
