@@ -137,10 +137,16 @@ def program(folder: Path, end: str) -> Path:
     return folder
 
 
+def record(folder: Path, limit_s: float = 60) -> dict[str, Any]:
+    """What is recorded of a run of ResNet-18 on Arch-C."""
+    how = pimcomp.Setting("balance", "batch", limit_s)
+    entry: dict[str, Any] = pimcomp.run(folder, "resnet18", architectures["arch_c"], how)
+    return entry
+
+
 def test_a_run_is_recorded_as_it_went(tmp_path: Path) -> None:
-    where = architectures["arch_c"]
     end = 'print("========== OVERALL TIME ==========\\n0.5s")'
-    entry = pimcomp.run(program(tmp_path / "good", end), "resnet18", where, pimcomp.Setting("balance", "batch", 60))
+    entry = record(program(tmp_path / "good", end))
     assert entry["complete"]
     assert not entry["mapped"]  # it wrote no mapping
     assert entry["replicas"] == [2] * 20 + [1]  # the dense layer has one vector
@@ -150,7 +156,6 @@ def test_a_run_is_recorded_as_it_went(tmp_path: Path) -> None:
 
 
 def test_a_run_that_ends_badly_says_how(tmp_path: Path) -> None:
-    where = architectures["arch_c"]
     end = 'print("Map Check Failed.", file=sys.stderr, flush=True); sys.stdout.flush(); kill({})'
     entry = pimcomp.run(
         program(tmp_path / "abort", end.format(6)), "resnet18", where, pimcomp.Setting("balance", "batch", 60)
@@ -164,7 +169,7 @@ def test_a_run_that_ends_badly_says_how(tmp_path: Path) -> None:
     )
     assert entry["attempts"] == 3
     slow = program(tmp_path / "slow", "sys.stdout.flush(); import time; time.sleep(60)")
-    entry = pimcomp.run(slow, "resnet18", where, pimcomp.Setting("balance", "batch", 1))
+    entry = record(slow, 1)
     assert (entry["complete"], entry["message"]) == (False, "stopped after 1 s")
 
 
