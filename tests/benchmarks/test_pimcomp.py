@@ -157,16 +157,12 @@ def test_a_run_is_recorded_as_it_went(tmp_path: Path) -> None:
 
 def test_a_run_that_ends_badly_says_how(tmp_path: Path) -> None:
     end = 'print("Map Check Failed.", file=sys.stderr, flush=True); sys.stdout.flush(); kill({})'
-    entry = pimcomp.run(
-        program(tmp_path / "abort", end.format(6)), "resnet18", where, pimcomp.Setting("balance", "batch", 60)
-    )
+    entry = record(program(tmp_path / "abort", end.format(6)))
     assert not entry["complete"]
     assert (entry["stage"], entry["attempts"]) == ("PARTITIONING", 1)
     assert entry["message"] == "ended by signal 6: Map Check Failed."
     assert entry["replicas"] is not None
-    entry = pimcomp.run(
-        program(tmp_path / "crash", end.format(11)), "resnet18", where, pimcomp.Setting("balance", "batch", 60)
-    )
+    entry = record(program(tmp_path / "crash", end.format(11)))
     assert entry["attempts"] == 3
     slow = program(tmp_path / "slow", "sys.stdout.flush(); import time; time.sleep(60)")
     entry = record(slow, 1)
