@@ -30,7 +30,7 @@ from mcompiler.dataflow import (
 from mcompiler.errors import CompileError
 from mcompiler.geometry import array_shape
 from mcompiler.ir import AnalogProgram, Replication
-from mcompiler.network import likely_interval
+from mcompiler.network import likely_interval, placed_interval
 from mcompiler.target import Target
 
 
@@ -87,7 +87,13 @@ class Replicate:
         choices = [copies]
         for slower in _SLOWER:
             choices += [choice for choice in search.slower(slower) if choice not in choices]
-        return min(choices, key=lambda choice: likely_interval(replace(program, replicas=tuple(choice)), target))
+
+        def with_copies(choice: list[int]) -> AnalogProgram:
+            return replace(program, replicas=tuple(choice))
+
+        likely = sorted(choices, key=lambda choice: likely_interval(with_copies(choice), target))
+        chips = -(-max(1, search.budget) // target.hierarchy.arrays_per_chip)
+        return min(likely[:_PLACED], key=lambda choice: placed_interval(with_copies(choice), chips, target))
 
     def _budget(self, total: int, target: Target) -> int:
         if self.arrays is not None:
@@ -101,6 +107,10 @@ class Replicate:
 
 _SLOWER = (1.0, 1.15, 1.3, 1.5, 1.8, 2.2, 3.0)
 """Intervals of arrays that are tried, as multiples of the best, where other units can't keep pace with them."""
+
+
+_PLACED = 3
+"""Choices of copies that are placed, the most likely ones, to see what links make of them."""
 
 
 class _Search:

@@ -92,13 +92,13 @@ def digital_bound(
     work = np.zeros(layers + 1)
     for step in steps:
         work[step.layer] += step.operations * step.grid.tokens  # -1: behind all layers
-    tiles: dict[tuple[int, int], float] = {}
+    tiles: dict[int, float] = {}
     alone = float(work[-1])
     for index, where in enumerate(addresses):
-        found, counts = np.unique(where[:, :2], axis=0, return_counts=True)
+        found, counts = np.unique(where[:, 0].astype(np.int64) << 32 | where[:, 1], return_counts=True)
         alone += 0.0 if len(where) else float(work[index])
-        for (chip, tile), count in zip(found.tolist(), counts.tolist(), strict=True):
-            tiles[chip, tile] = tiles.get((chip, tile), 0.0) + float(work[index]) * count / len(where)
+        for tile, count in zip(found.tolist(), counts.tolist(), strict=True):
+            tiles[tile] = tiles.get(tile, 0.0) + float(work[index]) * count / len(where)
     return max([alone, *tiles.values()]) / (target.digital.operations_per_cycle * target.digital.clock_hz)
 
 

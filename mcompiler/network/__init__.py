@@ -1,7 +1,7 @@
 """What flows between the tiles of a chip and between chips, over which links."""
 
 from mcompiler.network.flows import OUTSIDE, Flows, layer_flows
-from mcompiler.network.placing import array_counts, best_placement, in_order, likely_interval
+from mcompiler.network.placing import array_counts, best_placement, in_order, likely_interval, placed_interval
 from mcompiler.network.topology import PORT, Topology, topology_of
 from mcompiler.network.traffic import LayerTraffic, Traffic, lower_bound, measured, nodes_of, program_flows, traffic
 
@@ -20,6 +20,7 @@ __all__ = [
     "lower_bound",
     "measured",
     "nodes_of",
+    "placed_interval",
     "program_flows",
     "topology_of",
     "traffic",

@@ -8,7 +8,7 @@ import numpy.typing as npt
 from mcompiler.dataflow import digital_bound, network_steps, read_time, reads_per_vector
 from mcompiler.geometry import array_shape
 from mcompiler.ir import AnalogProgram
-from mcompiler.network.flows import OUTSIDE, Floats, Ints
+from mcompiler.network.flows import OUTSIDE, Floats, Flows, Ints
 from mcompiler.network.sites import sites
 from mcompiler.network.traffic import measured, nodes_of, program_flows
 from mcompiler.target import Target
@@ -28,10 +28,10 @@ def best_placement(program: AnalogProgram, chips: int, effort: int, target: Targ
     work = _Work(program, counts, target)
     best, least = in_order(program, target), work.badness(in_order(program, target))
     for order in _orders(program, counts):
-        cut = _cut_chips(program, counts, order, chips, target)
+        cut = _cut_chips(work, order, chips, target)
         for slots in (cut, _spread_digital(work, cut, target)):
             for cool in (False, True):
-                site = sites(program, counts, slots, chips, effort, cool, target)
+                site = sites(work.flows_between(_tiles_of(slots, target)), slots, chips, effort, cool, target)
                 found = _addresses(counts, slots, site, target)
                 badness = work.badness(found)
                 if badness < least:
@@ -41,6 +41,14 @@ def best_placement(program: AnalogProgram, chips: int, effort: int, target: Targ
             if least[0] <= work.array_s and len(program.replicas) == 0:
                 break
     return best
+
+
+def placed_interval(program: AnalogProgram, chips: int, target: Target) -> float:
+    """The interval in seconds that arrays, digital units and links allow in the best placement found quickly."""
+    counts = array_counts(program)
+    needed = -(-sum(counts) // target.hierarchy.arrays_per_chip)
+    work = _Work(program, counts, target)
+    return work.badness(best_placement(program, min(chips, needed), 1, target))[0]
 
 
 def likely_interval(program: AnalogProgram, target: Target) -> float:
@@ -56,6 +64,11 @@ def likely_interval(program: AnalogProgram, target: Target) -> float:
     return min(found)
 
 
+def _tiles_of(slots: Ints, target: Target) -> Ints:
+    """Numbers of the tiles that slots belong to, counted through all chips."""
+    return slots // (target.hierarchy.arrays_per_core * target.hierarchy.cores_per_tile)
+
+
 def array_counts(program: AnalogProgram) -> list[int]:
     """Arrays of each layer, copies included."""
     return [len(table) * copies for table, copies in zip(program.tiled.tables, program.copies, strict=True)]
@@ -67,12 +80,17 @@ class _Work:
     def __init__(self, program: AnalogProgram, counts: list[int], target: Target) -> None:
         matrix, shape = program.tiled.matrix, array_shape(target)
         self.program, self.counts, self.target = program, counts, target
-        self.steps, _ = network_steps(matrix.lowered.skeleton, matrix.ops, matrix.digital_ops)
+        self.stages = network_steps(matrix.lowered.skeleton, matrix.ops, matrix.digital_ops)
+        self.steps = self.stages[0]
         cycle = read_time(shape, target)
         self.array_s = max(
             -(-op.vectors // copies) * reads_per_vector(op, table, shape, target) * cycle
             for op, table, copies in zip(matrix.ops, program.tiled.tables, program.copies, strict=True)
         )
+
+    def flows_between(self, nodes: Ints) -> Flows:
+        """Flows between these nodes of all arrays, layer after layer."""
+        return program_flows(self.program, np.split(nodes, np.cumsum(self.counts)[:-1]), self.target, self.stages)
 
     def operations(self) -> Floats:
         """Digital operations of each layer and of what stands behind it, [layers]."""
@@ -89,7 +107,7 @@ class _Work:
     def badness(self, addresses: Addresses) -> tuple[float, float]:
         """The interval that arrays, digital units and links allow, and bytes times links."""
         target, network = self.target, self.target.network
-        flows = program_flows(self.program, nodes_of(addresses, target), target)
+        flows = program_flows(self.program, nodes_of(addresses, target), target, self.stages)
         found = measured(flows, len(addresses), target, 0.0)
         interval = max(
             self.array_s,
@@ -194,12 +212,13 @@ def _orders(program: AnalogProgram, counts: list[int]) -> list[Ints]:
 # --- chips -----------------------------------------------------------------------------------------------------------
 
 
-def _cut_chips(program: AnalogProgram, counts: list[int], order: Ints, chips: int, target: Target) -> Ints:
+def _cut_chips(work: _Work, order: Ints, chips: int, target: Target) -> Ints:
     """Slots of all arrays, filled in an order, chips cut where the fewest bytes cross.
 
     Chips that are not filled to the last array may end earlier, between two copies of a layer; the cuts with the least
     traffic over all ends are found exactly (for cuts in this order).
     """
+    program, counts = work.program, work.counts
     total, per_chip = sum(counts), target.hierarchy.arrays_per_chip
     if chips == 1:
         return _inverse(order)
@@ -208,7 +227,7 @@ def _cut_chips(program: AnalogProgram, counts: list[int], order: Ints, chips: in
     copy = layer + len(counts) * ((np.arange(total) - (np.cumsum(counts) - counts)[layer]) // sizes[layer])
     ends = 1 + np.flatnonzero(np.diff(copy[order]))
     places = sorted({*ends.tolist(), *range(per_chip, total, per_chip), total})
-    crossing = _crossing(program, counts, order, np.array(places), target)
+    crossing = _crossing(work, order, np.array(places))
     best: dict[tuple[int, int], tuple[float, tuple[int, ...]]] = {
         (0, 0): (0.0, ())
     }  # (chips used, arrays placed) -> bytes over all cuts, the cuts
@@ -239,10 +258,10 @@ def _inverse(order: Ints) -> Ints:
     return found
 
 
-def _crossing(program: AnalogProgram, counts: list[int], order: Ints, places: Ints, target: Target) -> dict[int, float]:
+def _crossing(work: _Work, order: Ints, places: Ints) -> dict[int, float]:
     """Bytes that cross each place in an order of the arrays: what goes between arrays on its two sides."""
     pieces = np.searchsorted(places, _inverse(order), side="right")  # the piece between two places, as if a tile
-    flows = program_flows(program, np.split(pieces, np.cumsum(counts)[:-1]), target)
+    flows = work.flows_between(pieces)
     moving = (flows.source != OUTSIDE) & (flows.sink != OUTSIDE)
     low = np.minimum(flows.source, flows.sink)[moving]
     high = np.maximum(flows.source, flows.sink)[moving]

@@ -4,22 +4,17 @@ from __future__ import annotations
 
 import numpy as np
 
-from mcompiler.ir import AnalogProgram
 from mcompiler.network.flows import Floats, Flows, Ints
 from mcompiler.network.topology import PORT, Topology, topology_of
-from mcompiler.network.traffic import program_flows
 from mcompiler.target import Target
 
 
-def sites(
-    program: AnalogProgram, counts: list[int], slots: Ints, chips: int, effort: int, cool: bool, target: Target
-) -> Ints:
+def sites(flows: Flows, slots: Ints, chips: int, effort: int, cool: bool, target: Target) -> Ints:
     """The tile that each tile of slots becomes: with few bytes times links; ``cool``: then with emptier fullest links.
 
     Args:
-        program: with the tables of its arrays.
-        counts: arrays of each layer, copies included.
-        slots: array positions that they fill, counted through all chips.
+        flows: between tiles of slots, counted through all chips.
+        slots: array positions that are filled.
         chips: in use.
         effort: doubles the rounds.
         cool: whether links are what holds the pipeline back.
@@ -31,7 +26,6 @@ def sites(
     hierarchy, net = target.hierarchy, topology_of(target)
     tiles = hierarchy.tiles_per_chip
     group = slots // (hierarchy.arrays_per_core * hierarchy.cores_per_tile)
-    flows = program_flows(program, np.split(group, np.cumsum(counts)[:-1]), target)
     site = np.tile(np.arange(tiles), chips)
     if net.kind == "bus":
         return site

@@ -7,12 +7,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mcompiler.dataflow import network_steps
+from mcompiler.dataflow import Step, network_steps
 from mcompiler.geometry import array_shape
 from mcompiler.ir import AnalogProgram, PlacedProgram
 from mcompiler.network.flows import OUTSIDE, Floats, Flows, Ints, input_share, layer_flows
 from mcompiler.network.topology import PORT, Topology, topology_of
 from mcompiler.target import Target
+
+Stages = tuple[tuple[Step, ...], tuple[int, ...]]
+"""The stages of a network, and those whose results leave it."""
 
 
 @dataclass(frozen=True)
@@ -68,10 +71,10 @@ def nodes_of(addresses: Sequence[np.ndarray[tuple[int, ...], np.dtype[np.int32]]
     return [where[:, 0].astype(np.int64) * tiles + where[:, 1] for where in addresses]
 
 
-def program_flows(program: AnalogProgram, nodes: Sequence[Ints], target: Target) -> Flows:
-    """Who sends how much to whom, where the arrays stand in these tiles."""
+def program_flows(program: AnalogProgram, nodes: Sequence[Ints], target: Target, stages: Stages | None = None) -> Flows:
+    """Who sends how much to whom, where the arrays stand in these tiles; ``stages`` where they are known already."""
     matrix = program.tiled.matrix
-    steps, ends = network_steps(matrix.lowered.skeleton, matrix.ops, matrix.digital_ops)
+    steps, ends = stages or network_steps(matrix.lowered.skeleton, matrix.ops, matrix.digital_ops)
     return layer_flows(steps, ends, matrix.ops, program.tiled.tables, nodes, array_shape(target), target)
 
 
