@@ -177,11 +177,13 @@ def _component_costs(cost: Cost) -> str:
     rows = [
         [
             shorten(name, _NAME), quantity(price.energy_j, "J"), _share(price.energy_j, cost.energy_j),
-            quantity(price.static_power_w, "W"), area(price.area_m2), _share(price.area_m2, cost.area_m2),
+            quantity(price.dynamic_j, "J"), quantity(price.static_j, "J"), quantity(price.static_power_w, "W"),
+            area(price.area_m2), _share(price.area_m2, cost.area_m2),
         ]
         for name, price in prices
     ]  # fmt: skip
-    return table(["component", "energy", "share", "static power", "area", "share"], rows, "lrrrrr")
+    headers = ["component", "energy", "share", "of events", "standing by", "static power", "area", "share"]
+    return table(headers, rows, "lrrrrrrr")
 
 
 # --- verify ----------------------------------------------------------------------------------------------------------

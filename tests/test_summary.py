@@ -7,10 +7,11 @@ from dataclasses import replace
 import pytest
 
 from mcompiler.artefacts import LayerData
-from mcompiler.cost import Cost, Price
+from mcompiler.cost import Cost, Counts, LayerCounts, Price
 from mcompiler.ir import BitRange, Fate, NodeFate
 from mcompiler.simulate import LayerResult, Verification
 from mcompiler.summary import compile_summary, cost_summary, fates_table, verify_summary
+from mcompiler.target import Event, Place
 from tests.support.digits import digits_build
 
 COST = Cost(
@@ -24,8 +25,19 @@ COST = Cost(
     crossbars_dense=8,
     utilisation=0.25,
     layers={"a": Price(3e-6, 2e-6, 6, 8, 0.25, 1e-6, adc_bits=BitRange(4, 9)), "(digital)": Price(1e-6, 1e-6)},
-    components={"cell": Price(1e-6, 1e-6), "adc": Price(3e-6, 2e-6, static_power_w=0.5)},
-    events=[("a", "adc_conversion", 4096.0), ("(digital)", "digital_op", 12.0)],
+    components={
+        "cell": Price(1e-6, 1e-6, dynamic_j=1e-6),
+        "adc": Price(3e-6, 2e-6, static_power_w=0.5, dynamic_j=2.5e-6, static_j=5e-7),
+    },
+    counts=Counts(
+        {
+            "a": LayerCounts({Event.ADC_CONVERSION: 4096.0}, dict.fromkeys(Place, 1.0)),
+            "(digital)": LayerCounts({Event.DIGITAL_OP: 12.0}, dict.fromkeys(Place, 0.0)),
+        },
+        1.0,
+        1e-6,
+        2e-6,
+    ),
 )
 
 COMPILED = """\
@@ -95,9 +107,9 @@ layer      crossbars  dense   used  latency   energy  share      area  ADC bits
 a                  6      8  25.0%  1.00 us  3.00 uJ  75.0%  2.00 mm2    4 to 9
 (digital)          0      0     0%      0 s  1.00 uJ  25.0%  1.00 mm2         -
 
-component   energy  share  static power      area  share
-adc        3.00 uJ  75.0%        500 mW  2.00 mm2  66.7%
-cell       1.00 uJ  25.0%           0 W  1.00 mm2  33.3%
+component   energy  share  of events  standing by  static power      area  share
+adc        3.00 uJ  75.0%    2.50 uJ       500 nJ        500 mW  2.00 mm2  66.7%
+cell       1.00 uJ  25.0%    1.00 uJ          0 J           0 W  1.00 mm2  33.3%
 
 Layers and components each add up to energy and area; an inference pays static power times its interval.
 1 value of the target is an assumption; the report lists them with their sources."""

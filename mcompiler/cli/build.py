@@ -266,22 +266,6 @@ def _verdict(result: Verification) -> int:
 @click.command()
 @DIRECTORY
 @json_option
-def cost(directory: Path, as_json: bool) -> None:
-    """What one inference costs: latency, energy, area, per layer and component."""
-    from mcompiler.driver import load
-    from mcompiler.summary import cost_summary
-    from mcompiler.target import assumptions
-
-    build = load(directory)
-    if as_json:
-        print_json(build.cost.as_json())
-    else:
-        click.echo(cost_summary(build.cost, len(assumptions(build.target))))
-
-
-@click.command()
-@DIRECTORY
-@json_option
 def report(directory: Path, as_json: bool) -> None:
     """The build on one screen, and where its report.html is."""
     from mcompiler.driver import load

@@ -11,9 +11,10 @@ from collections.abc import Sequence
 import click
 
 from mcompiler import __version__
-from mcompiler.cli.build import compile_command, cost, report, verify
+from mcompiler.cli.build import compile_command, report, verify
 from mcompiler.cli.cells import cells
 from mcompiler.cli.compress import compress
+from mcompiler.cli.cost import cost
 from mcompiler.cli.demo import demo
 from mcompiler.cli.netlist import netlist
 from mcompiler.cli.ops import ops

@@ -32,7 +32,7 @@ from mcompiler.artefacts import (
 )
 from mcompiler.artefacts.programming import Programming, layer_levels, programming_cost, write_programming_table
 from mcompiler.conductance import conductances
-from mcompiler.cost import Cost
+from mcompiler.cost import Cost, price
 from mcompiler.data import InputSpec, Samples, from_arrays, load_samples, random_samples
 from mcompiler.driver.content import Compiled, Stored, mapped_from_cells
 from mcompiler.driver.inputs import Say, silent
@@ -91,6 +91,24 @@ class Build:
         import networkx as nx  # a tenth of a compilation's start, and needed here only
 
         return nx.DiGraph(nx.node_link_graph(self._content.placement, edges="edges"))
+
+    def cost_with(self, target: Target) -> Cost:
+        """What the same build costs with other component values: what is counted is not counted again.
+
+        Args:
+            target: as that of the build, but for its components.
+
+        Raises:
+            BuildError: the targets differ elsewhere; names the sections.
+        """
+        ours = self.target.model_copy(update={"components": target.components})
+        if ours != target:
+            other = [name for name in type(target).model_fields if getattr(ours, name) != getattr(target, name)]
+            raise BuildError(
+                f"another {', '.join(other)} changes what is counted, not only what it costs; compile the model again "
+                "with --set"
+            )
+        return price(self.cost.counts, target)
 
     @property
     def schedule(self) -> Mapping[str, Any]:

@@ -358,6 +358,9 @@ class Component(Section):
     static_power_w: NonNegativeFloat = Field(default=0.0, description="of one instance")
     area_m2: NonNegativeFloat = Field(default=0.0, description="of one instance")
     latency_s: NonNegativeFloat = Field(default=0.0, description="of one event")
+    gated: Bool = Field(
+        default=False, description="switched off while the arrays of its layer are idle; its static power with it"
+    )
     node_nm: PositiveFloat | None = Field(default=None, description="technology node of the figures")
     scaling: str = Field(default="none", description="rule by which the figures were scaled, if they were")
 

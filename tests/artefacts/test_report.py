@@ -11,7 +11,7 @@ import pytest
 
 from mcompiler.artefacts import LayerData, report_html
 from mcompiler.artefacts.floorplan import UNITS_LIMIT, floor_plan
-from mcompiler.cost import DIGITAL, Cost
+from mcompiler.cost import DIGITAL, Cost, Counts
 from mcompiler.driver import load
 from mcompiler.ir import Fate, NodeFate
 from mcompiler.target import Hierarchy, assumptions, load_target
@@ -74,7 +74,7 @@ def renamed(name: str) -> tuple[tuple[LayerData, ...], Cost, tuple[NodeFate, ...
     cost = replace(
         build.cost,
         layers={new(key): price for key, price in build.cost.layers.items()},
-        events=[(new(key), event, number) for key, event, number in build.cost.events],
+        counts=replace(build.cost.counts, layers={new(key): row for key, row in build.cost.counts.layers.items()}),
     )
     return layers, cost, tuple(replace(fate, name=new(fate.name)) for fate in build.fates)
 
@@ -171,7 +171,7 @@ def test_converters_that_lose_say_so() -> None:
 
 def test_an_empty_build_has_a_page() -> None:
     build = digits_build()
-    cost = Cost(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0, 0, 0.0, {}, {}, [])
+    cost = Cost(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0, 0, 0.0, {}, {}, Counts({}, 0.0, 1.0, 0.0))
     page = Page(report_html(build.target, cost, (), (), {}))
     assert "No array is used." in page.text
     assert "The model has no nodes." in page.text

@@ -1,0 +1,54 @@
+"""Estimating a compiled network again for other component values, what is counted cached.
+
+    python benchmarks/reprice.py [MODEL.onnx]
+
+MODEL is ResNet-50 of the ONNX project's light models unless given. Results: benchmarks/results/reprice.json.
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import time
+from pathlib import Path
+
+from common import SHARED, write
+
+import mcompiler
+from mcompiler.cost import count, price
+
+ROUNDS = 50
+
+
+def main() -> None:
+    """Compile once, price many times, each time with another ADC."""
+    model = Path(sys.argv[1]) if len(sys.argv) > 1 else SHARED / "models" / "onnxlight__light_resnet50.onnx"
+    start = time.perf_counter()
+    build = mcompiler.compile(model, "isaac", calibration="random")
+    compiled = time.perf_counter() - start
+    program = build._content.program
+    start = time.perf_counter()
+    count(program, build.target)
+    counted = time.perf_counter() - start
+    seconds = []
+    counts = build.cost.counts
+    adc = build.target.components["adc"]
+    for turn in range(ROUNDS):
+        other = adc.model_copy(update={"energy_j": adc.energy_j * (1 + turn)})
+        target = build.target.model_copy(update={"components": {**build.target.components, "adc": other}})
+        start = time.perf_counter()
+        found = price(counts, target)
+        seconds.append(time.perf_counter() - start)
+        assert found.energy_j >= build.cost.energy_j * (1 - 1e-12)
+    result = {
+        "model": model.name, "target": "isaac", "layers": len(build.layers),
+        "compile_s": round(compiled, 3), "count_s": round(counted, 4),
+        "price_s": {"median": round(statistics.median(seconds), 6), "most": round(max(seconds), 6), "rounds": ROUNDS},
+        "compile_over_price": round(compiled / statistics.median(seconds)),
+    }  # fmt: skip
+    print(result)
+    print(write("reprice", result))
+
+
+if __name__ == "__main__":
+    main()
