@@ -32,7 +32,10 @@ from mcompiler.target import (
 )
 
 ROOT = Path(__file__).parent.parent
-SHIPPED = ("generic_128", "isaac", "neurram", "pcm_hermes", "yuan2019", "yuan2019_32x32")
+SHIPPED = (
+    "forms", "generic_128", "isaac", "isaac_16bit", "neurosim_22nm", "neurram", "pcm_hermes", "puma", "yuan2019",
+    "yuan2019_32x32",
+)  # fmt: skip
 
 
 def write(folder: Path, text: str, name: str = "my.toml") -> str:
@@ -182,6 +185,7 @@ def test_assumptions_of_isaac() -> None:
         "precision.weights": 8,
         "precision.inputs": 8,
         "digital.accumulator_bits": 32,
+        "digital.buffer_bytes_per_s": 76.8e9,
         "network.clock_hz": 1.2e9,
     }
 
@@ -216,7 +220,7 @@ sources.clokc_hz = "measured"
         "my.toml: hierarchy.chips: must be a whole number or 'as needed', not 'some'",
         "my.toml: network.clock_hz: must be a number, not '1e9'",
         "my.toml: colour: unknown key; known here: source, sources, name, description, device, array, encoding, "
-        "precision, converters, digital, hierarchy, network, calibration, components",
+        "precision, converters, digital, hierarchy, network, calibration, components, published",
         "generic_128.toml: array.rows_active: 128 word lines at once, but array.rows is 64; give at most 64",
         'my.toml: array: no source for rows; write source = "..." in the section, or sources.rows = "..." '
         '("assumption: ..." is legal)',
@@ -369,11 +373,11 @@ def test_unknown_name() -> None:
     with pytest.raises(TargetError) as caught:
         load_target("isac")
     assert str(caught.value) == (
-        "unknown target 'isac'; did you mean 'isaac'? Known targets: generic_128, isaac, neurram, "
-        "pcm_hermes, yuan2019, yuan2019_32x32. "
+        "unknown target 'isac'; did you mean 'isaac'? Known targets: forms, generic_128, isaac, isaac_16bit, "
+        "neurosim_22nm, neurram, pcm_hermes, puma, yuan2019, yuan2019_32x32. "
         "A file of your own is given by its path, which ends in .toml."
     )
-    with pytest.raises(TargetError, match=r"^unknown target 'xyz'\. Known targets: generic_128"):
+    with pytest.raises(TargetError, match=r"^unknown target 'xyz'\. Known targets: forms"):
         load_target("xyz")
 
 

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
 import click
 
 from mcompiler.cli.common import json_option, print_json
 from mcompiler.errors import TargetError
+
+if TYPE_CHECKING:
+    from mcompiler.cost.published import Comparison
 
 
 @click.group()
@@ -44,13 +50,22 @@ def show(target: str, overrides: tuple[str, ...], as_json: bool) -> None:
 
 
 @targets.command()
-@click.argument("target", metavar="NAME|FILE.toml")
+@click.argument("target", metavar="NAME|FILE.toml", required=False)
 @click.option("--set", "overrides", multiple=True, metavar="section.key=VALUE", help="Change the target; repeatable.")
+@click.option(
+    "--published",
+    is_flag=True,
+    help="Compute what the target's source prints of it, and compare; without a target: all that there are.",
+)
 @json_option
-def check(target: str, overrides: tuple[str, ...], as_json: bool) -> None:
-    """Read a target, report all of its faults, and list what it assumes."""
+def check(target: str | None, overrides: tuple[str, ...], published: bool, as_json: bool) -> int:
+    """Read a target, report all of its faults, and list what it assumes; or hold it against its paper."""
     from mcompiler.target import assumptions, check_target, load_target
 
+    if published:
+        return _check_published(target, overrides, as_json)
+    if target is None:
+        raise click.UsageError("name a target, or give --published for all")
     faults = check_target(target, overrides)
     if faults:
         raise TargetError("\n".join(faults))
@@ -60,12 +75,64 @@ def check(target: str, overrides: tuple[str, ...], as_json: bool) -> None:
             "target": target, "faults": [],
             "assumptions": [{"key": key, "value": value, "source": source} for key, value, source in assumed],
         })  # fmt: skip
-        return
+        return 0
     click.echo(f"{target}: fine")
     if assumed:
         click.echo(f"{len(assumed)} of its numbers are assumptions:")
         for key, value, source in assumed:
             click.echo(f"  {key} = {value}  ({source})")
+    return 0
+
+
+def _check_published(target: str | None, overrides: tuple[str, ...], as_json: bool) -> int:
+    """Compare, print, and fail where a figure is off and the file does not say why."""
+    from mcompiler.cost.published import compare
+    from mcompiler.target import list_targets, load_target
+
+    names = [name for name, _ in list_targets()] if target is None else [target]
+    loaded = {name: load_target(name, overrides) for name in names}
+    if target is not None and loaded[target].published is None:
+        raise TargetError(f"{target}: no [published] section: nothing to compare with (docs/targets.md)")
+    found = {name: compare(each) for name, each in loaded.items() if each.published is not None}
+    failed = [(name, row) for name, rows in found.items() for row in rows if not row.holds]
+    if as_json:
+        print_json({
+            name: [
+                {
+                    "figure": row.figure, "ours": row.ours, "published": row.theirs, "difference": row.difference,
+                    "allowed": row.allowed, "within": row.within, "explained": row.explained or None,
+                }
+                for row in rows
+            ]
+            for name, rows in found.items()
+        })  # fmt: skip
+    else:
+        click.echo("\n\n".join(_published_table(name, rows) for name, rows in found.items()))
+    for name, row in failed[:1]:
+        more = f" (and {len(failed) - 1} more)" if len(failed) > 1 else ""
+        click.echo(
+            f"mcompiler: {name}: {row.figure} is {row.ours:.4g}, its source says {row.theirs:.4g} "
+            f"({row.difference:+.1%}); mend the numbers, or say why in published.explained.{row.figure}{more}",
+            err=True,
+        )
+    return 1 if failed else 0
+
+
+def _published_table(name: str, rows: Sequence[Comparison]) -> str:
+    """The figures of one target, and below them what is explained."""
+    from mcompiler.text import table
+
+    cells = [
+        [row.figure, f"{row.ours:.4g}", f"{row.theirs:.4g}", f"{row.difference:+.1%}", _verdict(row)] for row in rows
+    ]
+    notes = [f"  {row.figure}: {row.explained}" for row in rows if row.explained]
+    return "\n".join([table([name, "ours", "published", "difference", ""], cells, "lrrrl"), *notes])
+
+
+def _verdict(row: Comparison) -> str:
+    if row.within:
+        return "within"
+    return "explained" if row.explained else "FAILS"
 
 
 @targets.command()

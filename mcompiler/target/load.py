@@ -30,6 +30,7 @@ from mcompiler.target.layers import (
 from mcompiler.target.locate import did_you_mean, find_target, target_names
 from mcompiler.target.measured import with_measured_levels
 from mcompiler.target.rules import disagreements
+from mcompiler.target.scaling import scaled
 from mcompiler.target.schema import Target
 
 
@@ -233,7 +234,7 @@ def _load(name_or_path: str | Path, overrides: Sequence[str]) -> tuple[Target | 
             faults.append(Fault(_origin(layers, key.split(".")), key, message))
     for layer in layers:
         faults.extend(_source_faults(layer))
-    return target, faults
+    return (None if target is None else scaled(target)), faults
 
 
 def load_target(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Target:

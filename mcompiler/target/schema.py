@@ -7,6 +7,7 @@ from typing import Any
 from pydantic import Field, model_validator
 
 from mcompiler.target.base import Section
+from mcompiler.target.figures import Published
 from mcompiler.target.rules import disagreements
 from mcompiler.target.sections import (
     Array,
@@ -38,6 +39,7 @@ class Target(Section):
     network: Network
     calibration: Calibration | None = None
     components: dict[str, Component] = Field(default_factory=dict)
+    published: Published | None = None
 
     def layer_bits(self, layer: str) -> tuple[int, int]:
         """Bits of weights (sign included) and inputs of a layer: its own, or those of all."""

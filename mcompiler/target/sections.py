@@ -345,6 +345,17 @@ class Place(StrEnum):
     CHIP = "chip"
 
 
+class ScalesWith(StrEnum):
+    """What a component's figures follow, from a reference (mcompiler/target/scaling.py has rules and sources)."""
+
+    ADC_BITS = "adc_bits"
+    DAC_BITS = "dac_bits"
+    CELLS = "cells"
+    ROWS = "rows"
+    COLUMNS = "columns"
+    BUFFER_BYTES = "buffer_bytes"
+
+
 class Component(Section):
     """A line of the target's cost table: what one instance costs, how many there are, which event it serves.
 
@@ -363,9 +374,15 @@ class Component(Section):
     )
     node_nm: PositiveFloat | None = Field(default=None, description="technology node of the figures")
     scaling: str = Field(default="none", description="rule by which the figures were scaled, if they were")
+    scales_with: ScalesWith | None = Field(
+        default=None, description="what the figures follow when it is changed; they hold at `reference`"
+    )
+    reference: PositiveFloat | None = Field(default=None, description="bits, cells, lines or bytes of the figures")
 
     @model_validator(mode="after")
     def _event_has_energy(self) -> Component:
         if self.energy_j > 0 and self.event is None:
             raise ValueError("energy_j is per event, and no event is named")
+        if (self.scales_with is None) != (self.reference is None):
+            raise ValueError("scales_with says what the figures follow, reference where they hold; give both")
         return self

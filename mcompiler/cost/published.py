@@ -1,0 +1,221 @@
+"""A target's own figures beside those that its paper prints."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from mcompiler.conductance import is_signed
+from mcompiler.dataflow import read_time
+from mcompiler.geometry import ArrayShape, array_shape
+from mcompiler.target import Event, Place, Target, WeightEncoding
+
+ROLLED_UP, DERIVED = 0.02, 0.10
+"""How far a figure may be off that is a sum of components, or that follows from other numbers."""
+
+PHYSICAL = 2.0
+"""How far V^2 G times duty may be from what the table says of an array."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One figure.
+
+    Attributes:
+        figure: its name, unit included.
+        ours, theirs: computed, and printed.
+        difference: ours over theirs, less 1.
+        allowed: how large it may be.
+        explained: why it is larger, or what contradicts it; empty where nothing is said.
+    """
+
+    figure: str
+    ours: float
+    theirs: float
+    allowed: float
+    explained: str
+
+    @property
+    def difference(self) -> float:
+        """Relative."""
+        return self.ours / self.theirs - 1
+
+    @property
+    def holds(self) -> bool:
+        """Whether it is near enough, or says why not."""
+        return self.within or bool(self.explained)
+
+    @property
+    def within(self) -> bool:
+        """Whether it is near enough."""
+        return abs(self.difference) <= self.allowed
+
+
+def compare(target: Target) -> list[Comparison]:
+    """Every figure that the target's source prints, beside ours; empty where it has no [published]."""
+    published = target.published
+    if published is None:
+        return []
+    found = []
+    for name, (compute, allowed) in FIGURES.items():
+        theirs = getattr(published, name)
+        if theirs is not None:
+            found.append(Comparison(name, compute(target), theirs, allowed, published.explained.get(name, "")))
+    array = _array_events_power(target)
+    if array > 0:
+        cells = cell_power(target)
+        # The table may say more than the cells burn (drivers), or less (a shorter pulse); twice is for the file to say.
+        found.append(
+            Comparison("cell_power_w", cells, array, PHYSICAL - 1, published.explained.get("cell_power_w", ""))
+            if cells > array
+            else Comparison("cell_power_w", array, cells, PHYSICAL - 1, published.explained.get("cell_power_w", ""))
+        )
+    return found
+
+
+def event_rate(event: Event, target: Target) -> float:
+    """How often an event happens in one array per second at full activity; of digital events in one tile."""
+    shape, cycle = array_shape(target), read_time(array_shape(target), target)
+    lines = shape.columns + shape.extra
+    conversions = lines / 2 if is_signed(target) and shape.adjacent_polarities == 2 else lines
+    per_read = {
+        Event.ARRAY_READ: 1.0,
+        Event.CELL_READ: float(shape.rows_active * lines),
+        Event.DAC_DRIVE: float(shape.rows_active),
+        Event.ADC_CONVERSION: float(conversions),
+        Event.SAMPLE_HOLD: float(lines),
+        Event.SHIFT_ADD: float(conversions),
+    }
+    if event in per_read:
+        return per_read[event] / cycle
+    if event is Event.DIGITAL_OP:
+        return target.digital.operations_per_cycle * target.digital.clock_hz
+    if event in (Event.BUFFER_READ_BYTE, Event.BUFFER_WRITE_BYTE):
+        return (target.digital.buffer_bytes_per_s or 0.0) / 2
+    if event is Event.LINK_BYTE:
+        return target.network.link_bits / 8 * target.network.clock_hz
+    return target.network.chip_link_bytes_per_s
+
+
+_LEVELS = (Place.ARRAY, Place.CORE, Place.TILE, Place.CHIP)
+_PER_ARRAY = frozenset({
+    Event.ARRAY_READ, Event.CELL_READ, Event.DAC_DRIVE, Event.ADC_CONVERSION, Event.SAMPLE_HOLD, Event.SHIFT_ADD
+})  # fmt: skip
+
+
+def units(inner: Place, outer: Place, target: Target) -> int:
+    """Units of one kind in a unit of a larger kind."""
+    sizes = {
+        Place.ARRAY: 1,
+        Place.CORE: target.hierarchy.arrays_per_core,
+        Place.TILE: target.hierarchy.cores_per_tile,
+        Place.CHIP: target.hierarchy.tiles_per_chip,
+    }
+    count = 1
+    for level in _LEVELS[_LEVELS.index(inner) + 1 : _LEVELS.index(outer) + 1]:
+        count *= sizes[level]
+    return count
+
+
+def power(place: Place, target: Target) -> float:
+    """Power of one unit and all that is in it at full activity, in W."""
+    total = 0.0
+    for component in target.components.values():
+        if _LEVELS.index(component.per) > _LEVELS.index(place):
+            continue
+        total += component.count * component.static_power_w * units(component.per, place, target)
+        if component.event is not None and component.energy_j:
+            where = Place.ARRAY if component.event in _PER_ARRAY else Place.TILE
+            where = Place.CHIP if component.event is Event.CHIP_LINK_BYTE else where
+            rate = event_rate(component.event, target)
+            if where is Place.TILE and component.per in (Place.ARRAY, Place.CORE):  # units of a tile, one in each
+                rate, where = rate / units(component.per, Place.TILE, target), component.per
+            if _LEVELS.index(where) <= _LEVELS.index(place):
+                total += component.energy_j * rate * units(where, place, target)
+    return total
+
+
+def area(place: Place, target: Target) -> float:
+    """Area of one unit and all that is in it, in m2."""
+    return sum(
+        component.count * component.area_m2 * units(component.per, place, target)
+        for component in target.components.values()
+        if _LEVELS.index(component.per) <= _LEVELS.index(place)
+    )
+
+
+def _array_events_power(target: Target) -> float:
+    """What the table says that the cells of one array burn: components that price its reads or those of its cells."""
+    return sum(
+        component.energy_j * event_rate(component.event, target)
+        for component in target.components.values()
+        if component.event in (Event.ARRAY_READ, Event.CELL_READ)
+    )
+
+
+def cell_power(target: Target) -> float:
+    """V^2 x mean conductance x cells of an array x duty, in W: evenly spread levels, half of the input bits set."""
+    device, shape = target.device, array_shape(target)
+    cells = shape.rows_active * (shape.columns + shape.extra)
+    mean = (device.g_min_siemens + device.g_max_siemens) / 2
+    duty = 0.5 * device.read_pulse_s / read_time(shape, target)
+    return float(device.read_voltage_v**2 * mean * cells * duty)
+
+
+def weights_per_array(shape: ArrayShape) -> float:
+    """Weights that one array holds, counting the arrays that share a position."""
+    return shape.rows * shape.tile_columns / shape.arrays_per_tile
+
+
+def _phases(target: Target) -> int:
+    return -(-target.precision.inputs // target.converters.dac.bits)
+
+
+def _vector_reads(target: Target) -> int:
+    return _phases(target) * array_shape(target).reads
+
+
+def peak_operations(target: Target) -> float:
+    """Operations per second of a chip whose arrays read all the time."""
+    shape = array_shape(target)
+    arrays = units(Place.ARRAY, Place.CHIP, target)
+    return 2 * arrays * weights_per_array(shape) / (_vector_reads(target) * read_time(shape, target))
+
+
+def _pipeline_reads(target: Target) -> float:
+    return float(_vector_reads(target) + target.digital.fill_reads)
+
+
+def _product_s(target: Target) -> float:
+    return _pipeline_reads(target) * read_time(array_shape(target), target)
+
+
+def _product_j(target: Target) -> float:
+    """Arrays, converters and all that works with every read, for a matrix with as many columns as an array."""
+    copies = target.encoding.slices * (2 if target.encoding.weights is WeightEncoding.DIFFERENTIAL else 1)
+    each = sum(
+        component.energy_j * event_rate(component.event, target)
+        for component in target.components.values()
+        if component.event in _PER_ARRAY
+    )
+    return copies * each * _product_s(target)
+
+
+FIGURES: dict[str, tuple[Callable[[Target], float], float]] = {
+    "array_power_w": (_array_events_power, ROLLED_UP),
+    "array_area_m2": (lambda target: area(Place.ARRAY, target), ROLLED_UP),
+    "core_power_w": (lambda target: power(Place.CORE, target), ROLLED_UP),
+    "core_area_m2": (lambda target: area(Place.CORE, target), ROLLED_UP),
+    "tile_power_w": (lambda target: power(Place.TILE, target), ROLLED_UP),
+    "tile_area_m2": (lambda target: area(Place.TILE, target), ROLLED_UP),
+    "chip_power_w": (lambda target: power(Place.CHIP, target), ROLLED_UP),
+    "chip_area_m2": (lambda target: area(Place.CHIP, target), ROLLED_UP),
+    "read_s": (lambda target: read_time(array_shape(target), target), DERIVED),
+    "pipeline_reads": (_pipeline_reads, DERIVED),
+    "product_s": (_product_s, DERIVED),
+    "product_j": (_product_j, DERIVED),
+    "peak_ops_per_s": (peak_operations, DERIVED),
+    "peak_ops_per_j": (lambda target: peak_operations(target) / power(Place.CHIP, target), DERIVED),
+    "peak_ops_per_s_m2": (lambda target: peak_operations(target) / area(Place.CHIP, target), DERIVED),
+}
+"""How each figure is computed, and how far it may be off."""

@@ -1,0 +1,85 @@
+"""Components follow bits and sizes: unchanged at their reference, never falling, and the same when read back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mcompiler.cost.published import area, power
+from mcompiler.errors import TargetError
+from mcompiler.target import Place, load_target, resolved_toml
+from mcompiler.target.scaling import ADC_PJ, ADC_UM2, adc_factor
+
+
+@pytest.mark.parametrize("table", [ADC_PJ, ADC_UM2])
+def test_the_table_is_met_and_goes_on(table: dict[int, float]) -> None:
+    for bits, value in table.items():
+        assert adc_factor(bits, 8, table) == pytest.approx(value / table[8])
+    assert adc_factor(11, 10, table) == pytest.approx(table[10] / table[9])
+    assert adc_factor(3, 4, table) == pytest.approx(table[4] / table[5])
+
+
+@given(st.floats(1, 16), st.floats(1, 16))
+def test_more_bits_cost_more(one: float, other: float) -> None:
+    for table in (ADC_PJ, ADC_UM2):
+        if one < other:
+            assert adc_factor(one, 8, table) < adc_factor(other, 8, table)
+        assert adc_factor(one, other, table) * adc_factor(other, one, table) == pytest.approx(1)
+
+
+def test_at_the_reference_figures_are_those_of_the_file() -> None:
+    components = load_target("isaac").components
+    assert components["adc"].energy_j == 1.5625e-12
+    assert components["array"].area_m2 == 2.5e-11
+
+
+@pytest.mark.parametrize(
+    ("component", "key", "value", "field", "factor"),
+    [
+        ("adc", "converters.adc.bits", 6, "energy_j", 1.20 / 1.67),
+        ("adc", "converters.adc.bits", 6, "area_m2", 627 / 1200),
+        ("array", "array.columns", 256, "energy_j", 2.0),
+        ("sample_hold", "array.columns", 256, "count", 2.0),
+        ("edram", "digital.buffer_bytes", 131072, "area_m2", 2.0),
+        ("dac", "array.columns", 256, "count", 1.0),
+    ],
+)
+def test_rules(component: str, key: str, value: int, field: str, factor: float) -> None:
+    before, after = load_target("isaac"), load_target("isaac", [f"{key}={value}"])
+    now, then = (getattr(target.components[component], field) for target in (after, before))
+    assert now == pytest.approx(then * factor)
+
+
+@pytest.mark.parametrize(
+    ("key", "values"),
+    [
+        ("converters.adc.bits", (4, 6, 8, 9, 12)),
+        ("array.columns", (64, 128, 256)),
+        ("digital.buffer_bytes", (1024, 65536)),
+    ],
+)
+def test_a_chip_grows_with_what_it_has(key: str, values: tuple[int, ...]) -> None:
+    chips = [load_target("isaac", [f"{key}={value}"]) for value in values]
+    areas = [area(Place.CHIP, chip) for chip in chips]
+    assert areas == sorted(areas)
+    assert len(set(areas)) == len(areas)
+    if key != "array.columns":  # wider arrays are read more slowly by their one ADC
+        powers = [power(Place.CHIP, chip) for chip in chips]
+        assert powers == sorted(powers)
+
+
+def test_a_scaled_target_comes_back_as_it_is(tmp_path: Path) -> None:
+    chip = load_target("isaac", ["converters.adc.bits=6", "array.columns=256"])
+    file = tmp_path / "chip.toml"
+    file.write_text(resolved_toml(chip))
+    assert load_target(file) == chip
+
+
+def test_half_a_rule_is_a_fault(tmp_path: Path) -> None:
+    file = tmp_path / "half.toml"
+    file.write_text('extends = "isaac"\n[components.router]\nscales_with = "rows"\n')
+    with pytest.raises(TargetError, match="give both"):
+        load_target(file)
