@@ -214,6 +214,21 @@ class CodeSample:
 
 
 @dataclass(frozen=True)
+class InputStatistics:
+    """What calibration saw of a layer's inputs, phase by phase, lowest bits first.
+
+    Attributes:
+        square: float32 [phases, G, K], mean of (digit / largest digit)^2: what a row burns, in units of full drive.
+        nonzero: float32 [phases, G, K], share of vectors in which the row is driven at all.
+        idle: float32 [phases, G], share of vectors in which no row of the group is driven.
+    """
+
+    square: FloatArray
+    nonzero: FloatArray
+    idle: FloatArray
+
+
+@dataclass(frozen=True)
 class MatrixProgram:
     """MATRIX: integer matrices.
 
@@ -222,12 +237,14 @@ class MatrixProgram:
         ops: one per placeholder, in graph order.
         digital_ops: element operations per inference of each node of the skeleton that stays digital, by node name.
         samples: input codes that calibration saw, by layer, where the target's converter ranges are calibrated.
+        statistics: of the inputs, by layer; none where no data were given.
     """
 
     lowered: LoweredProgram
     ops: tuple[MatrixOp, ...]
     digital_ops: Mapping[str, int]
     samples: Mapping[str, CodeSample] = field(default_factory=dict)
+    statistics: Mapping[str, InputStatistics] = field(default_factory=dict)
 
 
 # --- TILED -----------------------------------------------------------------------------------------------------------

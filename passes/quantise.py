@@ -23,6 +23,7 @@ from mcompiler.ir import (
     ConvShape,
     FloatArray,
     FloatMatrix,
+    InputStatistics,
     LoweredProgram,
     MatrixOp,
     MatrixProgram,
@@ -36,6 +37,9 @@ SUBSAMPLE = 1 << 18
 
 VECTORS = 192
 """Input vectors of each layer that a calibrated converter range is fitted on."""
+
+RAW_BYTES = 1 << 26
+"""Most bytes of one tensor that such vectors are drawn from."""
 
 _LARGEST = float(np.finfo(np.float32).max)
 
@@ -99,16 +103,22 @@ class Quantise:
                 missing[0],
             )
         want_vectors = target.converters.adc.range is AdcRange.CALIBRATED and self.calibrated
-        seen, elements = self._observe(program, want_vectors)
+        real = self.calibrated and not self.drawn
+        seen, elements = self._observe(program, want_vectors or real)
         quantisers: dict[tuple[str, int], Quantiser] = {}
         ops: list[MatrixOp] = []
         samples: dict[str, CodeSample] = {}
+        statistics: dict[str, InputStatistics] = {}
         for matrix in matrices:
             op = self._quantise(matrix, seen[matrix.tensor], quantisers, target)
             ops.append(op)
-            if want_vectors:
-                samples[op.name] = _code_sample(op, seen[matrix.tensor], self.seed)
-        return MatrixProgram(program, tuple(ops), digital_operations(program.skeleton, elements), samples)
+            if want_vectors or real:
+                sample = _code_sample(op, seen[matrix.tensor], self.seed)
+                if want_vectors:
+                    samples[op.name] = sample
+                if real and len(sample.vectors):
+                    statistics[op.name] = input_statistics(sample.vectors, op.input.bits, target.converters.dac.bits)
+        return MatrixProgram(program, tuple(ops), digital_operations(program.skeleton, elements), samples, statistics)
 
     def _observe(self, program: LoweredProgram, keep: bool) -> tuple[dict[str, _Seen], dict[str, int]]:
         """Run the float model on the samples: statistics of every matrix's input, elements of every value."""
@@ -174,6 +184,22 @@ class Quantise:
             matrix.name, matrix.shape, codes, scale, matrix.bias, quantiser, _vectors(matrix, seen), all_kept(groups,
             rows), all_kept(groups, cols), matrix.element, weight_bits,
         )  # fmt: skip
+
+
+def input_statistics(vectors: npt.NDArray[np.uint16], bits: int, dac_bits: int) -> InputStatistics:
+    """Digits of input codes as a DAC of ``dac_bits`` bits applies them: means over the vectors.
+
+    Args:
+        vectors: [V, G, K] codes of ``bits`` bits.
+    """
+    square, nonzero, idle = [], [], []
+    for phase in range(-(-bits // dac_bits)):
+        digit = (vectors >> (phase * dac_bits)) & ((1 << dac_bits) - 1)
+        driven = digit != 0
+        square.append(np.square(digit / ((1 << dac_bits) - 1)).mean(axis=0))
+        nonzero.append(driven.mean(axis=0))
+        idle.append((~driven.any(axis=2)).mean(axis=0))
+    return InputStatistics(*(np.stack(part).astype(np.float32) for part in (square, nonzero, idle)))
 
 
 def _size(value: Any) -> int:
@@ -271,8 +297,8 @@ class _Seen:
             if sum(part.size for part in self.values) > SUBSAMPLE:
                 joined = np.concatenate(self.values)
                 self.values = [joined[self.rng.integers(0, joined.size, SUBSAMPLE // 2)]]
-        if self.keep_raw and self.held < VECTORS:
-            piece = tensor[:8].copy()
+        if self.keep_raw and self.held < VECTORS and sum(part.nbytes for part in self.raw) < RAW_BYTES:
+            piece = tensor[: max(1, min(8, RAW_BYTES * len(tensor) // tensor.nbytes))].copy()
             self.raw.append(piece)
             self.held += len(piece) if tensor.ndim > 2 else piece.size // max(1, tensor.shape[-1])
 

@@ -22,6 +22,7 @@ from mcompiler.geometry import ArrayShape, TileTable, array_shape
 from mcompiler.ir import (
     AnalogOp,
     ConvShape,
+    InputStatistics,
     Kept,
     LayerSchedule,
     MatMulShape,
@@ -45,6 +46,7 @@ class LayerData:
         cells: yields the level codes in table order, whole tiles a step: uint8 [n, rows, row_bytes]; of a chip with
             known stuck cells as they stand on it, spare lines included.
         remap: where the lines stand on that chip; None: as the mapping numbers them.
+        statistics: of its inputs; None where no calibration data were given.
     """
 
     op: MatrixOp
@@ -55,6 +57,7 @@ class LayerData:
     dense: int
     cells: Callable[[], Iterator[Cells]]
     remap: Remapping | None = None
+    statistics: InputStatistics | None = None
 
     @property
     def copies(self) -> int:
@@ -88,7 +91,8 @@ def program_layers(program: ScheduledProgram, target: Target) -> tuple[LayerData
     for op, table, analog, addresses, schedule, dense, remap in parts:
         encode = partial(encode_cells, op, table, shape, target.encoding.weights, analog.shift, analog.flips)
         cells = encode if remap is None else partial(_arranged, encode, remap, shape)
-        layers.append(LayerData(op, table, analog, addresses, schedule.start, dense, cells, remap))
+        seen = tiled.matrix.statistics.get(op.name)
+        layers.append(LayerData(op, table, analog, addresses, schedule.start, dense, cells, remap, seen))
     return tuple(layers)
 
 
@@ -188,6 +192,9 @@ def _arrays(layer: LayerData) -> dict[str, npt.NDArray[Any]]:
         "live": analog.live,
         "adc_bits": analog.adc_bits.astype(np.uint8),
     }
+    if layer.statistics is not None:
+        seen = layer.statistics
+        arrays |= {"input_square": seen.square, "input_nonzero": seen.nonzero, "input_idle": seen.idle}
     if analog.signs is not None:
         arrays["signs"] = np.packbits(analog.signs, axis=-1)
     if op.bias is not None:
@@ -275,8 +282,21 @@ def _stored(root: Path, record: Mapping[str, Any], shape: ArrayShape) -> LayerDa
         if cells.shape != expected or cells.dtype != np.uint8:
             raise ValueError(f"{path.name} holds {cells.dtype} {cells.shape}, not uint8 {expected}")
     chunks = partial(_chunks, path if expected[0] else None, shape.arrays_per_tile)
+    seen = None
+    if "input_square" in arrays:
+        seen = InputStatistics(arrays["input_square"], arrays["input_nonzero"], arrays["input_idle"])
+        if seen.square.shape[1:] != dims[:2] or seen.nonzero.shape != seen.square.shape:
+            raise ValueError(f"{record['files']}.npz has statistics of other inputs")
     return LayerData(
-        op, arrays["table"], analog, arrays["addresses"], arrays["start"], record["crossbars_dense"], chunks, remap
+        op,
+        arrays["table"],
+        analog,
+        arrays["addresses"],
+        arrays["start"],
+        record["crossbars_dense"],
+        chunks,
+        remap,
+        seen,
     )
 
 

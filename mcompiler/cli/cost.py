@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from mcompiler.cli.build import DIRECTORY
 from mcompiler.cli.common import json_option, print_json
+
+if TYPE_CHECKING:
+    from mcompiler.cost import DataEnergy
 
 
 @click.command()
@@ -19,9 +24,16 @@ from mcompiler.cli.common import json_option, print_json
     metavar="components.NAME.key=VALUE",
     help="Another value of a component; the build is not compiled again. Repeatable.",
 )
+@click.option(
+    "--data",
+    "with_data",
+    is_flag=True,
+    help="The energy of cells, word lines and DACs at the inputs that calibration saw, beside that of typical ones.",
+)
 @json_option
-def cost(directory: Path, overrides: tuple[str, ...], as_json: bool) -> None:
+def cost(directory: Path, overrides: tuple[str, ...], with_data: bool, as_json: bool) -> None:
     """What one inference costs: latency, energy, area, per layer and component."""
+    from mcompiler.cost import data_energy
     from mcompiler.driver import load
     from mcompiler.summary import cost_summary
     from mcompiler.target import assumptions, load_target
@@ -29,7 +41,25 @@ def cost(directory: Path, overrides: tuple[str, ...], as_json: bool) -> None:
     build = load(directory)
     target = load_target(directory / "target.toml", overrides) if overrides else build.target
     found = build.cost_with(target) if overrides else build.cost
+    energies = data_energy(build.layer_data, found.counts, target) if with_data else ()
     if as_json:
-        print_json(found.as_json())
-    else:
-        click.echo(cost_summary(found, len(assumptions(target))))
+        more = {"data_energy": [each.as_json() for each in energies]} if with_data else {}
+        print_json({**found.as_json(), **more})
+        return
+    click.echo(cost_summary(found, len(assumptions(target))))
+    if with_data:
+        click.echo(f"\n{_data_table(energies)}")
+
+
+def _data_table(energies: Sequence[DataEnergy]) -> str:
+    from mcompiler.text import quantity, shorten, table
+
+    rows = [
+        [
+            shorten(each.name, 30), quantity(each.cells_fixed, "J"), quantity(each.cells, "J"),
+            quantity(each.lines, "J"), quantity(each.dac_fixed, "J"), quantity(each.dac, "J"),
+        ]
+        for each in energies
+    ]  # fmt: skip
+    headers = ["at the inputs seen", "cells, typical", "cells", "word lines", "DACs, all rows", "DACs"]
+    return table(headers, rows, "lrrrrr")

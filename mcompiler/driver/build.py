@@ -32,7 +32,7 @@ from mcompiler.artefacts import (
 )
 from mcompiler.artefacts.programming import Programming, layer_levels, programming_cost, write_programming_table
 from mcompiler.conductance import conductances
-from mcompiler.cost import Cost, price
+from mcompiler.cost import Cost, DataEnergy, data_energy, price
 from mcompiler.data import InputSpec, Samples, from_arrays, load_samples, random_samples
 from mcompiler.driver.content import Compiled, Stored, mapped_from_cells
 from mcompiler.driver.inputs import Say, silent
@@ -109,6 +109,14 @@ class Build:
                 "with --set"
             )
         return price(self.cost.counts, target)
+
+    def data_energy(self) -> tuple[DataEnergy, ...]:
+        """Energy of cells, word lines and DACs at the inputs that calibration saw, by layer and in all.
+
+        Raises:
+            BuildError: the build was made without calibration data.
+        """
+        return data_energy(self._content.layers, self.cost.counts, self.target)
 
     @property
     def schedule(self) -> Mapping[str, Any]:

@@ -168,6 +168,9 @@ class Array(Section):
     sense_resistance_ohm: NonNegativeFloat = Field(default=0.0, description="between a bit line and virtual ground")
     drive: Literal["row_voltage", "gate"] = "row_voltage"
     idle_rows: Literal["grounded", "floating"] = "grounded"
+    wire_capacitance_f: NonNegativeFloat = Field(
+        default=0.0, description="of one cell-to-cell segment of a word line, its cell included"
+    )
     spare_rows: NonNegativeInt = Field(default=0, description="word lines beside `rows` that can stand in for others")
     spare_columns: NonNegativeInt = Field(
         default=0, description="bit lines beside `columns` that can stand in for others"
