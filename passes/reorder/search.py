@@ -1,0 +1,370 @@
+"""Orders of rows and columns that leave many array positions without a weight.
+
+Rows are dealt out to row blocks and columns to column blocks. Where the columns stand, a row is known by the column
+blocks that it meets; rows that meet few of them together make a block with empty positions, and the same with rows and
+columns changed about. Finding the best order is NP-hard (one empty position is a biclique of the zeros), so there are
+several starts, each improved until it does not get better, and the best of them is kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mcompiler.ir import IntArray
+
+Bools = npt.NDArray[np.bool_]
+Floats = npt.NDArray[np.float32]
+
+ROUNDS = 10
+"""Times that rows and columns are dealt out anew with ever sharper weights."""
+
+FITS = 30
+"""Times that rows and columns are dealt out anew by likelihood, at most."""
+
+RANK = 48
+"""Singular vectors that tell lines apart, at most."""
+
+WORK = 6_000_000
+"""Places of the matrix, times tries, at effort 1: a second or two."""
+
+FEWEST_TRIES, MOST_TRIES = 3, 40
+"""Tries at effort 1, whatever the size."""
+
+KICKS = (0.05, 0.1, 0.2, 0.4)
+"""Shares of the lines that change places before another try."""
+
+
+@dataclass(frozen=True)
+class Order:
+    """Which block each line is in.
+
+    Attributes:
+        rows, cols: block of each row and of each column.
+    """
+
+    rows: IntArray
+    cols: IntArray
+
+    def lines(self) -> tuple[IntArray, IntArray]:
+        """Rows and columns, block after block, ascending within each."""
+        return np.argsort(self.rows, kind="stable"), np.argsort(self.cols, kind="stable")
+
+
+def block_sizes(lines: int, size: int) -> IntArray:
+    """Lines of each block: all full but the last."""
+    return np.array([min(size, lines - first) for first in range(0, lines, size)], dtype=np.int64)
+
+
+def ascending(lines: int, size: int) -> IntArray:
+    """The block of each line as it stands."""
+    return np.arange(lines, dtype=np.int64) // size
+
+
+@dataclass(frozen=True)
+class Search:
+    """A matrix and the blocks that it is to be cut into.
+
+    Attributes:
+        weights: weights at each place, float32 [R, C]; only whether there are any decides.
+        heights, widths: lines of each row block and column block.
+    """
+
+    weights: Floats
+    heights: IntArray
+    widths: IntArray
+
+    @property
+    def turned(self) -> Search:
+        """Rows and columns changed about."""
+        return Search(self.weights.T, self.widths, self.heights)
+
+    def empty(self, order: Order) -> int:
+        """Array positions without a weight."""
+        return int((self.fill(order) == 0).sum())
+
+    def fill(self, order: Order) -> Floats:
+        """Weights in each array position: [row blocks, column blocks]."""
+        return _indicator(order.rows, len(self.heights)).T @ self.met(order.cols)
+
+    def met(self, cols: IntArray) -> Floats:
+        """Weights that each row has in each column block: [R, column blocks]."""
+        return self.weights @ _indicator(cols, len(self.widths))
+
+    def best(self, effort: int, seed: int, limit: int) -> Order:
+        """The order with most empty positions that was found; the one that is there if none is better.
+
+        Args:
+            effort: multiplies the starts.
+            seed: of those that are drawn.
+            limit: empty positions that no order exceeds; the search ends where it is reached.
+        """
+        rng = np.random.default_rng(seed)
+        given = Order(
+            ascending(len(self.weights), int(self.heights[0])), ascending(self.weights.shape[1], int(self.widths[0]))
+        )
+        best, gained = given, self.empty(given)
+        tries = int(np.clip(WORK * effort // self.weights.size, FEWEST_TRIES * effort, MOST_TRIES * effort))
+        starts = self._starts(given, rng)
+        for _ in range(tries):
+            if gained >= limit:
+                break
+            start = next(starts, None)
+            found = self.improved(self._kicked(best, rng) if start is None else start)
+            if (empty := self.empty(found)) >= gained and (empty > gained or start is None):
+                best, gained = found, empty
+        return best if gained > self.empty(given) else given
+
+    def _starts(self, given: Order, rng: np.random.Generator) -> Iterator[Order]:
+        embedded = Order(*_embedded(self, rng))
+        yield self.fitted(embedded)
+        yield self.sharpened(embedded)
+        degree = Order(_by_degree(self.weights, self.heights), _by_degree(self.weights.T, self.widths))
+        yield degree
+        yield self.fitted(degree)
+        yield self.fitted(Order(*_embedded(self, rng)))
+        yield self.sharpened(given)
+        yield given
+
+    def _kicked(self, order: Order, rng: np.random.Generator) -> Order:
+        """Some columns, or some rows, change places at random."""
+        lines = (order.rows, order.cols)[which := int(rng.integers(2))].copy()
+        chosen = np.flatnonzero(rng.random(len(lines)) < rng.choice(KICKS))
+        lines[chosen] = lines[rng.permutation(chosen)]
+        return replace(order, cols=lines) if which else replace(order, rows=lines)
+
+    def sharpened(self, order: Order) -> Order:
+        """Rows, then columns go where positions are full already; the fuller, the less one more weight costs.
+
+        This descends on the sum of log(weights + e) over the positions, e ever smaller (majorisation: the logarithm
+        lies below its tangent), which counts full positions in the end.
+        """
+        for turn in range(ROUNDS):
+            floor = float(self.weights.sum()) / (len(self.heights) * len(self.widths)) / 2.0**turn
+            rows = _dealt(self.met(order.cols) @ (1 / (self.fill(order) + floor)).T, self.heights)
+            order = replace(order, rows=rows)
+            cols = _dealt(self.turned.met(order.rows) @ (1 / (self.fill(order) + floor)), self.widths)
+            if turn and (cols == order.cols).all():
+                break
+            order = replace(order, cols=cols)
+        return order
+
+    def fitted(self, order: Order) -> Order:
+        """Rows and columns go where they are likeliest, were weights of a position independent and equally frequent."""
+        area = np.outer(self.heights, self.widths).astype(np.float32)
+        for _ in range(FITS):
+            rate = (self.fill(order) + np.float32(0.5)) / area
+            cost = (self.widths * rate).sum(axis=1) - self.met(order.cols) @ np.log(rate).T
+            order = replace(order, rows=_dealt(cost, self.heights))
+            rate = (self.fill(order) + np.float32(0.5)) / area
+            cost = self.heights @ rate - self.turned.met(order.rows) @ np.log(rate)
+            cols = _dealt(cost, self.widths)
+            if (cols == order.cols).all():
+                break
+            order = replace(order, cols=cols)
+        return order
+
+    def improved(self, order: Order) -> Order:
+        """Deal out rows for the columns as they stand, and columns for the rows, while more positions become empty."""
+        empty, rounds_without = self.empty(order), 0
+        turned = self.turned
+        while rounds_without < 2:
+            before = empty
+            for side in (self, turned):
+                flipped = side is turned
+                one = Order(order.cols, order.rows) if flipped else order
+                hits = side.met(one.cols) > 0
+                for rows in (_peeled(hits, side.heights), one.rows):
+                    rows = _repaired(hits, rows, len(side.heights))
+                    found = _empties(hits, rows, len(side.heights))
+                    if found > empty:
+                        empty = found
+                        order = Order(order.rows, rows) if flipped else Order(rows, order.cols)
+            rounds_without = rounds_without + 1 if empty == before else 0
+        return order
+
+
+def _indicator(blocks: IntArray, count: int) -> Floats:
+    """Which block each line is in, float32 [lines, blocks]."""
+    return (blocks[:, None] == np.arange(count)).astype(np.float32)
+
+
+def _empties(hits: Bools, rows: IntArray, blocks: int) -> int:
+    """Positions that no row meets."""
+    return int((_indicator(rows, blocks).T @ hits.astype(np.float32) == 0).sum())
+
+
+# --- starts ----------------------------------------------------------------------------------------------------------
+
+
+def _by_degree(weights: Floats, sizes: IntArray) -> IntArray:
+    """Lines with most weights first."""
+    return _consecutive(np.argsort(-(weights != 0).sum(axis=1), kind="stable"), sizes)
+
+
+def _consecutive(lines: npt.NDArray[Any], sizes: IntArray) -> IntArray:
+    blocks = np.empty(len(lines), dtype=np.int64)
+    blocks[lines] = np.repeat(np.arange(len(sizes)), sizes)
+    return blocks
+
+
+def _embedded(search: Search, rng: np.random.Generator) -> tuple[IntArray, IntArray]:
+    """Lines that are alike together: k-means of given sizes on the leading singular vectors.
+
+    The rank of a matrix of blocks is that of the blocks' own matrix; what lies beyond is noise (spectral
+    co-clustering: Dhillon, KDD 2001). Singular vectors by subspace iteration (Halko, Martinsson and Tropp, 2011).
+    """
+    used = (search.weights != 0).astype(np.float32)
+    by_row, by_col = used.sum(axis=1), used.sum(axis=0)
+    scaled = used / np.sqrt(np.maximum(by_row, 1))[:, None] / np.sqrt(np.maximum(by_col, 1))
+    rank = min(len(search.heights), len(search.widths), RANK, *used.shape)
+    basis = rng.standard_normal((used.shape[1], min(rank + 8, *used.shape))).astype(np.float32)
+    for _ in range(6):
+        basis = np.linalg.qr(scaled.T @ (scaled @ basis))[0]
+    left, values, right = np.linalg.svd(scaled @ basis, full_matrices=False)
+    rows = left[:, :rank] * values[:rank]
+    cols = (basis @ right.T)[:, :rank] * values[:rank]
+    # Back to the unscaled profile: a line with few weights is as near to its kind as one with many.
+    rows = rows / np.sqrt(np.maximum(by_row, 1))[:, None]
+    cols = cols / np.sqrt(np.maximum(by_col, 1))[:, None]
+    return _clustered(rows, search.heights, rng), _clustered(cols, search.widths, rng)
+
+
+def _clustered(points: Floats, sizes: IntArray, rng: np.random.Generator) -> IntArray:
+    """k-means with given sizes, [n] from [n, d]; centres begin far from each other."""
+    nearest = np.full(len(points), np.inf, dtype=np.float32)
+    centres = np.empty((len(sizes), points.shape[1]), dtype=np.float32)
+    chosen = int(rng.integers(len(points)))
+    for number in range(len(sizes)):
+        centres[number] = points[chosen]
+        nearest = np.minimum(nearest, ((points - centres[number]) ** 2).sum(axis=1))
+        total = float(nearest.sum())
+        chosen = int(rng.choice(len(points), p=(nearest / total).astype(np.float64) / float((nearest / total).astype(np.float64).sum()))) if total > 0 else chosen
+    blocks = np.zeros(len(points), dtype=np.int64)
+    for _ in range(8):
+        distance = (points**2).sum(axis=1)[:, None] - 2 * points @ centres.T + (centres**2).sum(axis=1)
+        found = _dealt(distance, sizes)
+        if (found == blocks).all():
+            break
+        blocks = found
+        centres = (_indicator(blocks, len(sizes)).T @ points / sizes[:, None]).astype(np.float32)
+    return blocks
+
+
+def _dealt(cost: npt.NDArray[np.floating[Any]], sizes: IntArray) -> IntArray:
+    """A block for each line, near the least cost: where too many want one, those stay that would lose most elsewhere.
+
+    Args:
+        cost: [lines, blocks].
+        sizes: lines of each block.
+    """
+    blocks = np.full(len(cost), -1, dtype=np.int64)
+    free, open_lines = sizes.copy(), np.arange(len(cost))
+    closed = np.zeros(len(sizes), dtype=bool)
+    while len(open_lines):
+        prices = np.where(closed, np.inf, cost[open_lines])
+        wanted = prices.argmin(axis=1)
+        if (~closed).sum() > 1:
+            two = np.partition(prices, 1, axis=1)
+            regret = two[:, 1] - two[:, 0]
+        else:
+            regret = np.zeros(len(open_lines))
+        order = np.lexsort((-regret, wanted))
+        rank = np.arange(len(order)) - np.searchsorted(wanted[order], wanted[order])
+        taken = order[rank < free[wanted[order]]]
+        blocks[open_lines[taken]] = wanted[taken]
+        free = free - np.bincount(wanted[taken], minlength=len(sizes))
+        closed = free == 0
+        open_lines = np.delete(open_lines, taken)
+    return blocks
+
+
+# --- improvement -----------------------------------------------------------------------------------------------------
+
+
+def _peeled(hits: Bools, sizes: IntArray) -> IntArray:
+    """Deal rows out anew, block after block: each takes rows that all miss the same column blocks, as many as can be.
+
+    Args:
+        hits: whether a row meets a column block, [rows, column blocks].
+        sizes: rows of each row block.
+    """
+    blocks = np.full(len(hits), len(sizes) - 1, dtype=np.int64)
+    left = np.arange(len(hits))
+    for block, size in enumerate(sizes[:-1].tolist()):
+        missing = ~hits[left]
+        able, avoided = np.ones(len(left), dtype=bool), np.zeros(hits.shape[1], dtype=bool)
+        while True:
+            counts = np.where(avoided, -1, missing[able].sum(axis=0))
+            column = int(counts.argmax())
+            if counts[column] < size:
+                break
+            avoided[column] = True
+            able &= missing[:, column]
+        candidates = np.flatnonzero(able)
+        flexible = missing[candidates].sum(axis=1)  # rows that few other blocks could use go first
+        taken = candidates[np.argsort(flexible, kind="stable")[:size]]
+        blocks[left[taken]] = block
+        left = np.delete(left, taken)
+    return blocks
+
+
+def _repaired(hits: Bools, rows: IntArray, blocks: int) -> IntArray:
+    """Empty further positions by exchanging the rows that meet them, without filling one that is empty.
+
+    Args:
+        hits: whether a row meets a column block, [rows, column blocks].
+        rows: block of each row.
+        blocks: how many there are.
+    """
+    rows, meets = rows.copy(), hits.astype(np.float32)
+    met = _indicator(rows, blocks).T @ meets  # rows of each block that meet each column block
+    spoils = meets @ (met == 0).astype(np.float32).T > 0  # whether a row would fill an empty position of a block
+    again = True
+    while again:
+        again = False
+        misses = (~spoils).astype(np.float32).T @ (1 - meets)  # rows that a block could have with that position empty
+        possible = (met > 0) & (misses >= np.bincount(rows, minlength=blocks)[:, None])
+        places = np.argwhere(possible)
+        for block, column in places[np.argsort(met[possible], kind="stable")].tolist():
+            if met[block, column] == 0:
+                continue
+            changed = _exchange(hits, rows, spoils, block, column, blocks)
+            if changed is None:
+                continue
+            again = True
+            for one in changed:
+                met[one] = meets[rows == one].sum(axis=0)
+                spoils[:, one] = meets @ (met[one] == 0).astype(np.float32) > 0
+    return rows
+
+
+def _exchange(hits: Bools, rows: IntArray, spoils: Bools, block: int, column: int, blocks: int) -> list[int] | None:
+    """Exchange every row of a block that meets a column block; returns the blocks that changed, None if it cannot be.
+
+    Changes ``rows`` where it can.
+    """
+    leaving = np.flatnonzero((rows == block) & hits[:, column])
+    coming = np.flatnonzero(~spoils[:, block] & ~hits[:, column] & (rows != block))
+    if len(coming) < len(leaving):
+        return None
+    offered = np.bincount(rows[coming], minlength=blocks)
+    allowed = ~spoils[leaving]
+    if (np.minimum(offered, allowed.sum(axis=0)).sum() < len(leaving)) or not (allowed & (offered > 0)).any(axis=1).all():
+        return None
+    goes = np.empty(len(leaving), dtype=np.int64)
+    for line in np.argsort((allowed & (offered > 0)).sum(axis=1), kind="stable").tolist():
+        choice = np.where(allowed[line], offered, 0)
+        goes[line] = choice.argmax()
+        if choice[goes[line]] == 0:
+            return None
+        offered[goes[line]] -= 1
+    for other in np.unique(goes).tolist():
+        moved = leaving[goes == other]
+        rows[coming[rows[coming] == other][: len(moved)]] = block
+        rows[moved] = other
+    return [block, *np.unique(goes).tolist()]
