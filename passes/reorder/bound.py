@@ -12,8 +12,8 @@ from mcompiler.ir import IntArray
 Bools = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float64]
 
-LARGEST_GRAM = 5000
-"""Lines of a matrix up to which every two of them are compared: a matter of seconds and of a hundred megabytes."""
+LARGEST_GRAM = 2500
+"""Lines of a matrix up to which every two of them are compared: under a second."""
 
 SPECTRAL_LIMIT = 1500
 """Lines of the shorter side up to which singular values are computed: under a second."""
@@ -36,12 +36,13 @@ def fewest_tiles(used: Bools, rows: int, cols: int) -> int:
       singular values.
 
     Args:
-        used: where weights are, bool [R, C]; every row and every column has one.
+        used: where weights are, bool [R, C]. Rows and columns without any take no part.
         rows, cols: lines of an array position.
     """
+    used = used[used.any(axis=1)][:, used.any(axis=0)]
     if not used.size:
         return 0
-    height, width = -(-used.shape[0] // rows), -(-used.shape[1] // cols)
+    height, width = _blocks(used, rows, cols)
     found = max(
         -(-int(np.count_nonzero(used)) // (rows * cols)),
         _degree_bound(used, rows, cols),
@@ -53,6 +54,12 @@ def fewest_tiles(used: Bools, rows: int, cols: int) -> int:
         return height * width
     found = max(found, _union_bound(used, rows, cols), _union_bound(used.T, cols, rows))
     return max(found, height * width - _spectral_limit(used, rows, cols))
+
+
+def _blocks(matrix: npt.NDArray[Any], rows: int, cols: int) -> tuple[int, int]:
+    """Row blocks and column blocks of a matrix."""
+    height, width = matrix.shape
+    return -(-int(height) // rows), -(-int(width) // cols)
 
 
 def _degree_bound(used: Bools, rows: int, cols: int) -> int:
@@ -83,7 +90,7 @@ def _ceil(value: float) -> int:
 
 def _spectral_limit(used: Bools, rows: int, cols: int) -> int:
     """Array positions that can be empty at most, from the singular values; all of them where these are not computed."""
-    height, width = -(-used.shape[0] // rows), -(-used.shape[1] // cols)
+    height, width = _blocks(used, rows, cols)
     limit = height * width
     if min(used.shape) > SPECTRAL_LIMIT:
         return limit
@@ -95,7 +102,7 @@ def _spectral_limit(used: Bools, rows: int, cols: int) -> int:
 
 
 def _empties_by_spectrum(scaled: Floats, rows: int, cols: int) -> int:
-    height, width = -(-scaled.shape[0] // rows), -(-scaled.shape[1] // cols)
+    height, width = _blocks(scaled, rows, cols)
     flat = scaled if scaled.shape[0] >= scaled.shape[1] else scaled.T
     squares, vectors = np.linalg.eigh(flat.T @ flat)  # ascending
     squares = np.maximum(squares[::-1], 0.0)

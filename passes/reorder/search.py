@@ -89,11 +89,13 @@ class Search:
 
     def fill(self, order: Order) -> Floats:
         """Weights in each array position: [row blocks, column blocks]."""
-        return _indicator(order.rows, len(self.heights)).T @ self.met(order.cols)
+        filled: Floats = _indicator(order.rows, len(self.heights)).T @ self.met(order.cols)
+        return filled
 
     def met(self, cols: IntArray) -> Floats:
         """Weights that each row has in each column block: [R, column blocks]."""
-        return self.weights @ _indicator(cols, len(self.widths))
+        met: Floats = self.weights @ _indicator(cols, len(self.widths))
+        return met
 
     def best(self, effort: int, seed: int, limit: int) -> Order:
         """The order with most empty positions that was found; the one that is there if none is better.
@@ -243,7 +245,16 @@ def _clustered(points: Floats, sizes: IntArray, rng: np.random.Generator) -> Int
         centres[number] = points[chosen]
         nearest = np.minimum(nearest, ((points - centres[number]) ** 2).sum(axis=1))
         total = float(nearest.sum())
-        chosen = int(rng.choice(len(points), p=(nearest / total).astype(np.float64) / float((nearest / total).astype(np.float64).sum()))) if total > 0 else chosen
+        chosen = (
+            int(
+                rng.choice(
+                    len(points),
+                    p=(nearest / total).astype(np.float64) / float((nearest / total).astype(np.float64).sum()),
+                )
+            )
+            if total > 0
+            else chosen
+        )
     blocks = np.zeros(len(points), dtype=np.int64)
     for _ in range(8):
         distance = (points**2).sum(axis=1)[:, None] - 2 * points @ centres.T + (centres**2).sum(axis=1)
@@ -354,7 +365,9 @@ def _exchange(hits: Bools, rows: IntArray, spoils: Bools, block: int, column: in
         return None
     offered = np.bincount(rows[coming], minlength=blocks)
     allowed = ~spoils[leaving]
-    if (np.minimum(offered, allowed.sum(axis=0)).sum() < len(leaving)) or not (allowed & (offered > 0)).any(axis=1).all():
+    if (np.minimum(offered, allowed.sum(axis=0)).sum() < len(leaving)) or not (allowed & (offered > 0)).any(
+        axis=1
+    ).all():
         return None
     goes = np.empty(len(leaving), dtype=np.int64)
     for line in np.argsort((allowed & (offered > 0)).sum(axis=1), kind="stable").tolist():
