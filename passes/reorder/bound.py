@@ -22,11 +22,13 @@ SPECTRAL_LIMIT = 1500
 def fewest_tiles(used: Bools, rows: int, cols: int) -> int:
     """A lower bound on the array positions that hold a weight, whatever the order of rows and columns.
 
-    The largest of four bounds, each of which holds for every order:
+    The largest of five bounds, each of which holds for every order:
 
     - *count*: a position holds ``rows * cols`` weights at most.
     - *degree*: a row with d weights needs ceil(d / cols) positions; the i-th row block from above, ordered by their
       longest rows, has one at least as long as the (i * rows)-th longest. The same for columns.
+    - *pairs*: few rows can have all their columns in few column blocks, counted over pairs of columns; a row block that
+      is full has more rows than that, and so meets more column blocks. The same for columns.
     - *union*: rows of a block that hardly meet in their columns take many columns together: |union of A_i| >=
       sum of |A_i|^2 / sum over k of |A_i and A_k| (de Caen, Discrete Mathematics 169 (1997) 217-220, for counting
       measure), the inner sum bounded by its ``rows`` largest terms. The same for columns.
@@ -45,8 +47,8 @@ def fewest_tiles(used: Bools, rows: int, cols: int) -> int:
     height, width = _blocks(used, rows, cols)
     found = max(
         -(-int(np.count_nonzero(used)) // (rows * cols)),
-        _degree_bound(used, rows, cols),
-        _degree_bound(used.T, cols, rows),
+        _line_bound(used, rows, cols),
+        _line_bound(used.T, cols, rows),
         height,
         width,
     )
@@ -62,10 +64,42 @@ def _blocks(matrix: npt.NDArray[Any], rows: int, cols: int) -> tuple[int, int]:
     return -(-int(height) // rows), -(-int(width) // cols)
 
 
-def _degree_bound(used: Bools, rows: int, cols: int) -> int:
-    """Positions that the longest rows of each row block need."""
+def _line_bound(used: Bools, rows: int, cols: int) -> int:
+    """Positions that row blocks need, each for its longest row and for as many rows as it has."""
     longest = -np.sort(-np.count_nonzero(used, axis=1))[::rows]
-    return int((-(-longest // cols)).sum())
+    needed = -(-longest // cols)
+    full, rest = divmod(len(used), rows)
+    # At most one block is not full, so that all but the last of the sorted blocks need what a full one needs.
+    least = np.full(len(needed), _needed_for(used, rows, cols) if full else 1)
+    if rest:
+        least[-1] = _needed_for(used, rest, cols)
+    return int(np.maximum(needed, least).sum())
+
+
+def _needed_for(used: Bools, count: int, cols: int) -> int:
+    """Column blocks that any ``count`` rows meet at least.
+
+    A row of d columns lies inside a set S of columns if all of them do, so that it counts at most the share of its
+    pairs of columns that are pairs of S. Hence S holds at most sum over j and k in S of h[j, k] rows, where h[j, k] sums
+    1 / d (d - 1) over the rows with both, and h[j, j] counts the rows with j alone; the inner sum is at most that of
+    the |S| - 1 largest terms.
+    """
+    width = -(-used.shape[1] // cols)
+    if used.shape[1] > LARGEST_GRAM or width == 1:
+        return 1
+    degree = np.count_nonzero(used, axis=1)
+    for blocks in range(1, width):
+        most = blocks * cols
+        inside = used[degree <= most].astype(np.float64)
+        own = degree[degree <= most]
+        share = np.where(own > 1, 1.0 / np.maximum(own * (own - 1), 1), 0.0)
+        pairs = inside.T @ (inside * share[:, None])
+        np.fill_diagonal(pairs, 0.0)
+        others = np.partition(pairs, used.shape[1] - most, axis=1)[:, used.shape[1] - most :].sum(axis=1)
+        total = others + inside[own == 1].sum(axis=0)
+        if np.sort(total)[-most:].sum() * (1 + 1e-9) >= count:
+            return blocks
+    return width
 
 
 def _union_bound(used: Bools, rows: int, cols: int) -> int:

@@ -183,7 +183,7 @@ class Search:
                 for rows in (_peeled(hits, side.heights), one.rows):
                     rows = _repaired(hits, rows, len(side.heights))
                     found = _empties(hits, rows, len(side.heights))
-                    if found > empty:
+                    if found >= empty and (rows != one.rows).any():
                         empty = found
                         order = Order(order.rows, rows) if flipped else Order(rows, order.cols)
             rounds_without = rounds_without + 1 if empty == before else 0
