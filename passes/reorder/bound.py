@@ -80,11 +80,11 @@ def _needed_for(used: Bools, count: int, cols: int) -> int:
     """Column blocks that any ``count`` rows meet at least.
 
     A row of d columns lies inside a set S of columns if all of them do, so that it counts at most the share of its
-    pairs of columns that are pairs of S. Hence S holds at most sum over j and k in S of h[j, k] rows, where h[j, k] sums
-    1 / d (d - 1) over the rows with both, and h[j, j] counts the rows with j alone; the inner sum is at most that of
-    the |S| - 1 largest terms.
+    pairs of columns that are pairs of S. Hence S holds at most sum over j and k in S of h[j, k] rows, where h[j, k]
+    sums 1 / d (d - 1) over the rows with both, and h[j, j] counts the rows with j alone; the inner sum is at most that
+    of the largest terms, as many as S has columns.
     """
-    width = -(-used.shape[1] // cols)
+    width = _blocks(used, len(used), cols)[1]
     if used.shape[1] > LARGEST_GRAM or width == 1:
         return 1
     degree = np.count_nonzero(used, axis=1)

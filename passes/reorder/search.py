@@ -35,6 +35,9 @@ WORK = 6_000_000
 FEWEST_TRIES, MOST_TRIES = 3, 40
 """Tries at effort 1, whatever the size."""
 
+PATIENCE = 12
+"""Tries from changed orders without a gain after which the search ends, at effort 1."""
+
 KICKS = (0.05, 0.1, 0.2, 0.4)
 """Shares of the lines that change places before another try."""
 
@@ -94,8 +97,8 @@ class Search:
 
     def met(self, cols: IntArray) -> Floats:
         """Weights that each row has in each column block: [R, column blocks]."""
-        met: Floats = self.weights @ _indicator(cols, len(self.widths))
-        return met
+        found: Floats = self.weights @ _indicator(cols, len(self.widths))
+        return found
 
     def best(self, effort: int, seed: int, limit: int) -> Order:
         """The order with most empty positions that was found; the one that is there if none is better.
@@ -111,13 +114,15 @@ class Search:
         )
         best, gained = given, self.empty(given)
         tries = int(np.clip(WORK * effort // self.weights.size, FEWEST_TRIES * effort, MOST_TRIES * effort))
-        starts = self._starts(given, rng)
+        starts, idle = self._starts(given, rng), 0
         for _ in range(tries):
-            if gained >= limit:
+            if gained >= limit or idle > PATIENCE * effort:
                 break
             start = next(starts, None)
             found = self.improved(self._kicked(best, rng) if start is None else start)
-            if (empty := self.empty(found)) >= gained and (empty > gained or start is None):
+            empty = self.empty(found)
+            idle = 0 if empty > gained or start is not None else idle + 1
+            if empty > gained or (empty == gained and start is None):
                 best, gained = found, empty
         return best if gained > self.empty(given) else given
 

@@ -217,10 +217,10 @@ def planted(
     return used[rng.permutation(shape[0])][:, rng.permutation(shape[1])], int((~on).sum())
 
 
-@pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize("density", [1.0, 0.5, 0.2])
+@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("density", [1.0, 0.3])
 @pytest.mark.parametrize("empty", [0.3, 0.6])
-@pytest.mark.parametrize("shape", [(512, 128), (1152, 256), (1000, 200), (2304, 512)])
+@pytest.mark.parametrize("shape", [(512, 128), (1152, 256), (1000, 200)])
 def test_hidden_empty_tiles_are_found(shape: tuple[int, int], empty: float, density: float, seed: int) -> None:
     chip = programs.target()
     used, hidden = planted(shape, (128, 16), empty, density, seed)
@@ -350,7 +350,7 @@ def test_it_runs_only_where_it_is_asked_for(tmp_path: Path) -> None:
 def test_the_command_line_says_what_was_gained(tmp_path: Path) -> None:
     net, feeds = network()
     ir.save(net, tmp_path / "net.onnx")
-    np.savez(tmp_path / "data.npz", **feeds)
+    np.savez(tmp_path / "data.npz", x=feeds["x"])
     keys = [f"--set={key}" for key in ("array.rows=8", "array.columns=16", "array.rows_active=8")]
     given = [str(tmp_path / "net.onnx"), "--calibration", str(tmp_path / "data.npz"), *keys, "--out"]
     asked = CliRunner().invoke(compile_command, [*given, str(tmp_path / "a"), "--reorder", "--json"])
