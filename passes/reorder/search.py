@@ -16,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from mcompiler.ir import IntArray
+from mcompiler.passes.reorder.moves import dealt, empties, indicator, peeled, repaired
 
-Bools = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float32]
 
 ROUNDS = 10
@@ -29,13 +29,13 @@ FITS = 30
 RANK = 48
 """Singular vectors that tell lines apart, at most."""
 
-WORK = 6_000_000
+WORK = 8_000_000
 """Places of the matrix, times tries, at effort 1: a second or two."""
 
-FEWEST_TRIES, MOST_TRIES = 3, 40
+FEWEST_TRIES, MOST_TRIES = 3, 60
 """Tries at effort 1, whatever the size."""
 
-PATIENCE = 12
+PATIENCE = 20
 """Tries from changed orders without a gain after which the search ends, at effort 1."""
 
 KICKS = (0.05, 0.1, 0.2, 0.4)
@@ -92,12 +92,12 @@ class Search:
 
     def fill(self, order: Order) -> Floats:
         """Weights in each array position: [row blocks, column blocks]."""
-        filled: Floats = _indicator(order.rows, len(self.heights)).T @ self.met(order.cols)
+        filled: Floats = indicator(order.rows, len(self.heights)).T @ self.met(order.cols)
         return filled
 
     def met(self, cols: IntArray) -> Floats:
         """Weights that each row has in each column block: [R, column blocks]."""
-        found: Floats = self.weights @ _indicator(cols, len(self.widths))
+        found: Floats = self.weights @ indicator(cols, len(self.widths))
         return found
 
     def best(self, effort: int, seed: int, limit: int) -> Order:
@@ -119,7 +119,10 @@ class Search:
             if gained >= limit or idle > PATIENCE * effort:
                 break
             start = next(starts, None)
-            found = self.improved(self._kicked(best, rng) if start is None else start)
+            if start is None and rng.integers(2):
+                found = self.improved(self._kicked(best, rng))
+            else:
+                found = self._refitted(self.improved(self.fitted(self._kicked(best, rng)) if start is None else start))
             empty = self.empty(found)
             idle = 0 if empty > gained or start is not None else idle + 1
             if empty > gained or (empty == gained and start is None):
@@ -127,15 +130,21 @@ class Search:
         return best if gained > self.empty(given) else given
 
     def _starts(self, given: Order, rng: np.random.Generator) -> Iterator[Order]:
-        embedded = Order(*_embedded(self, rng))
-        yield self.fitted(embedded)
-        yield self.sharpened(embedded)
+        yield self.fitted(Order(*_embedded(self, rng)))
+        yield self.fitted(Order(*_embedded(self, rng)))
         degree = Order(_by_degree(self.weights, self.heights), _by_degree(self.weights.T, self.widths))
         yield degree
-        yield self.fitted(degree)
-        yield self.fitted(Order(*_embedded(self, rng)))
         yield self.sharpened(given)
-        yield given
+
+    def _refitted(self, order: Order) -> Order:
+        """Deal out by likelihood and improve, again while that empties more; what is given if it never does."""
+        empty = self.empty(order)
+        while True:
+            other = self.improved(self.fitted(order))
+            found = self.empty(other)
+            if found <= empty:
+                return order
+            order, empty = other, found
 
     def _kicked(self, order: Order, rng: np.random.Generator) -> Order:
         """Some columns, or some rows, change places at random."""
@@ -152,9 +161,9 @@ class Search:
         """
         for turn in range(ROUNDS):
             floor = float(self.weights.sum()) / (len(self.heights) * len(self.widths)) / 2.0**turn
-            rows = _dealt(self.met(order.cols) @ (1 / (self.fill(order) + floor)).T, self.heights)
+            rows = dealt(self.met(order.cols) @ (1 / (self.fill(order) + floor)).T, self.heights)
             order = replace(order, rows=rows)
-            cols = _dealt(self.turned.met(order.rows) @ (1 / (self.fill(order) + floor)), self.widths)
+            cols = dealt(self.turned.met(order.rows) @ (1 / (self.fill(order) + floor)), self.widths)
             if turn and (cols == order.cols).all():
                 break
             order = replace(order, cols=cols)
@@ -166,10 +175,10 @@ class Search:
         for _ in range(FITS):
             rate = (self.fill(order) + np.float32(0.5)) / area
             cost = (self.widths * rate).sum(axis=1) - self.met(order.cols) @ np.log(rate).T
-            order = replace(order, rows=_dealt(cost, self.heights))
+            order = replace(order, rows=dealt(cost, self.heights))
             rate = (self.fill(order) + np.float32(0.5)) / area
             cost = self.heights @ rate - self.turned.met(order.rows) @ np.log(rate)
-            cols = _dealt(cost, self.widths)
+            cols = dealt(cost, self.widths)
             if (cols == order.cols).all():
                 break
             order = replace(order, cols=cols)
@@ -185,24 +194,14 @@ class Search:
                 flipped = side is turned
                 one = Order(order.cols, order.rows) if flipped else order
                 hits = side.met(one.cols) > 0
-                for rows in (_peeled(hits, side.heights), one.rows):
-                    rows = _repaired(hits, rows, len(side.heights))
-                    found = _empties(hits, rows, len(side.heights))
+                for rows in (peeled(hits, side.heights), one.rows):
+                    rows = repaired(hits, rows, len(side.heights))
+                    found = empties(hits, rows, len(side.heights))
                     if found >= empty and (rows != one.rows).any():
                         empty = found
                         order = Order(order.rows, rows) if flipped else Order(rows, order.cols)
             rounds_without = rounds_without + 1 if empty == before else 0
         return order
-
-
-def _indicator(blocks: IntArray, count: int) -> Floats:
-    """Which block each line is in, float32 [lines, blocks]."""
-    return (blocks[:, None] == np.arange(count)).astype(np.float32)
-
-
-def _empties(hits: Bools, rows: IntArray, blocks: int) -> int:
-    """Positions that no row meets."""
-    return int((_indicator(rows, blocks).T @ hits.astype(np.float32) == 0).sum())
 
 
 # --- starts ----------------------------------------------------------------------------------------------------------
@@ -249,140 +248,15 @@ def _clustered(points: Floats, sizes: IntArray, rng: np.random.Generator) -> Int
     for number in range(len(sizes)):
         centres[number] = points[chosen]
         nearest = np.minimum(nearest, ((points - centres[number]) ** 2).sum(axis=1))
-        total = float(nearest.sum())
-        chosen = (
-            int(
-                rng.choice(
-                    len(points),
-                    p=(nearest / total).astype(np.float64) / float((nearest / total).astype(np.float64).sum()),
-                )
-            )
-            if total > 0
-            else chosen
-        )
+        chances = nearest.astype(np.float64)
+        if chances.sum() > 0:
+            chosen = int(rng.choice(len(points), p=chances / chances.sum()))
     blocks = np.zeros(len(points), dtype=np.int64)
     for _ in range(8):
         distance = (points**2).sum(axis=1)[:, None] - 2 * points @ centres.T + (centres**2).sum(axis=1)
-        found = _dealt(distance, sizes)
+        found = dealt(distance, sizes)
         if (found == blocks).all():
             break
         blocks = found
-        centres = (_indicator(blocks, len(sizes)).T @ points / sizes[:, None]).astype(np.float32)
+        centres = (indicator(blocks, len(sizes)).T @ points / sizes[:, None]).astype(np.float32)
     return blocks
-
-
-def _dealt(cost: npt.NDArray[np.floating[Any]], sizes: IntArray) -> IntArray:
-    """A block for each line, near the least cost: where too many want one, those stay that would lose most elsewhere.
-
-    Args:
-        cost: [lines, blocks].
-        sizes: lines of each block.
-    """
-    blocks = np.full(len(cost), -1, dtype=np.int64)
-    free, open_lines = sizes.copy(), np.arange(len(cost))
-    closed = np.zeros(len(sizes), dtype=bool)
-    while len(open_lines):
-        prices = np.where(closed, np.inf, cost[open_lines])
-        wanted = prices.argmin(axis=1)
-        if (~closed).sum() > 1:
-            two = np.partition(prices, 1, axis=1)
-            regret = two[:, 1] - two[:, 0]
-        else:
-            regret = np.zeros(len(open_lines))
-        order = np.lexsort((-regret, wanted))
-        rank = np.arange(len(order)) - np.searchsorted(wanted[order], wanted[order])
-        taken = order[rank < free[wanted[order]]]
-        blocks[open_lines[taken]] = wanted[taken]
-        free = free - np.bincount(wanted[taken], minlength=len(sizes))
-        closed = free == 0
-        open_lines = np.delete(open_lines, taken)
-    return blocks
-
-
-# --- improvement -----------------------------------------------------------------------------------------------------
-
-
-def _peeled(hits: Bools, sizes: IntArray) -> IntArray:
-    """Deal rows out anew, block after block: each takes rows that all miss the same column blocks, as many as can be.
-
-    Args:
-        hits: whether a row meets a column block, [rows, column blocks].
-        sizes: rows of each row block.
-    """
-    blocks = np.full(len(hits), len(sizes) - 1, dtype=np.int64)
-    left = np.arange(len(hits))
-    for block, size in enumerate(sizes[:-1].tolist()):
-        missing = ~hits[left]
-        able, avoided = np.ones(len(left), dtype=bool), np.zeros(hits.shape[1], dtype=bool)
-        while True:
-            counts = np.where(avoided, -1, missing[able].sum(axis=0))
-            column = int(counts.argmax())
-            if counts[column] < size:
-                break
-            avoided[column] = True
-            able &= missing[:, column]
-        candidates = np.flatnonzero(able)
-        flexible = missing[candidates].sum(axis=1)  # rows that few other blocks could use go first
-        taken = candidates[np.argsort(flexible, kind="stable")[:size]]
-        blocks[left[taken]] = block
-        left = np.delete(left, taken)
-    return blocks
-
-
-def _repaired(hits: Bools, rows: IntArray, blocks: int) -> IntArray:
-    """Empty further positions by exchanging the rows that meet them, without filling one that is empty.
-
-    Args:
-        hits: whether a row meets a column block, [rows, column blocks].
-        rows: block of each row.
-        blocks: how many there are.
-    """
-    rows, meets = rows.copy(), hits.astype(np.float32)
-    met = _indicator(rows, blocks).T @ meets  # rows of each block that meet each column block
-    spoils = meets @ (met == 0).astype(np.float32).T > 0  # whether a row would fill an empty position of a block
-    again = True
-    while again:
-        again = False
-        misses = (~spoils).astype(np.float32).T @ (1 - meets)  # rows that a block could have with that position empty
-        possible = (met > 0) & (misses >= np.bincount(rows, minlength=blocks)[:, None])
-        places = np.argwhere(possible)
-        for block, column in places[np.argsort(met[possible], kind="stable")].tolist():
-            if met[block, column] == 0:
-                continue
-            changed = _exchange(hits, rows, spoils, block, column, blocks)
-            if changed is None:
-                continue
-            again = True
-            for one in changed:
-                met[one] = meets[rows == one].sum(axis=0)
-                spoils[:, one] = meets @ (met[one] == 0).astype(np.float32) > 0
-    return rows
-
-
-def _exchange(hits: Bools, rows: IntArray, spoils: Bools, block: int, column: int, blocks: int) -> list[int] | None:
-    """Exchange every row of a block that meets a column block; returns the blocks that changed, None if it cannot be.
-
-    Changes ``rows`` where it can.
-    """
-    leaving = np.flatnonzero((rows == block) & hits[:, column])
-    coming = np.flatnonzero(~spoils[:, block] & ~hits[:, column] & (rows != block))
-    if len(coming) < len(leaving):
-        return None
-    offered = np.bincount(rows[coming], minlength=blocks)
-    allowed = ~spoils[leaving]
-    if (np.minimum(offered, allowed.sum(axis=0)).sum() < len(leaving)) or not (allowed & (offered > 0)).any(
-        axis=1
-    ).all():
-        return None
-    goes = np.empty(len(leaving), dtype=np.int64)
-    for line in np.argsort((allowed & (offered > 0)).sum(axis=1), kind="stable").tolist():
-        choice = np.where(allowed[line], offered, 0)
-        goes[line] = choice.argmax()
-        if choice[goes[line]] == 0:
-            return None
-        offered[goes[line]] -= 1
-    for other in np.unique(goes).tolist():
-        moved = leaving[goes == other]
-        rows[coming[rows[coming] == other][: len(moved)]] = block
-        rows[moved] = other
-    return [block, *np.unique(goes).tolist()]
