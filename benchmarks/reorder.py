@@ -23,8 +23,7 @@ from onnx import numpy_helper
 import mcompiler
 import mcompiler.geometry
 from mcompiler.driver import Build
-from mcompiler.passes.reorder import Search, block_sizes, fewest_tiles
-from mcompiler.passes.reorder.search import Order, ascending
+from mcompiler.passes.reorder import Search, fewest_tiles
 
 MODELS = Path(__file__).resolve().parent / "models"
 RESNET = SHARED / "models" / "cifar10_resnet20.torch-ts.op13.keepbn.dynb.onnx"
@@ -54,9 +53,9 @@ def planted(rows: int, cols: int, tile: tuple[int, int], empty: float, density: 
 
 def searched(used: Mask, tile: tuple[int, int]) -> dict[str, Any]:
     """Positions before, after, and the bound."""
-    heights, widths = block_sizes(used.shape[0], tile[0]), block_sizes(used.shape[1], tile[1])
-    search, tiles = Search(used.astype(np.float32), heights, widths), len(heights) * len(widths)
-    before = tiles - search.empty(Order(ascending(used.shape[0], tile[0]), ascending(used.shape[1], tile[1])))
+    search = Search.of(used, *tile)
+    tiles = len(search.heights) * len(search.widths)
+    before = tiles - search.empty(search.given)
     start = time.perf_counter()
     bound = fewest_tiles(used, *tile)
     middle = time.perf_counter()

@@ -17,10 +17,10 @@ from mcompiler.errors import CompileError
 from mcompiler.geometry import ArrayShape, array_shape, tile_positions, tile_table, used_tiles
 from mcompiler.ir import IntArray, Kept, MatrixOp, MatrixProgram, Reordering
 from mcompiler.passes.reorder.bound import fewest_tiles
-from mcompiler.passes.reorder.search import Search, block_sizes
+from mcompiler.passes.reorder.search import Search
 from mcompiler.target import Target
 
-__all__ = ["Reorder", "Search", "block_sizes", "fewest_tiles"]
+__all__ = ["Reorder", "Search", "fewest_tiles"]
 
 
 @dataclass(frozen=True)
@@ -70,17 +70,15 @@ class Reorder:
         """Order of the rows and columns of one group, and the positions that no order can do without."""
         unit = _unit(shape)
         firsts = np.arange(0, len(used), unit)
-        weights = np.add.reduceat(used, firsts, axis=0, dtype=np.int32) if unit > 1 else used
+        met = np.logical_or.reduceat(used, firsts, axis=0) if unit > 1 else used
         height, width = shape.rows // unit, shape.tile_columns
-        least = fewest_tiles(weights != 0, height, width)
-        heights, widths = block_sizes(len(weights), height), block_sizes(weights.shape[1], width)
-        units, cols = np.arange(len(weights)), np.arange(weights.shape[1])
-        limit = len(heights) * len(widths) - least
-        if limit:
-            search = Search(weights.astype(np.float32), heights, widths)
-            units, cols = search.best(self.effort, self.seed, limit).lines()
+        least = fewest_tiles(met, height, width)
+        search = Search.of(met, height, width)
+        limit = len(search.heights) * len(search.widths) - least
+        order = search.best(self.effort, self.seed, limit) if limit else search.given
+        units, cols = order.lines()
         if len(used) % unit:  # a fragment that is not full stays the last
-            last = len(weights) - 1
+            last = len(units) - 1
             units[units == last] = units[-1]
             units[-1] = last
         rows = (firsts[units][:, None] + np.arange(unit)).ravel()

@@ -8,9 +8,9 @@ several starts, each improved until it does not get better, and the best of them
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,7 @@ import numpy.typing as npt
 from mcompiler.ir import IntArray
 from mcompiler.passes.reorder.moves import dealt, empties, indicator, peeled, repaired
 
+Bools = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float32]
 
 ROUNDS = 10
@@ -32,7 +33,7 @@ RANK = 48
 WORK = 8_000_000
 """Places of the matrix, times tries, at effort 1: a second or two."""
 
-FEWEST_TRIES, MOST_TRIES = 3, 60
+FEWEST_TRIES, MOST_TRIES = 2, 60
 """Tries at effort 1, whatever the size."""
 
 PATIENCE = 20
@@ -63,28 +64,41 @@ def block_sizes(lines: int, size: int) -> IntArray:
     return np.array([min(size, lines - first) for first in range(0, lines, size)], dtype=np.int64)
 
 
-def ascending(lines: int, size: int) -> IntArray:
-    """The block of each line as it stands."""
-    return np.arange(lines, dtype=np.int64) // size
-
-
 @dataclass(frozen=True)
 class Search:
     """A matrix and the blocks that it is to be cut into.
 
     Attributes:
-        weights: weights at each place, float32 [R, C]; only whether there are any decides.
+        rows, cols: row and column of each weight.
         heights, widths: lines of each row block and column block.
     """
 
-    weights: Floats
+    rows: IntArray
+    cols: IntArray
     heights: IntArray
     widths: IntArray
+
+    @staticmethod
+    def of(used: Bools, height: int, width: int) -> Search:
+        """From where weights are, bool [R, C], and the lines of an array position."""
+        rows, cols = np.nonzero(used)
+        return Search(rows, cols, block_sizes(used.shape[0], height), block_sizes(used.shape[1], width))
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """R and C."""
+        return int(self.heights.sum()), int(self.widths.sum())
 
     @property
     def turned(self) -> Search:
         """Rows and columns changed about."""
-        return Search(self.weights.T, self.widths, self.heights)
+        return Search(self.cols, self.rows, self.widths, self.heights)
+
+    @property
+    def given(self) -> Order:
+        """Lines as they stand."""
+        rows, cols = (np.repeat(np.arange(len(sizes)), sizes) for sizes in (self.heights, self.widths))
+        return Order(rows, cols)
 
     def empty(self, order: Order) -> int:
         """Array positions without a weight."""
@@ -92,13 +106,15 @@ class Search:
 
     def fill(self, order: Order) -> Floats:
         """Weights in each array position: [row blocks, column blocks]."""
-        filled: Floats = indicator(order.rows, len(self.heights)).T @ self.met(order.cols)
-        return filled
+        width = len(self.widths)
+        places = order.rows[self.rows] * width + order.cols[self.cols]
+        return np.bincount(places, minlength=len(self.heights) * width).reshape(-1, width).astype(np.float32)
 
     def met(self, cols: IntArray) -> Floats:
         """Weights that each row has in each column block: [R, column blocks]."""
-        found: Floats = self.weights @ indicator(cols, len(self.widths))
-        return found
+        width = len(self.widths)
+        places = self.rows * width + cols[self.cols]
+        return np.bincount(places, minlength=self.shape[0] * width).reshape(-1, width).astype(np.float32)
 
     def best(self, effort: int, seed: int, limit: int) -> Order:
         """The order with most empty positions that was found; the one that is there if none is better.
@@ -109,12 +125,9 @@ class Search:
             limit: empty positions that no order exceeds; the search ends where it is reached.
         """
         rng = np.random.default_rng(seed)
-        given = Order(
-            ascending(len(self.weights), int(self.heights[0])), ascending(self.weights.shape[1], int(self.widths[0]))
-        )
-        best, gained = given, self.empty(given)
-        tries = int(np.clip(WORK * effort // self.weights.size, FEWEST_TRIES * effort, MOST_TRIES * effort))
-        starts, idle = self._starts(given, rng), 0
+        best, gained = self.given, self.empty(self.given)
+        tries = int(np.clip(WORK * effort // math.prod(self.shape), FEWEST_TRIES * effort, MOST_TRIES * effort))
+        starts, idle = self._starts(rng), 0
         for _ in range(tries):
             if gained >= limit or idle > PATIENCE * effort:
                 break
@@ -127,14 +140,13 @@ class Search:
             idle = 0 if empty > gained or start is not None else idle + 1
             if empty > gained or (empty == gained and start is None):
                 best, gained = found, empty
-        return best if gained > self.empty(given) else given
+        return best if gained > self.empty(self.given) else self.given
 
-    def _starts(self, given: Order, rng: np.random.Generator) -> Iterator[Order]:
+    def _starts(self, rng: np.random.Generator) -> Iterator[Order]:
         yield self.fitted(Order(*_embedded(self, rng)))
         yield self.fitted(Order(*_embedded(self, rng)))
-        degree = Order(_by_degree(self.weights, self.heights), _by_degree(self.weights.T, self.widths))
-        yield degree
-        yield self.sharpened(given)
+        yield Order(_by_degree(self.rows, self.heights), _by_degree(self.cols, self.widths))
+        yield self.sharpened(self.given)
 
     def _refitted(self, order: Order) -> Order:
         """Deal out by likelihood and improve, again while that empties more; what is given if it never does."""
@@ -160,7 +172,7 @@ class Search:
         lies below its tangent), which counts full positions in the end.
         """
         for turn in range(ROUNDS):
-            floor = float(self.weights.sum()) / (len(self.heights) * len(self.widths)) / 2.0**turn
+            floor = len(self.rows) / (len(self.heights) * len(self.widths)) / 2.0**turn
             rows = dealt(self.met(order.cols) @ (1 / (self.fill(order) + floor)).T, self.heights)
             order = replace(order, rows=rows)
             cols = dealt(self.turned.met(order.rows) @ (1 / (self.fill(order) + floor)), self.widths)
@@ -207,14 +219,11 @@ class Search:
 # --- starts ----------------------------------------------------------------------------------------------------------
 
 
-def _by_degree(weights: Floats, sizes: IntArray) -> IntArray:
-    """Lines with most weights first."""
-    return _consecutive(np.argsort(-(weights != 0).sum(axis=1), kind="stable"), sizes)
-
-
-def _consecutive(lines: npt.NDArray[Any], sizes: IntArray) -> IntArray:
-    blocks = np.empty(len(lines), dtype=np.int64)
-    blocks[lines] = np.repeat(np.arange(len(sizes)), sizes)
+def _by_degree(line_of: IntArray, sizes: IntArray) -> IntArray:
+    """Lines with most weights first, from the line of each weight."""
+    lines = int(sizes.sum())
+    blocks = np.empty(lines, dtype=np.int64)
+    blocks[np.argsort(-np.bincount(line_of, minlength=lines), kind="stable")] = np.repeat(np.arange(len(sizes)), sizes)
     return blocks
 
 
@@ -224,7 +233,8 @@ def _embedded(search: Search, rng: np.random.Generator) -> tuple[IntArray, IntAr
     The rank of a matrix of blocks is that of the blocks' own matrix; what lies beyond is noise (spectral
     co-clustering: Dhillon, KDD 2001). Singular vectors by subspace iteration (Halko, Martinsson and Tropp, 2011).
     """
-    used = (search.weights != 0).astype(np.float32)
+    used = np.zeros(search.shape, dtype=np.float32)
+    used[search.rows, search.cols] = 1
     by_row, by_col = used.sum(axis=1), used.sum(axis=0)
     scaled = used / np.sqrt(np.maximum(by_row, 1))[:, None] / np.sqrt(np.maximum(by_col, 1))
     rank = min(len(search.heights), len(search.widths), RANK, *used.shape)

@@ -28,8 +28,8 @@ from mcompiler.geometry import array_shape, span, tile_positions, tile_table
 from mcompiler.ir import ConvShape, Kept, MatrixOp, TiledProgram
 from mcompiler.passes.compact import Compact
 from mcompiler.passes.prune import Prune
-from mcompiler.passes.reorder import Reorder, Search, block_sizes, fewest_tiles
-from mcompiler.passes.reorder.search import Order, ascending
+from mcompiler.passes.reorder import Reorder, Search, fewest_tiles
+from mcompiler.passes.reorder.search import block_sizes
 from mcompiler.passes.tile import Tile
 from mcompiler.target import Event, Target
 from tests.support import programs
@@ -177,9 +177,9 @@ def test_the_bound_holds_and_the_search_is_near_the_best_of_all(case: tuple[Bool
     best = best_of_all(used, rows, cols)
     bound = fewest_tiles(used, rows, cols)
     assert bound <= best
-    heights, widths = block_sizes(used.shape[0], rows), block_sizes(used.shape[1], cols)
-    found = Search(used.astype(np.float32), heights, widths).best(1, 0, len(heights) * len(widths) - bound)
-    taken = len(heights) * len(widths) - Search(used.astype(np.float32), heights, widths).empty(found)
+    search = Search.of(used, rows, cols)
+    tiles = len(search.heights) * len(search.widths)
+    taken = tiles - search.empty(search.best(1, 0, tiles - bound))
     assert best <= taken <= best + 1
 
 
@@ -190,10 +190,9 @@ def test_no_order_that_is_drawn_beats_the_bound(seed: int, density: float, rows:
     p, q = int(rng.integers(1, 6)), int(rng.integers(1, 6))
     on = rng.random((p, q)) < 0.5  # blocks first, so that there is something to be had
     used = np.kron(on, np.ones((rows, cols))) * (rng.random((p * rows, q * cols)) < density) > 0
-    search = Search(used.astype(np.float32), block_sizes(p * rows, rows), block_sizes(q * cols, cols))
-    planted = Order(ascending(p * rows, rows), ascending(q * cols, cols))
+    search = Search.of(used, rows, cols)
     bound = fewest_tiles(used[rng.permutation(p * rows)][:, rng.permutation(q * cols)], rows, cols)
-    assert bound <= p * q - search.empty(planted)
+    assert bound <= p * q - search.empty(search.given)
 
 
 def planted(
@@ -237,7 +236,7 @@ def test_hidden_empty_tiles_are_found(shape: tuple[int, int], empty: float, dens
 @pytest.mark.parametrize("density", [0.2, 0.1, 0.05])
 def test_random_masks_on_square_arrays_allow_none(density: float) -> None:
     used = np.random.default_rng(1).random((512, 512)) < density
-    search = Search(used.astype(np.float32), block_sizes(512, 128), block_sizes(512, 128))
+    search = Search.of(used, 128, 128)
     bound = fewest_tiles(used, 128, 128)
     assert search.empty(search.best(1, 0, 16 - bound)) == 0
     assert 8 <= bound <= 16
