@@ -42,8 +42,11 @@ def _(program: MatrixProgram, target: Target) -> None:
         assert op.scale.shape == (groups, cols), op.name
         assert 0 <= op.input.zero_point <= op.input.largest, f"{op.name}: zero point {op.input.zero_point}"
         assert len(op.rows.offsets) == len(op.cols.offsets) == groups + 1, op.name
-        assert op.rows.indices.max(initial=-1) < rows, op.name
-        assert op.cols.indices.max(initial=-1) < cols, op.name
+        for kept, size in ((op.rows, rows), (op.cols, cols)):
+            assert kept.indices.min(initial=0) >= 0, op.name
+            assert kept.indices.max(initial=-1) < size, op.name
+            owner = np.repeat(np.arange(groups), kept.counts())
+            assert len(np.unique(owner * size + kept.indices)) == len(kept.indices), f"{op.name}: an index stands twice"
 
 
 @check.register

@@ -147,6 +147,14 @@ def conv_matrix(array: Any, groups: int) -> Any:
     return array.reshape(groups, array.shape[0] // groups, -1).swapaxes(1, 2)
 
 
+def span(indices: IntArray) -> slice | None:
+    """Indices as a slice where each is one more than the one before, else None; there is at least one."""
+    first, last = int(indices[0]), int(indices[-1])
+    if last - first + 1 != len(indices) or not (indices[1:] > indices[:-1]).all():
+        return None
+    return slice(first, last + 1)
+
+
 def kept_of(mask: BoolArray) -> Kept:
     """Indices that a bool mask [G, n] keeps."""
     groups, indices = np.nonzero(mask)

@@ -158,7 +158,11 @@ class Quantiser:
 
 @dataclass(frozen=True)
 class Kept:
-    """Indices that survive compaction, per group: group g keeps ``indices[offsets[g]:offsets[g + 1]]``, ascending."""
+    """Indices that survive compaction, per group: group g keeps ``indices[offsets[g]:offsets[g + 1]]``.
+
+    They stand in the order of the lines of the arrays: ascending, unless ``reorder`` gave them another order. No index
+    stands twice in a group.
+    """
 
     indices: IntArray
     offsets: IntArray
@@ -170,6 +174,26 @@ class Kept:
     def counts(self) -> IntArray:
         """How many each group keeps, [G]."""
         return np.diff(self.offsets)
+
+
+@dataclass(frozen=True)
+class Reordering:
+    """What another order of the lines of one operation came to.
+
+    Attributes:
+        tiles_before, tiles_after: array positions that hold a weight, in ascending order and in the order chosen.
+        bound: array positions that no order of the lines could do without.
+        row_bits, col_bits: bits of an entry of the table that says which input a word line reads, and to which output
+            channel a bit line belongs; 0 where the order is ascending still.
+        routing_bytes: memory of those two tables.
+    """
+
+    tiles_before: int
+    tiles_after: int
+    bound: int
+    row_bits: int
+    col_bits: int
+    routing_bytes: int
 
 
 @dataclass(frozen=True)
@@ -187,6 +211,7 @@ class MatrixOp:
         rows, cols: what compaction keeps of K and N (everything, before it ran).
         element: ONNX element type of input and output.
         weight_bits: bits of the codes, sign included.
+        reorder: what ``reorder`` gained, or found that there is none to gain; None where it did not run.
     """
 
     name: str
@@ -200,6 +225,7 @@ class MatrixOp:
     cols: Kept
     element: ir.DataType
     weight_bits: int
+    reorder: Reordering | None = None
 
 
 @dataclass(frozen=True)

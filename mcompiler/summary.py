@@ -55,6 +55,16 @@ def compile_summary(
     return "\n\n".join(parts)
 
 
+def reorder_line(found: Mapping[str, Any]) -> str:
+    """What another order of word and bit lines gained, from ``Build.reorder``."""
+    before, after, bound, routing = (found[key] for key in ("tiles_before", "tiles_after", "bound", "routing_bytes"))
+    gained = f", {percent(1 - after / before)} fewer" if after < before else ""
+    return (
+        f"reordered lines: {before:,} array positions before, {after:,} after{gained}; no order needs fewer than "
+        f"{bound:,}; their tables of addresses take {routing:,} B"
+    )
+
+
 def remap_line(moved: Mapping[str, Any]) -> str:
     """What moving lines around stuck cells gained, from ``Build.remap``."""
     before, after = moved["harm_before"], moved["harm_after"]

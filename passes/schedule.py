@@ -20,6 +20,7 @@ from mcompiler.dataflow import (
     conversion_time,
     dataflow,
     digital_bound,
+    input_shares,
     layer_events,
     network_steps,
     port_time,
@@ -93,7 +94,8 @@ def _spilled(
 ) -> dict[str, float]:
     """Bytes of activations, by layer, that lie in tiles of others."""
     names = [op.name for op in ops]
-    memory = tile_memory(waiting, names, tables, addresses, [int(op.rows.offsets[-1]) for op in ops], target)
+    shares = [input_shares(op, table) for op, table in zip(ops, tables, strict=True)]
+    memory = tile_memory(waiting, names, tables, addresses, shares, target)
     return {names[index]: moved for index, moved in sorted(memory.spilled_bytes.items())}
 
 

@@ -6,7 +6,7 @@ import io
 import json
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from mcompiler.ir import (
     MatrixOp,
     Quantiser,
     Remapping,
+    Reordering,
     ScheduledProgram,
 )
 from mcompiler.target import Target
@@ -151,6 +152,8 @@ def _record(layer: LayerData, schedule: LayerSchedule, stem: str) -> dict[str, A
             "lines": remap.lines, "stuck": len(remap.faults), "harm_before": remap.harm_before,
             "harm_after": remap.harm_after,
         }  # fmt: skip
+    if op.reorder is not None:
+        moved["reorder"] = asdict(op.reorder)
     return {
         "name": op.name,
         "files": stem,
@@ -256,6 +259,7 @@ def _stored(root: Path, record: Mapping[str, Any], shape: ArrayShape) -> LayerDa
         cols=Kept(arrays["col_indices"], arrays["col_offsets"]),
         element=ir.DataType[record["element"]],
         weight_bits=record["weight_bits"],
+        reorder=Reordering(**record["reorder"]) if "reorder" in record else None,
     )
     flips = np.unpackbits(arrays["flips"], axis=1, count=shape.columns).astype(bool)
     signs = np.unpackbits(arrays["signs"], axis=-1, count=shape.tile_columns).astype(bool) if shape.signs else None

@@ -49,6 +49,7 @@ def _dims(given: Sequence[str]) -> dict[str, int]:
 )  # fmt: skip
 @click.option("--dim", "dims", multiple=True, metavar="NAME=N", help="Size of a symbolic dimension; repeatable.")
 @click.option("--chips", type=click.IntRange(min=1), help="Chips to use at most.")
+@click.option("--reorder", is_flag=True, help="Let word and bit lines change places where that empties whole arrays.")
 @click.option(
     "--replicate",
     type=click.Choice(["none", "throughput", "latency"]),
@@ -80,6 +81,7 @@ def compile_command(
     method: str,
     dims: tuple[str, ...],
     chips: int | None,
+    reorder: bool,
     replicate: str,
     arrays: int | None,
     faults: Path | None,
@@ -92,7 +94,7 @@ def compile_command(
     from mcompiler.artefacts import check_place, clean_leftovers
     from mcompiler.cli.layout import replication_lines
     from mcompiler.driver import compile
-    from mcompiler.summary import compile_summary, remap_line
+    from mcompiler.summary import compile_summary, remap_line, reorder_line
 
     if arrays is not None and replicate == "none":
         raise click.UsageError("--arrays is a budget for copies: give --replicate throughput or latency too")
@@ -110,6 +112,7 @@ def compile_command(
             chips=chips,
             seed=seed,
             overrides=overrides,
+            reorder=reorder,
             replicate=replicate,
             arrays=arrays,
             faults=faults,
@@ -117,7 +120,7 @@ def compile_command(
             say=say,
         )
         build.save(place, force=force, say=say)
-    moved, copied = build.remap, build.schedule["replication"]
+    ordered, moved, copied = build.reorder, build.remap, build.schedule["replication"]
     if as_json:
         print_json({
             "out": str(place),
@@ -128,11 +131,14 @@ def compile_command(
             "layers": [
                 {"name": layer.op.name, "adc_bits": layer.analog.adc_range.as_json()} for layer in build.layer_data
             ],
+            **({} if ordered is None else {"reorder": ordered}),
             **({} if copied is None else {"replication": copied}),
             **({} if moved is None else {"remap": moved}),
         })  # fmt: skip
     else:
         click.echo(compile_summary(model.name, build.target, build.fates, build.layer_data, build.cost, build.chips))
+        if ordered is not None:
+            click.echo(f"\n{reorder_line(ordered)}")
         if copied is not None:
             click.echo(f"\n{replication_lines(copied)}")
         if moved is not None:

@@ -18,7 +18,7 @@ from mcompiler.conductance.codes import (
     step_table,
     tile_runs,
 )
-from mcompiler.geometry import ArrayShape, TileTable, tile_blocks
+from mcompiler.geometry import ArrayShape, TileTable, span, tile_blocks
 from mcompiler.ir import IntArray, MatrixOp
 from mcompiler.target import MEAN_STEPS, Partner, Target, WeightEncoding
 
@@ -207,8 +207,9 @@ def _assign(
     values: npt.NDArray[np.signedinteger[Any]],
 ) -> None:
     """target[rows, cols] = values, by slices where the indices are contiguous."""
-    if rows[-1] - rows[0] + 1 == len(rows) and cols[-1] - cols[0] + 1 == len(cols):
-        target[rows[0] : rows[-1] + 1, cols[0] : cols[-1] + 1] = values
+    height, width = span(rows), span(cols)
+    if height is not None and width is not None:
+        target[height, width] = values
     else:
         target[np.ix_(rows, cols)] = values
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mcompiler.geometry import ArrayShape, TileTable, tile_blocks
+from mcompiler.geometry import ArrayShape, TileTable, span, tile_blocks
 from mcompiler.ir import CodeArray, IntArray, MatrixOp
 from mcompiler.target import WeightEncoding
 
@@ -152,9 +152,9 @@ def row_runs(heads: TileTable, limit: int) -> Iterator[tuple[int, int]]:
 
 def _submatrix(codes: CodeArray, rows: IntArray, cols: IntArray) -> npt.NDArray[np.int32]:
     """codes[rows, cols], by slices where the indices are contiguous (the common case, and many times faster)."""
-    part = codes[rows[0] : rows[-1] + 1] if rows[-1] - rows[0] + 1 == len(rows) else codes[rows]
-    part = part[:, cols[0] : cols[-1] + 1] if cols[-1] - cols[0] + 1 == len(cols) else part[:, cols]
-    return part.astype(np.int32)
+    height, width = span(rows), span(cols)
+    part = codes[rows if height is None else height]
+    return part[:, cols if width is None else width].astype(np.int32)
 
 
 def held_levels(lut: Levels, shape: ArrayShape, copy: int) -> Levels:

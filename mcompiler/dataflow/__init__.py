@@ -16,7 +16,7 @@ from mcompiler.dataflow.durations import (
     timed,
 )
 from mcompiler.dataflow.events import conversions_per_read, layer_events
-from mcompiler.dataflow.memory import TileMemory, check_depths, streams, tile_memory
+from mcompiler.dataflow.memory import TileMemory, check_depths, input_shares, streams, tile_memory
 from mcompiler.dataflow.plan import Dataflow, dataflow, port_time, stage_bounds
 from mcompiler.dataflow.replicas import (
     Candidate,
@@ -51,6 +51,7 @@ __all__ = [
     "dataflow",
     "digital_bound",
     "earliest",
+    "input_shares",
     "just_in_time",
     "latency_bound",
     "latest",

@@ -42,12 +42,23 @@ def layer_events(
         Event.ADC_CONVERSION: vectors * float((reads * conversions).sum()),
         Event.SAMPLE_HOLD: vectors * float((reads * bit_lines).sum()),
         Event.SHIFT_ADD: vectors * float((reads * conversions).sum()) + partial,
-        Event.BUFFER_READ_BYTE: vectors * held * op.input.bits / 8,
+        Event.BUFFER_READ_BYTE: vectors * (held * op.input.bits / 8 + address_bytes(op, tiles)),
         Event.BUFFER_WRITE_BYTE: outputs * target.precision.inputs / 8,
         Event.LINK_BYTE: link_bytes,
         Event.CHIP_LINK_BYTE: chip_bytes,
         Event.DIGITAL_OP: 3.0 * outputs,  # scale, bias, quantisation for the consumer
     }
+
+
+def address_bytes(op: MatrixOp, tiles: TileTable) -> float:
+    """Bytes that one vector reads of the tables that say which line belongs to what; none where lines ascend.
+
+    An input's address is looked up where a word line is driven, in every array position; an output's once.
+    """
+    if op.reorder is None:
+        return 0.0
+    inputs = float(tiles["rows"].astype(np.float64).sum()) * op.reorder.row_bits
+    return (inputs + len(op.cols.indices) * op.reorder.col_bits) / 8
 
 
 def conversions_per_read(table: TileTable, shape: ArrayShape, target: Target) -> npt.NDArray[np.float64]:

@@ -13,7 +13,7 @@ from mcompiler.dataflow.stages import Step
 from mcompiler.dataflow.timing import Edge, Stage, waiting
 from mcompiler.errors import CompileError
 from mcompiler.geometry import TileTable
-from mcompiler.ir import Stream
+from mcompiler.ir import ConvShape, MatrixOp, Stream
 from mcompiler.target import Target
 
 
@@ -93,7 +93,7 @@ def tile_memory(
     names: Sequence[str],
     tables: Sequence[TileTable],
     addresses: Sequence[npt.NDArray[np.int32]],
-    rows: Sequence[int],
+    shares: Sequence[npt.NDArray[np.float64]],
     target: Target,
 ) -> TileMemory:
     """Lay the streams into the tiles of the layers that read them; what is too much for a tile goes to others.
@@ -104,7 +104,7 @@ def tile_memory(
         between: what waits between stages.
         names: of the layers.
         tables, addresses: arrays of each layer; of all of its copies.
-        rows: of each layer's matrix, over all groups.
+        shares: part of its layer's input that each array of one copy takes, of each layer (``input_shares``).
         target: the chip.
 
     Raises:
@@ -119,7 +119,7 @@ def tile_memory(
     for index, (table, where) in enumerate(zip(tables, addresses, strict=True)):
         if not len(where):
             continue
-        for key, share in _shares(table, where, rows[index]).items():
+        for key, share in _shares(table, where, shares[index]).items():
             held[key] = held.get(key, 0.0) + need[index] * share
             owners.setdefault(key, []).append((need[index] * share, index))
     spilled = _spill(held, owners, names, target) if target.digital.buffer_bytes is not None else {}
@@ -127,13 +127,33 @@ def tile_memory(
     return TileMemory(np.array(tiles, dtype=np.int32).reshape(-1, 2), np.array([held[key] for key in tiles]), spilled)
 
 
-def _shares(table: TileTable, where: npt.NDArray[np.int32], rows: int) -> dict[tuple[int, int], float]:
+def input_shares(op: MatrixOp, table: TileTable) -> npt.NDArray[np.float64]:
+    """Part of a layer's input that each array takes: its rows, or whole channels where its rows are out of order.
+
+    Rows in ascending order are those of neighbouring channels; reordered ones may be of all of them.
+    """
+    shares: npt.NDArray[np.float64] = table["rows"] / max(1, len(op.rows.indices))
+    if op.reorder is None or not op.reorder.row_bits or not isinstance(op.shape, ConvShape):
+        return shares
+    positions = int(np.prod(op.shape.kernel))
+    groups, depth, _ = op.codes.shape
+    for index in np.flatnonzero(table["groups"] == 1).tolist():
+        first = int(table[index]["row"])
+        rows = op.rows.of(int(table[index]["group"]))[first : first + int(table[index]["rows"])]
+        shares[index] = len(np.unique(rows // positions)) * positions / (groups * depth)
+    return shares
+
+
+def _shares(
+    table: TileTable, where: npt.NDArray[np.int32], share: npt.NDArray[np.float64]
+) -> dict[tuple[int, int], float]:
     """Part of a layer's input that each tile holds."""
-    blocks = np.stack([table["group"], table["row"], table["rows"]], axis=1).astype(np.int64)
+    blocks = np.stack([table["group"], table["row"]], axis=1).astype(np.int64)
     every = np.concatenate([where[:, :2], np.tile(blocks, (len(where) // len(table), 1))], axis=1)
+    distinct, firsts = np.unique(every, axis=0, return_index=True)
     found: dict[tuple[int, int], float] = {}
-    for chip, tile, _, _, height in np.unique(every, axis=0).tolist():
-        found[chip, tile] = min(1.0, found.get((chip, tile), 0.0) + height / max(1, rows))
+    for (chip, tile, _, _), first in zip(distinct.tolist(), firsts.tolist(), strict=True):
+        found[chip, tile] = min(1.0, found.get((chip, tile), 0.0) + float(share[first % len(table)]))
     return found
 
 

@@ -177,6 +177,20 @@ class Build:
         return write_programming_table(Path(path), self._layer(layer), self.target, tile)
 
     @property
+    def reorder(self) -> dict[str, Any] | None:
+        """What another order of the lines gained, in all and by layer; None where it was not asked for.
+
+        ``tiles_before``, ``tiles_after``: array positions in use; ``bound``: those that no order could do without;
+        ``routing_bytes``: memory of the tables that say which line belongs to which input and output channel.
+        """
+        found = [(layer.op.name, layer.op.reorder) for layer in self._content.layers if layer.op.reorder is not None]
+        if not found:
+            return None
+        keys = ("tiles_before", "tiles_after", "bound", "routing_bytes")
+        layers = [{"name": name, **{key: getattr(one, key) for key in keys}} for name, one in found]
+        return {**{key: sum(layer[key] for layer in layers) for key in keys}, "layers": layers}
+
+    @property
     def remap(self) -> dict[str, Any] | None:
         """What moving lines gained on a chip with known stuck cells, in all and by layer; None without a fault map.
 

@@ -41,6 +41,7 @@ from mcompiler.passes.place import Place
 from mcompiler.passes.prune import Prune
 from mcompiler.passes.quantise import Quantise, RangeMethod
 from mcompiler.passes.remap import Remap
+from mcompiler.passes.reorder import Reorder
 from mcompiler.passes.replicate import Goal, Replicate
 from mcompiler.passes.schedule import Schedule
 from mcompiler.passes.tile import Tile
@@ -60,6 +61,7 @@ def compile(
     chips: int | None = None,
     seed: int = 0,
     overrides: Sequence[str] = (),
+    reorder: bool = False,
     replicate: str = Goal.NONE,
     arrays: int | None = None,
     faults: str | Path | FaultMap | None = None,
@@ -78,6 +80,7 @@ def compile(
         chips: chips to use at most; None: what the target says.
         seed: of everything that is drawn.
         overrides: ``section.key=VALUE`` for the target, as ``--set``.
+        reorder: let word and bit lines change places where that empties whole arrays.
         replicate: copies of arrays, for ``throughput`` or ``latency``, or ``none``.
         arrays: budget of arrays, copies included; None: what the chips that are used anyway hold.
         faults: stuck cells of the real chip (a CSV file): arrays, rows and columns move so that they harm least.
@@ -110,6 +113,8 @@ def compile(
         drawn=isinstance(calibration, str) and calibration == RANDOM,
     )  # fmt: skip
     matrix = run(Compact(), run(quantise, lowered))
+    if reorder:
+        matrix = run(Reorder(seed=seed), matrix)
     tiled = run(Prune(), run(Tile(), matrix))
     analog = run(Assign(), tiled)
     if goal is not Goal.NONE:
@@ -125,6 +130,8 @@ def compile(
         "dims": known,
         "calibration": about_calibration(calibration, samples),
     }
+    if reorder:
+        options["reorder"] = True
     if goal is not Goal.NONE:
         options["replicate"] = {"goal": goal.value, "arrays": arrays}
     if stuck is not None:

@@ -16,6 +16,7 @@ import onnx_ir as ir
 
 from mcompiler.conductance import Adc, Decoding, ReadBlock
 from mcompiler.errors import CompileError
+from mcompiler.geometry import span
 from mcompiler.ir import ConvShape, MatrixOp
 from mcompiler.onnx_export.codes import conv_attributes
 from mcompiler.onnx_export.converter import Converter, Lines, analog, narrow, zero_code
@@ -230,8 +231,9 @@ def _to_int32(emitter: Emitter, codes: ir.Value, layer: LossyLayer) -> ir.Value:
 def _multiplied(emitter: Emitter, source: ir.Value, layer: LossyLayer, block: ReadBlock, lines: Lines) -> ir.Value:
     """One read of a product: codes [phases * vectors, columns]."""
     rows = block.rows
-    if rows[-1] - rows[0] + 1 == len(rows):
-        part = emitter("Slice", source, emitter.ints(int(rows[0])), emitter.ints(int(rows[-1]) + 1), emitter.ints(1))
+    run = span(rows)
+    if run is not None:
+        part = emitter("Slice", source, emitter.ints(run.start), emitter.ints(run.stop), emitter.ints(1))
     else:
         part = emitter("Gather", source, emitter.constant(rows), axis=1)
     planes = _planes(emitter, part, layer, len(rows))

@@ -93,7 +93,7 @@ def memory_of(need: float, *keys: str) -> tuple[list[float], dict[int, float]]:
     shape = array_shape(chip)
     table = tile_table(tile_positions(np.array([8]), np.array([2]), shape), shape)
     where = np.array([[0, index, 0, 0] for index in range(len(table))], dtype=np.int32)
-    found = tile_memory([Stream("a", "b", 0, 1, need, 1, 0.0)], ["layer"], [table], [where], [8], chip)
+    found = tile_memory([Stream("a", "b", 0, 1, need, 1, 0.0)], ["layer"], [table], [where], [table["rows"] / 8], chip)
     return found.bytes.tolist(), found.spilled_bytes
 
 
