@@ -98,13 +98,13 @@ def read_report(text: str) -> Report:
     }
     arrays = re.search(r"^#RRAMs needed: (\d+)$", text, re.MULTILINE)
     latency = re.search(r"^practical \(ns\)\n([\d.]+)$", text, re.MULTILINE)
-    seconds = re.search(r"^= *OVERALL TIME =+\n([\d.]+)s$|OVERALL TIME =+\n([\d.]+)s$", text, re.MULTILINE)
+    seconds = re.search(r"= OVERALL TIME =+\n([\d.]+)s$", text, re.MULTILINE)
     return Report(
         stages[-1] if stages else "",
         replicas,
         int(arrays[1]) if arrays else None,
         float(latency[1]) if latency else None,
-        float(seconds[1] or seconds[2]) if seconds else None,
+        float(seconds[1]) if seconds else None,
     )
 
 
