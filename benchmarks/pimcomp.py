@@ -218,10 +218,9 @@ def said(result: Mapping[str, Any], limit_s: float) -> str | None:
 def attempt(folder: Path, network: str, config: Mapping[str, Any], how: Setting) -> tuple[int, dict[str, Any]]:
     """Run until it does not crash: how often, and the last result."""
     command = [f"-m={network}", f"-r={how.method}", f"-p={how.pipeline}"]
-    for count in range(1, ATTEMPTS + 1):
-        result = execute(folder, config, command, how.limit_s)
-        if result["code"] != CRASHED:
-            break
+    count, result = 1, execute(folder, config, command, how.limit_s)
+    while result["code"] == CRASHED and count < ATTEMPTS:
+        count, result = count + 1, execute(folder, config, command, how.limit_s)
     return count, result
 
 
