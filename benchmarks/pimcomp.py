@@ -14,8 +14,8 @@ Method `balance` is its heuristic: a copy more of the slowest convolution until 
 the first copies of the convolutions out of that sum). `GA` is its genetic search, whose population and iterations are
 constants of its source: 200 x 3 as published, 200 x 1000 in the paper. Pipeline `batch` is its high-throughput mode,
 `element` its low-latency mode. The search keeps the arrays of one row block of a layer in one core; where a core has
-fewer (the dense layers of VGG-16 on Arch-A and Arch-C) it never finds a first individual, and `--joined 2` gives it
-half as many cores of twice the size.
+fewer (the dense layers of VGG-16 on Arch-A and Arch-C) it never finds a first individual. `--joined N` gives it an Nth
+of the cores, each N times as large: 4 are enough on Arch-A, 2 on Arch-C.
 
 benchmarks/results/NAME.json is written after every run; runs that it already holds are replaced, others are kept:
 
