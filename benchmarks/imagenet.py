@@ -22,6 +22,7 @@ import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -95,7 +96,7 @@ class Network:
         self.weights.append(Weight(name, shape, deviation, mean, trained))
         return name
 
-    def node(self, op: str, name: str, *inputs: str, shape: tuple[int, ...] | None = None, **attributes: object) -> str:
+    def node(self, op: str, name: str, *inputs: str, shape: tuple[int, ...] | None = None, **attributes: Any) -> str:
         self.nodes.append(helper.make_node(op, list(inputs), [name], name=name, **attributes))
         self.shapes[name] = self.shapes[inputs[0]] if shape is None else shape
         return name
@@ -269,7 +270,7 @@ def _inception(g: Network, x: str, name: str, widths: Sequence[int]) -> str:
 def googlenet() -> Network:
     """6,998,552 parameters: as published. Variants with normalisations and 3x3 in place of 5x5 have 6.6 million."""
     g = Network("googlenet")
-    around = {"size": 5, "alpha": 1e-4, "beta": 0.75}
+    around: dict[str, Any] = {"size": 5, "alpha": 1e-4, "beta": 0.75}
     x = g.pool(g.relu(g.conv("x", "conv1", 64, 7, 2, 3, norm=False)), "pool1", 3, 2, ceil=True)
     x = g.node("LRN", "norm1", x, **around)
     x = g.relu(g.conv(x, "conv2.reduce", 64, 1, norm=False))

@@ -14,8 +14,8 @@ Method `balance` is its heuristic: a copy more of the slowest convolution until 
 the first copies of the convolutions out of that sum). `GA` is its genetic search, whose population and iterations are
 constants of its source: 200 x 3 as published, 200 x 1000 in the paper. Pipeline `batch` is its high-throughput mode,
 `element` its low-latency mode. The search keeps the arrays of one row block of a layer in one core; where a core has
-fewer (the dense layers of VGG-16 on Arch-A and Arch-C) it never finds a first individual, and `--joined 2` gives it
-half as many cores of twice the size.
+fewer (the dense layers of VGG-16 on Arch-A and Arch-C) it never finds a first individual. `--joined N` gives it an Nth
+of the cores, each N times as large: 4 are enough on Arch-A, 2 on Arch-C.
 
 benchmarks/results/NAME.json is written after every run; runs that it already holds are replaced, others are kept:
 
@@ -98,13 +98,13 @@ def read_report(text: str) -> Report:
     }
     arrays = re.search(r"^#RRAMs needed: (\d+)$", text, re.MULTILINE)
     latency = re.search(r"^practical \(ns\)\n([\d.]+)$", text, re.MULTILINE)
-    seconds = re.search(r"^= *OVERALL TIME =+\n([\d.]+)s$|OVERALL TIME =+\n([\d.]+)s$", text, re.MULTILINE)
+    seconds = re.search(r"= OVERALL TIME =+\n([\d.]+)s$", text, re.MULTILINE)
     return Report(
         stages[-1] if stages else "",
         replicas,
         int(arrays[1]) if arrays else None,
         float(latency[1]) if latency else None,
-        float(seconds[1] or seconds[2]) if seconds else None,
+        float(seconds[1]) if seconds else None,
     )
 
 
@@ -193,12 +193,12 @@ def execute(folder: Path, config: Mapping[str, Any], arguments: Sequence[str], l
                 code = None
         seconds = time.perf_counter() - start
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        mapping = place / "output" / "MappingResult.txt"
+        written = place / "output" / "MappingResult.txt"
         return {
             "code": code,
             "stdout": outputs[0].read_text(errors="replace"),
             "stderr": outputs[1].read_text(errors="replace"),
-            "mapping": mapping.read_text() if mapping.exists() else None,
+            "mapping": written.read_text() if written.exists() else None,
             "seconds": seconds,
             "cpu_seconds": after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime,
         }
@@ -215,28 +215,25 @@ def said(result: Mapping[str, Any], limit_s: float) -> str | None:
     return lines[-1] if lines else None
 
 
+def attempt(folder: Path, network: str, config: Mapping[str, Any], how: Setting) -> tuple[int, dict[str, Any]]:
+    """Run until it does not crash: how often, and the last result."""
+    command = [f"-m={network}", f"-r={how.method}", f"-p={how.pipeline}"]
+    count, result = 1, execute(folder, config, command, how.limit_s)
+    while result["code"] == CRASHED and count < ATTEMPTS:
+        count, result = count + 1, execute(folder, config, command, how.limit_s)
+    return count, result
+
+
 def run(folder: Path, network: str, where: Architecture, how: Setting) -> dict[str, Any]:
     """One run, as the results hold it."""
     layers = NETWORKS[network]().layers
-    nodes = matched(json.loads((folder / "models" / "JSON" / f"{network}.json").read_text()), layers)
-    base = json.loads((folder / "config.json").read_text())
+    nodes = [index for index, _ in matched(shipped(folder, network), layers)]
     chips = where.chips(layers) + how.more_chips
-    cores_given, arrays_per_core = chips * where.cores // how.joined, where.arrays_per_core * how.joined
-    config = configuration(base, where, cores_given, arrays_per_core)
-    attempts, result = (
-        1,
-        execute(folder, config, [f"-m={network}", f"-r={how.method}", f"-p={how.pipeline}"], how.limit_s),
-    )
-    while result["code"] == CRASHED and attempts < ATTEMPTS:
-        attempts += 1
-        result = execute(folder, config, [f"-m={network}", f"-r={how.method}", f"-p={how.pipeline}"], how.limit_s)
+    cores, arrays_per_core = chips * where.cores // how.joined, where.arrays_per_core * how.joined
+    base = json.loads((folder / "config.json").read_text())
+    attempts, result = attempt(folder, network, configuration(base, where, cores, arrays_per_core), how)
     report = read_report(result["stdout"])
     population, iterations = search_constants(folder) if how.method == "GA" else (None, None)
-    arrays = where.arrays(layers)
-    # It drops copies beyond the number of vectors when it cuts the layers, after it printed them.
-    replicas = [min(report.replicas[index], layer.vectors) for (index, _), layer in zip(nodes, layers, strict=True)
-                ] if len(report.replicas) >= len(nodes) else None  # fmt: skip
-    cores = read_mapping(result["mapping"]) if result["mapping"] else {}
     return {
         "network": network,
         "architecture": where.name,
@@ -245,24 +242,48 @@ def run(folder: Path, network: str, where: Architecture, how: Setting) -> dict[s
         "population": population,
         "iterations": iterations,
         "chips": chips,
-        "cores": cores_given,
+        "cores": cores,
         "arrays_per_core": arrays_per_core,
         "budget": chips * where.arrays_per_chip,
-        "complete": result["code"] == 0 and report.seconds is not None,
         "attempts": attempts,
-        "mapped": len(cores) >= len(nodes),
+        "complete": result["code"] == 0 and report.seconds is not None,
         "stage": report.stage,
         "message": said(result, how.limit_s),
         "seconds": round(result["seconds"], 2),
         "cpu_seconds": round(result["cpu_seconds"], 2),
         "reported_seconds": report.seconds,
-        "replicas": replicas,
-        "arrays": arrays,
-        "arrays_used": sum(r * a for r, a in zip(replicas, arrays, strict=True)) if replicas else None,
-        "arrays_reported": report.arrays,
-        "cores_used": [len(cores[index]) for index, _ in nodes] if len(cores) >= len(nodes) else None,
+        **mapping(report, read_mapping(result["mapping"] or ""), nodes, layers, where.arrays(layers)),
         "latency_ns": report.latency_ns,
     }
+
+
+def mapping(
+    report: Report,
+    cores: Mapping[int, set[int]],
+    nodes: Sequence[int],
+    layers: Sequence[Layer],
+    arrays: Sequence[int],
+) -> dict[str, Any]:
+    """Copies, arrays and cores by layer, as far as it came."""
+    replicas = None
+    if all(node in report.replicas for node in nodes):
+        # It drops copies beyond the number of vectors when it cuts the layers, after it printed them.
+        replicas = [min(report.replicas[node], layer.vectors) for node, layer in zip(nodes, layers, strict=True)]
+    mapped = all(node in cores for node in nodes)
+    return {
+        "mapped": mapped,
+        "replicas": replicas,
+        "arrays": list(arrays),
+        "arrays_used": sum(r * a for r, a in zip(replicas, arrays, strict=True)) if replicas else None,
+        "arrays_reported": report.arrays,
+        "cores_used": [len(cores[node]) for node in nodes] if mapped else None,
+    }
+
+
+def shipped(folder: Path, network: str) -> dict[str, Any]:
+    """The model of a network that comes with it."""
+    found: dict[str, Any] = json.loads((folder / "models" / "JSON" / f"{network}.json").read_text())
+    return found
 
 
 def commit(folder: Path) -> str:
@@ -277,7 +298,7 @@ def networks(folder: Path) -> dict[str, list[dict[str, Any]]]:
     found = {}
     for name, build in NETWORKS.items():
         layers = build().layers
-        nodes = matched(json.loads((folder / "models" / "JSON" / f"{name}.json").read_text()), layers)
+        nodes = matched(shipped(folder, name), layers)
         found[name] = [
             {
                 "layer": layer.name,
