@@ -70,7 +70,10 @@ def _(program: AnalogProgram, target: Target) -> None:
 @check.register
 def _(program: PlacedProgram, target: Target) -> None:
     used = np.concatenate([np.zeros((0, 4), np.int32), *program.addresses])
-    assert len(np.unique(used, axis=0)) == len(used), "two arrays at one address"
+    turns = program.analog.turns or (0,) * len(program.addresses)
+    turn = np.repeat(turns, [len(addresses) for addresses in program.addresses])
+    at = np.concatenate([used, np.array(turn, np.int32).reshape(-1, 1)], axis=1)
+    assert len(np.unique(at, axis=0)) == len(used), "two arrays at one address"
     if len(used):
         hierarchy = target.hierarchy
         sizes = (program.chips, hierarchy.tiles_per_chip, hierarchy.cores_per_tile, hierarchy.positions_per_core)

@@ -9,7 +9,7 @@ Arrays held here are read-only numpy arrays; nothing here is one Python object p
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 import numpy as np
@@ -397,17 +397,29 @@ class AnalogProgram:
         replicas: copies of the arrays of each operation; empty: one of each. Copies are equal, cell by cell, and serve
             its vectors in turn.
         replication: what they gain; None where none were asked for.
+        turns: of each operation, where layers take turns on the same arrays, written anew each time; empty: all of them
+            are there at once.
+        batch: inferences that go through one turn before the next.
     """
 
     tiled: TiledProgram
     analog: tuple[AnalogOp, ...]
     replicas: tuple[int, ...] = ()
     replication: Replication | None = None
+    turns: tuple[int, ...] = ()
+    batch: int = 1
 
     @property
     def copies(self) -> tuple[int, ...]:
         """Copies of the arrays of each operation."""
         return self.replicas or (1,) * len(self.analog)
+
+    def turn(self, number: int) -> AnalogProgram:
+        """The same with the arrays of one turn only: layers of others have none."""
+        tables = tuple(
+            table if own == number else table[:0] for table, own in zip(self.tiled.tables, self.turns, strict=True)
+        )
+        return replace(self, tiled=replace(self.tiled, tables=tables), turns=())
 
 
 # --- PLACED ----------------------------------------------------------------------------------------------------------
@@ -529,6 +541,23 @@ class Stream:
 
 
 @dataclass(frozen=True)
+class Turn:
+    """One turn of layers on the chips.
+
+    Attributes:
+        write_s, write_j: writing its arrays, cores side by side.
+        latency_s, interval_s: of its pipeline.
+        kept_bytes: activations of one inference that it leaves to later turns.
+    """
+
+    write_s: float
+    write_j: float
+    latency_s: float
+    interval_s: float
+    kept_bytes: float
+
+
+@dataclass(frozen=True)
 class ScheduledProgram:
     """SCHEDULED: one LayerSchedule per operation, and the digital operations that stay in the graph.
 
@@ -542,6 +571,8 @@ class ScheduledProgram:
         streams: what waits between them.
         bounds_s: shortest interval that each resource allows: array, converter, digital, buffer, link, chip_link.
         spilled_bytes: of activations that do not fit the tiles of their layer, by layer.
+        turns: of layers on the same arrays, one after the other; empty: all layers are there at once. With turns
+            ``latency_s`` is that of a whole batch, and ``interval_s`` its share of one inference.
     """
 
     placed: PlacedProgram
@@ -554,3 +585,4 @@ class ScheduledProgram:
     streams: tuple[Stream, ...] = ()
     bounds_s: Mapping[str, float] = field(default_factory=dict)
     spilled_bytes: Mapping[str, float] = field(default_factory=dict)
+    turns: tuple[Turn, ...] = ()

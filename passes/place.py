@@ -36,6 +36,8 @@ class Place:
         Raises:
             CompileError: the model does not fit; says by how many arrays, for which layers, how many chips it takes.
         """
+        if program.turns:
+            return self._in_turns(program, target)
         counts = array_counts(program)
         total, per_chip = sum(counts), target.hierarchy.arrays_per_chip
         chips = max(1, -(-total // per_chip))
@@ -45,6 +47,12 @@ class Place:
         if self.effort == 0 or not total:
             return PlacedProgram(program, in_order(program, target), chips)
         return PlacedProgram(program, best_placement(program, chips, self.effort, target), chips)
+
+    def _in_turns(self, program: AnalogProgram, target: Target) -> PlacedProgram:
+        """Every turn for itself, on the same chips."""
+        placed = [self.run(program.turn(number), target) for number in range(max(program.turns) + 1)]
+        addresses = tuple(placed[turn].addresses[index] for index, turn in enumerate(program.turns))
+        return PlacedProgram(program, addresses, max(each.chips for each in placed))
 
 
 def _too_large(program: AnalogProgram, counts: list[int], limit: int, per_chip: int) -> str:

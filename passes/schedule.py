@@ -6,7 +6,7 @@ the interval that the busiest stage, memory or link allows (docs/schedule.md).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
@@ -32,7 +32,7 @@ from mcompiler.dataflow import (
     tiles_of,
 )
 from mcompiler.geometry import TileTable, array_shape
-from mcompiler.ir import LayerSchedule, MatrixOp, PlacedProgram, ScheduledProgram, StageSchedule, Stream
+from mcompiler.ir import LayerSchedule, MatrixOp, PlacedProgram, ScheduledProgram, StageSchedule, Stream, Turn
 from mcompiler.network import Traffic, traffic
 from mcompiler.target import Event, Target
 
@@ -49,28 +49,39 @@ class Schedule:
         Raises:
             CompileError: activations do not fit the chips' memory.
         """
-        tiled = program.analog.tiled
-        matrix, shape = tiled.matrix, array_shape(target)
-        ops, tables, copies = matrix.ops, tiled.tables, program.analog.copies
-        steps, _ = network_steps(matrix.lowered.skeleton, ops, matrix.digital_ops)
-        moved = traffic(program, target)
-        events = [
-            layer_events(op, table, shape, target, way.link_byte_hops, way.chip_bytes)
-            for op, table, way in zip(ops, tables, moved.layers, strict=True)
-        ]
-        plans = [
-            LayerPlan(op, reads_per_vector(op, table, shape, target), number, tiles_of(where), way.hops, way.chip_hops)
-            for op, table, number, where, way in zip(ops, tables, copies, program.addresses, moved.layers, strict=True)
-        ]
-        limits = _shared_limits(moved, events, program.addresses, target)
-        limits["digital"] = digital_bound(steps, len(ops), program.addresses, target)
-        cycle = read_time(shape, target)
-        flow = dataflow(steps, plans, max([cycle, *limits.values()]), target)
-        waiting = streams(steps, flow.stages, flow.starts, flow.interval)
-        check_depths(waiting, target)
-        spilled = _spilled(waiting, ops, tables, program.addresses, target)
-        bounds = stage_bounds(flow, conversion_time(shape, target) / cycle, target) | limits
-        return _scheduled(program, flow, events, plans, waiting, bounds, spilled, cycle, target)
+        if program.analog.turns:
+            return _in_turns(program, target)
+        return _pipeline(program, target, frozenset())
+
+
+def _pipeline(program: PlacedProgram, target: Target, elsewhere: frozenset[int]) -> ScheduledProgram:
+    """The schedule of layers that are there at once; what others make is there from the start."""
+    tiled = program.analog.tiled
+    matrix, shape = tiled.matrix, array_shape(target)
+    ops, tables, copies = matrix.ops, tiled.tables, program.analog.copies
+    steps, _ = network_steps(matrix.lowered.skeleton, ops, matrix.digital_ops)
+    steps = tuple(
+        replace(step, kind=Kind.INPUT, layer=-1, operations=0.0, reads=()) if step.layer in elsewhere else step
+        for step in steps
+    )
+    moved = traffic(program, target, elsewhere)
+    events = [
+        layer_events(op, table, shape, target, way.link_byte_hops, way.chip_bytes)
+        for op, table, way in zip(ops, tables, moved.layers, strict=True)
+    ]
+    plans = [
+        LayerPlan(op, reads_per_vector(op, table, shape, target), number, tiles_of(where), way.hops, way.chip_hops)
+        for op, table, number, where, way in zip(ops, tables, copies, program.addresses, moved.layers, strict=True)
+    ]
+    limits = _shared_limits(moved, events, program.addresses, target)
+    limits["digital"] = digital_bound(steps, len(ops), program.addresses, target)
+    cycle = read_time(shape, target)
+    flow = dataflow(steps, plans, max([cycle, *limits.values()]), target)
+    waiting = streams(steps, flow.stages, flow.starts, flow.interval)
+    check_depths(waiting, target)
+    spilled = _spilled(waiting, ops, tables, program.addresses, target)
+    bounds = stage_bounds(flow, conversion_time(shape, target) / cycle, target) | limits
+    return _scheduled(program, flow, events, plans, waiting, bounds, spilled, cycle, target)
 
 
 def _shared_limits(
@@ -125,7 +136,10 @@ def _scheduled(
     layers = []
     tiled = program.analog.tiled
     for index, (op, table) in enumerate(zip(tiled.matrix.ops, tiled.tables, strict=True)):
-        place = next(i for i, step in enumerate(flow.steps) if step.kind is Kind.ANALOG and step.layer == index)
+        place = next((i for i, step in enumerate(flow.steps) if step.kind is Kind.ANALOG and step.layer == index), None)
+        if place is None:  # it has another turn
+            layers.append(LayerSchedule(np.zeros(0, np.int64), 0.0, 0.0, 0.0, {}))
+            continue
         begins = flow.starts[place] / (clock * cycle_s)
         turns = np.minimum(np.repeat(np.arange(program.analog.copies[index]), len(table)), max(0, len(begins) - 1))
         first_reads = np.rint(begins[turns]).astype(np.int64) if len(begins) else np.zeros(0, np.int64)
@@ -142,3 +156,69 @@ def _scheduled(
         program, tuple(layers), digital, cycle_s, flow.latency / clock, flow.interval / clock, tuple(stages), waiting,
         bounds, spilled,
     )  # fmt: skip
+
+
+def _in_turns(program: PlacedProgram, target: Target) -> ScheduledProgram:
+    """Turn by turn: its arrays are written, then a batch of inferences goes through its layers."""
+    analog, clock = program.analog, 0.0
+    layers = [LayerSchedule(np.zeros(0, np.int64), 0.0, 0.0, 0.0, {})] * len(analog.turns)
+    digital: dict[str, tuple[float, float]] = {}
+    stages: list[StageSchedule] = []
+    waiting: list[Stream] = []
+    bounds: dict[str, float] = {}
+    spilled: dict[str, float] = {}
+    turns = []
+    for number in range(max(analog.turns) + 1):
+        own = frozenset(index for index, turn in enumerate(analog.turns) if turn == number)
+        none = np.zeros((0, 4), np.int32)
+        where = tuple(each if index in own else none for index, each in enumerate(program.addresses))
+        here = PlacedProgram(analog.turn(number), where, program.chips)
+        found = _pipeline(here, target, frozenset(range(len(layers))) - own)
+        turn = _turn(here, found, target)
+        turns.append(turn)
+        begin = clock + turn.write_s
+        clock = begin + found.latency_s + (analog.batch - 1) * found.interval_s
+        for index in own:
+            each = found.layers[index]
+            late = each.start + round(begin / found.cycle_s)
+            layers[index] = replace(each, start=late, start_s=each.start_s + begin, end_s=each.end_s + begin)
+        digital |= {name: (start + begin, end + begin) for name, (start, end) in found.digital_s.items()}
+        stages += [
+            replace(stage, start_s=stage.start_s + begin, end_s=stage.end_s + begin)
+            for stage in found.stages
+            if stage.kind != Kind.INPUT or number == 0
+        ]
+        waiting += [stream for stream in found.streams if stream.layer in own]
+        bounds = {name: max(value, bounds.get(name, 0.0)) for name, value in found.bounds_s.items()}
+        spilled |= found.spilled_bytes
+    cycle = read_time(array_shape(target), target)
+    return ScheduledProgram(
+        program, tuple(layers), digital, cycle, clock, clock / analog.batch, tuple(stages), tuple(waiting), bounds,
+        spilled, tuple(turns),
+    )  # fmt: skip
+
+
+def _turn(program: PlacedProgram, found: ScheduledProgram, target: Target) -> Turn:
+    """What a turn takes: the arrays of a core are written one after the other, cores side by side."""
+    write, shape = target.device.write, array_shape(target)
+    assert write is not None  # the pass that makes turns has asked for it
+    every = np.concatenate(program.addresses)
+    _, arrays = np.unique(every[:, :3], axis=0, return_counts=True)
+    steps = int(arrays.max(initial=0)) * -(-shape.cells // write.parallel_cells)
+    matrix = program.analog.tiled.matrix
+    made = {index for index, where in enumerate(program.addresses) if len(where)}
+    steps_of, ends = network_steps(matrix.lowered.skeleton, matrix.ops, matrix.digital_ops)
+    kept = {
+        read.producer
+        for step in steps_of
+        for read in step.reads
+        if steps_of[read.producer].layer in made and step.layer not in made
+    }
+    size = sum(steps_of[i].grid.tokens * steps_of[i].grid.width for i in kept - set(ends))
+    return Turn(
+        steps * write.pulses * (write.pulse_s + write.verify_s),
+        len(every) * shape.cells * write.pulses * (write.pulse_energy_j + write.verify_energy_j),
+        found.latency_s,
+        found.interval_s,
+        size * target.precision.inputs / 8,
+    )

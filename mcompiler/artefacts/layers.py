@@ -48,6 +48,7 @@ class LayerData:
             known stuck cells as they stand on it, spare lines included.
         remap: where the lines stand on that chip; None: as the mapping numbers them.
         statistics: of its inputs; None where no calibration data were given.
+        turn: in which its arrays are on the chips, where layers take turns.
     """
 
     op: MatrixOp
@@ -59,6 +60,7 @@ class LayerData:
     cells: Callable[[], Iterator[Cells]]
     remap: Remapping | None = None
     statistics: InputStatistics | None = None
+    turn: int = 0
 
     @property
     def copies(self) -> int:
@@ -88,12 +90,13 @@ def program_layers(program: ScheduledProgram, target: Target) -> tuple[LayerData
         program.placed.remaps or [None] * len(tiled.dense),
         strict=True,
     )
-    layers = []
+    layers: list[LayerData] = []
     for op, table, analog, addresses, schedule, dense, remap in parts:
         encode = partial(encode_cells, op, table, shape, target.encoding.weights, analog.shift, analog.flips)
         cells = encode if remap is None else partial(_arranged, encode, remap, shape)
         seen = tiled.matrix.statistics.get(op.name)
-        layers.append(LayerData(op, table, analog, addresses, schedule.start, dense, cells, remap, seen))
+        turn = program.placed.analog.turns[len(layers)] if program.placed.analog.turns else 0
+        layers.append(LayerData(op, table, analog, addresses, schedule.start, dense, cells, remap, seen, turn))
     return tuple(layers)
 
 
@@ -177,6 +180,7 @@ def _record(layer: LayerData, schedule: LayerSchedule, stem: str) -> dict[str, A
         "start_s": schedule.start_s,
         "end_s": schedule.end_s,
         **moved,
+        **({"turn": layer.turn} if layer.turn else {}),
     }
 
 
@@ -301,6 +305,7 @@ def _stored(root: Path, record: Mapping[str, Any], shape: ArrayShape) -> LayerDa
         chunks,
         remap,
         seen,
+        record.get("turn", 0),
     )
 
 

@@ -60,7 +60,8 @@ def placement_faults(
     faults = []
     every, hierarchy = _every_address(layers), target.hierarchy
     sizes = (hierarchy.tiles_per_chip, hierarchy.cores_per_tile, hierarchy.positions_per_core)
-    if len(np.unique(every, axis=0)) != len(every):
+    turns = np.repeat([layer.turn for layer in layers], [len(layer.addresses) for layer in layers])
+    if len(np.unique(np.column_stack([every, turns]), axis=0)) != len(every):
         faults.append("two arrays have one address")
     if len(every) and (every.min() < 0 or (every[:, 1:] >= sizes).any()):
         faults.append("an array has an address that the target's hierarchy lacks")

@@ -12,6 +12,7 @@ import onnx_ir as ir
 from mcompiler.artefacts.layers import LayerData
 from mcompiler.dataflow import Dataflow, Kind, LayerPlan, Stage, dataflow, network_steps, reads_per_vector, tiles_of
 from mcompiler.dataflow.grids import Indices
+from mcompiler.errors import BuildError
 from mcompiler.geometry import array_shape
 from mcompiler.ir import ScheduledProgram
 from mcompiler.target import Target
@@ -34,6 +35,8 @@ def schedule_data(program: ScheduledProgram) -> dict[str, Any]:
         "bounds_s": dict(program.bounds_s),
         "replication": None if replication is None else asdict(replication),
         "spilled_bytes": dict(program.spilled_bytes),
+        "batch": program.placed.analog.batch,
+        "turns": [asdict(turn) for turn in program.turns],
         "digital_operations": dict(matrix.digital_ops),
         "layers": [
             {"name": op.name, "copies": copies, "hops": layer.hops, "chip_hops": layer.chip_hops}
@@ -46,6 +49,8 @@ def schedule_data(program: ScheduledProgram) -> dict[str, Any]:
 
 def replayed(schedule: Mapping[str, Any], skeleton: ir.Model, layers: Sequence[LayerData], target: Target) -> Dataflow:
     """The dataflow of a build, token by token, from what its directory holds."""
+    if schedule["turns"]:
+        raise BuildError("layers of this build take turns on the same arrays; a timeline shows one pipeline")
     ops, shape = [layer.op for layer in layers], array_shape(target)
     steps, _ = network_steps(skeleton, ops, schedule["digital_operations"])
     plans = [

@@ -64,6 +64,12 @@ def _dims(given: Sequence[str]) -> dict[str, int]:
     help="Arrays that there are, copies included  [default: those of the chips in use]",
 )
 @click.option(
+    "--reload",
+    type=click.IntRange(min=1),
+    metavar="BATCH",
+    help="Where --chips do not hold all layers: they take turns, BATCH inferences a turn, arrays written in between.",
+)
+@click.option(
     "--faults",
     type=click.Path(path_type=Path),
     metavar="MAP.csv",
@@ -84,6 +90,7 @@ def compile_command(
     reorder: bool,
     replicate: str,
     arrays: int | None,
+    reload: int | None,
     faults: Path | None,
     seed: int,
     out: Path | None,
@@ -92,7 +99,7 @@ def compile_command(
 ) -> None:
     """Compile a trained model for a target chip and write the build directory."""
     from mcompiler.artefacts import check_place, clean_leftovers
-    from mcompiler.cli.layout import replication_lines
+    from mcompiler.cli.layout import replication_lines, turn_lines
     from mcompiler.driver import compile
     from mcompiler.summary import compile_summary, remap_line, reorder_line
 
@@ -115,6 +122,7 @@ def compile_command(
             reorder=reorder,
             replicate=replicate,
             arrays=arrays,
+            reload=reload,
             faults=faults,
             observers=(observer,),
             say=say,
@@ -139,6 +147,8 @@ def compile_command(
         click.echo(compile_summary(model.name, build.target, build.fates, build.layer_data, build.cost, build.chips))
         if ordered is not None:
             click.echo(f"\n{reorder_line(ordered)}")
+        if build.schedule["turns"]:
+            click.echo(f"\n{turn_lines(build.schedule, build.target)}")
         if copied is not None:
             click.echo(f"\n{replication_lines(copied)}")
         if moved is not None:

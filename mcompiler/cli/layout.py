@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mcompiler.target import Target
 
 
 def replication_lines(found: Mapping[str, Any]) -> str:
@@ -21,3 +24,26 @@ def replication_lines(found: Mapping[str, Any]) -> str:
         f"copies: {found['arrays']:,} of {found['budget']:,} arrays, transfers not counted:\n"
         f"  {line('interval')}\n  {line('latency')}"
     )
+
+
+def turn_lines(schedule: Mapping[str, Any], target: Target) -> str:
+    """What it takes that layers take turns on the same arrays.
+
+    Args:
+        schedule: what schedule.json holds.
+        target: the chip.
+    """
+    from mcompiler.text import quantity
+
+    turns, batch = schedule["turns"], schedule["batch"]
+    written, energy, kept = (sum(turn[key] for turn in turns) for key in ("write_s", "write_j", "kept_bytes"))
+    total = schedule["interval_s"] * batch
+    lines = [
+        f"reload: {len(turns)} turns for every {batch:,} inferences; writing takes {quantity(written, 's')} of "
+        f"{quantity(total, 's')} and {quantity(energy, 'J')}; {quantity(kept * batch, 'B')} wait outside in between"
+    ]
+    write = target.device.write
+    if write is not None and write.endurance is not None:
+        batches = write.endurance / write.pulses
+        lines.append(f"  cells stand {batches:,.0f} of these: {batches * batch:,.0f} inferences")
+    return "\n".join(lines)

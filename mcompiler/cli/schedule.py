@@ -61,6 +61,9 @@ def schedule_summary(data: Mapping[str, Any]) -> str:
     parts = [facts(totals)]
     if data["replication"] is not None:
         parts.append(replication_lines(data["replication"]))
+    if data["turns"]:
+        each = (f"{quantity(t['write_s'], 's')} and {quantity(t['latency_s'], 's')}" for t in data["turns"])
+        parts.append(f"turns, writing and latency: {', '.join(each)}")
     parts += [_stages(data["stages"]), _streams(data["streams"])]
     spilled = data["spilled_bytes"]
     if spilled:

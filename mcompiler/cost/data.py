@@ -9,17 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from mcompiler.artefacts.layers import LayerData
 from mcompiler.conductance import conductances, unpack_levels
 from mcompiler.cost.tables import Counts
 from mcompiler.errors import BuildError
 from mcompiler.geometry import ArrayShape, array_shape, tile_blocks
 from mcompiler.target import Event, Target
+
+if TYPE_CHECKING:
+    from mcompiler.artefacts.layers import LayerData
 
 Floats = npt.NDArray[np.float64]
 

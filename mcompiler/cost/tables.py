@@ -16,6 +16,9 @@ from mcompiler.geometry import array_shape
 from mcompiler.ir import NO_BITS, BitRange, ScheduledProgram
 from mcompiler.target import Component, Event, Place, Target
 
+WRITING = "(writing)"
+"""Row of the component table for cells that are written again and again, where layers take turns."""
+
 DIGITAL = "(digital)"
 """Row of the layer table for the operations that stay digital."""
 
@@ -51,6 +54,7 @@ class LayerCounts:
         crossbars, crossbars_dense: arrays, copies included, and those of the dense mapping.
         cells, live: of those arrays.
         adc_bits: that its arrays need.
+        written_cells: cells written per inference, where layers take turns on the same arrays.
     """
 
     events: dict[Event, float]
@@ -62,6 +66,7 @@ class LayerCounts:
     cells: int = 0
     live: int = 0
     adc_bits: BitRange = NO_BITS
+    written_cells: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -144,6 +149,7 @@ class Cost:
                 "layers": {
                     name: {
                         "busy_s": layer.busy_s, "cells": layer.cells, "live": layer.live,
+                        "written_cells": layer.written_cells,
                         **{place.value: layer.shares[place] for place in Place},
                     }
                     for name, layer in self.counts.layers.items()
@@ -166,6 +172,7 @@ class Cost:
             name: LayerCounts(
                 events[name], {place: row[place.value] for place in Place}, row["busy_s"], layers[name].latency_s,
                 layers[name].crossbars, layers[name].crossbars_dense, row["cells"], row["live"], layers[name].adc_bits,
+                row["written_cells"],
             )
             for name, row in data["units"]["layers"].items()
         }  # fmt: skip
@@ -195,6 +202,7 @@ def count(program: ScheduledProgram, target: Target) -> Counts:
             dict(layer.events), {place: shares[place].get(op.name, 0.0) for place in Place}, layer.busy_s,
             layer.end_s - layer.start_s, arrays, analog.tiled.dense[index], arrays * shape.rows * shape.columns,
             int(analog.analog[index].live.sum()) * analog.copies[index], analog.analog[index].adc_range,
+            arrays * shape.cells / analog.batch if analog.turns else 0.0,
         )  # fmt: skip
     digital = float(sum(analog.tiled.matrix.digital_ops.values()))
     spans = program.digital_s.values()
@@ -212,6 +220,8 @@ def price(counts: Counts, target: Target) -> Cost:
     time that the arrays of their layer work, so that power times interval is the energy of one inference.
     """
     components = {name: _component(component, counts) for name, component in target.components.items()}
+    if any(layer.written_cells for layer in counts.layers.values()):
+        components[WRITING] = _writing(counts, target)
     layers = {}
     for name, layer in counts.layers.items():
         parts = [priced.layers[name] for priced in components.values()]
@@ -280,6 +290,15 @@ def _component(component: Component, counts: Counts) -> _Priced:
         static_j=static,
     )
     return _Priced(row, layers)
+
+
+def _writing(counts: Counts, target: Target) -> _Priced:
+    """What writing the cells takes where layers take turns on the same arrays."""
+    write = target.device.write
+    each = 0.0 if write is None else write.pulses * (write.pulse_energy_j + write.verify_energy_j)
+    layers = {name: _Part(layer.written_cells * each, 0.0, 0.0) for name, layer in counts.layers.items()}
+    energy = sum(part.dynamic_j for part in layers.values())
+    return _Priced(Price(energy, 0.0, dynamic_j=energy), layers)
 
 
 def _peak(components: dict[str, _Priced], counts: Counts, target: Target) -> float:

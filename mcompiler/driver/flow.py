@@ -40,6 +40,7 @@ from mcompiler.passes.lower import Lower, final_fates
 from mcompiler.passes.place import Place
 from mcompiler.passes.prune import Prune
 from mcompiler.passes.quantise import Quantise, RangeMethod
+from mcompiler.passes.reload import Reload
 from mcompiler.passes.remap import Remap
 from mcompiler.passes.reorder import Reorder
 from mcompiler.passes.replicate import Goal, Replicate
@@ -64,6 +65,7 @@ def compile(
     reorder: bool = False,
     replicate: str = Goal.NONE,
     arrays: int | None = None,
+    reload: int | None = None,
     faults: str | Path | FaultMap | None = None,
     observers: tuple[Observer, ...] = (),
     say: Say = silent,
@@ -83,6 +85,7 @@ def compile(
         reorder: let word and bit lines change places where that empties whole arrays.
         replicate: copies of arrays, for ``throughput`` or ``latency``, or ``none``.
         arrays: budget of arrays, copies included; None: what the chips that are used anyway hold.
+        reload: where the chips do not hold all layers, they take turns, this many inferences a turn.
         faults: stuck cells of the real chip (a CSV file): arrays, rows and columns move so that they harm least.
         observers: called after each pass.
         say: told about guesses and leftovers.
@@ -94,7 +97,7 @@ def compile(
         UserError: what is wrong with the model, the data or the target, and what to do.
         PassError: a fault of the compiler.
     """
-    method, goal = _method(range), _goal(replicate, arrays, faults is not None)
+    method, goal = _method(range), _goal(replicate, arrays, faults is not None, reload)
     chip = target if isinstance(target, Target) else load_target(target, overrides)
     array_shape(chip)
     stuck = read_faults(Path(faults), chip) if isinstance(faults, str | Path) else faults
@@ -119,6 +122,8 @@ def compile(
     analog = run(Assign(), tiled)
     if goal is not Goal.NONE:
         analog = run(Replicate(goal, arrays, chips), analog)
+    if reload is not None:
+        analog = run(Reload(reload, chips), analog)
     placed = run(Place(chips), analog)
     if stuck is not None:
         placed = run(Remap(stuck), placed)
@@ -132,6 +137,8 @@ def compile(
     }
     if reorder:
         options["reorder"] = True
+    if reload is not None:
+        options["reload"] = reload
     if goal is not Goal.NONE:
         options["replicate"] = {"goal": goal.value, "arrays": arrays}
     if stuck is not None:
@@ -160,13 +167,17 @@ def _method(name: str) -> RangeMethod:
         raise CompileError(f"range '{name}' is unknown; choose minmax, percentile or mse") from None
 
 
-def _goal(name: str, arrays: int | None, faults: bool) -> Goal:
+def _goal(name: str, arrays: int | None, faults: bool, reload: int | None) -> Goal:
     try:
         goal = Goal(name)
     except ValueError:
         raise CompileError(f"replicate '{name}' is unknown; choose throughput, latency or none") from None
     if goal is Goal.NONE and arrays is not None:
         raise CompileError("a budget of arrays without copies; ask for replicate throughput or latency too")
+    if reload is not None and (faults or goal is not Goal.NONE):
+        raise CompileError(
+            "layers that take turns have no copies and no stuck cells of their own; drop replicate or faults"
+        )
     if goal is not Goal.NONE and faults:
         raise CompileError(
             "copies of an array have different stuck cells, and lines move once; drop replicate or faults"

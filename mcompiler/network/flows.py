@@ -90,6 +90,7 @@ def layer_flows(
     nodes: Sequence[Ints],
     shape: ArrayShape,
     target: Target,
+    elsewhere: frozenset[int] = frozenset(),
 ) -> Flows:
     """All flows of a network.
 
@@ -98,6 +99,7 @@ def layer_flows(
         ops, tables: its analog layers and their arrays.
         nodes: of the arrays of each layer, copies included.
         shape, target: what they are.
+        elsewhere: layers that are not there in this turn: what they read leaves the chip.
     """
     found = _Collected()
     spreads = []
@@ -108,6 +110,9 @@ def layer_flows(
         found.add(*sums, index, True)
     for step in steps:
         for read in step.reads if step.layer >= 0 and step.kind is not Kind.REQUANTISE else ():
+            if step.layer in elsewhere:
+                _leave(found, steps[read.producer], spreads, target)
+                continue
             bits = ops[step.layer].input.bits if step.kind is Kind.ANALOG else target.precision.inputs
             _read(found, step, steps[read.producer], read.needs, bits, spreads)
     for index in ends:
@@ -117,6 +122,14 @@ def layer_flows(
             size = step.grid.tokens * step.grid.width * target.precision.inputs / 8
             found.add_all(sources, parts * size, np.array([OUTSIDE]), np.ones(1), step.layer)
     return found.flows()
+
+
+def _leave(found: _Collected, producer: Step, spreads: Sequence[Spread], target: Target) -> None:
+    """Add results that are kept outside until another turn."""
+    if producer.layer >= 0 and len(spreads[producer.layer].makers.node):
+        sources, parts = _made_by(producer, spreads)
+        size = producer.grid.tokens * producer.grid.width * target.precision.inputs / 8
+        found.add_all(sources, parts * size, np.array([OUTSIDE]), np.ones(1), producer.layer)
 
 
 def _read(found: _Collected, step: Step, producer: Step, needs: Needs, bits: int, spreads: Sequence[Spread]) -> None:

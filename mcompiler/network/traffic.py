@@ -54,14 +54,15 @@ class Traffic:
     lower_bound_byte_hops: float
 
 
-def traffic(program: PlacedProgram, target: Target) -> Traffic:
+def traffic(program: PlacedProgram, target: Target, elsewhere: frozenset[int] = frozenset()) -> Traffic:
     """What the links of a placed program carry.
 
     Args:
         program: with the addresses of all arrays.
         target: the chip.
+        elsewhere: layers that are not there in this turn.
     """
-    flows = program_flows(program.analog, nodes_of(program.addresses, target), target)
+    flows = program_flows(program.analog, nodes_of(program.addresses, target), target, None, elsewhere)
     return measured(flows, len(program.addresses), target, lower_bound(program.analog, target))
 
 
@@ -71,11 +72,25 @@ def nodes_of(addresses: Sequence[np.ndarray[tuple[int, ...], np.dtype[np.int32]]
     return [where[:, 0].astype(np.int64) * tiles + where[:, 1] for where in addresses]
 
 
-def program_flows(program: AnalogProgram, nodes: Sequence[Ints], target: Target, stages: Stages | None = None) -> Flows:
-    """Who sends how much to whom, where the arrays stand in these tiles; ``stages`` where they are known already."""
+def program_flows(
+    program: AnalogProgram,
+    nodes: Sequence[Ints],
+    target: Target,
+    stages: Stages | None = None,
+    elsewhere: frozenset[int] = frozenset(),
+) -> Flows:
+    """Who sends how much to whom, where the arrays stand in these tiles.
+
+    Args:
+        program: with the tables of the arrays.
+        nodes: of the arrays of each layer, copies included.
+        target: the chip.
+        stages: of the network, where they are known already.
+        elsewhere: layers that are not there in this turn.
+    """
     matrix = program.tiled.matrix
     steps, ends = stages or network_steps(matrix.lowered.skeleton, matrix.ops, matrix.digital_ops)
-    return layer_flows(steps, ends, matrix.ops, program.tiled.tables, nodes, array_shape(target), target)
+    return layer_flows(steps, ends, matrix.ops, program.tiled.tables, nodes, array_shape(target), target, elsewhere)
 
 
 def measured(flows: Flows, layers: int, target: Target, bound: float) -> Traffic:
