@@ -109,7 +109,7 @@ _SLOWER = (1.0, 1.15, 1.3, 1.5, 1.8, 2.2, 3.0)
 """Intervals of arrays that are tried, as multiples of the best, where other units can't keep pace with them."""
 
 
-_PLACED = 3
+_PLACED = 4
 """Choices of copies that are placed, the most likely ones, to see what links make of them."""
 
 

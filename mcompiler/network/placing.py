@@ -48,7 +48,7 @@ def placed_interval(program: AnalogProgram, chips: int, target: Target) -> float
     counts = array_counts(program)
     needed = -(-sum(counts) // target.hierarchy.arrays_per_chip)
     work = _Work(program, counts, target)
-    return work.badness(best_placement(program, min(chips, needed), 1, target))[0]
+    return work.badness(best_placement(program, min(chips, needed), 0, target))[0]
 
 
 def likely_interval(program: AnalogProgram, target: Target) -> float:
