@@ -571,6 +571,8 @@ class ScheduledProgram:
         streams: what waits between them.
         bounds_s: shortest interval that each resource allows: array, converter, digital, buffer, link, chip_link.
         spilled_bytes: of activations that do not fit the tiles of their layer, by layer.
+        placement: bytes times links as placed (byte_hops), with arrays in the order of the layers (byte_hops_in_order),
+            and the bound (byte_hops_bound); chip_bytes in and out of chips.
         turns: of layers on the same arrays, one after the other; empty: all layers are there at once. With turns
             ``latency_s`` is that of a whole batch, and ``interval_s`` its share of one inference.
     """
@@ -586,3 +588,4 @@ class ScheduledProgram:
     bounds_s: Mapping[str, float] = field(default_factory=dict)
     spilled_bytes: Mapping[str, float] = field(default_factory=dict)
     turns: tuple[Turn, ...] = ()
+    placement: Mapping[str, float] = field(default_factory=dict)

@@ -33,7 +33,7 @@ from mcompiler.dataflow import (
 )
 from mcompiler.geometry import TileTable, array_shape
 from mcompiler.ir import LayerSchedule, MatrixOp, PlacedProgram, ScheduledProgram, StageSchedule, Stream, Turn
-from mcompiler.network import Traffic, traffic
+from mcompiler.network import Traffic, in_order, traffic
 from mcompiler.target import Event, Target
 
 
@@ -81,7 +81,13 @@ def _pipeline(program: PlacedProgram, target: Target, elsewhere: frozenset[int])
     check_depths(waiting, target)
     spilled = _spilled(waiting, ops, tables, program.addresses, target)
     bounds = stage_bounds(flow, conversion_time(shape, target) / cycle, target) | limits
-    return _scheduled(program, flow, events, plans, waiting, bounds, spilled, cycle, target)
+    plain = traffic(replace(program, addresses=in_order(program.analog, target)), target, elsewhere)
+    placement = {
+        "byte_hops": moved.byte_hops, "byte_hops_in_order": plain.byte_hops,
+        "byte_hops_bound": moved.lower_bound_byte_hops, "chip_bytes": moved.chip_bytes,
+    }  # fmt: skip
+    found = _scheduled(program, flow, events, plans, waiting, bounds, spilled, cycle, target)
+    return replace(found, placement=placement)
 
 
 def _shared_limits(
@@ -167,6 +173,7 @@ def _in_turns(program: PlacedProgram, target: Target) -> ScheduledProgram:
     waiting: list[Stream] = []
     bounds: dict[str, float] = {}
     spilled: dict[str, float] = {}
+    moved: dict[str, float] = {}
     turns = []
     for number in range(max(analog.turns) + 1):
         own = frozenset(index for index, turn in enumerate(analog.turns) if turn == number)
@@ -191,10 +198,11 @@ def _in_turns(program: PlacedProgram, target: Target) -> ScheduledProgram:
         waiting += [stream for stream in found.streams if stream.layer in own]
         bounds = {name: max(value, bounds.get(name, 0.0)) for name, value in found.bounds_s.items()}
         spilled |= found.spilled_bytes
+        moved = {name: value + moved.get(name, 0.0) for name, value in found.placement.items()}
     cycle = read_time(array_shape(target), target)
     return ScheduledProgram(
         program, tuple(layers), digital, cycle, clock, clock / analog.batch, tuple(stages), tuple(waiting), bounds,
-        spilled, tuple(turns),
+        spilled, tuple(turns), moved,
     )  # fmt: skip
 
 

@@ -35,6 +35,7 @@ def schedule_data(program: ScheduledProgram) -> dict[str, Any]:
         "bounds_s": dict(program.bounds_s),
         "replication": None if replication is None else asdict(replication),
         "spilled_bytes": dict(program.spilled_bytes),
+        "placement": dict(program.placement),
         "batch": program.placed.analog.batch,
         "turns": [asdict(turn) for turn in program.turns],
         "digital_operations": dict(matrix.digital_ops),

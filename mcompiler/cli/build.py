@@ -70,6 +70,13 @@ def _dims(given: Sequence[str]) -> dict[str, int]:
     help="Where --chips do not hold all layers: they take turns, BATCH inferences a turn, arrays written in between.",
 )
 @click.option(
+    "--effort",
+    type=click.IntRange(0, 10),
+    default=1,
+    show_default=True,
+    help="Of the placement: 0 keeps the order of the layers, each step doubles the search.",
+)
+@click.option(
     "--faults",
     type=click.Path(path_type=Path),
     metavar="MAP.csv",
@@ -91,6 +98,7 @@ def compile_command(
     replicate: str,
     arrays: int | None,
     reload: int | None,
+    effort: int,
     faults: Path | None,
     seed: int,
     out: Path | None,
@@ -99,7 +107,7 @@ def compile_command(
 ) -> None:
     """Compile a trained model for a target chip and write the build directory."""
     from mcompiler.artefacts import check_place, clean_leftovers
-    from mcompiler.cli.layout import replication_lines, turn_lines
+    from mcompiler.cli.layout import placement_line, replication_lines, turn_lines
     from mcompiler.driver import compile
     from mcompiler.summary import compile_summary, remap_line, reorder_line
 
@@ -123,6 +131,7 @@ def compile_command(
             replicate=replicate,
             arrays=arrays,
             reload=reload,
+            effort=effort,
             faults=faults,
             observers=(observer,),
             say=say,
@@ -140,6 +149,7 @@ def compile_command(
                 {"name": layer.op.name, "adc_bits": layer.analog.adc_range.as_json()} for layer in build.layer_data
             ],
             **({} if ordered is None else {"reorder": ordered}),
+            "placement": build.schedule["placement"],
             **({} if copied is None else {"replication": copied}),
             **({} if moved is None else {"remap": moved}),
         })  # fmt: skip
@@ -147,6 +157,7 @@ def compile_command(
         click.echo(compile_summary(model.name, build.target, build.fates, build.layer_data, build.cost, build.chips))
         if ordered is not None:
             click.echo(f"\n{reorder_line(ordered)}")
+        click.echo(f"\n{placement_line(build.schedule['placement'])}")
         if build.schedule["turns"]:
             click.echo(f"\n{turn_lines(build.schedule, build.target)}")
         if copied is not None:

@@ -9,6 +9,18 @@ if TYPE_CHECKING:
     from mcompiler.target import Target
 
 
+def placement_line(found: Mapping[str, float]) -> str:
+    """What placement gained over the order of the layers, and the bound that no placement goes below."""
+    from mcompiler.text import percent, quantity
+
+    moved, plain, bound = (found[key] for key in ("byte_hops", "byte_hops_in_order", "byte_hops_bound"))
+    gained = f", {percent(1 - moved / plain)} less than in the order of the layers" if moved < plain else ""
+    return (
+        f"links: {quantity(moved, 'B')} x links per inference{gained}; no placement needs less than "
+        f"{quantity(bound, 'B')} x links; {quantity(found['chip_bytes'], 'B')} in and out of chips"
+    )
+
+
 def replication_lines(found: Mapping[str, Any]) -> str:
     """What copies gained, and the bounds that none within the budget goes below."""
     from mcompiler.text import quantity

@@ -66,6 +66,7 @@ def compile(
     replicate: str = Goal.NONE,
     arrays: int | None = None,
     reload: int | None = None,
+    effort: int = 1,
     faults: str | Path | FaultMap | None = None,
     observers: tuple[Observer, ...] = (),
     say: Say = silent,
@@ -86,6 +87,7 @@ def compile(
         replicate: copies of arrays, for ``throughput`` or ``latency``, or ``none``.
         arrays: budget of arrays, copies included; None: what the chips that are used anyway hold.
         reload: where the chips do not hold all layers, they take turns, this many inferences a turn.
+        effort: of the placement: 0 keeps the order of the layers, each step above doubles the search.
         faults: stuck cells of the real chip (a CSV file): arrays, rows and columns move so that they harm least.
         observers: called after each pass.
         say: told about guesses and leftovers.
@@ -124,7 +126,7 @@ def compile(
         analog = run(Replicate(goal, arrays, chips), analog)
     if reload is not None:
         analog = run(Reload(reload, chips), analog)
-    placed = run(Place(chips), analog)
+    placed = run(Place(chips, effort), analog)
     if stuck is not None:
         placed = run(Remap(stuck), placed)
     scheduled = run(Schedule(), placed)
@@ -137,6 +139,8 @@ def compile(
     }
     if reorder:
         options["reorder"] = True
+    if effort != 1:
+        options["effort"] = effort
     if reload is not None:
         options["reload"] = reload
     if goal is not Goal.NONE:
