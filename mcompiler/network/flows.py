@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
-from mcompiler.dataflow import Kind, Step
+from mcompiler.dataflow import Kind, Step, input_shares
 from mcompiler.dataflow.grids import Needs, same_place
 from mcompiler.geometry import ArrayShape, TileTable
 from mcompiler.ir import ConvShape, MatrixOp
@@ -284,13 +284,15 @@ def _held(copy: Ints, node: Ints, part: Floats) -> Held:
 
 def _needs(op: MatrixOp, heads: TileTable, node: Ints, copies: int, columns: int) -> tuple[Held, Ints, Floats]:
     """Tiles that read the input of a layer: rows by copy and tile, and parts of all input by tile."""
-    rows = max(1, int(op.rows.offsets[-1]))
     kinds = _distinct(*(heads[name].astype(np.int64) for name in ("group", "row", "rows")))
     kind = np.broadcast_to(kinds.which, node.shape).reshape(-1)
     copy = np.broadcast_to(np.arange(copies)[:, None], node.shape).reshape(-1)
     tile, block, number = _distinct(node.reshape(-1), kind, copy).columns
-    height = kinds.columns[2] / rows
+    height = np.minimum(1.0, input_shares(op, heads)[kinds.first])
     readers = _held(number, tile, height[block])
+    readers = replace(
+        readers, part=np.minimum(1.0, readers.part)
+    )  # blocks of reordered rows may read the same channels
     # Copies that share a block of rows in a tile, and how many runs of neighbours they are.
     begins = np.ones(len(tile), dtype=np.int64)
     begins[1:] = (np.diff(tile) != 0) | (np.diff(block) != 0) | (np.diff(number) != 1)

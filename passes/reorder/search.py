@@ -132,10 +132,10 @@ class Search:
             if gained >= limit or idle > PATIENCE * effort:
                 break
             start = next(starts, None)
-            if start is None and rng.integers(2):
-                found = self.improved(self._kicked(best, rng))
+            if start is not None:
+                found = self._refitted(self.improved(start))
             else:
-                found = self._refitted(self.improved(self.fitted(self._kicked(best, rng)) if start is None else start))
+                found = self._another(best, rng)
             empty = self.empty(found)
             idle = 0 if empty > gained or start is not None else idle + 1
             if empty > gained or (empty == gained and start is None):
@@ -147,6 +147,14 @@ class Search:
         yield self.fitted(Order(*_embedded(self, rng)))
         yield Order(_by_degree(self.rows, self.heights), _by_degree(self.cols, self.widths))
         yield self.sharpened(self.given)
+
+    def _another(self, best: Order, rng: np.random.Generator) -> Order:
+        """An order near the best, one fitted from near it, or one from afar."""
+        kind = int(rng.integers(4))
+        if kind == 0:
+            return self.improved(self._kicked(best, rng))
+        start = self._kicked(best, rng) if kind < 3 else Order(*_embedded(self, rng))
+        return self._refitted(self.improved(self.fitted(start)))
 
     def _refitted(self, order: Order) -> Order:
         """Deal out by likelihood and improve, again while that empties more; what is given if it never does."""

@@ -7,6 +7,7 @@ import json
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +26,8 @@ from mcompiler.dataflow.memory import input_shares
 from mcompiler.driver import Build
 from mcompiler.errors import CompileError
 from mcompiler.geometry import array_shape, span, tile_positions, tile_table
-from mcompiler.ir import ConvShape, Kept, MatrixOp, TiledProgram
+from mcompiler.ir import ConvShape, Kept, MatrixOp, PlacedProgram, TiledProgram
+from mcompiler.network import traffic
 from mcompiler.passes.compact import Compact
 from mcompiler.passes.prune import Prune
 from mcompiler.passes.reorder import Reorder, Search, fewest_tiles
@@ -395,3 +397,25 @@ def test_an_array_of_reordered_rows_takes_whole_channels() -> None:
     note = tiles_of(matrix_op(planted((40, 10), (8, 2), 0.6, 1.0, 0)[0]), chip)[0].reorder
     rows = Kept(np.array([0, 4, 8, 1, 5, 9, 2, 6, 12, 13, 14, 15, 3, 7, 10, 11]), np.array([0, 16]))
     assert input_shares(replace(op, rows=rows, reorder=note), table).tolist() == [0.75, 1.0]
+
+
+def test_whole_channels_travel_to_where_reordered_rows_are() -> None:
+    (net, feeds), seen = network(), dict[str, Any]()
+    chip = target("hierarchy.arrays_per_core=1", "hierarchy.cores_per_tile=1")
+
+    def see(name: str, program: Any, seconds: float) -> None:
+        seen[name] = program
+
+    mcompiler.compile(net, chip, calibration=feeds, reorder=True, observers=(see,))
+    placed: PlacedProgram = seen["place"]
+    matrix = placed.analog.tiled.matrix
+    ops = tuple(replace(op, reorder=None) for op in matrix.ops)
+    tiled = replace(placed.analog.tiled, matrix=replace(matrix, ops=ops))
+    free = traffic(replace(placed, analog=replace(placed.analog, tiled=tiled)), chip)
+    charged = traffic(placed, chip)
+    assert charged.byte_hops > free.byte_hops
+    for op, one, other in zip(matrix.ops, charged.layers, free.layers, strict=True):
+        assert op.reorder is not None
+        assert one.link_byte_hops >= other.link_byte_hops
+        if not op.reorder.row_bits or not isinstance(op.shape, ConvShape) or op.shape.kernel == (1, 1):
+            assert one == other
