@@ -30,7 +30,7 @@ from mcompiler.ir import (
     Quantiser,
 )
 from mcompiler.runtime import RunError, Session, open_model
-from mcompiler.target import AdcRange, Target
+from mcompiler.target import AdcRange, Skip, Target
 
 SUBSAMPLE = 1 << 18
 """Values of each tensor that percentile and least-squares ranges are taken from."""
@@ -102,8 +102,14 @@ class Quantise:
                 "one array per model input) or --calibration random for costs only",
                 missing[0],
             )
-        want_vectors = target.converters.adc.range is AdcRange.CALIBRATED and self.calibrated
         real = self.calibrated and not self.drawn
+        skips = target.digital.skip is not Skip.NONE
+        if skips and not real:
+            raise CompileError(
+                f"digital.skip = '{target.digital.skip.value}' leaves out reads of zeros, and without data nobody "
+                "knows how many there are; give calibration data (--calibration DATA.npz)"
+            )
+        want_vectors = (target.converters.adc.range is AdcRange.CALIBRATED and self.calibrated) or skips
         seen, elements = self._observe(program, want_vectors or real)
         quantisers: dict[tuple[str, int], Quantiser] = {}
         ops: list[MatrixOp] = []

@@ -16,6 +16,7 @@ from mcompiler.dataflow import (
     Dataflow,
     Kind,
     LayerPlan,
+    Remaining,
     check_depths,
     conversion_time,
     dataflow,
@@ -26,15 +27,25 @@ from mcompiler.dataflow import (
     port_time,
     read_time,
     reads_per_vector,
+    remaining,
     stage_bounds,
     streams,
     tile_memory,
     tiles_of,
 )
 from mcompiler.geometry import TileTable, array_shape
-from mcompiler.ir import LayerSchedule, MatrixOp, PlacedProgram, ScheduledProgram, StageSchedule, Stream, Turn
+from mcompiler.ir import (
+    LayerSchedule,
+    MatrixOp,
+    MatrixProgram,
+    PlacedProgram,
+    ScheduledProgram,
+    StageSchedule,
+    Stream,
+    Turn,
+)
 from mcompiler.network import Traffic, in_order, traffic
-from mcompiler.target import Event, Target
+from mcompiler.target import Event, Skip, Target
 
 
 @dataclass(frozen=True)
@@ -66,7 +77,7 @@ def _pipeline(program: PlacedProgram, target: Target, elsewhere: frozenset[int])
     )
     moved = traffic(program, target, elsewhere)
     events = [
-        layer_events(op, table, shape, target, way.link_byte_hops, way.chip_bytes)
+        layer_events(op, table, shape, target, way.link_byte_hops, way.chip_bytes, _left(matrix, op, table, target))
         for op, table, way in zip(ops, tables, moved.layers, strict=True)
     ]
     plans = [
@@ -88,6 +99,14 @@ def _pipeline(program: PlacedProgram, target: Target, elsewhere: frozenset[int])
     }  # fmt: skip
     found = _scheduled(program, flow, events, plans, waiting, bounds, spilled, cycle, target)
     return replace(found, placement=placement)
+
+
+def _left(matrix: MatrixProgram, op: MatrixOp, table: TileTable, target: Target) -> Remaining | None:
+    """What skipping zeros leaves of reads and drives; starts keep to the worst case, as they are known beforehand."""
+    sample = matrix.samples.get(op.name)
+    if target.digital.skip is Skip.NONE or sample is None:
+        return None
+    return remaining(op, table, sample, array_shape(target), target)
 
 
 def _shared_limits(

@@ -27,6 +27,7 @@ from mcompiler.dataflow.replicas import (
     critical_path,
     latency_bound,
 )
+from mcompiler.dataflow.skip import Remaining, remaining
 from mcompiler.dataflow.stages import Kind, Step, network_steps
 from mcompiler.dataflow.timing import Edge, Stage, earliest, just_in_time, latest, occupancy
 
@@ -37,6 +38,7 @@ __all__ = [
     "Kind",
     "LayerPlan",
     "Path",
+    "Remaining",
     "Stage",
     "Step",
     "TileMemory",
@@ -62,6 +64,7 @@ __all__ = [
     "port_time",
     "read_time",
     "reads_per_vector",
+    "remaining",
     "stage_bounds",
     "streams",
     "tile_memory",

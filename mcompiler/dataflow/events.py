@@ -7,13 +7,20 @@ import numpy.typing as npt
 
 from mcompiler.conductance import is_signed
 from mcompiler.dataflow.durations import phases
+from mcompiler.dataflow.skip import Remaining
 from mcompiler.geometry import ArrayShape, TileTable
 from mcompiler.ir import MatrixOp
 from mcompiler.target import Event, Pedestal, Target
 
 
 def layer_events(
-    op: MatrixOp, table: TileTable, shape: ArrayShape, target: Target, link_bytes: float, chip_bytes: float
+    op: MatrixOp,
+    table: TileTable,
+    shape: ArrayShape,
+    target: Target,
+    link_bytes: float,
+    chip_bytes: float,
+    left: Remaining | None = None,
 ) -> dict[Event, float]:
     """How often each event happens in one layer, per inference.
 
@@ -24,11 +31,15 @@ def layer_events(
         shape, target: what they are.
         link_bytes: bytes times links, for what it receives and reduces.
         chip_bytes: bytes between chips.
+        left: what is left of reads and drives where zeros are skipped; None: all of them.
     """
     groups, _, cols = op.codes.shape
     parts, vectors = phases(op, target), op.vectors
     rows, width = table["rows"].astype(np.float64), table["cols"].astype(np.float64)
-    reads = parts * np.ceil(rows / shape.rows_active)
+    full, driven = np.ones(len(table)), np.ones(len(table))
+    if left is not None:
+        full, driven = left.reads, left.drives
+    reads = parts * np.ceil(rows / shape.rows_active) * full
     bit_lines = width * shape.columns_per_weight + shape.extra
     conversions = conversions_per_read(table, shape, target)
     tiles = table[:: shape.arrays_per_tile]
@@ -37,8 +48,8 @@ def layer_events(
     partial = float(tiles["cols"].sum()) * vectors
     return {
         Event.ARRAY_READ: vectors * float(reads.sum()),
-        Event.CELL_READ: vectors * parts * float((rows * bit_lines).sum()),
-        Event.DAC_DRIVE: vectors * parts * float(rows.sum()),
+        Event.CELL_READ: vectors * parts * float((rows * bit_lines * driven).sum()),
+        Event.DAC_DRIVE: vectors * parts * float((rows * driven).sum()),
         Event.ADC_CONVERSION: vectors * float((reads * conversions).sum()),
         Event.SAMPLE_HOLD: vectors * float((reads * bit_lines).sum()),
         Event.SHIFT_ADD: vectors * float((reads * conversions).sum()) + partial,

@@ -44,6 +44,7 @@ from mcompiler.target.sections import (
     Place,
     Precision,
     Rounding,
+    Skip,
     WeightEncoding,
 )
 
@@ -78,6 +79,7 @@ __all__ = [
     "Relaxation",
     "Rounding",
     "Section",
+    "Skip",
     "Target",
     "Telegraph",
     "Temperature",

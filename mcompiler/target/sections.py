@@ -266,6 +266,15 @@ class Calibration(Section):
     )
 
 
+class Skip(StrEnum):
+    """Which reads are left out because they would add nothing; each kind includes those before it."""
+
+    NONE = "none"
+    PHASES = "phases"
+    FRAGMENTS = "fragments"
+    ROWS = "rows"
+
+
 class Digital(Section):
     """Digital units beside the arrays."""
 
@@ -277,6 +286,11 @@ class Digital(Section):
     )
     buffer_bytes_per_s: PositiveFloat | None = Field(
         default=None, description="what a tile's activation memory reads and writes together; None: never the limit"
+    )
+    skip: Skip = Field(
+        default=Skip.NONE,
+        description="reads of an array that are left out: phases in which no row is driven, fragments of rows, and "
+        "drives of rows at zero",
     )
     fifo_bytes: PositiveInt | None = Field(
         default=None, description="the most that may wait between two stages; None: what the tiles' memory allows"
