@@ -19,7 +19,8 @@ of the cores, each N times as large: 4 are enough on Arch-A, 2 on Arch-C.
 
 benchmarks/results/pimcomp.json holds what the program does as published. pimcomp_long.json holds searches with 100
 and 1000 iterations in place of 3, the constant changed in its source before it was built; seconds there were taken on a
-busy machine, so read `cpu_seconds`. NAME.json is written after every run; runs that it already holds are replaced, others are kept:
+busy machine, so read `cpu_seconds`. The file is written after every run; runs that it holds already are replaced,
+others are kept:
 
     program          name, where it comes from, commit
     networks         by network, its layers in order: `layer` (ours, of imagenet.py), `pimcomp` (its name there),
