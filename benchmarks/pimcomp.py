@@ -17,7 +17,10 @@ constants of its source: 200 x 3 as published, 200 x 1000 in the paper. Pipeline
 fewer (the dense layers of VGG-16 on Arch-A and Arch-C) it never finds a first individual. `--joined N` gives it an Nth
 of the cores, each N times as large: 4 are enough on Arch-A, 2 on Arch-C.
 
-benchmarks/results/NAME.json is written after every run; runs that it already holds are replaced, others are kept:
+benchmarks/results/pimcomp.json holds what the program does as published. pimcomp_long.json holds searches with 100
+and 1000 iterations in place of 3, the constant changed in its source before it was built; seconds there were taken on a
+busy machine, so read `cpu_seconds`. The file is written after every run; runs that it holds already are replaced,
+others are kept:
 
     program          name, where it comes from, commit
     networks         by network, its layers in order: `layer` (ours, of imagenet.py), `pimcomp` (its name there),
