@@ -40,10 +40,8 @@ def remaining(op: MatrixOp, table: TileTable, sample: CodeSample, shape: ArraySh
     if skip is Skip.NONE or not len(sample.vectors):
         return Remaining(reads, drives)
     for index in range(0, len(table), shape.arrays_per_tile):
-        codes = np.concatenate(
-            [sample.vectors[:, block.group, block.rows] for block in tile_blocks(table[index], op.rows, op.cols)],
-            axis=1,
-        )
+        blocks = tile_blocks(table[index], op.rows, op.cols)
+        codes = np.concatenate([sample.vectors[:, block.group, block.rows] for block in blocks], axis=1)
         starts = np.arange(0, codes.shape[1], shape.rows_active)
         done = driven = 0.0
         for phase in range(phases(op, target)):
