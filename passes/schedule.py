@@ -167,7 +167,7 @@ def _scheduled(
             continue
         begins = flow.starts[place] / (clock * cycle_s)
         turns = np.minimum(np.repeat(np.arange(program.analog.copies[index]), len(table)), max(0, len(begins) - 1))
-        first_reads = np.rint(begins[turns]).astype(np.int64) if len(begins) else np.zeros(0, np.int64)
+        first_reads = np.rint(begins[turns]).astype(np.int64) if len(begins) else np.zeros(len(turns), np.int64)
         way = plans[index]
         layers.append(
             LayerSchedule(first_reads, *spans[op.name], busy[op.name], events[index], way.hops, way.chip_hops)

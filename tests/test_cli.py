@@ -266,7 +266,7 @@ def test_cost_adds_up(built: Path, capsys: Capture) -> None:
     _, data, _ = call_json(capsys, "cost", built)
     keys = {
         "latency_s", "throughput_per_s", "energy_j", "power_w", "peak_power_w", "area_m2", "crossbars",
-        "crossbars_dense", "utilisation", "layers", "components", "events",
+        "crossbars_dense", "utilisation", "layers", "components", "events", "units",
     }  # fmt: skip
     assert set(data) == keys
     for total in ("energy_j", "area_m2"):
