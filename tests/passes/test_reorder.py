@@ -99,6 +99,25 @@ def test_polarised_weights_keep_one_sign_in_a_fragment(case: Case) -> None:
             assert signs.setdefault(key, code > 0) == (code > 0)
 
 
+def test_fragments_of_polarised_weights_stay_together_and_one_that_is_not_full_the_last() -> None:
+    chip = programs.target(
+        "array.rows=6", "array.columns=2", "array.rows_active=3", "encoding.weights=polarised", "encoding.slices=1",
+        "encoding.pedestal=digital_count", "precision.weights=4", "device.levels=8",
+    )  # fmt: skip
+    moved = 0
+    for seed in range(12):
+        rng = np.random.default_rng(seed)
+        codes = np.repeat(rng.random((9, 8)) < 0.25, 3, axis=0)[:26].astype(np.int16)  # the last fragment has two rows
+        codes[:, codes.any(axis=0).argmax()] = 1  # no row vanishes
+        op, _ = tiles_of(matrix_op(codes, weight_bits=4), chip)
+        ((rows, _),) = kept_of(op)
+        assert rows[-2:] == [24, 25]
+        fragments = {tuple(rows[first : first + 3]) for first in range(0, 24, 3)}
+        assert fragments == {(first, first + 1, first + 2) for first in range(0, 24, 3)}
+        moved += rows != list(range(26))
+    assert moved >= 3  # so that this tests something
+
+
 def test_the_same_seed_gives_the_same_order() -> None:
     codes = (np.random.default_rng(0).random((60, 12)) < 0.1).astype(np.int16)
     chip = programs.target("array.rows=8", "array.columns=16", "array.rows_active=8")
