@@ -17,11 +17,11 @@ from mcompiler.dataflow import (
     Kind,
     LayerPlan,
     Remaining,
+    Step,
     check_depths,
     conversion_time,
     dataflow,
     digital_bound,
-    input_shares,
     layer_events,
     network_steps,
     port_time,
@@ -44,7 +44,7 @@ from mcompiler.ir import (
     Stream,
     Turn,
 )
-from mcompiler.network import Traffic, in_order, traffic
+from mcompiler.network import Traffic, in_order, layer_holders, nodes_of, traffic
 from mcompiler.target import Event, Skip, Target
 
 
@@ -90,7 +90,7 @@ def _pipeline(program: PlacedProgram, target: Target, elsewhere: frozenset[int])
     flow = dataflow(steps, plans, max([cycle, *limits.values()]), target)
     waiting = streams(steps, flow.stages, flow.starts, flow.interval)
     check_depths(waiting, target)
-    spilled = _spilled(waiting, ops, tables, program.addresses, target)
+    spilled = _spilled(waiting, steps, program, target)
     bounds = stage_bounds(flow, conversion_time(shape, target) / cycle, target) | limits
     plain = traffic(replace(program, addresses=in_order(program.analog, target)), target, elsewhere)
     placement = {
@@ -122,16 +122,14 @@ def _shared_limits(
 
 
 def _spilled(
-    waiting: tuple[Stream, ...],
-    ops: tuple[MatrixOp, ...],
-    tables: tuple[TileTable, ...],
-    addresses: tuple[npt.NDArray[np.int32], ...],
-    target: Target,
+    waiting: tuple[Stream, ...], steps: tuple[Step, ...], program: PlacedProgram, target: Target
 ) -> dict[str, float]:
     """Bytes of activations, by layer, that lie in tiles of others."""
+    tiled = program.analog.tiled
+    ops, nodes = tiled.matrix.ops, nodes_of(program.addresses, target)
     names = [op.name for op in ops]
-    shares = [input_shares(op, table) for op, table in zip(ops, tables, strict=True)]
-    memory = tile_memory(waiting, names, tables, addresses, shares, target)
+    holders = layer_holders(steps, ops, tiled.tables, nodes, array_shape(target), target)
+    memory = tile_memory(waiting, names, holders, target)
     return {names[index]: moved for index, moved in sorted(memory.spilled_bytes.items())}
 
 

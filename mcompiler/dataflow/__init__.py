@@ -16,7 +16,7 @@ from mcompiler.dataflow.durations import (
     timed,
 )
 from mcompiler.dataflow.events import conversions_per_read, layer_events
-from mcompiler.dataflow.memory import TileMemory, check_depths, input_shares, streams, tile_memory
+from mcompiler.dataflow.memory import Holders, TileMemory, check_depths, input_shares, streams, tile_memory
 from mcompiler.dataflow.plan import Dataflow, dataflow, port_time, stage_bounds
 from mcompiler.dataflow.replicas import (
     Candidate,
@@ -35,6 +35,7 @@ __all__ = [
     "Candidate",
     "Dataflow",
     "Edge",
+    "Holders",
     "Kind",
     "LayerPlan",
     "Path",

@@ -88,43 +88,53 @@ class TileMemory:
     spilled_bytes: dict[int, float]
 
 
+@dataclass(frozen=True)
+class Holders:
+    """Tiles that hold what waits for a layer.
+
+    Attributes:
+        readers, needs: numbers of tiles (chip * tiles per chip + tile) whose arrays read its input, and what part of it.
+        makers, parts: tiles that make its results, and which part of them; parts add up to 1.
+    """
+
+    readers: npt.NDArray[np.int64]
+    needs: npt.NDArray[np.float64]
+    makers: npt.NDArray[np.int64]
+    parts: npt.NDArray[np.float64]
+
+
 def tile_memory(
-    between: Sequence[Stream],
-    names: Sequence[str],
-    tables: Sequence[TileTable],
-    addresses: Sequence[npt.NDArray[np.int32]],
-    shares: Sequence[npt.NDArray[np.float64]],
-    target: Target,
+    between: Sequence[Stream], names: Sequence[str], holders: Sequence[Holders], target: Target
 ) -> TileMemory:
     """Lay the streams into the tiles of the layers that read them; what is too much for a tile goes to others.
 
-    A tile holds those rows of a layer's input that its arrays take, once, however many copies of them it has.
+    A tile holds of a layer's input what its arrays read; of what waits behind the arrays, what is made there.
 
     Args:
         between: what waits between stages.
         names: of the layers.
-        tables, addresses: arrays of each layer; of all of its copies.
-        shares: part of its layer's input that each array of one copy takes, of each layer (``input_shares``).
+        holders: of each layer.
         target: the chip.
 
     Raises:
         CompileError: the chips' memory does not hold everything; names the layers and what is missing.
     """
-    need = np.zeros(len(names))
-    for stream in between:
-        if stream.layer >= 0:
-            need[stream.layer] += stream.bytes
+    tiles = target.hierarchy.tiles_per_chip
     held: dict[tuple[int, int], float] = {}
     owners: dict[tuple[int, int], list[tuple[float, int]]] = {}
-    for index, (table, where) in enumerate(zip(tables, addresses, strict=True)):
-        if not len(where):
+    for stream in between:
+        if stream.layer < 0:
             continue
-        for key, share in _shares(table, where, shares[index]).items():
-            held[key] = held.get(key, 0.0) + need[index] * share
-            owners.setdefault(key, []).append((need[index] * share, index))
+        where = holders[stream.layer]
+        reads = stream.consumer == names[stream.layer]
+        nodes, shares = (where.readers, where.needs) if reads else (where.makers, where.parts)
+        for node, share in zip(nodes.tolist(), shares.tolist(), strict=True):
+            key = divmod(node, tiles)
+            held[key] = held.get(key, 0.0) + stream.bytes * share
+            owners.setdefault(key, []).append((stream.bytes * share, stream.layer))
     spilled = _spill(held, owners, names, target) if target.digital.buffer_bytes is not None else {}
-    tiles = sorted(held)
-    return TileMemory(np.array(tiles, dtype=np.int32).reshape(-1, 2), np.array([held[key] for key in tiles]), spilled)
+    found = sorted(held)
+    return TileMemory(np.array(found, dtype=np.int32).reshape(-1, 2), np.array([held[key] for key in found]), spilled)
 
 
 def input_shares(op: MatrixOp, table: TileTable) -> npt.NDArray[np.float64]:
@@ -142,19 +152,6 @@ def input_shares(op: MatrixOp, table: TileTable) -> npt.NDArray[np.float64]:
         rows = op.rows.of(int(table[index]["group"]))[first : first + int(table[index]["rows"])]
         shares[index] = len(np.unique(rows // positions)) * positions / (groups * depth)
     return shares
-
-
-def _shares(
-    table: TileTable, where: npt.NDArray[np.int32], share: npt.NDArray[np.float64]
-) -> dict[tuple[int, int], float]:
-    """Part of a layer's input that each tile holds."""
-    blocks = np.stack([table["group"], table["row"]], axis=1).astype(np.int64)
-    every = np.concatenate([where[:, :2], np.tile(blocks, (len(where) // len(table), 1))], axis=1)
-    distinct, firsts = np.unique(every, axis=0, return_index=True)
-    found: dict[tuple[int, int], float] = {}
-    for (chip, tile, _, _), first in zip(distinct.tolist(), firsts.tolist(), strict=True):
-        found[chip, tile] = min(1.0, found.get((chip, tile), 0.0) + float(share[first % len(table)]))
-    return found
 
 
 def _spill(

@@ -1,6 +1,6 @@
 """What flows between the tiles of a chip and between chips, over which links."""
 
-from mcompiler.network.flows import OUTSIDE, Flows, layer_flows
+from mcompiler.network.flows import OUTSIDE, Flows, layer_flows, layer_holders
 from mcompiler.network.placing import array_counts, best_placement, in_order, likely_interval, placed_interval
 from mcompiler.network.topology import PORT, Topology, topology_of
 from mcompiler.network.traffic import LayerTraffic, Traffic, lower_bound, measured, nodes_of, program_flows, traffic
@@ -16,6 +16,7 @@ __all__ = [
     "best_placement",
     "in_order",
     "layer_flows",
+    "layer_holders",
     "likely_interval",
     "lower_bound",
     "measured",

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from mcompiler.dataflow import Kind, Step, input_shares
+from mcompiler.dataflow import Holders, Kind, Step, input_shares
 from mcompiler.dataflow.grids import Needs, same_place
 from mcompiler.geometry import ArrayShape, TileTable
 from mcompiler.ir import ConvShape, MatrixOp
@@ -122,6 +122,24 @@ def layer_flows(
             size = step.grid.tokens * step.grid.width * target.precision.inputs / 8
             found.add_all(sources, parts * size, np.array([OUTSIDE]), np.ones(1), step.layer)
     return found.flows()
+
+
+def layer_holders(
+    steps: Sequence[Step],
+    ops: Sequence[MatrixOp],
+    tables: Sequence[TileTable],
+    nodes: Sequence[Ints],
+    shape: ArrayShape,
+    target: Target,
+) -> list[Holders]:
+    """Tiles that hold what waits for each layer; arguments as of ``layer_flows``."""
+    columns = {step.layer: step.grid.sizes[-1] for step in steps if step.kind is Kind.ANALOG and step.grid.sizes}
+    found = []
+    for index, (op, table, where) in enumerate(zip(ops, tables, nodes, strict=True)):
+        spread, _ = _spread(op, table, where, columns.get(index, 1), shape, target)
+        makers, parts = spread.makers.by_node(spread.copies)
+        found.append(Holders(spread.nodes, spread.needs, makers, parts))
+    return found
 
 
 def _leave(found: _Collected, producer: Step, spreads: Sequence[Spread], target: Target) -> None:

@@ -7,11 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mcompiler.dataflow import Step, check_depths, earliest, just_in_time, streams, tile_memory
+from mcompiler.dataflow import Holders, Step, check_depths, earliest, just_in_time, streams, tile_memory
 from mcompiler.dataflow.grids import Channels, Grid
 from mcompiler.dataflow.stages import Kind
 from mcompiler.errors import CompileError
-from mcompiler.geometry import array_shape, tile_positions, tile_table
 from mcompiler.ir import Stream
 from tests.dataflow.test_timing import networks, stages_of
 from tests.support import machine
@@ -83,18 +82,20 @@ def test_a_fifo_too_shallow_is_reported() -> None:
     check_depths([stream], target())
 
 
-KEYS = ("array.rows=4", "array.rows_active=4", "array.columns=16", "hierarchy.arrays_per_core=1",
-        "hierarchy.cores_per_tile=1", "hierarchy.tiles_per_chip=4")  # fmt: skip
+KEYS = ("hierarchy.arrays_per_core=1", "hierarchy.cores_per_tile=1", "hierarchy.tiles_per_chip=4")
 
 
-def memory_of(need: float, *keys: str) -> tuple[list[float], dict[int, float]]:
-    """A layer of 8 x 2 weights in two tiles of two rows' halves, with ``need`` bytes waiting for it."""
+def memory_of(need: float, *keys: str, behind: float = 0.0) -> tuple[list[float], dict[int, float]]:
+    """A layer in two tiles that read a half of its input each, with bytes waiting in front of it and behind it."""
     chip = target(*KEYS, *keys)
-    shape = array_shape(chip)
-    table = tile_table(tile_positions(np.array([8]), np.array([2]), shape), shape)
-    where = np.array([[0, index, 0, 0] for index in range(len(table))], dtype=np.int32)
-    found = tile_memory([Stream("a", "b", 0, 1, need, 1, 0.0)], ["layer"], [table], [where], [table["rows"] / 8], chip)
+    holders = Holders(np.array([0, 1]), np.array([0.5, 0.5]), np.array([1]), np.ones(1))
+    streams = [Stream("a", "layer", 0, 1, need, 1, 0.0), Stream("layer", "b", 0, 1, behind, 1, 0.0)]
+    found = tile_memory(streams, ["layer"], [holders], chip)
     return found.bytes.tolist(), found.spilled_bytes
+
+
+def test_what_is_made_waits_where_it_is_made() -> None:
+    assert memory_of(100.0, behind=7.0) == ([50.0, 57.0], {})
 
 
 def test_tiles_hold_the_rows_that_they_work_on() -> None:
