@@ -174,9 +174,15 @@ def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "interval_over_array_bound": mean([row["placed"]["interval_s"] / row["array_bound_s"] for row in rows]),
         "latency_over_bound": mean([row["latency"]["latency_s"] / row["latency_bound_s"] for row in rows]),
         "latency_over_bound_worst": max(row["latency"]["latency_s"] / row["latency_bound_s"] for row in rows),
-        "byte_hops_over_snake": mean([row["byte_hops"]["placed"] / row["byte_hops"]["snake"] for row in rows]),
+        "byte_hops_over_snake": mean(
+            [row["byte_hops"]["placed"] / row["byte_hops"]["snake"] for row in rows if row["byte_hops"]["snake"]]
+        ),
         "one_copy_byte_hops_over_snake": mean(
-            [row["byte_hops"]["one_copy_placed"] / row["byte_hops"]["one_copy_snake"] for row in rows]
+            [
+                row["byte_hops"]["one_copy_placed"] / row["byte_hops"]["one_copy_snake"]
+                for row in rows
+                if row["byte_hops"]["one_copy_snake"]
+            ]
         ),
         "seconds_most": max(row["total_seconds"] for row in rows),
     }  # fmt: skip

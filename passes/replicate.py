@@ -18,6 +18,7 @@ from mcompiler.dataflow import (
     Stage,
     best_interval,
     clocks,
+    copies_by_turns,
     copies_for_throughput,
     critical_path,
     earliest,
@@ -91,9 +92,10 @@ class Replicate:
         def with_copies(choice: list[int]) -> AnalogProgram:
             return replace(program, replicas=tuple(choice))
 
-        likely = sorted(choices, key=lambda choice: likely_interval(with_copies(choice), target))
+        likely = [copies, copies_by_turns(search.candidates, search.budget)]
+        likely += sorted(choices, key=lambda choice: likely_interval(with_copies(choice), target))
         chips = -(-max(1, search.budget) // target.hierarchy.arrays_per_chip)
-        return min(likely[:_PLACED], key=lambda choice: placed_interval(with_copies(choice), chips, target))
+        return min(likely[: _PLACED + 2], key=lambda choice: placed_interval(with_copies(choice), chips, target))
 
     def _budget(self, total: int, target: Target) -> int:
         if self.arrays is not None:
@@ -105,12 +107,12 @@ class Replicate:
         return chips * target.hierarchy.arrays_per_chip
 
 
-_SLOWER = (1.0, 1.15, 1.3, 1.5, 1.8, 2.2, 3.0)
+_SLOWER = (1.0, 1.15, 1.3, 1.6, 2.0, 2.6)
 """Intervals of arrays that are tried, as multiples of the best, where other units can't keep pace with them."""
 
 
-_PLACED = 4
-"""Choices of copies that are placed, the most likely ones, to see what links make of them."""
+_PLACED = 3
+"""Choices of copies that are placed to see what links make of them, the most likely ones beside those for arrays."""
 
 
 class _Search:

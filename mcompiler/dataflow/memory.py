@@ -93,7 +93,7 @@ class Holders:
     """Tiles that hold what waits for a layer.
 
     Attributes:
-        readers, needs: numbers of tiles (chip * tiles per chip + tile) whose arrays read its input, and what part of it.
+        readers, needs: numbers of tiles (chip * tiles per chip + tile) whose arrays read its input, and its part.
         makers, parts: tiles that make its results, and which part of them; parts add up to 1.
     """
 

@@ -26,21 +26,27 @@ def best_placement(program: AnalogProgram, chips: int, effort: int, target: Targ
     """The best of all orders of filling tiles and arrangements of tiles that the effort allows to try."""
     counts = array_counts(program)
     work = _Work(program, counts, target)
-    best, least = in_order(program, target), work.badness(in_order(program, target))
+    plain = in_order(program, target)
+    found = [(work.badness(plain), 0, plain)]
+    filled = []
     for order in _orders(program, counts):
         cut = _cut_chips(work, order, chips, target)
-        for slots in (cut, _spread_digital(work, cut, target)):
-            for cool in (False, True):
-                site = sites(work.flows_between(_tiles_of(slots, target)), slots, chips, effort, cool, target)
-                found = _addresses(counts, slots, site, target)
-                badness = work.badness(found)
-                if badness < least:
-                    best, least = found, badness
-                if badness[0] <= work.array_s or work.digital_s(found) >= least[0]:
-                    break  # links are not what holds it back
-            if least[0] <= work.array_s and len(program.replicas) == 0:
-                break
-    return best
+        filled += [cut, _spread_digital(work, cut, target)]
+    for number, slots in enumerate(filled):
+        site = sites(work.flows_between(_tiles_of(slots, target)), slots, chips, effort, False, target)
+        addresses = _addresses(counts, slots, site, target)
+        found.append((work.badness(addresses), number + 1, addresses))
+    for (interval, _), number, addresses in sorted(found, key=lambda each: each[:2])[:_COOLED]:
+        if number and interval > max(work.array_s, work.digital_s(addresses)):  # links are what holds it back
+            slots = filled[number - 1]
+            site = sites(work.flows_between(_tiles_of(slots, target)), slots, chips, effort, True, target)
+            addresses = _addresses(counts, slots, site, target)
+            found.append((work.badness(addresses), number + len(filled), addresses))
+    return min(found, key=lambda each: each[:2])[2]
+
+
+_COOLED = 2
+"""Ways to fill the tiles, the best ones, for which exchanges that empty the fullest links are sought."""
 
 
 def placed_interval(program: AnalogProgram, chips: int, target: Target) -> float:
@@ -55,13 +61,11 @@ def likely_interval(program: AnalogProgram, target: Target) -> float:
     """The interval in seconds that arrays, digital units and links allow in a placement that takes no search."""
     counts = array_counts(program)
     work = _Work(program, counts, target)
-    found = []
-    for order in _orders(program, counts):
-        plain = np.empty_like(order)
-        plain[order] = np.arange(len(order))
-        for slots in (plain, _spread_digital(work, plain, target)):
-            found.append(work.badness(_addresses(counts, slots, None, target))[0])
-    return min(found)
+    plain = np.arange(sum(counts))
+    return min(
+        work.badness(_addresses(counts, slots, None, target))[0]
+        for slots in (plain, _spread_digital(work, plain, target))
+    )
 
 
 def _tiles_of(slots: Ints, target: Target) -> Ints:

@@ -66,34 +66,54 @@ def _exchanged(site: Ints, traffic: Floats, ports: Floats, net: Topology, used: 
     tiles = len(site)
     every = np.arange(tiles)
     far = net.hops(every[:, None], every[None, :]).astype(np.float64)
-    home = far[PORT]
+    state = _State(site, traffic, ports, far[np.ix_(site, site)], far[PORT][site])
     for _ in range(8 << effort):
         changed = False
         for one in range(min(used, tiles)):
-            gain = _gains(one, site, traffic, ports, far, home)
+            gain = state.gains(one)
             other = int(np.argmax(gain))
             if gain[other] > 1e-9 * max(1.0, float(traffic[one].sum())):
-                site[one], site[other] = site[other], site[one]
+                state.exchange(one, other)
                 changed = True
         if not changed:
             break
-    return site
+    return state.site
 
 
-def _gains(one: int, site: Ints, traffic: Floats, ports: Floats, far: Floats, home: Floats) -> Floats:
-    """Bytes times links saved by exchanging the site of one tile with that of each other."""
-    distance = far[site][:, site]  # [tiles, tiles], by what stands there
-    own = traffic[one]
-    now = traffic @ distance[one]  # what each other tile would pay at the site of this one
-    before = own @ distance[one] + (traffic * distance).sum(axis=1)
-    after = distance @ own + now
-    # The two also talk to each other: their distance stays what it is, but both sums above count it as none.
-    after = after + 2 * own * distance[one]
-    leave = ports[one] * home[site[one]] + ports * home[site]
-    come = ports[one] * home[site] + ports * home[site[one]]
-    gain: Floats = before - after + leave - come
-    gain[one] = 0.0
-    return gain
+class _State:
+    """Where tiles stand, and what that costs; distances are kept by what stands there.
+
+    Attributes:
+        site: of each tile.
+        traffic, ports: bytes between tiles, and between each and the port.
+        far, home: links between the sites of tiles, and to the port.
+    """
+
+    def __init__(self, site: Ints, traffic: Floats, ports: Floats, far: Floats, home: Floats) -> None:
+        self.site, self.traffic, self.ports, self.far, self.home = site, traffic, ports, far, home
+        self.paid: Floats = (traffic * far).sum(axis=1)
+
+    def gains(self, one: int) -> Floats:
+        """Bytes times links saved by exchanging the site of one tile with that of each other."""
+        own, away = self.traffic[one], self.far[one]
+        # What the others would pay at the site of this one, and this one at theirs. Both sums count the distance
+        # between the two as none, where it stays what it is.
+        after = self.far @ own + self.traffic @ away + 2 * own * away
+        before = self.paid[one] + self.paid
+        leave = self.ports[one] * self.home[one] + self.ports * self.home
+        come = self.ports[one] * self.home + self.ports * self.home[one]
+        gain: Floats = before - after + leave - come
+        gain[one] = 0.0
+        return gain
+
+    def exchange(self, one: int, other: int) -> None:
+        """Let two tiles change places."""
+        pair, turned = [one, other], [other, one]
+        self.site[pair] = self.site[turned]
+        self.far[pair] = self.far[turned]
+        self.far[:, pair] = self.far[:, turned]
+        self.home[pair] = self.home[turned]
+        self.paid = (self.traffic * self.far).sum(axis=1)
 
 
 def _cooled(site: Ints, traffic: Floats, ports: Floats, net: Topology, used: int, effort: int) -> Ints:

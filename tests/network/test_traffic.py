@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from mcompiler.ir import ANALOG_DOMAIN, AnalogProgram, ConvShape, PlacedProgram
 from mcompiler.network import OUTSIDE, program_flows, traffic
 from mcompiler.network.flows import input_share
-from mcompiler.network.sites import _between, _byte_hops, _gains
+from mcompiler.network.sites import _between, _byte_hops, _State
 from mcompiler.network.topology import topology_of
 from mcompiler.target import Target
 from tests.support.programs import analog, matrix_op, matrix_program, node, placeholder, target
@@ -171,12 +171,17 @@ def test_gains_are_what_an_exchange_saves(seed: int, topology: str) -> None:
     site, one = rng.permutation(9), int(rng.integers(9))
     every = np.arange(9)
     far = net.hops(every[:, None], every[None, :]).astype(float)
-    gains = _gains(one, site, both, ports, far, far[0])
+    state = _State(site.copy(), both, ports, far[np.ix_(site, site)], far[0][site])
+    gains = state.gains(one)
     for other in range(9):
         exchanged = site.copy()
         exchanged[one], exchanged[other] = site[other], site[one]
         saved = _byte_hops(site, both, ports, net) - _byte_hops(exchanged, both, ports, net)
         assert gains[other] == pytest.approx(saved)
+    other = int(rng.integers(9))
+    state.exchange(one, other)
+    again = _State(state.site, both, ports, far[np.ix_(state.site, state.site)], far[0][state.site])
+    assert state.gains(other) == pytest.approx(again.gains(other))
 
 
 def test_what_leaves_a_chip_goes_through_its_port() -> None:
