@@ -99,6 +99,13 @@ def _along_channels(
     return grid, [_alike(given, grid, given is grid) for _, given in inputs]
 
 
+def _across_channels(
+    node: ir.Node, shape: Sizes, inputs: Sequence[tuple[ir.Value, Grid]]
+) -> tuple[Grid, list[Needs]] | None:
+    """Local response normalisation mixes channels of one place."""
+    return _elementwise(node, shape, inputs) if inputs[0][1].channels is Channels.FIRST else None
+
+
 def _concat(node: ir.Node, shape: Sizes, inputs: Sequence[tuple[ir.Value, Grid]]) -> tuple[Grid, list[Needs]] | None:
     axis = int_attr(node, "axis", 0) % len(shape)
     channels = inputs[0][1].channels
@@ -223,6 +230,7 @@ _RULES: dict[str, Rule] = {
     **dict.fromkeys(POOLS, _pool),
     **dict.fromkeys(("Reshape", "Flatten", "Squeeze", "Unsqueeze"), _reshape),
     "Concat": _concat,
+    "LRN": _across_channels,
     "Conv": _conv,
     "Pad": _pad,
     "Slice": _slice,

@@ -47,6 +47,7 @@ def tokens(array: npt.NDArray[Any], grid: Grid) -> npt.NDArray[Any]:
 
 CASES: list[tuple[str, list[list[int]], Channels, dict[str, Any], list[Any], list[int]]] = [
     ("Relu", [[1, 3, 4, 5]], FIRST, {}, [], [1, 3, 4, 5]),
+    ("LRN", [[1, 5, 3, 4]], FIRST, {"size": 3}, [], [1, 5, 3, 4]),
     ("Add", [[1, 3, 4, 5], [1, 3, 4, 5]], FIRST, {}, [], [1, 3, 4, 5]),
     ("Mul", [[1, 3, 4, 5], [1, 3, 1, 1]], FIRST, {}, [], [1, 3, 4, 5]),
     ("Softmax", [[1, 6, 4]], LAST, {"axis": -1}, [], [1, 6, 4]),
@@ -118,7 +119,7 @@ class tokens_of:  # noqa: N801 -- reads like the function above, and writes thro
 
 
 @pytest.mark.parametrize(
-    ("op", "index"), [("Relu", 0), ("Softmax", 0), ("Concat", 0), ("Pad", 0), ("Slice", 1), ("Reshape", 0)]
+    ("op", "index"), [("Relu", 0), ("LRN", 0), ("Softmax", 0), ("Concat", 0), ("Pad", 0), ("Slice", 1), ("Reshape", 0)]
 )
 def test_operators_that_go_on_token_by_token_do(op: str, index: int) -> None:
     case = [each for each in CASES if each[0] == op][index]
