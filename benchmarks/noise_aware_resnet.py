@@ -1,6 +1,6 @@
 """What retraining with the errors of the devices recovers: ResNet-20 on CIFAR-10, the same chips before and after.
 
-    python benchmarks/noise_aware_resnet.py FOLDER [--epochs 5] [--chips 10] [--images 1000]
+    python benchmarks/noise_aware_resnet.py FOLDER [--epochs 4] [--train 16000] [--chips 10] [--images 1000]
 
 The trained network is quantised for 4-bit cells in differential pairs (as in robustness.py) and retrained for a few
 epochs, once with [retrain.noise] and once without; both are exported, compiled and run on the same chips, whose cells
@@ -38,7 +38,8 @@ def spec_of(epochs: int, noise: admm.DeviceNoise | None) -> admm.Spec:
     """No structure: quantisation and retraining only."""
     optimiser = admm.Optimiser(learning_rate=0.02, weight_decay=1e-4, warmup=0.1)
     short = admm.Admm(rho=(1e-2,), epochs=1, optimiser=dataclasses.replace(optimiser, learning_rate=1e-3))
-    return admm.Spec(seed=0, admm=short, retrain=admm.Retrain(epochs=epochs, optimiser=optimiser, noise=noise))
+    retrain = admm.Retrain(epochs=epochs, optimiser=optimiser, noise=noise)
+    return admm.Spec(seed=0, admm=short, retrain=retrain, channels_last=True)
 
 
 def chips_of(model: Path, images: Images, count: int, number: int) -> tuple[float, list[float]]:
@@ -55,12 +56,16 @@ def main() -> None:
     """Train twice, run the chips, compare."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--epochs", type=int, default=5)
+    parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--train", type=int, default=16_000, help="training images")
     parser.add_argument("--chips", type=int, default=10)
     parser.add_argument("--images", type=int, default=1000)
     args = parser.parse_args()
     torch.set_num_threads(1)
     images = dataclasses.replace(load_images("cifar10", SHARED / "data"), **IMAGENET)
+    images = dataclasses.replace(
+        images, train=images.train[: args.train], train_labels=images.train_labels[: args.train]
+    )
     net = trained_resnet(SHARED / "weights" / "resnet20-12fca82f.th", 3)
     target = load_target("generic_128", (*BASE, *ERRORS))
     batches = Batches(images, 128, 4, flip=True, views=args.epochs + 1, seed=0)
@@ -77,6 +82,7 @@ def main() -> None:
     write("noise_aware_resnet", {
         "network": "ResNet-20, CIFAR-10, no structure pruned", "target": "generic_128", "overrides": [*BASE, *ERRORS],
         "images": args.images, "chips": args.chips, "training_seeds": 1, "retrain_epochs": args.epochs,
+        "training_images": args.train,
         "torch": torch.__version__, **recovered(np.array([found["plain"]["top1_ideal"]]), before, after), "runs": found,
     })  # fmt: skip
 

@@ -182,6 +182,13 @@ def peak_operations(target: Target) -> float:
     return 2 * arrays * weights_per_array(shape) / (_vector_reads(target) * read_time(shape, target))
 
 
+def storage_bytes(target: Target) -> float:
+    """Bytes of weights that the cells of a chip hold, at whole bits a cell."""
+    cells = target.array.rows * target.array.columns * units(Place.ARRAY, Place.CHIP, target)
+    pairs = 2 if target.encoding.weights is WeightEncoding.DIFFERENTIAL else 1
+    return cells * target.device.bits / 8 / pairs
+
+
 def _pipeline_reads(target: Target) -> float:
     return float(_vector_reads(target) + target.digital.fill_reads)
 
@@ -217,5 +224,6 @@ FIGURES: dict[str, tuple[Callable[[Target], float], float]] = {
     "peak_ops_per_s": (peak_operations, DERIVED),
     "peak_ops_per_j": (lambda target: peak_operations(target) / power(Place.CHIP, target), DERIVED),
     "peak_ops_per_s_m2": (lambda target: peak_operations(target) / area(Place.CHIP, target), DERIVED),
+    "storage_bytes_per_m2": (lambda target: storage_bytes(target) / area(Place.CHIP, target), DERIVED),
 }
 """How each figure is computed, and how far it may be off."""

@@ -32,6 +32,9 @@ class Published(Section):
     )
     peak_ops_per_j: PositiveFloat | None = Field(default=None, description="the same over the chip's power")
     peak_ops_per_s_m2: PositiveFloat | None = Field(default=None, description="the same over the chip's area")
+    storage_bytes_per_m2: PositiveFloat | None = Field(
+        default=None, description="weights that a chip holds, over its area"
+    )
     explained: dict[str, str] = Field(
         default_factory=dict, description="by figure: why ours is another, or what contradicts it in its own source"
     )

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mcompiler.dataflow import Holders, Step, check_depths, earliest, just_in_time, streams, tile_memory
-from mcompiler.dataflow.grids import Channels, Grid
+from mcompiler.dataflow.grids import Channels, Grid, Window, windows
 from mcompiler.dataflow.stages import Kind
 from mcompiler.errors import CompileError
 from mcompiler.ir import Stream
@@ -112,3 +112,15 @@ def test_what_is_too_much_goes_to_tiles_with_room() -> None:
 def test_too_little_memory_is_refused_by_name() -> None:
     with pytest.raises(CompileError, match=r"activations need 130 B on chip 0 .* hold 120 B; .* 'layer' \(65 B\)"):
         memory_of(130.0, "digital.buffer_bytes=30")
+
+
+@pytest.mark.parametrize(
+    ("channels", "kernel", "width", "kilobytes"),
+    [(3, 3, 224, 1.96), (96, 7, 112, 74), (64, 3, 112, 21), (128, 3, 56, 21), (256, 3, 28, 21), (512, 3, 14, 21)],
+)
+def test_row_buffers_of_isaac(channels: int, kernel: int, width: int, kilobytes: float) -> None:
+    """Table III of Shafiee et al. 2016: whole rows, at one byte a value; a window needs less than its last row."""
+    needs = windows((width, width), (width, width), [Window(kernel, 1, 1, kernel // 2)] * 2)
+    rows = kernel * width * channels
+    assert rows / 1024 == pytest.approx(kilobytes, rel=0.03)
+    assert needs.window * channels == rows - (width - kernel) * channels
