@@ -17,6 +17,7 @@ from mcompiler.dataflow.durations import (
 )
 from mcompiler.dataflow.events import conversions_per_read, layer_events
 from mcompiler.dataflow.memory import Holders, TileMemory, check_depths, input_shares, streams, tile_memory
+from mcompiler.dataflow.operations import digital_operations
 from mcompiler.dataflow.plan import Dataflow, dataflow, port_time, stage_bounds
 from mcompiler.dataflow.replicas import (
     Candidate,
@@ -55,6 +56,7 @@ __all__ = [
     "critical_path",
     "dataflow",
     "digital_bound",
+    "digital_operations",
     "earliest",
     "input_shares",
     "just_in_time",

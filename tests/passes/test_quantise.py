@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from mcompiler.data import from_arrays
+from mcompiler.dataflow import digital_operations
 from mcompiler.errors import CompileError
 from mcompiler.ir import MatrixOp, MatrixProgram, Quantiser
-from mcompiler.passes.quantise import VECTORS, Quantise, RangeMethod, affine, digital_operations, quantise_weights
+from mcompiler.passes.quantise import VECTORS, Quantise, RangeMethod, affine, quantise_weights
 from mcompiler.runtime import input_specs, open_model
 from mcompiler.target import Target
 from tests.support.models import lowered, run
