@@ -196,7 +196,11 @@ def _too_little(
     size: int,
     target: Target,
 ) -> str:
-    largest = ", ".join(f"'{names[index]}' ({part:,.0f} B)" for part, index in sorted(owners, reverse=True)[:3])
+    parts: dict[int, float] = {}
+    for part, index in owners:
+        parts[index] = parts.get(index, 0.0) + part
+    most = sorted(parts, key=lambda index: -parts[index])[:3]
+    largest = ", ".join(f"'{names[index]}' ({parts[index]:,.0f} B)" for index in most)
     need = sum(part for (where, _), part in held.items() if where == chip)
     return (
         f"activations need {need:,.0f} B on chip {chip} and its {target.hierarchy.tiles_per_chip} "
