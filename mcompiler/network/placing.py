@@ -23,9 +23,15 @@ def in_order(program: AnalogProgram, target: Target) -> Addresses:
 
 
 def best_placement(program: AnalogProgram, chips: int, effort: int, target: Target) -> Addresses:
-    """The best of all orders of filling tiles and arrangements of tiles that the effort allows to try."""
-    counts = array_counts(program)
-    work = _Work(program, counts, target)
+    """The best of all orders of filling tiles and arrangements of tiles that this effort and all below it find."""
+    work = _Work(program, array_counts(program), target)
+    found = [_placement(work, chips, each, target) for each in range(min(1, effort), effort + 1)]
+    return min(found, key=work.badness)
+
+
+def _placement(work: _Work, chips: int, effort: int, target: Target) -> Addresses:
+    """What one effort finds."""
+    program, counts = work.program, work.counts
     plain = in_order(program, target)
     found = [(work.badness(plain), 0, plain)]
     filled = []

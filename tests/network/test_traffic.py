@@ -13,10 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mcompiler.ir import ANALOG_DOMAIN, AnalogProgram, ConvShape, PlacedProgram
-from mcompiler.network import OUTSIDE, program_flows, traffic
+from mcompiler.network import OUTSIDE, array_counts, program_flows, traffic
 from mcompiler.network.flows import input_share
+from mcompiler.network.placing import _Work
 from mcompiler.network.sites import _between, _byte_hops, _State
 from mcompiler.network.topology import topology_of
+from mcompiler.passes.place import Place
 from mcompiler.target import Target
 from tests.support.programs import analog, matrix_op, matrix_program, node, placeholder, target
 
@@ -199,3 +201,18 @@ def test_what_leaves_a_chip_goes_through_its_port() -> None:
     assert found.busiest_chip_bytes == 12 + 6
     # A side of the 2 x 2 mesh on either chip, to the port and from it.
     assert (found.layers[1].hops, found.layers[1].chip_hops) == (2, 1)
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    st.lists(st.integers(2, 14), min_size=2, max_size=5), st.integers(1, 4), st.sampled_from(["mesh", "htree", "bus"])
+)
+def test_more_effort_is_never_worse(widths: list[int], tokens: int, topology: str) -> None:
+    chip = target(*KEYS, "hierarchy.arrays_per_core=1", "hierarchy.cores_per_tile=2", "hierarchy.tiles_per_chip=16",
+                  f"network.topology={topology}", "network.link_bits=1")  # fmt: skip
+    program = sequence(widths, tokens)
+    found = [traffic(Place(effort=effort).run(program, chip), chip) for effort in range(4)]
+    work = _Work(program, array_counts(program), chip)
+    badness = [work.badness(Place(effort=effort).run(program, chip).addresses) for effort in range(4)]
+    assert badness == sorted(badness, reverse=True)
+    assert all(each.lower_bound_byte_hops <= each.byte_hops + 1e-9 for each in found)
