@@ -17,7 +17,6 @@ from mcompiler.dataflow import (
     Kind,
     LayerPlan,
     Remaining,
-    Step,
     check_depths,
     conversion_time,
     dataflow,
@@ -44,7 +43,7 @@ from mcompiler.ir import (
     Stream,
     Turn,
 )
-from mcompiler.network import Traffic, in_order, layer_holders, nodes_of, traffic
+from mcompiler.network import Traffic, in_order, layer_holders, nodes_of, topology_of, traffic
 from mcompiler.target import Event, Skip, Target
 
 
@@ -90,7 +89,9 @@ def _pipeline(program: PlacedProgram, target: Target, elsewhere: frozenset[int])
     flow = dataflow(steps, plans, max([cycle, *limits.values()]), target)
     waiting = streams(steps, flow.stages, flow.starts, flow.interval)
     check_depths(waiting, target)
-    spilled = _spilled(waiting, steps, program, target)
+    spilled, far = _spilled(waiting, flow, program, target)
+    for index, link_bytes in far.items():
+        events[index][Event.LINK_BYTE] += link_bytes
     bounds = stage_bounds(flow, conversion_time(shape, target) / cycle, target) | limits
     plain = traffic(replace(program, addresses=in_order(program.analog, target)), target, elsewhere)
     placement = {
@@ -122,15 +123,26 @@ def _shared_limits(
 
 
 def _spilled(
-    waiting: tuple[Stream, ...], steps: tuple[Step, ...], program: PlacedProgram, target: Target
-) -> dict[str, float]:
-    """Bytes of activations, by layer, that lie in tiles of others."""
+    waiting: tuple[Stream, ...], flow: Dataflow, program: PlacedProgram, target: Target
+) -> tuple[dict[str, float], dict[int, float]]:
+    """Bytes of activations, by layer, in tiles of others; and bytes times links there and back per inference."""
     tiled = program.analog.tiled
-    ops, nodes = tiled.matrix.ops, nodes_of(program.addresses, target)
+    ops, nodes, net = tiled.matrix.ops, nodes_of(program.addresses, target), topology_of(target)
     names = [op.name for op in ops]
-    holders = layer_holders(steps, ops, tiled.tables, nodes, array_shape(target), target)
-    memory = tile_memory(waiting, names, holders, target)
-    return {names[index]: moved for index, moved in sorted(memory.spilled_bytes.items())}
+    holders = layer_holders(flow.steps, ops, tiled.tables, nodes, array_shape(target), target)
+
+    def hops(tile: int, other: int) -> int:
+        return int(net.hops(np.array([tile]), np.array([other]))[0])
+
+    memory = tile_memory(waiting, names, holders, hops, target)
+    tokens = {stage.name: stage.tokens for stage in flow.stages}
+    far = {}
+    for index, moved in memory.spilled_far.items():
+        own = [stream for stream in waiting if stream.layer == index and stream.tokens]
+        held = sum(stream.bytes for stream in own)
+        through = sum(stream.bytes / stream.tokens * tokens[stream.producer] for stream in own)
+        far[index] = 2 * moved * through / held
+    return {names[index]: moved for index, moved in sorted(memory.spilled_bytes.items())}, far
 
 
 def _scheduled(

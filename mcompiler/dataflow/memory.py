@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -81,11 +81,13 @@ class TileMemory:
         tiles: int32 [tiles in use, 2], chip and tile.
         bytes: [tiles in use], what lies there.
         spilled_bytes: what had to move to other tiles, by layer.
+        spilled_far: the same times the links to where it moved.
     """
 
     tiles: npt.NDArray[np.int32]
     bytes: npt.NDArray[np.float64]
     spilled_bytes: dict[int, float]
+    spilled_far: dict[int, float]
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,11 @@ class Holders:
 
 
 def tile_memory(
-    between: Sequence[Stream], names: Sequence[str], holders: Sequence[Holders], target: Target
+    between: Sequence[Stream],
+    names: Sequence[str],
+    holders: Sequence[Holders],
+    hops: Callable[[int, int], int],
+    target: Target,
 ) -> TileMemory:
     """Lay the streams into the tiles of the layers that read them; what is too much for a tile goes to others.
 
@@ -114,6 +120,7 @@ def tile_memory(
         between: what waits between stages.
         names: of the layers.
         holders: of each layer.
+        hops: links between two tiles of a chip.
         target: the chip.
 
     Raises:
@@ -132,9 +139,16 @@ def tile_memory(
             key = divmod(node, tiles)
             held[key] = held.get(key, 0.0) + stream.bytes * share
             owners.setdefault(key, []).append((stream.bytes * share, stream.layer))
-    spilled = _spill(held, owners, names, target) if target.digital.buffer_bytes is not None else {}
+    spilled: dict[int, float] = {}
+    far: dict[int, float] = {}
+    if target.digital.buffer_bytes is not None:
+        for (chip, tile), other, moved in _spill(held, owners, names, target):
+            _charge(spilled, owners[chip, tile], moved)
+            _charge(far, owners[chip, tile], moved * hops(tile, other))
     found = sorted(held)
-    return TileMemory(np.array(found, dtype=np.int32).reshape(-1, 2), np.array([held[key] for key in found]), spilled)
+    return TileMemory(
+        np.array(found, dtype=np.int32).reshape(-1, 2), np.array([held[key] for key in found]), spilled, far
+    )
 
 
 def input_shares(op: MatrixOp, table: TileTable) -> npt.NDArray[np.float64]:
@@ -159,11 +173,15 @@ def _spill(
     owners: dict[tuple[int, int], list[tuple[float, int]]],
     names: Sequence[str],
     target: Target,
-) -> dict[int, float]:
-    """Move what is too much for a tile to tiles of the same chip with room, the nearest number first."""
+) -> list[tuple[tuple[int, int], int, float]]:
+    """Move what is too much for a tile to tiles of the same chip with room, the nearest number first.
+
+    Returns:
+        (chip and tile, other tile, bytes) of every move; ``held`` is changed.
+    """
     size = target.digital.buffer_bytes
     assert size is not None
-    spilled: dict[int, float] = {}
+    moves: list[tuple[tuple[int, int], int, float]] = []
     for chip in sorted({chip for chip, _ in held}):
         room = {tile: size - held.get((chip, tile), 0.0) for tile in range(target.hierarchy.tiles_per_chip)}
         for tile in sorted(tile for tile, free in room.items() if free < 0):
@@ -173,12 +191,12 @@ def _spill(
                 room[other] -= moved
                 held[chip, tile] -= moved
                 held[chip, other] = held.get((chip, other), 0.0) + moved
-                _charge(spilled, owners[chip, tile], moved)
+                moves.append(((chip, tile), other, moved))
                 if room[tile] >= 0:
                     break
             if room[tile] < 0:
                 raise CompileError(_too_little(chip, owners[chip, tile], held, names, size, target))
-    return spilled
+    return moves
 
 
 def _charge(spilled: dict[int, float], owners: Sequence[tuple[float, int]], moved: float) -> None:

@@ -90,7 +90,7 @@ def memory_of(need: float, *keys: str, behind: float = 0.0) -> tuple[list[float]
     chip = target(*KEYS, *keys)
     holders = Holders(np.array([0, 1]), np.array([0.5, 0.5]), np.array([1]), np.ones(1))
     streams = [Stream("a", "layer", 0, 1, need, 1, 0.0), Stream("layer", "b", 0, 1, behind, 1, 0.0)]
-    found = tile_memory(streams, ["layer"], [holders], chip)
+    found = tile_memory(streams, ["layer"], [holders], lambda tile, other: abs(tile - other), chip)
     return found.bytes.tolist(), found.spilled_bytes
 
 
@@ -107,6 +107,16 @@ def test_what_is_too_much_goes_to_tiles_with_room() -> None:
     held, spilled = memory_of(100.0, "digital.buffer_bytes=30")
     assert sorted(held, reverse=True) == [30.0, 30.0, 30.0, 10.0]
     assert spilled == {0: pytest.approx(40.0)}
+
+
+def test_what_moved_is_as_far_as_it_went() -> None:
+    """Two tiles of 50 bytes with room for 30: 20 of each go to tiles 2 and 3."""
+    chip = target(*KEYS, "digital.buffer_bytes=30")
+    holders = Holders(np.array([0, 1]), np.array([0.5, 0.5]), np.array([1]), np.ones(1))
+    stream = Stream("a", "layer", 0, 1, 100.0, 1, 0.0)
+    found = tile_memory([stream], ["layer"], [holders], lambda tile, other: abs(tile - other), chip)
+    # the first tile fills tile 2 by 20, the second has 10 more there and 10 in tile 3
+    assert found.spilled_far == {0: pytest.approx(20 * 2 + 10 * 1 + 10 * 2)}
 
 
 def test_too_little_memory_is_refused_by_name() -> None:

@@ -229,3 +229,15 @@ def test_events_are_proportional_to_vectors(case: Case, vectors: int) -> None:
         if event not in LINKS:  # the input is what it is; tests/network counts bytes
             assert many.events[event] == pytest.approx(vectors * count)
     assert many.busy_s == pytest.approx(vectors * one.busy_s)
+
+
+def test_what_is_spilled_travels_there_and_back() -> None:
+    keys = ("hierarchy.arrays_per_core=1", "hierarchy.cores_per_tile=4", "hierarchy.tiles_per_chip=9")
+    op = matrix_op(ONES, vectors=5, input_bits=4)
+    roomy, tight = (
+        scheduled(matrix_program([op]), target(*KEYS, *keys, *more)) for more in ((), ("digital.buffer_bytes=2",))
+    )
+    assert not roomy.spilled_bytes
+    assert sum(tight.spilled_bytes.values()) > 0
+    before, after = (program.layers[0].events[Event.LINK_BYTE] for program in (roomy, tight))
+    assert after > before
