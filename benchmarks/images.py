@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,13 +67,16 @@ class Batches:
         views: how many.
         seed: of the views.
         teacher: logits of normalised images, or None.
+        sides: (first epoch, pixels) in rising order: images are scaled to so many pixels a side from that epoch on
+            (early epochs on small images cost little); empty: as they are.
     """
 
     def __init__(
-        self, images: Images, size: int, shift: int, *, flip: bool, views: int, seed: int, teacher: Logits | None = None
-    ) -> None:
+        self, images: Images, size: int, shift: int, *, flip: bool, views: int, seed: int,
+        teacher: Logits | None = None, sides: Sequence[tuple[int, int]] = (),
+    ) -> None:  # fmt: skip
         self._images, self._size, self._shift, self._flip = images, size, shift, flip
-        self._views, self._seed, self._teacher = views, seed, teacher
+        self._views, self._seed, self._teacher, self._sides = views, seed, teacher, sides
         self._logits: dict[int, torch.Tensor] = {}
         self._padded = functional.pad(images.train, (shift,) * 4, mode="reflect") if shift else images.train
 
@@ -83,7 +86,8 @@ class Batches:
         order = torch.randperm(len(self._images.train))
         if self._teacher is not None and view not in self._logits:
             self._logits[view] = self._taught(view)
-        return _Epoch(self, view, order[: len(order) // self._size * self._size].view(-1, self._size))
+        side = next((pixels for first, pixels in reversed(self._sides) if epoch >= first), None)
+        return _Epoch(self, view, order[: len(order) // self._size * self._size].view(-1, self._size), side)
 
     def _taught(self, view: int) -> torch.Tensor:
         assert self._teacher is not None
@@ -104,22 +108,24 @@ class Batches:
             columns[:, None, None, :],
         ]  # fmt: skip
 
-    def batch(self, view: int, index: torch.Tensor) -> tuple[torch.Tensor, Any]:
-        """(x, labels) or (x, (labels, logits))."""
+    def batch(self, view: int, index: torch.Tensor, side: int | None = None) -> tuple[torch.Tensor, Any]:
+        """(x, labels) or (x, (labels, logits)); x scaled to ``side`` pixels, where it is given."""
         x, labels = self._images.normalised(self.pixels(view, index)), self._images.train_labels[index]
+        if side is not None and side != x.shape[-1]:
+            x = functional.interpolate(x, size=(side, side), mode="bilinear", antialias=True)
         return (x, labels) if self._teacher is None else (x, (labels, self._logits[view][index].float()))
 
 
 class _Epoch:
-    def __init__(self, source: Batches, view: int, order: torch.Tensor) -> None:
-        self._source, self._view, self._order = source, view, order
+    def __init__(self, source: Batches, view: int, order: torch.Tensor, side: int | None) -> None:
+        self._source, self._view, self._order, self._side = source, view, order, side
 
     def __len__(self) -> int:
         return len(self._order)
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, Any]]:
         for index in self._order:
-            yield self._source.batch(self._view, index)
+            yield self._source.batch(self._view, index, self._side)
 
 
 class Distilled:

@@ -133,7 +133,7 @@ def training_batches(
         teacher = Teacher(dense, ours, ours)
     return Batches(
         images, options["batch"], options.get("shift", 0), flip=options.get("flip", False), views=options["views"],
-        seed=seed, teacher=teacher,
+        seed=seed, teacher=teacher, sides=options.get("sides", ()),
     )  # fmt: skip
 
 
@@ -175,10 +175,11 @@ def train_dense(
     if first < options["epochs"]:
         folder.mkdir(parents=True, exist_ok=True)
         batches = training_batches(images, recipe, seed, "dense")
+        trained = torch.compile(model, dynamic=False) if options.get("compile") else model
         for epoch in range(first, options["epochs"]):
             seed_epoch(seed, 9, epoch)
             done = train_epoch(
-                model, batches(epoch), loss_of(recipe, "dense"), optimiser, steps,
+                trained, batches(epoch), loss_of(recipe, "dense"), optimiser, steps,
                 lambda share, epoch=epoch: (epoch + share) / options["epochs"], setting, where=f"dense epoch {epoch}",
             )  # fmt: skip
             say(f"dense {epoch}: loss {done.loss:.4f}, {done.seconds:.0f} s")
