@@ -65,6 +65,10 @@ def _(program: AnalogProgram, target: Target) -> None:
         assert len(analog.live) == len(analog.flips) == len(analog.adc_bits) == len(table)
         assert analog.signs is None or len(analog.signs) == len(table)
         assert 0 < analog.gain <= 1
+        if analog.zoom is not None:
+            assert len(analog.zoom) == len(table)
+            assert analog.zoom.min(initial=0) >= 0
+            assert np.ldexp(analog.gain, int(analog.zoom.max(initial=0))) <= 1
 
 
 @check.register

@@ -318,6 +318,8 @@ class AnalogOp:
         signs: polarised encoding: bool [arrays, reads, tile_columns]: columns of weights whose codes count negative in
             that read; None otherwise.
         gain: ADC codes per unit of level times input code; at most 8 significant bits, so that products are exact.
+        zoom: int8 [arrays, columns]: binary steps by which the range of a bit line's conversion is finer than the
+            layer's, its gain being ``gain * 2**zoom``; one conversion of a pair has the same on both lines. None: 0.
         lossless: every column of every array converts without loss.
         live: int64 [arrays], cells that hold part of a weight: kept rows times kept columns of their own group.
         clipped: share of conversions that clip on the calibration vectors; None without calibration.
@@ -333,6 +335,7 @@ class AnalogOp:
     clipped: float | None
     adc_bits: IntArray
     signs: npt.NDArray[np.bool_] | None = None
+    zoom: npt.NDArray[np.int8] | None = None
 
     @property
     def adc_range(self) -> BitRange:

@@ -2,37 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import numpy as np
-import numpy.typing as npt
 
-from mcompiler.conductance import (
-    Adc,
-    Levels,
-    TileRun,
-    code_range,
-    column_sums,
-    convert,
-    is_lossless,
-    is_signed,
-    largest_sum,
-    level_table,
-    make_adc,
-    round_codes,
-    run_levels,
-    steps_of,
-    tile_runs,
-)
+from mcompiler.conductance import Fitted, code_range, column_sums, fit_ranges, is_lossless, largest_sum, make_adc
 from mcompiler.errors import CompileError
 from mcompiler.geometry import ArrayShape, TileTable, array_shape, tile_blocks
 from mcompiler.ir import AnalogOp, AnalogProgram, CodeSample, IntArray, MatrixOp, TiledProgram
 from mcompiler.target import AdcRange, Target, WeightEncoding
-
-SAMPLED_TILES = 24
-"""Array positions of a layer on which a calibrated converter range is fitted."""
 
 
 @dataclass(frozen=True)
@@ -67,12 +46,15 @@ def _assign(op: MatrixOp, table: TileTable, sample: CodeSample | None, shape: Ar
                 "--set converters.adc.range=full",
                 op.name,
             )
-        adc, clipped = _calibrate(op, table, sample, shape, target, shift, sums.flips)
+        fitted = fit_ranges(op, table, sample, shape, target, shift, sums.flips)
     else:
-        adc, clipped = make_adc(target), 0.0
+        fitted = Fitted(make_adc(target).gain, None, 0.0)
+    adc = replace(make_adc(target), gain=fitted.gain)
     lossless = is_lossless(adc, sums.lowest, sums.highest, sums.inputs)
     live = _live_cells(op, table, shape)
-    return AnalogOp(shift, sums.flips, adc.gain, lossless, live, clipped, sums.bits, sums.signs)
+    return AnalogOp(
+        shift, sums.flips, fitted.gain, lossless, live, fitted.clipped, sums.bits, sums.signs, fitted.zoom
+    )  # fmt: skip
 
 
 def _fit_codes(op: MatrixOp, shape: ArrayShape, target: Target) -> int:
@@ -143,100 +125,3 @@ def _live_cells(op: MatrixOp, table: TileTable, shape: ArrayShape) -> IntArray:
     for position in np.flatnonzero(heads["groups"] > 1):
         weights[position] = sum(len(b.rows) * len(b.cols) for b in tile_blocks(heads[position], op.rows, op.cols))
     return np.repeat(weights * shape.columns_per_weight, copies)
-
-
-# --- calibrated converter ranges -------------------------------------------------------------------------------------
-
-
-def _calibrate(
-    op: MatrixOp,
-    table: TileTable,
-    sample: CodeSample,
-    shape: ArrayShape,
-    target: Target,
-    shift: int,
-    flips: npt.NDArray[np.bool_],
-) -> tuple[Adc, float]:
-    """Fit the converter range that errs least on sampled reads; return it and the share of reads that it clips."""
-    values = np.concatenate([np.zeros(0, np.float32), *_sampled_reads(op, table, sample, shape, target, shift, flips)])
-    if not values.any():
-        return make_adc(target), 0.0
-    best: tuple[float, Adc] | None = None
-    for limit in float(np.abs(values).max()) * np.geomspace(1.0, 1 / 16, 33):
-        adc = make_adc(target, float(limit))
-        error = float(np.square(convert(adc, values) / adc.gain - values, dtype=np.float64).mean())
-        if best is None or error < best[0]:
-            best = (error, adc)
-    assert best is not None  # the list of candidates is not empty
-    adc = best[1]
-    codes = round_codes(adc, values * np.float32(adc.gain))
-    return adc, float(((codes > adc.largest) | (codes < adc.smallest)).mean())
-
-
-def _sampled_reads(
-    op: MatrixOp,
-    table: TileTable,
-    sample: CodeSample,
-    shape: ArrayShape,
-    target: Target,
-    shift: int,
-    flips: npt.NDArray[np.bool_],
-) -> Iterator[npt.NDArray[np.float32]]:
-    """Analog values before every conversion of the sampled vectors, on evenly spread tiles."""
-    lut = level_table(shape, target.encoding.weights, shift)
-    smallest = code_range(shape, target.encoding.weights, shift).smallest
-    copies = shape.arrays_per_tile
-    heads = table[::copies]
-    count = min(SAMPLED_TILES, len(heads))
-    chosen = np.unique(np.linspace(0, len(heads) - 1, count).astype(np.int64)) if count else np.zeros(0, np.int64)
-    pedestal, full = make_adc(target).pedestal, (1 << shape.cell_bits) - 1
-    for position in chosen:
-        arrays = slice(position * copies, (position + 1) * copies)
-        run = next(tile_runs(op, table[arrays], shape, smallest))
-        levels = steps_of(_flipped(run_levels(run, lut, shape), run, flips[arrays], full, shape), shape)
-        height, width = int(heads[position]["rows"]), int(heads[position]["cols"]) * shape.columns_per_weight
-        inputs = _tile_inputs(op, heads[position], sample, shape)[:, :height]  # [V, rows]
-        columns = _converted(levels[:, :height, :width], table[arrays], shape, target).astype(np.float32)
-        if shape.unit:  # one in each array
-            columns = np.concatenate([columns, np.ones((height, copies), np.float32)], axis=1)  # [rows, columns]
-        for read in _reads(inputs, op.input.bits, shape, target):
-            yield (read @ columns + pedestal * read.sum(axis=1, keepdims=True)).ravel().astype(np.float32)
-
-
-def _tile_inputs(op: MatrixOp, tile: np.void, sample: CodeSample, shape: ArrayShape) -> npt.NDArray[np.uint16]:
-    vectors = np.zeros((len(sample.vectors), shape.rows), dtype=np.uint16)
-    for block in tile_blocks(tile, op.rows, op.cols):
-        vectors[:, block.row : block.row + len(block.rows)] = sample.vectors[:, block.group, block.rows]
-    return vectors
-
-
-def _converted(levels: npt.NDArray[Any], arrays: TileTable, shape: ArrayShape, target: Target) -> npt.NDArray[np.int16]:
-    """What one conversion sees of a tile: the pair's difference, or single columns. int16 [rows, columns]."""
-    signed, rows = levels.astype(np.int16), levels.shape[1]
-    if is_signed(target):
-        if shape.adjacent_polarities == 2:
-            parts = signed.reshape(len(levels), rows, -1, 2, shape.adjacent_slices)
-            signed = (parts[:, :, :, 0] - parts[:, :, :, 1]).reshape(len(levels), rows, -1)
-        else:
-            signed = signed[arrays["polarity"] > 0] - signed[arrays["polarity"] < 0]
-    return signed.transpose(1, 0, 2).reshape(rows, -1)
-
-
-def _reads(
-    inputs: npt.NDArray[np.uint16], bits: int, shape: ArrayShape, target: Target
-) -> Iterator[npt.NDArray[np.float32]]:
-    """Input codes of each phase and row group, the other rows at zero: float32 [V, rows]."""
-    step = target.converters.dac.bits
-    for place in range(0, bits, step):
-        plane = (inputs >> place) & ((1 << step) - 1)
-        for first in range(0, inputs.shape[1], shape.rows_active):
-            read = np.zeros(inputs.shape, dtype=np.float32)
-            rows: Any = slice(first, first + shape.rows_active)
-            read[:, rows] = plane[:, rows]
-            yield read
-
-
-def _flipped(levels: Levels, run: TileRun, flip: npt.NDArray[np.bool_], full: int, shape: ArrayShape) -> Levels:
-    """Levels with the flipped columns complemented in their live rows."""
-    live = np.repeat(run.index[:, :, 0] >= 0, shape.arrays_per_tile, axis=0)
-    return np.where(flip[:, None, :] & live[:, :, None], np.uint8(full) - levels, levels)

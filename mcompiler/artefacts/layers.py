@@ -202,6 +202,8 @@ def _arrays(layer: LayerData) -> dict[str, npt.NDArray[Any]]:
     if layer.statistics is not None:
         seen = layer.statistics
         arrays |= {"input_square": seen.square, "input_nonzero": seen.nonzero, "input_idle": seen.idle}
+    if analog.zoom is not None:
+        arrays["adc_zoom"] = analog.zoom
     if analog.signs is not None:
         arrays["signs"] = np.packbits(analog.signs, axis=-1)
     if op.bias is not None:
@@ -269,9 +271,10 @@ def _stored(root: Path, record: Mapping[str, Any], shape: ArrayShape) -> LayerDa
     signs = np.unpackbits(arrays["signs"], axis=-1, count=shape.tile_columns).astype(bool) if shape.signs else None
     analog = AnalogOp(
         record["shift"], flips, record["adc_gain"], record["lossless"], arrays["live"], record["adc_clipped"],
-        arrays["adc_bits"].astype(np.int64), signs,
+        arrays["adc_bits"].astype(np.int64), signs, arrays.get("adc_zoom"),
     )  # fmt: skip
-    own = ("table", "flips", "live", "adc_bits", *(["signs"] if shape.signs else []))
+    zoomed = ["adc_zoom"] if "adc_zoom" in arrays else []
+    own = ("table", "flips", "live", "adc_bits", *(["signs"] if shape.signs else []), *zoomed)
     counts = {name: len(arrays[name]) for name in (*own, "addresses", "start")}
     whole_copies = (
         counts["addresses"] == counts["start"] == counts["table"] * (counts["start"] // max(1, counts["table"]))

@@ -272,7 +272,9 @@ def _converters(layer: LayerData) -> Cell:
     if analog.lossless:
         return Cell("lossless")
     clipped = "unknown" if analog.clipped is None else percent(analog.clipped)
-    return Cell(f"gain {analog.gain:.4g}, {clipped} clipped", hint="codes per unit; share of conversions that clip")
+    finest = 1 if analog.zoom is None else 1 << int(analog.zoom.max())
+    gain = f"{analog.gain:.4g}" + (f" to {analog.gain * finest:.4g}" if finest > 1 else "")
+    return Cell(f"gain {gain}, {clipped} clipped", hint="codes per unit; share of conversions that clip")
 
 
 _ADC_BITS = "fewest with which an array converts without loss, given its own cells"

@@ -43,6 +43,7 @@ from mcompiler.conductance.converters import (
 from mcompiler.conductance.correction import corrected
 from mcompiler.conductance.faults import FaultMap, parse_faults, physical_lines, read_faults
 from mcompiler.conductance.lines import arranged_cells, bit_lines, partners, place_lines, restored_cells, spare_places
+from mcompiler.conductance.ranges import Fitted, fit_ranges
 from mcompiler.conductance.reads import (
     ReadBlock,
     read_blocks,
@@ -59,6 +60,7 @@ __all__ = [
     "Columns",
     "Decoding",
     "FaultMap",
+    "Fitted",
     "Levels",
     "ReadBlock",
     "Realise",
@@ -76,6 +78,7 @@ __all__ = [
     "eight_bit_floor",
     "encode_cells",
     "exact_pedestal",
+    "fit_ranges",
     "is_lossless",
     "is_signed",
     "largest_sum",

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from mcompiler.conductance.converters import Adc, bent, convert
 from mcompiler.conductance.reads import ReadBlock
 from mcompiler.conductance.states import Values
+from mcompiler.ir import IntArray
 
 Floats = npt.NDArray[np.float64]
 
@@ -33,18 +34,20 @@ class Measurement:
         return cls(adc, rng.integers(0, largest + 1, (vectors, rows)).astype(np.float64))
 
     def line(
-        self, levels: Values, wanted: npt.NDArray[np.number[Any]], added: Values, bow: Values
+        self, levels: Values, wanted: npt.NDArray[np.number[Any]], added: Values, bow: Values, zoom: IntArray
     ) -> tuple[Floats, Floats]:
         """Factor and summand on the codes of columns that come closest to the codes of the mapping.
 
         Args:
             levels, wanted: [rows, columns], of the chip and of the mapping.
             added, bow: [columns], what the converters add, in codes.
+            zoom: [columns], gain of a column's converter over the layer's.
         """
         counted = self.adc.pedestal * self.inputs.sum(axis=1)[:, None]
-        given = self.adc.gain * (self.inputs @ levels.astype(np.float64) + counted) + added
+        gain = self.adc.gain * zoom
+        given = gain * (self.inputs @ levels.astype(np.float64) + counted) + added
         codes = convert(replace(self.adc, gain=1.0), bent(self.adc, given, bow))
-        aim = self.adc.gain * (self.inputs @ wanted.astype(np.float64) + counted)
+        aim = gain * (self.inputs @ wanted.astype(np.float64) + counted)
         spread = codes - codes.mean(axis=0)
         power = (spread**2).sum(axis=0)
         along = (spread * (aim - aim.mean(axis=0))).sum(axis=0)
@@ -78,13 +81,16 @@ def corrected(
         wanted.levels.reshape(rows, -1),
         (none if block.offset is None else block.offset).reshape(-1),
         (none if block.bow is None else block.bow).reshape(-1),
+        block.zoomed.reshape(-1),
     )
     present, beside = wanted.worth != 0, block.beside
     scale = np.where(present, slope.reshape(conversions, channels), 1.0)
-    constant = (wanted.worth * np.where(present, shift.reshape(conversions, channels), 0.0)).sum(axis=0)
+    shift = np.where(present, shift.reshape(conversions, channels), 0.0)
+    constant = (wanted.worth / block.zoomed * shift).sum(axis=0)
     if beside is not None:
         held = np.repeat([[1, 0]], [beside.units, beside.references], axis=1)  # level of every live cell
         nominal = np.broadcast_to(held, beside.currents.shape)
-        slope, shift = measured.line(beside.currents, nominal, beside.offset, beside.bow)
+        plain = np.ones(len(beside.offset), np.int64)
+        slope, shift = measured.line(beside.currents, nominal, beside.offset, beside.bow, plain)
         beside = replace(beside, scale=slope, constant=shift)
     return replace(block, scale=scale, constant=constant, beside=beside)

@@ -36,8 +36,11 @@ class ReadBlock:
         variance: float32 [rows, conversions, channels]: of ``levels`` between reads, or None.
         offset, bow: float32 [conversions, channels]: of each converter, in codes, or None.
         scale: float64 [conversions, channels]: digital factor on decoded codes, or None.
-        constant: float64 [channels]: what the digital side adds to each read of one phase, in ``worth``, or None.
+        constant: float64 [channels]: what the digital side adds to each read of one phase, in ``worth`` of a code of
+            the layer's range, or None.
         beside: unit and reference columns where they are those of a chip; None: as a mapping asks for them.
+        zoom: int8 [conversions, channels]: binary steps by which the range of a conversion is finer than the layer's;
+            None: not at all. Levels and their variance are what they are before that, offsets what they are behind it.
     """
 
     group: int
@@ -52,6 +55,12 @@ class ReadBlock:
     scale: Values | None = None
     constant: Values | None = None
     beside: Beside | None = None
+    zoom: npt.NDArray[np.int8] | None = None
+
+    @property
+    def zoomed(self) -> npt.NDArray[np.int64]:
+        """Codes of each conversion over those of the layer's range, a power of two: [conversions, channels]."""
+        return np.ones(self.worth.shape, np.int64) if self.zoom is None else 1 << self.zoom.astype(np.int64)
 
 
 def read_blocks(
@@ -66,6 +75,7 @@ def read_blocks(
     realise: Realise | None = None,
     gain: float = 1.0,
     remap: Remapping | None = None,
+    zoom: npt.NDArray[np.int8] | None = None,
 ) -> list[ReadBlock]:
     """Every read of an operation, from the cells.
 
@@ -78,6 +88,7 @@ def read_blocks(
         realise: what one chip makes of level codes; None: cells as the mapping asks for them.
         gain: of the layer's converter, in codes per level step; read for a chip only.
         remap: where the lines stand, of cells as they lie on a chip; None: as the mapping numbers them.
+        zoom: int8 [arrays, columns]: of the converters' ranges, as in ``AnalogOp``.
     """
     lines = shape.columns + shape.extra if remap is None else remap.lines[1]
     copies, adc = shape.arrays_per_tile, replace(make_adc(target), gain=gain)
@@ -94,6 +105,8 @@ def read_blocks(
             arrays = slice(first + position, first + position + copies)
             block = _tile_block(levels[inside, :, : shape.columns], op, table[arrays], shape, flips[arrays])
             block = _apply_shift(block, shift, shape, target.encoding.weights)
+            if zoom is not None:
+                block = replace(block, zoom=_spread(zoom[arrays], table[arrays], op, shape, np.int8))
             if state is not None:
                 block = _realised(block, state.of(inside), table[arrays], op, shape, target, adc)
             tile = table[first + position]
@@ -177,7 +190,7 @@ def _realised(
     if is_signed(target):  # one converter for both lines of a pair
         gain[shape.slices :] = gain[: shape.slices]
         trim[shape.slices :] = 0
-    added = spread(bare.offset) * gain * adc.gain + trim
+    added = spread(bare.offset) * gain * adc.gain * block.zoomed + trim
     own = np.zeros((len(arrays), shape.columns), np.int64) + np.arange(len(arrays))[:, None]
     factor = spread(np.broadcast_to(bare.scale[:, None], own.shape))
     pedestal = adc.pedestal if adc.decoding is not Decoding.CLEAN else 0.0
@@ -241,6 +254,7 @@ def _join(blocks: list[ReadBlock]) -> ReadBlock:
         offset=_sum_of([block.offset for block in blocks]),
         bow=_sum_of([block.bow for block in blocks]),
         scale=_join_scale(blocks),
+        zoom=None if first.zoom is None else np.asarray(sum(block.zoom for block in blocks if block.zoom is not None)),
         beside=_join_beside(blocks),
     )
 
@@ -301,6 +315,7 @@ def _subtract_pairs(block: ReadBlock) -> ReadBlock:
         offset=None if block.offset is None else block.offset[:slices] - block.offset[slices:],
         bow=None if block.bow is None else block.bow[:slices],
         scale=None if block.scale is None else block.scale[:slices],
+        zoom=None if block.zoom is None else block.zoom[:slices],
     )
 
 

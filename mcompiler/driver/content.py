@@ -243,5 +243,5 @@ def _blocks(layer: LayerData, target: Target, shape: ArrayShape, realise: Realis
     analog = layer.analog
     return read_blocks(
         layer.cells(), layer.op, layer.table, target, shape, analog.shift, analog.flips, analog.signs, realise,
-        analog.gain, layer.remap,
+        analog.gain, layer.remap, analog.zoom,
     )  # fmt: skip

@@ -60,7 +60,8 @@ def converted_layer(
     phases = -(-op.input.bits // target.converters.dac.bits)
     in_bytes = adc.largest - adc.smallest <= 255 and adc.rounding is Rounding.HALF_EVEN
     integer = in_bytes and _fits_integer_kernels(op, blocks, adc, target)
-    layer = LossyLayer(op, adc, target, phases, integer, in_bytes, sizes, mapped.physics, drawn)
+    zoom = max((int(block.zoom.max(initial=0)) for block in blocks if block.zoom is not None), default=0)
+    layer = LossyLayer(op, adc, target, phases, integer, in_bytes, sizes, mapped.physics, drawn, zoom)
     segments = _segments(op, blocks)
     padded = _padded(emitter, codes, layer)
     if _is_direct(layer, segments):
@@ -77,7 +78,8 @@ def converted_layer(
 
 def _is_direct(layer: LossyLayer, segments: Sequence[tuple[int, int, list[ReadBlock]]]) -> bool:
     """A convolution of one read, one phase and one conversion per channel: its codes are its sums."""
-    if layer.conv is None or layer.phases > 1 or len(segments) > 1 or layer.adc.decoding is not Decoding.CLEAN:
+    one = layer.phases == 1 and len(segments) == 1 and not layer.zoom
+    if layer.conv is None or not one or layer.adc.decoding is not Decoding.CLEAN:
         return False
     blocks = segments[0][2]
     return (
@@ -89,10 +91,16 @@ def _is_direct(layer: LossyLayer, segments: Sequence[tuple[int, int, list[ReadBl
 
 def _fits_integer_kernels(op: MatrixOp, blocks: Sequence[ReadBlock], adc: Adc, target: Target) -> bool:
     """Whether QLinearConv and QLinearMatMul compute this conversion exactly, 16-bit saturation included."""
-    largest = max((float(np.abs(block.levels).max(initial=0)) for block in blocks), default=0.0)
+    largest = max((_largest(block) for block in blocks), default=0.0)
     inputs = (1 << min(target.converters.dac.bits, op.input.bits)) - 1
     on_levels = all(np.issubdtype(block.levels.dtype, np.integer) for block in blocks)
     return on_levels and adc.decoding is Decoding.CLEAN and largest <= 127 and 2 * largest * inputs <= 32767
+
+
+def _largest(block: ReadBlock) -> float:
+    """The largest level of any cell, as the finest range that it meets sees it."""
+    levels = block.levels if block.zoom is None else block.levels * block.zoomed
+    return float(np.abs(levels).max(initial=0))
 
 
 def _segments(op: MatrixOp, blocks: Sequence[ReadBlock]) -> list[tuple[int, int, list[ReadBlock]]]:

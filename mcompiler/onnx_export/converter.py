@@ -42,7 +42,8 @@ class Lines:
     """Converted bit lines of a read: weights first, then unit columns, then reference columns.
 
     Attributes:
-        levels: [rows, columns]: integers on the target's grid, or floats where conductances are off it.
+        levels: [rows, columns]: integers on the target's grid, or floats where conductances are off it; times the zoom.
+        zoom: [columns]: gain of a column's converter over the layer's, a power of two.
         units, references: how many columns there are of these.
         owner: int64 [conversions, channels]: number of the unit (and reference) column of a conversion's array.
         variance: float32 [rows, columns] of the levels between reads, or None.
@@ -50,6 +51,7 @@ class Lines:
     """
 
     levels: Values
+    zoom: Values
     units: int
     references: int
     owner: npt.NDArray[np.int64]
@@ -115,7 +117,8 @@ def analog(
     inputs = _applied(emitter, planes, physics)
     # Off the grid no rounding is exact anyway, so that the gain may stand in the cells: one pass less.
     gain = 1.0 if lines.levels.dtype.kind in "iu" else adc.gain
-    levels = (lines.levels.astype(np.float32) + np.float32(adc.pedestal)) * np.float32(gain)
+    pedestal = np.float32(adc.pedestal) * lines.zoom.astype(np.float32)
+    levels = (lines.levels.astype(np.float32) + pedestal) * np.float32(gain)
     variance = None if lines.variance is None else lines.variance * np.float32(gain**2)
     matrix = emitter.constant(operand(levels))
     if variance is not None and physics is not None and physics.frozen:

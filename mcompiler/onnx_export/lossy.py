@@ -22,6 +22,7 @@ class LossyLayer:
 
     ``integer``: onnxruntime's 8-bit kernels are the converter. ``bytes``: codes are uint8 (around 128 where signed).
     ``sizes``: spatial sizes of the (padded) input, where they are static. ``physics``: what a chip does between reads.
+    ``zoom``: binary steps from the layer's range to its finest.
     """
 
     op: MatrixOp
@@ -33,6 +34,12 @@ class LossyLayer:
     sizes: tuple[int, ...] | None
     physics: Physics | None = None
     drawn: ir.Value | None = None
+    zoom: int = 0
+
+    @property
+    def gain(self) -> float:
+        """Sums of codes over sums of level steps: codes count in steps of the finest range."""
+        return self.adc.gain * (1 << self.zoom)
 
     @property
     def step(self) -> int:
@@ -64,8 +71,12 @@ def same_worth(blocks: Sequence[ReadBlock], layer: LossyLayer) -> bool:
     return (
         not scaled
         and not any(block.inputs.any() for block in blocks)
-        and all(np.array_equal(clean_worth(block, layer), clean_worth(blocks[0], layer)) for block in blocks)
+        and all(np.array_equal(_clean(block, layer), _clean(blocks[0], layer)) for block in blocks)
     )
+
+
+def _clean(block: ReadBlock, layer: LossyLayer) -> npt.NDArray[np.int64]:
+    return in_finest(clean_worth(block, layer), block, layer)
 
 
 def clean_worth(block: ReadBlock, layer: LossyLayer) -> npt.NDArray[np.int32]:
@@ -77,6 +88,11 @@ def full_worth(block: ReadBlock) -> npt.NDArray[np.int32]:
     """Worth of each conversion, taken for absent columns as for present ones."""
     worth: npt.NDArray[np.int32] = np.where((block.worth != 0), block.worth, block.worth.max(axis=1, keepdims=True))
     return worth
+
+
+def in_finest(worth: npt.NDArray[np.int32], block: ReadBlock, layer: LossyLayer) -> npt.NDArray[np.int64]:
+    """Worth of each code in steps of the finest range: [conversions, channels]."""
+    return worth * ((1 << layer.zoom) // block.zoomed)
 
 
 def extra_columns(layer: LossyLayer) -> tuple[bool, bool]:
@@ -96,14 +112,18 @@ def digital_sum(layer: LossyLayer) -> bool:
 def lines_of(layer: LossyLayer, block: ReadBlock) -> Lines:
     """Every converted bit line of a read: conversions x channels, then unit and reference columns."""
     rows, beside = len(block.rows), block.beside
-    levels = block.levels.reshape(rows, -1)
+    zoom, levels, variance = block.zoomed.astype(block.levels.dtype), block.levels.reshape(rows, -1), block.variance
+    if block.zoom is not None:
+        levels = (block.levels * zoom).reshape(rows, -1)
+        variance = None if variance is None else variance * zoom.astype(np.float32) ** 2
     if beside is not None:
         return Lines(
             np.concatenate([levels, beside.currents], axis=1),
+            np.concatenate([zoom.reshape(-1), np.ones(beside.units + beside.references, zoom.dtype)]),
             beside.units,
             beside.references,
             beside.owner,
-            _flat(block.variance, beside.variance, (rows, -1)),
+            _flat(variance, beside.variance, (rows, -1)),
             _flat(block.offset, beside.offset, (-1,)),
             _flat(block.bow, beside.bow, (-1,)),
         )
@@ -112,10 +132,11 @@ def lines_of(layer: LossyLayer, block: ReadBlock) -> Lines:
     parts = [levels, *[np.ones((rows, 1), kind)] * unit, *[np.zeros((rows, 1), kind)] * reference]
     return Lines(
         np.concatenate(parts, axis=1),
+        np.concatenate([zoom.reshape(-1), np.ones(int(unit) + int(reference), zoom.dtype)]),
         int(unit),
         int(reference),
         np.zeros(block.worth.shape, np.int64),
-        _flat(block.variance, None, (rows, -1)),
+        _flat(variance, None, (rows, -1)),
         _flat(block.offset, None, (-1,)),
         _flat(block.bow, None, (-1,)),
     )

@@ -12,7 +12,15 @@ from mcompiler.conductance import Decoding, ReadBlock
 from mcompiler.onnx_export.codes import channel_shape, conv_attributes
 from mcompiler.onnx_export.emitter import Emitter, sizes_of
 from mcompiler.onnx_export.folded import FLOAT32_EXACT
-from mcompiler.onnx_export.lossy import LossyLayer, clean_worth, digital_sum, extra_columns, lines_of, word_lines
+from mcompiler.onnx_export.lossy import (
+    LossyLayer,
+    clean_worth,
+    digital_sum,
+    extra_columns,
+    in_finest,
+    lines_of,
+    word_lines,
+)
 
 
 def combined(
@@ -25,20 +33,21 @@ def combined(
     lines, (conversions, held) = lines_of(layer, block), block.worth.shape
     clean = not block.inputs.any() and layer.adc.decoding is Decoding.CLEAN
     worth = clean_worth(block, layer) if clean else block.worth
+    codes_worth, finest = in_finest(worth, block, layer), 1 << layer.zoom
     beside = conversions * held  # unit columns, then reference columns
     matrix = np.zeros((beside + lines.units + lines.references, channels), dtype=np.float64)
     columns, each = first + np.arange(held), np.arange(held)
     for conversion in range(conversions):
-        matrix[conversion * held + each, columns] = worth[conversion]
+        matrix[conversion * held + each, columns] = codes_worth[conversion]
         if lines.references:
-            matrix[beside + lines.units + lines.owner[conversion], columns] -= worth[conversion]
+            matrix[beside + lines.units + lines.owner[conversion], columns] -= finest * worth[conversion]
     if lines.units:
-        matrix[beside + lines.owner[0], columns] += block.inputs
+        matrix[beside + lines.owner[0], columns] += finest * block.inputs
         if lines.references:
-            matrix[beside + lines.units + lines.owner[0], columns] -= block.inputs
+            matrix[beside + lines.units + lines.owner[0], columns] -= finest * block.inputs
     if layer.physics is not None:
         return _combine_chip(emitter, codes, layer, block, matrix, first)
-    if conversions == 1 and held == channels and not lines.units and not lines.references and (worth == 1).all():
+    if conversions == 1 and held == channels and not lines.units and not lines.references and (codes_worth == 1).all():
         return codes
     product, _ = _weighted(emitter, codes, layer, matrix)
     return emitter.cast(product, ir.DataType.INT32)
@@ -62,7 +71,7 @@ def _combine_chip(
     scale = np.ones(len(matrix))
     added = np.zeros((1, matrix.shape[1]))
     if block.constant is not None:
-        added[0, first : first + held] += block.constant
+        added[0, first : first + held] += block.constant * (1 << layer.zoom)
     if beside is not None:
         scale[block.worth.size :] = beside.scale
         added[0] += beside.constant @ matrix[block.worth.size :]
@@ -88,9 +97,9 @@ def count_terms(
     total = block.worth.sum(axis=0) + (block.inputs if unit else 0)
     coefficients = np.zeros((1, channels))
     if layer.adc.decoding is Decoding.COUNT:
-        coefficients[0, first : first + held] -= layer.adc.gain * layer.adc.pedestal * total
+        coefficients[0, first : first + held] -= layer.gain * layer.adc.pedestal * total
     if digital_sum(layer):
-        coefficients[0, first : first + held] += layer.adc.gain * block.inputs
+        coefficients[0, first : first + held] += layer.gain * block.inputs
     counted = _input_sum(emitter, source, layer, block)
     return emitter("Mul", emitter.cast(counted, ir.DataType.DOUBLE), emitter.constant(coefficients, np.float64))
 
@@ -145,7 +154,7 @@ def scaled_output(
     """Zero point, scale and bias behind the codes: the output, and the accumulator for probes (float32)."""
     op, shape = layer.op, channel_shape(layer.op)
     values = emitter.cast(total, ir.DataType.FLOAT)
-    gain = np.float64(layer.adc.gain)
+    gain = np.float64(layer.gain)
     correction = -op.input.zero_point * weights.sum(axis=1, dtype=np.int64).astype(np.float64)  # [G, N]
     scale = np.float32(op.input.scale) * op.scale
     offset = correction * scale + (0.0 if op.bias is None else op.bias)

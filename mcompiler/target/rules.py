@@ -12,6 +12,7 @@ from itertools import pairwise
 
 from mcompiler.target.base import Section
 from mcompiler.target.sections import (
+    AdcRange,
     Array,
     Calibration,
     Converters,
@@ -21,6 +22,7 @@ from mcompiler.target.sections import (
     Partner,
     Pedestal,
     Precision,
+    RangePer,
     WeightEncoding,
 )
 
@@ -258,6 +260,16 @@ def _gates(array: Array, converters: Converters) -> Faults:
         )
 
 
+def _ranges(converters: Converters) -> Faults:
+    adc = converters.adc
+    if adc.range_per is not RangePer.LAYER and adc.range is not AdcRange.CALIBRATED:
+        yield (
+            "converters.adc.range_per",
+            f"a range for each {adc.range_per} is fitted to data, but converters.adc.range is {adc.range}; set it to "
+            "calibrated, or range_per to layer",
+        )
+
+
 def _predistortion(device: Device, array: Array, encoding: Encoding, calibration: Calibration) -> Faults:
     if not calibration.predistort:
         return
@@ -316,6 +328,7 @@ _RULES: tuple[Callable[..., Faults], ...] = (
     _temperature,
     _gates,
     _predistortion,
+    _ranges,
     _exact_reads,
     _one_weight_fits,
 )

@@ -73,10 +73,18 @@ class Rounding(StrEnum):
 
 
 class AdcRange(StrEnum):
-    """``full``: holds the extreme sum of any array. ``calibrated``: frozen per layer from calibration data."""
+    """``full``: holds the extreme sum of any array. ``calibrated``: fitted to calibration data and frozen."""
 
     FULL = "full"
     CALIBRATED = "calibrated"
+
+
+class RangePer(StrEnum):
+    """What has a calibrated range of its own, in binary steps of the layer's."""
+
+    LAYER = "layer"
+    ARRAY = "array"
+    COLUMN = "column"
 
 
 class Device(Section):
@@ -232,6 +240,10 @@ class Adc(Section):
         description="bit lines that share one ADC; both lines of a pair count, also where one conversion serves them"
     )
     range: AdcRange = AdcRange.FULL
+    range_per: RangePer = Field(
+        default=RangePer.LAYER,
+        description="what has a calibrated range of its own; arrays and columns in binary steps of their layer's",
+    )
     rounding: Rounding = Rounding.HALF_EVEN
     offset_codes: NonNegativeFloat = Field(default=0.0, description="deviation of the offset over ADCs")
     gain_error: NonNegativeFloat = Field(default=0.0, description="deviation of the gain over ADCs, about 1")

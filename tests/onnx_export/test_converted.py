@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from dataclasses import replace
 from fractions import Fraction
 from typing import Any
@@ -14,10 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mcompiler.artefacts import LayerData
-from mcompiler.conductance import make_adc
+from mcompiler.conductance import Fitted, make_adc
 from mcompiler.driver import Build
 from mcompiler.errors import CompileError
-from mcompiler.target import Target
+from mcompiler.target import RangePer, Target
 from tests.support import crossbar
 from tests.support.builds import Case, conv_case, gemm_case, matmul_case, model, node, run_plain, target
 from tests.support.kernels import saturating
@@ -56,6 +57,8 @@ ENCODINGS: dict[str, tuple[str, ...]] = {
 
 CONVOLUTION = conv_case([3, 2], channels=2, outputs=5, sizes=[5, 4], pads=[1, 0, 2, 1], strides=[2, 1])
 DENSE = gemm_case(transposed=True)
+
+CALIBRATED = "converters.adc.range=calibrated"
 
 
 def only(build: Build) -> LayerData:
@@ -110,6 +113,30 @@ def test_calibrated_range_and_split_reads(encoding: str) -> None:
         *ENCODINGS[encoding], "converters.adc.bits=5", "converters.adc.range=calibrated", "array.rows_active=3"
     )
     hold(CONVOLUTION, chip)
+
+
+@pytest.mark.parametrize("active", [3, 8])
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_ranges_of_columns(encoding: str, active: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the binary steps of each weight's columns are."""
+    module = importlib.import_module("mcompiler.passes.assign")
+    fit: Any = vars(module)["fit_ranges"]
+
+    def steps(op: Any, table: Any, sample: Any, shape: Any, *args: Any) -> Fitted:
+        rng = np.random.default_rng(0)
+        drawn = rng.integers(0, 3, (int(table["tile"].max()) + 1, shape.columns))
+        weight = np.arange(shape.columns) // shape.columns_per_weight
+        zoom = drawn[table["tile"][:, None], weight[None]].astype(np.int8)
+        return Fitted(fit(op, table, sample, shape, *args).gain / 4, zoom, 0.0)
+
+    monkeypatch.setattr(module, "fit_ranges", steps)
+    for case in (CONVOLUTION, DENSE):
+        build = hold(
+            case, target(*ENCODINGS[encoding], "converters.adc.bits=5", CALIBRATED, f"array.rows_active={active}")
+        )
+        zoom = only(build).analog.zoom
+        assert zoom is not None
+        assert set(zoom.ravel()) == {0, 1, 2}
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
@@ -201,7 +228,7 @@ def chips(draw: st.DrawFn) -> Target:
         f"converters.dac.bits={draw(st.integers(1, min(inputs, 3)))}",
         f"converters.adc.bits={draw(st.integers(2, 10))}",
         f"converters.adc.rounding={draw(st.sampled_from(['half_even', 'half_up']))}",
-        f"converters.adc.range={draw(st.sampled_from(['full', 'calibrated']))}",
+        *draw(st.sampled_from([[], *([CALIBRATED, f"converters.adc.range_per={per}"] for per in RangePer)])),
         f"array.rows={draw(st.integers(active, 20))}",
         f"array.rows_active={active}",
         f"array.columns={draw(st.sampled_from([8, 12, 16, 24]))}",

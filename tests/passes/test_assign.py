@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mcompiler.conductance import convert, decode_cells, encode_cells, is_lossless, is_signed, make_adc, unpack_levels
-from mcompiler.errors import CompileError
+from mcompiler.errors import CompileError, TargetError
 from mcompiler.geometry import array_shape
 from mcompiler.ir import AnalogOp, AnalogProgram, CodeSample, MatrixOp
 from mcompiler.passes.assign import Assign
@@ -27,10 +27,14 @@ CALIBRATED = "converters.adc.range=calibrated"
 
 def assigned(op: MatrixOp, chip: Target, vectors: npt.NDArray[Any] | None = None) -> AnalogOp:
     """Settings of one operation; ``vectors`` [V, G, K] are the calibration's."""
+    return analog(op, chip, vectors).analog[0]
+
+
+def analog(op: MatrixOp, chip: Target, vectors: npt.NDArray[Any] | None = None) -> AnalogProgram:
     program = matrix_program([op])
     if vectors is not None:
         program = replace(program, samples={op.name: CodeSample(vectors.astype(np.uint16))})
-    return Assign().run(tiled(program, chip), chip).analog[0]
+    return Assign().run(tiled(program, chip), chip)
 
 
 def stored(program: AnalogProgram, chip: Target) -> npt.NDArray[np.int64]:
@@ -238,6 +242,52 @@ def test_clipped_share_of_a_calibrated_range(rounding: str, separate: bool) -> N
     for limit in (None, float(np.abs(every).max()), float(np.abs(every).max()) / 2):
         other = make_adc(chip, limit)
         assert error <= np.square(convert(other, every) / other.gain - every).mean() * (1 + 1e-6)
+
+
+@pytest.mark.parametrize("per", ["array", "column"])
+@pytest.mark.parametrize("separate", [False, True])
+def test_ranges_of_arrays_and_columns(per: str, separate: bool) -> None:
+    """The same two tiles: no other binary step errs less, column by column or array by array."""
+    keys = ("encoding.slices_in=separate", "encoding.pairs_in=separate") if separate else ()
+    chip = target(*CLIPPING, f"converters.adc.range_per={per}", *keys)
+    rng = np.random.default_rng(1)
+    codes = rng.integers(-255, 256, (30, 5))
+    codes[:, 3], codes[2:, 2] = 255, 0  # a column of one sign, one of two cells
+    x = rng.integers(0, 16, (100, 30))
+    program = analog(matrix_op(codes, input_bits=4), chip, x[:, None, :])
+    made, table = program.analog[0], program.tiled.tables[0]
+    assert made.zoom is not None
+    adc, seen, clips = make_adc(chip), 0, 0
+    groups: dict[Any, list[Any]] = {}
+    for tile, reads in enumerate([(slice(0, 16), slice(16, 24)), (slice(24, 30),)]):
+        for which in range(4):
+            held = np.sign(codes) * (np.abs(codes) >> (2 * which) & 3)
+            values = np.concatenate([(x[:, rows] >> place & 1) @ held[rows] for rows in reads for place in range(4)])
+            at = np.flatnonzero((table["tile"] == tile) & ((table["slice"] == which) | (table["slice"] < 0)))
+            for column in range(5):
+                places = [column] if separate else [column * 8 + which, column * 8 + 4 + which]
+                (zoom,) = set(made.zoom[at][:, places].ravel().tolist())
+                scaled = np.rint(values[:, column] * made.gain * 2**zoom)
+                seen, clips = seen + len(scaled), clips + int(((scaled > 15) | (scaled < -16)).sum())
+                if per == "column" and not values[:, column].any():
+                    assert zoom == 0
+                    continue
+                key = (tile, which if separate else 0) if per == "array" else (tile, which, column)
+                groups.setdefault(key, []).append((zoom, values[:, column].astype(np.float32)))
+    assert made.clipped == pytest.approx(clips / seen)
+    for held_by in groups.values():
+        (zoom,) = {zoom for zoom, _ in held_by}
+        errors = {}
+        for other in range(5):
+            one = replace(adc, gain=made.gain * 2**other)
+            errors[other] = sum(np.square(convert(one, v) / one.gain - v, dtype=np.float64).sum() for _, v in held_by)
+        assert errors[zoom] <= min(error for other, error in errors.items() if made.gain * 2**other <= 1)
+    assert len({zoom for held_by in groups.values() for zoom, _ in held_by}) > 1
+
+
+def test_finer_ranges_need_calibrated_ones() -> None:
+    with pytest.raises(TargetError, match=r"converters\.adc\.range_per.*calibrated, or range_per to layer"):
+        target("converters.adc.range=full", "converters.adc.range_per=column")
 
 
 def test_clipped_share_counts_the_unit_column_and_the_pedestal() -> None:

@@ -11,6 +11,7 @@ import pytest
 from mcompiler.driver import Build
 from mcompiler.driver.content import mapped_from_cells, noise_bank
 from mcompiler.errors import TargetError, UserError
+from mcompiler.geometry import array_shape
 from mcompiler.physics.chip import Chip
 from mcompiler.physics.effects import Effect, chosen, described
 from mcompiler.physics.nodal import Circuit, solve
@@ -50,9 +51,12 @@ def exact(build: Build, case: Case) -> Any:
 
 
 def accumulators(build: Build, case: Case, chip: Chip, copies: int = 1) -> Any:
-    """Accumulators of the only layer on a chip, samples repeated."""
+    """Accumulators of the only layer on a chip, samples repeated; ranges differ from column to column."""
     (layer,) = build.layer_data
-    layer = replace(layer, analog=replace(layer.analog, gain=FINE))
+    shape = array_shape(build.target)
+    steps = np.random.default_rng(0).integers(0, 3, (int(layer.table["tile"].max()) + 1, shape.columns), dtype=np.int8)
+    zoom = steps[layer.table["tile"][:, None], np.arange(shape.columns)[None] // shape.columns_per_weight]
+    layer = replace(layer, analog=replace(layer.analog, gain=FINE, zoom=zoom))
     mapped = mapped_from_cells(build.skeleton, [layer], build.target, chip=chip)
     name = f"{layer.op.name}/accumulator"
     session = open_model(mapped, outputs=[name])

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
 
@@ -181,6 +181,7 @@ class Tile:
         rows, columns: [n, 2] in the order of the word lines and of the weights' columns.
         lines: for each slice and polarity (array of levels [live, channels], flipped bool [channels]).
         signs: for each slice and polarity [reads, channels], -1 where the code of a read counts negative.
+        zooms: for each slice and polarity [channels], binary steps by which the converter's range is finer.
         unit: levels of the unit column, or None.
     """
 
@@ -188,6 +189,7 @@ class Tile:
     columns: Ints
     lines: dict[tuple[int, int], tuple[Ints, npt.NDArray[np.bool_]]]
     signs: dict[tuple[int, int], Ints]
+    zooms: dict[tuple[int, int], Ints]
     unit: Ints | None
 
 
@@ -201,7 +203,7 @@ def tiles(build: Build, layer: LayerData) -> Iterator[Tile]:
         arrays = np.flatnonzero(table["tile"] == position)
         first = table[arrays[0]]
         rows, columns = _held(first, layer)
-        lines, signs = {}, {}
+        lines, signs, zooms = {}, {}, {}
         unit = None
         for array in arrays:
             levels = cells[array][: len(rows)]
@@ -213,13 +215,15 @@ def tiles(build: Build, layer: LayerData) -> Iterator[Tile]:
             for place, key in enumerate(lines_of):
                 at = len(lines_of) * np.arange(len(columns)) + place
                 lines[key] = (levels[:, at], flips[at])
+                zoom = layer.analog.zoom
+                zooms[key] = np.zeros(len(columns), np.int64) if zoom is None else zoom[array][at].astype(np.int64)
                 signs[key] = np.ones((-(-len(rows) // about.rows_active), len(columns)), dtype=np.int64)
                 if about.polarised:
                     assert layer.analog.signs is not None
                     signs[key] = 1 - 2 * layer.analog.signs[array][: len(signs[key]), : len(columns)].astype(np.int64)
             if about.unit:
                 unit = levels[:, about.columns]
-        yield Tile(rows, columns, lines, signs, unit)
+        yield Tile(rows, columns, lines, signs, zooms, unit)
 
 
 def _held(tile: np.void, layer: LayerData) -> tuple[Ints, Ints]:
@@ -283,11 +287,14 @@ def _read(plane: Ints, tile: Tile, lines: slice, which: int, about: Chip, layer:
     if about.pair:
         for piece in range(about.slices):
             plus, minus = (plane @ tile.lines[piece, sign][0][lines] for sign in (1, -1))
+            zoom = [tile.zooms[piece, sign] for sign in (1, -1)]
             if about.pair == "before":
-                value = _converted(plus - minus, 0 * count, about, layer)
+                assert (zoom[0] == zoom[1]).all(), "one conversion has one range"
+                value = _converted(plus - minus, 0 * count, about, layer, zoom[0])
             else:  # the pedestal of both ends goes with the subtraction, unless it never reaches the converters
                 clean = 0 if about.goes == "reference_column" else 1
-                value = _converted(plus, clean * count, about, layer) - _converted(minus, clean * count, about, layer)
+                value = _converted(plus, clean * count, about, layer, zoom[0])
+                value -= _converted(minus, clean * count, about, layer, zoom[1])
             total += value * (1 << (about.cell_bits * piece))
         return total
     if about.unit:
@@ -298,19 +305,19 @@ def _read(plane: Ints, tile: Tile, lines: slice, which: int, about: Chip, layer:
     full = (1 << about.cell_bits) - 1
     for piece in range(about.slices):
         levels, flipped = tile.lines[piece, 1]
-        value = _single(plane @ levels[lines], count, about, layer)
+        value = _single(plane @ levels[lines], count, about, layer, tile.zooms[piece, 1])
         value = np.where(flipped, full * inputs - value, value) * tile.signs[piece, 1][which]
         total += value * (1 << (about.cell_bits * piece))
     return total - layer.analog.shift * inputs
 
 
-def _single(sums: Ints, count: Ints, about: Chip, layer: LayerData) -> Floats:
+def _single(sums: Ints, count: Ints, about: Chip, layer: LayerData, zoom: Ints | None = None) -> Floats:
     """A single bit line's sum as the digital side knows it: the pedestal is where the target puts it."""
     if about.goes == "reference_column":
-        return _converted(sums, 0 * count, about, layer)
+        return _converted(sums, 0 * count, about, layer, zoom)
     if about.goes == "digitised_reference":
-        return _converted(sums, count, about, layer) - _converted(0 * sums, count, about, layer)
-    codes = _converted(sums, count, about, layer)
+        return _converted(sums, count, about, layer, zoom) - _converted(0 * sums, count, about, layer)
+    codes = _converted(sums, count, about, layer, zoom)
     if not layer.analog.lossless:
         return codes - float(about.pedestal) * count
     over, under = about.pedestal.numerator, about.pedestal.denominator  # decoded to the integer sum, exactly
@@ -319,8 +326,13 @@ def _single(sums: Ints, count: Ints, about: Chip, layer: LayerData) -> Floats:
     return decoded
 
 
-def _converted(sums: Ints, count: Ints, about: Chip, layer: LayerData) -> Floats:
+def _converted(sums: Ints, count: Ints, about: Chip, layer: LayerData, zoom: Ints | None = None) -> Floats:
     """Codes of sum + pedestal x count, rounded, clipped, and divided by the gain; the rounding is exact."""
+    if zoom is not None and zoom.any():
+        each = zoom.astype(np.int64)
+        parts = [replace(layer, analog=replace(layer.analog, gain=layer.analog.gain * 2.0**step)) for step in each]
+        columns = [_converted(sums[:, [at]], count, about, part) for at, part in enumerate(parts)]
+        return np.concatenate(columns, axis=1)
     bits = about.converter_bits
     low, high = (-(1 << (bits - 1)), (1 << (bits - 1)) - 1) if about.pair == "before" else (0, (1 << bits) - 1)
     gain, pedestal = Fraction(layer.analog.gain), about.pedestal
