@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -12,7 +12,7 @@ from mcompiler.cli.build import DIRECTORY
 from mcompiler.cli.common import json_option, print_json
 
 if TYPE_CHECKING:
-    from mcompiler.cost import DataEnergy
+    from mcompiler.cost import CalibrationCost, DataEnergy
 
 
 @click.command()
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 @json_option
 def cost(directory: Path, overrides: tuple[str, ...], with_data: bool, as_json: bool) -> None:
     """What one inference costs: latency, energy, area, per layer and component."""
-    from mcompiler.cost import data_energy
+    from mcompiler.cost import calibration_cost, data_energy
     from mcompiler.driver import load
     from mcompiler.summary import cost_summary
     from mcompiler.target import assumptions, load_target
@@ -42,13 +42,32 @@ def cost(directory: Path, overrides: tuple[str, ...], with_data: bool, as_json: 
     target = load_target(directory / "target.toml", overrides) if overrides else build.target
     found = build.cost_with(target) if overrides else build.cost
     energies = data_energy(build.layer_data, found.counts, target) if with_data else ()
+    calibration = calibration_cost(build.layer_data, target)
     if as_json:
-        more = {"data_energy": [each.as_json() for each in energies]} if with_data else {}
-        print_json({**found.as_json(), **more})
+        more: dict[str, Any] = {"data_energy": [each.as_json() for each in energies]} if with_data else {}
+        print_json({**found.as_json(), "calibration": [each.as_json() for each in calibration], **more})
         return
     click.echo(cost_summary(found, len(assumptions(target))))
+    if calibration:
+        click.echo(f"\n{_calibration_table(calibration)}")
     if with_data:
         click.echo(f"\n{_data_table(energies)}")
+
+
+def _calibration_table(calibration: Sequence[CalibrationCost]) -> str:
+    from mcompiler.text import quantity, table
+
+    rows = [
+        [
+            each.kind, "once" if each.interval_s is None else quantity(each.interval_s, "s"), f"{each.reads:,.0f}",
+            quantity(each.time_s, "s"), quantity(each.energy_j, "J"),
+            "-" if each.interval_s is None else quantity(each.power_w, "W"), f"{each.words:,}",
+            f"{each.operations:,.0f}",
+        ]
+        for each in calibration
+    ]  # fmt: skip
+    headers = ["calibration", "every", "reads", "time", "energy", "power", "words", "operations an inference"]
+    return table(headers, rows, "lrrrrrrr")
 
 
 def _data_table(energies: Sequence[DataEnergy]) -> str:

@@ -1,4 +1,4 @@
-"""Digital gain and offset of every converted column, fitted on known inputs: what a chip does about its own errors."""
+"""Digital gain and offset of columns or ADCs, fitted on known inputs: what a chip does about its own errors."""
 
 from __future__ import annotations
 
@@ -33,8 +33,14 @@ class Measurement:
         """With inputs drawn uniformly from 0 to ``largest``."""
         return cls(adc, rng.integers(0, largest + 1, (vectors, rows)).astype(np.float64))
 
-    def line(
-        self, levels: Values, wanted: npt.NDArray[np.number[Any]], added: Values, bow: Values, zoom: IntArray
+    def lines(
+        self,
+        levels: Values,
+        wanted: npt.NDArray[np.number[Any]],
+        added: Values,
+        bow: Values,
+        zoom: IntArray,
+        shared: IntArray,
     ) -> tuple[Floats, Floats]:
         """Factor and summand on the codes of columns that come closest to the codes of the mapping.
 
@@ -42,21 +48,27 @@ class Measurement:
             levels, wanted: [rows, columns], of the chip and of the mapping.
             added, bow: [columns], what the converters add, in codes.
             zoom: [columns], gain of a column's converter over the layer's.
+            shared: [columns], number from 0 of what has one factor and one summand.
         """
         counted = self.adc.pedestal * self.inputs.sum(axis=1)[:, None]
         gain = self.adc.gain * zoom
         given = gain * (self.inputs @ levels.astype(np.float64) + counted) + added
         codes = convert(replace(self.adc, gain=1.0), bent(self.adc, given, bow))
         aim = gain * (self.inputs @ wanted.astype(np.float64) + counted)
-        spread = codes - codes.mean(axis=0)
-        power = (spread**2).sum(axis=0)
-        along = (spread * (aim - aim.mean(axis=0))).sum(axis=0)
-        slope = np.divide(along, power, out=np.ones_like(power), where=power > 0)
-        return slope, aim.mean(axis=0) - slope * codes.mean(axis=0)
+        members = np.bincount(shared) * len(self.inputs)
+
+        def mean(values: Values) -> Floats:
+            return np.bincount(shared, values.sum(axis=0)) / np.maximum(members, 1)
+
+        middle, target = mean(codes), mean(aim)
+        spread = codes - middle[shared]
+        power = mean(spread**2)
+        slope = np.divide(mean(spread * (aim - target[shared])), power, out=np.ones_like(power), where=power > 0)
+        return slope[shared], (target - slope * middle)[shared]
 
 
 def corrected(
-    block: ReadBlock, wanted: ReadBlock, adc: Adc, vectors: int, largest: int, rng: np.random.Generator
+    block: ReadBlock, wanted: ReadBlock, adc: Adc, vectors: int, largest: int, rng: np.random.Generator, per: str
 ) -> ReadBlock:
     """A read with the affine map of its codes that comes closest, by least squares, to the codes of the mapping.
 
@@ -70,27 +82,35 @@ def corrected(
         vectors: known input vectors, drawn uniformly.
         largest: input code of a phase.
         rng: draws them.
+        per: ``column`` or ``adc``: what has a map of its own. Unit and reference columns have converters of their own.
 
     Returns:
         The block with ``scale`` and ``constant``; a scale that it had is part of what the map mends.
     """
     rows, conversions, channels = wanted.levels.shape
     measured, none = Measurement.drawn(adc, rows, vectors, largest, rng), np.zeros((conversions, channels))
-    slope, shift = measured.line(
+    present, beside = wanted.worth != 0, block.beside
+    shared = np.arange(present.size)
+    if per == "adc" and block.adc is not None:  # what is absent shares with nobody
+        keys = np.where(block.adc < 0, -1 - shared.reshape(block.adc.shape), block.adc)
+        shared = np.unique(keys, return_inverse=True)[1].reshape(-1)
+    slope, shift = measured.lines(
         block.levels.reshape(rows, -1),
         wanted.levels.reshape(rows, -1),
         (none if block.offset is None else block.offset).reshape(-1),
         (none if block.bow is None else block.bow).reshape(-1),
         block.zoomed.reshape(-1),
+        shared,
     )
-    present, beside = wanted.worth != 0, block.beside
     scale = np.where(present, slope.reshape(conversions, channels), 1.0)
     shift = np.where(present, shift.reshape(conversions, channels), 0.0)
     constant = (wanted.worth / block.zoomed * shift).sum(axis=0)
     if beside is not None:
         held = np.repeat([[1, 0]], [beside.units, beside.references], axis=1)  # level of every live cell
         nominal = np.broadcast_to(held, beside.currents.shape)
-        plain = np.ones(len(beside.offset), np.int64)
-        slope, shift = measured.line(beside.currents, nominal, beside.offset, beside.bow, plain)
+        each = np.arange(len(beside.offset))
+        slope, shift = measured.lines(
+            beside.currents, nominal, beside.offset, beside.bow, np.ones(len(each), np.int64), each
+        )
         beside = replace(beside, scale=slope, constant=shift)
     return replace(block, scale=scale, constant=constant, beside=beside)

@@ -39,6 +39,8 @@ class ReadBlock:
         constant: float64 [channels]: what the digital side adds to each read of one phase, in ``worth`` of a code of
             the layer's range, or None.
         beside: unit and reference columns where they are those of a chip; None: as a mapping asks for them.
+        adc: int64 [conversions, channels]: number of the converter of each, over all arrays of the layer; -1 where no
+            cell stands; of a chip only, else None.
         zoom: int8 [conversions, channels]: binary steps by which the range of a conversion is finer than the layer's;
             None: not at all. Levels and their variance are what they are before that, offsets what they are behind it.
     """
@@ -56,6 +58,7 @@ class ReadBlock:
     constant: Values | None = None
     beside: Beside | None = None
     zoom: npt.NDArray[np.int8] | None = None
+    adc: IntArray | None = None
 
     @property
     def zoomed(self) -> npt.NDArray[np.int64]:
@@ -109,6 +112,7 @@ def read_blocks(
                 block = replace(block, zoom=_spread(zoom[arrays], table[arrays], op, shape, np.int8))
             if state is not None:
                 block = _realised(block, state.of(inside), table[arrays], op, shape, target, adc)
+                block = replace(block, adc=_converters(block, arrays, table[arrays], op, shape, target))
             tile = table[first + position]
             for read, part in enumerate(_split_rows(block, shape.rows_active)):
                 part = part if signs is None else _signed(part, signs[arrays, read], table[arrays], op, shape)
@@ -205,6 +209,16 @@ def _realised(
     )
 
 
+def _converters(
+    block: ReadBlock, numbers: slice, arrays: TileTable, op: MatrixOp, shape: ArrayShape, target: Target
+) -> IntArray:
+    """Number of the converter of each conversion of a tile whose arrays have these numbers, as ``ReadBlock.adc``."""
+    per_array = -(-shape.columns // target.converters.adc.columns)
+    columns = np.arange(shape.columns) // target.converters.adc.columns
+    own = np.arange(numbers.start, numbers.stop)[:, None] * per_array + columns
+    return np.where(block.worth != 0, _spread(own, arrays, op, shape, np.int64), -1)
+
+
 def _channels(tile: np.void, op: MatrixOp) -> IntArray:
     """Output channel of each column of weights of a tile, counted over its groups."""
     group, cols = int(tile["group"]), op.codes.shape[2]
@@ -255,6 +269,7 @@ def _join(blocks: list[ReadBlock]) -> ReadBlock:
         bow=_sum_of([block.bow for block in blocks]),
         scale=_join_scale(blocks),
         zoom=None if first.zoom is None else np.asarray(sum(block.zoom for block in blocks if block.zoom is not None)),
+        adc=None if first.adc is None else np.max([block.adc for block in blocks if block.adc is not None], axis=0),
         beside=_join_beside(blocks),
     )
 
@@ -316,6 +331,7 @@ def _subtract_pairs(block: ReadBlock) -> ReadBlock:
         bow=None if block.bow is None else block.bow[:slices],
         scale=None if block.scale is None else block.scale[:slices],
         zoom=None if block.zoom is None else block.zoom[:slices],
+        adc=None if block.adc is None else block.adc[:slices],
     )
 
 

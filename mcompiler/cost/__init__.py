@@ -1,15 +1,18 @@
 """What a scheduled program costs."""
 
+from mcompiler.cost.calibration import CalibrationCost, calibration_cost
 from mcompiler.cost.data import DataEnergy, data_energy
 from mcompiler.cost.tables import DIGITAL, Cost, Counts, LayerCounts, Price, count, estimate, price
 
 __all__ = [
     "DIGITAL",
+    "CalibrationCost",
     "Cost",
     "Counts",
     "DataEnergy",
     "LayerCounts",
     "Price",
+    "calibration_cost",
     "count",
     "data_energy",
     "estimate",

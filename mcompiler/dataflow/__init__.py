@@ -15,7 +15,7 @@ from mcompiler.dataflow.durations import (
     tiles_of,
     timed,
 )
-from mcompiler.dataflow.events import conversions_per_read, layer_events
+from mcompiler.dataflow.events import conversions_per_read, corrections, layer_events
 from mcompiler.dataflow.memory import Holders, TileMemory, check_depths, input_shares, streams, tile_memory
 from mcompiler.dataflow.operations import digital_operations
 from mcompiler.dataflow.plan import Dataflow, dataflow, port_time, stage_bounds
@@ -53,6 +53,7 @@ __all__ = [
     "conversions_per_read",
     "copies_by_turns",
     "copies_for_throughput",
+    "corrections",
     "critical_path",
     "dataflow",
     "digital_bound",

@@ -57,7 +57,26 @@ def layer_events(
         Event.BUFFER_WRITE_BYTE: outputs * target.precision.inputs / 8,
         Event.LINK_BYTE: link_bytes,
         Event.CHIP_LINK_BYTE: chip_bytes,
-        Event.DIGITAL_OP: 3.0 * outputs,  # scale, bias, quantisation for the consumer
+        # scale, bias, quantisation for the consumer; what calibration has found
+        Event.DIGITAL_OP: 3.0 * outputs + sum(corrections(op, table, shape, target).values()),
+    }
+
+
+def corrections(op: MatrixOp, table: TileTable, shape: ArrayShape, target: Target) -> dict[str, float]:
+    """Digital operations of one inference that apply what calibration has measured, by kind.
+
+    A factor and a summand for each code of a ``correction``, a factor for ``drift`` where it has no such factor to go
+    into: on the sum of a conversion's phases, since they are the same for all.
+    """
+    calibration = target.calibration
+    if calibration is None:
+        return {}
+    groups = np.ceil(table["rows"] / shape.rows_active)
+    sums = op.vectors * float((groups * conversions_per_read(table, shape, target)).sum())
+    corrected, drifts = calibration.correction != "none", target.device.drift is not None
+    return {
+        "correction": 2 * sums * corrected,
+        "drift": sums * (drifts and not corrected and calibration.drift_interval_s is not None),
     }
 
 

@@ -221,12 +221,14 @@ def _layer_on(chip: Chip, bank: int, layer: LayerData, target: Target, shape: Ar
     physics = Physics(chip.inputs(), chip.converter_noise, chip.frozen, bank, chip.seeds(name))
     blocks = _blocks(layer, target, shape, partial(chip.realise, name))
     calibration = target.calibration
-    if chip.calibrated and calibration is not None and calibration.correction == "column":
+    if chip.calibrated and calibration is not None and calibration.correction != "none":
         adc, rng = replace(make_adc(target), gain=layer.analog.gain), np.random.default_rng([chip.seed, len(blocks)])
         largest, vectors = (1 << target.converters.dac.bits) - 1, calibration.vectors
         nominal = _blocks(layer, target, shape, None)
         pairs = zip(blocks, nominal, strict=True)
-        blocks = [corrected(block, wanted, adc, vectors, largest, rng) for block, wanted in pairs]
+        blocks = [
+            corrected(block, wanted, adc, vectors, largest, rng, calibration.correction) for block, wanted in pairs
+        ]
     analog = replace(layer.analog, lossless=False)
     return MappedLayer(layer.op, layer.table, analog, _weights(layer, target, shape), tuple(blocks), physics)
 

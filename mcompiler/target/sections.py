@@ -266,8 +266,8 @@ class Calibration(Section):
     drift_interval_s: PositiveFloat | None = Field(
         default=None, description="time between two measurements of every array's total current; None: never"
     )
-    correction: Literal["none", "column"] = Field(
-        default="none", description="digital gain and offset on the codes of each converted column"
+    correction: Literal["none", "adc", "column"] = Field(
+        default="none", description="digital gain and offset on the codes of each ADC, or of each converted column"
     )
     vectors: Annotated[int, Field(ge=2, le=4096, strict=True)] = Field(
         default=64, description="known input vectors that a correction is fitted on"

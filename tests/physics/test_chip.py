@@ -193,10 +193,11 @@ def test_drift_of_one_exponent_is_compensated_whole(encoding: str) -> None:
     np.testing.assert_allclose(mended, plain, atol=2.5e-3 * size)  # a unit column's rounding counts by the shift
 
 
+@pytest.mark.parametrize(("per", "columns"), [("column", 1), ("adc", 1), ("column", 8), ("adc", 8)])
 @pytest.mark.parametrize("encoding", ENCODINGS)
-def test_a_digital_correction_takes_gain_and_offset_of_converters_back(encoding: str) -> None:
-    errors = ("converters.adc.gain_error=0.1", "converters.adc.offset_codes=5.0", "converters.adc.columns=1",
-              "calibration.correction=column", "calibration.source=assumption: test")  # fmt: skip
+def test_a_digital_correction_takes_gain_and_offset_of_converters_back(encoding: str, per: str, columns: int) -> None:
+    errors = ("converters.adc.gain_error=0.1", "converters.adc.offset_codes=5.0", f"converters.adc.columns={columns}",
+              f"calibration.correction={per}", "calibration.source=assumption: test")  # fmt: skip
     chip = made(*ENCODINGS[encoding], *errors)
     build = MATRIX.compile(chip)
     plain = exact(build, MATRIX)
@@ -204,6 +205,19 @@ def test_a_digital_correction_takes_gain_and_offset_of_converters_back(encoding:
     wrong = np.abs(accumulators(build, MATRIX, off) - plain).mean()
     right = np.abs(accumulators(build, MATRIX, replace(off, calibrated=True)) - plain).mean()
     assert right < wrong / 50
+
+
+def test_one_correction_for_columns_that_err_alike_mends_less_where_they_do_not() -> None:
+    """Wires make every column err by itself: a factor for each mends more than one for the eight of an ADC."""
+    errors = ("array.wire_resistance_ohm=20.0", "array.driver_resistance_ohm=300.0", "array.source=assumption: test",
+              "converters.adc.columns=8", "calibration.source=assumption: test")  # fmt: skip
+    left = {}
+    for per in ("none", "adc", "column"):
+        chip = made(*errors, f"calibration.correction={per}")
+        build = MATRIX.compile(chip)
+        got = accumulators(build, MATRIX, Chip(chip, 1, frozenset({Effect.WIRES}), 1.0))
+        left[per] = np.abs(got - exact(build, MATRIX)).mean()
+    assert left["column"] < left["adc"] < left["none"]
 
 
 @pytest.mark.parametrize("encoding", ["differential", "after", "separate", "reference", "digitised"])
