@@ -80,6 +80,53 @@ def resnet18() -> nn.Module:
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, 10))
 
 
+@torch.no_grad()
+def slimmed(model: nn.Module, stages: Iterable[int], inner: int) -> None:
+    """Silence channels of a ResNet-18: those that normalisations scale least (network slimming, Liu et al. 2017).
+
+    A silent channel is zero in all that writes and reads it, so that structures are sought among the others and the
+    removal of unused paths takes it out of the network.
+
+    Args:
+        model: of ``resnet18``; changed in place.
+        stages: channels that the shortcut path of each stage keeps.
+        inner: channels that every block keeps between its two convolutions.
+    """
+    parts = dict(enumerate(model.children()))
+    writers: list[tuple[nn.Module, nn.Module]] = [(parts[0], parts[1])]
+    readers: list[nn.Module] = []
+    blocks = [part for part in parts.values() if isinstance(part, BasicBlock)]
+    for stage, width in enumerate(stages):
+        for block in blocks[2 * stage : 2 * stage + 2]:
+            if isinstance(block.shortcut, nn.Sequential):
+                writers.append((block.shortcut[0], block.shortcut[1]))
+            writers.append((block.conv2, block.norm2))
+            _silence([(block.conv1, block.norm1)], [block.conv2], inner)
+        readers = [blocks[2 * stage + 1].conv1]
+        if stage == 0:
+            readers.append(blocks[0].conv1)
+        if 2 * stage + 2 < len(blocks):
+            following = blocks[2 * stage + 2]
+            readers.append(following.conv1)
+            readers += [following.shortcut[0]] if isinstance(following.shortcut, nn.Sequential) else []
+        else:
+            readers.append(parts[len(parts) - 1])
+        _silence(writers, readers, width)
+        writers = []
+
+
+def _silence(writers: list[tuple[nn.Module, nn.Module]], readers: list[nn.Module], width: int) -> None:
+    """Keep so many of the channels that (layer, normalisation) pairs write and others read."""
+    scales = torch.stack([norm.weight.abs() for _, norm in writers]).sum(0)  # type: ignore[operator]
+    silent = scales.argsort(descending=True)[width:]
+    for layer, norm in writers:
+        layer.weight[silent] = 0.0  # type: ignore[operator]
+        norm.weight[silent] = 0.0  # type: ignore[operator]
+        norm.bias[silent] = 0.0  # type: ignore[operator]
+    for layer in readers:
+        layer.weight[:, silent] = 0.0  # type: ignore[operator]
+
+
 class _OptionABlock(nn.Module):
     """A block of the CIFAR ResNets: the shortcut drops pixels and pads channels."""
 

@@ -23,7 +23,7 @@ import torch
 from common import RESULTS, SHARED, write
 from images import Batches, Distilled, Images, load_images
 from mapping import dense_figures, mapped_figures, power_and_area
-from networks import NETWORKS, Teacher, trained_resnet
+from networks import NETWORKS, Teacher, slimmed, trained_resnet
 from torch import nn
 
 from mcompiler import admm
@@ -61,6 +61,8 @@ def main() -> None:
         )
         if args.stop_after == "dense":
             continue
+        if "slim" in recipe:
+            slimmed(start, **recipe["slim"])
         spec = Spec.from_table({"seed": seed, **recipe["compress"]})
         batches = training_batches(images, recipe, seed, "compress", dense)
         result = admm.compress(

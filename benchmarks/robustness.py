@@ -41,6 +41,23 @@ PCM = (  # the law of phase-change memory, Joshi et al. (2020) as in targets/pcm
     "device.drift.source=Joshi et al., Nature Communications 11, 2473 (2020)",
 )  # fmt: skip
 OHMS = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
+PANELS = {  # title: label and sweep of each line
+    "programming error, share of g": {"": "programming, share of g"},
+    "programming error, log-normal sigma": {"": "programming, log-normal"},
+    "stuck cells": {"": "stuck cells"},
+    "drift": {"as it is": "drift", "compensated": "drift, compensated"},
+    "ADC bits": {
+        "full range": "ADC bits, full range", "range per layer": "ADC bits, range per layer",
+        "per array": "ADC bits, range per array", "per column": "ADC bits, range per column",
+    },
+    "ADC errors, codes of offset and % of gain": {
+        "as they are": "ADC errors, as they are", "corrected per ADC": "ADC errors, corrected per ADC",
+        "per column": "ADC errors, corrected per column",
+    },
+    "wires, ohm x g_max x rows^2": {
+        "as written": "wires, ohm x g_max x rows^2", "predistorted": "wires, predistorted",
+    },
+}  # fmt: skip
 TIMES = {"20 s": 20.0, "1 hour": 3600.0, "1 day": 86400.0, "1 month": 2.6e6}
 
 
@@ -67,8 +84,20 @@ def points() -> dict[str, dict[str, Any]]:
             "drift, compensated", name, (*PCM, "calibration.drift_interval_s=20.0", f"calibration.source={SOURCE}"),
             ("drift",), time_s=seconds,
         )  # fmt: skip
-    for bits in (5, 6, 7, 9):
-        add("ADC bits", bits, (f"converters.adc.bits={bits}",), ())
+    for bits in (4, 5, 6, 7, 9):
+        add("ADC bits, full range", bits, (f"converters.adc.bits={bits}", "converters.adc.range=full"), ())
+        for per in ("layer", "array", "column"):
+            add(
+                f"ADC bits, range per {per}",
+                bits,
+                (f"converters.adc.bits={bits}", f"converters.adc.range_per={per}"),
+                (),
+            )
+    for codes in (1, 2, 4):
+        errors = (f"converters.adc.offset_codes={codes}", f"converters.adc.gain_error={codes / 100}")
+        for per, name in (("none", "as they are"), ("adc", "corrected per ADC"), ("column", "corrected per column")):
+            keys = (*errors, f"calibration.correction={per}", f"calibration.source={SOURCE}")
+            add(f"ADC errors, {name}", codes, keys, ("converters",))
     for ohm in OHMS:
         text = (f"array.wire_resistance_ohm={ohm}", f"array.driver_resistance_ohm={ohm}")
         stiffness = round(ohm * 50e-6 * 128**2, 4)
@@ -185,7 +214,10 @@ def page(result: dict[str, Any]) -> str:
         )
     lines += [
         "",
-        "Drift is IBM's law of phase-change memory on these cells; compensation measures every array each 20 s.",
+        "Drift is IBM's law of phase-change memory on these cells; compensation measures every array each 20 s. "
+        "ADC errors of n are an offset of n codes and a gain of n% (deviations over the ADCs, one an array); "
+        "corrections are fitted on 64 known vectors. Ranges of arrays and columns are their layer's divided by powers "
+        "of two.",
     ]
     if "cost" in result:
         cost = result["cost"]
@@ -231,7 +263,7 @@ def page(result: dict[str, Any]) -> str:
 
 
 def plot(result: dict[str, Any], path: Path) -> None:
-    """One panel a sweep."""
+    """One panel an effect, before and after what calibration does about it."""
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -242,15 +274,24 @@ def plot(result: dict[str, Any], path: Path) -> None:
     for point in result["points"].values():
         sweeps.setdefault(point["sweep"], []).append(point)
     fig, axes = plt.subplots(2, 4, figsize=(13, 5.5), sharey=True)
-    for axis, (name, rows) in zip(axes.flat, sweeps.items(), strict=False):
-        values = [row["value"] for row in rows]
-        means = [100 * (row["mean"] if row["effects"] else row["top1_ideal"]) for row in rows]
-        spread = [100 * (row["deviation"] or 0) for row in rows]
-        axis.errorbar(range(len(values)), means, yerr=spread, marker="o", capsize=3)
-        axis.axhline(100 * rows[0]["top1_quantised"], color="grey", lw=0.8, ls="--")
-        axis.set_xticks(range(len(values)), [str(value) for value in values], fontsize=7)
-        axis.set_title(name, fontsize=9)
+    for axis, (title, lines) in zip(axes.flat, PANELS.items(), strict=False):
+        ticks = list(dict.fromkeys(row["value"] for name in lines.values() for row in sweeps.get(name, [])))
+        ticks = ticks if isinstance(ticks[0], str) else sorted(ticks)
+        for label, name in lines.items():
+            rows = sweeps.get(name, [])
+            rows = sorted(rows, key=lambda row: ticks.index(row["value"]))
+            means = [100 * (row["mean"] if row["effects"] else row["top1_ideal"]) for row in rows]
+            spread = [100 * (row["deviation"] or 0) for row in rows]
+            at = [ticks.index(row["value"]) for row in rows]
+            axis.errorbar(at, means, yerr=spread, marker="o", capsize=3, label=label)
+        axis.axhline(100 * next(iter(result["points"].values()))["top1_quantised"], color="grey", lw=0.8, ls="--")
+        axis.set_xticks(range(len(ticks)), [str(value) for value in ticks], fontsize=7)
+        axis.set_title(title, fontsize=9)
         axis.set_ylim(0, 100)
+        if len(lines) > 1:
+            axis.legend(fontsize=7, loc="lower left")
+    for axis in list(axes.flat)[len(PANELS) :]:
+        axis.set_axis_off()
     axes[0][0].set_ylabel("top-1 %")
     axes[1][0].set_ylabel("top-1 %")
     fig.tight_layout()
