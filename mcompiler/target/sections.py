@@ -299,6 +299,9 @@ class Digital(Section):
     buffer_bytes_per_s: PositiveFloat | None = Field(
         default=None, description="what a tile's activation memory reads and writes together; None: never the limit"
     )
+    node_nm: Annotated[float, Field(ge=7, le=180)] | None = Field(
+        default=None, description="technology node that components with `scales_node` are scaled to; None: their own"
+    )
     skip: Skip = Field(
         default=Skip.NONE,
         description="reads of an array that are left out: phases in which no row is driven, fragments of rows, and "
@@ -402,6 +405,9 @@ class Component(Section):
         default=False, description="switched off while the arrays of its layer are idle; its static power with it"
     )
     node_nm: PositiveFloat | None = Field(default=None, description="technology node of the figures")
+    scales_node: Bool = Field(
+        default=False, description="digital logic or memory: its figures follow `digital.node_nm` from `node_nm`"
+    )
     scaling: str = Field(default="none", description="rule by which the figures were scaled, if they were")
     scales_with: ScalesWith | None = Field(
         default=None, description="what the figures follow when it is changed; they hold at `reference`"
@@ -414,4 +420,6 @@ class Component(Section):
             raise ValueError("energy_j is per event, and no event is named")
         if (self.scales_with is None) != (self.reference is None):
             raise ValueError("scales_with says what the figures follow, reference where they hold; give both")
+        if self.scales_node and self.node_nm is None:
+            raise ValueError("scales_node follows the technology node from node_nm on; give that too")
         return self
