@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mcompiler.cli.main import run
-from mcompiler.cost.published import Comparison, compare, peak_operations, power
+from mcompiler.cost.published import Comparison, compare, peak_operations, power, storage_bytes
 from mcompiler.target import Place, list_targets, load_target
 
 WITH_FIGURES = ["isaac", "isaac_16bit", "puma", "forms"]
@@ -44,6 +44,17 @@ def test_isaac_by_hand() -> None:
     assert found["cell_power_w"].ours == pytest.approx(
         0.2**2 * (1.144e-7 + 1.716e-6) / 2 * 128 * 129 * 0.5 * 100 / 100.78125, rel=1e-4
     )
+
+
+def test_isaac_s_largest_network_takes_a_board_of_32_chips() -> None:
+    """Held out: nothing of it is in the target. ISAAC, ISCA 2016, section VIII: boards of 8, 16, 32 and 64 chips; one
+    layer with private kernels (Table II: 200x200 inputs, kernels 18x18, 8 maps to 8) needs 32 of ISAAC-CE and, in 36 MB
+    of eDRAM each, 64 of DaDianNao."""
+    weights = (200 - 18 + 1) ** 2 * 8 * 8 * 18**2
+    isaac, dadiannao = (2 * weights / held for held in (storage_bytes(load_target("isaac")), 36 * 2**20))
+    boards = [next(board for board in (8, 16, 32, 64) if board >= chips) for chips in (isaac, dadiannao)]
+    assert boards == [32, 64]
+    assert isaac == pytest.approx(21.0, abs=0.1)
 
 
 def test_puma_by_hand() -> None:
