@@ -1,6 +1,6 @@
 """ResNet-20 on CIFAR-10 with devices, wires and converters that err: accuracy over chips, with intervals.
 
-    python benchmarks/robustness.py [--parts sweeps wires_time cost neurram] [--limit 1000] [--trials 5]
+    python benchmarks/robustness.py [--parts sweeps compressed wires_time cost neurram] [--limit 1000] [--trials 5]
 
 4-bit cells in differential pairs, subtracted before an 8-bit ADC of calibrated range, 1-bit phases, 128x128 arrays,
 unless a sweep says otherwise. Points that are in benchmarks/results/robustness.json with the same limit and trials are
@@ -19,6 +19,8 @@ from typing import Any
 import numpy as np
 from accuracy import MODEL, normalised
 from common import SHARED, interleaved, known, ratio, write
+from images import load_images
+from paper import TARGETS as MAPPED
 
 import mcompiler
 from mcompiler.driver import Build
@@ -182,6 +184,49 @@ def neurram(x: Any, y: Any, trials: int, calibration: dict[str, Any]) -> dict[st
     return trial(build, x, y, ("all",), trials, 1800.0)
 
 
+COMPRESSED = {"lenet5": "mnist", "convnet": "cifar10", "vgg16": "cifar10", "resnet18": "cifar10"}
+COMPRESSED_POINTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "as mapped": ((), ()),
+    **{
+        f"programming, {share:.0%} of g": ((f"device.programming.proportional={share}",), ("programming",))
+        for share in (0.05, 0.1, 0.2)
+    },
+    **{
+        f"stuck cells, {share:.1%}": (
+            (f"device.faults.stuck_on={share / 2}", f"device.faults.stuck_off={share / 2}"), ("faults",),
+        )
+        for share in (0.001, 0.01)
+    },
+    "drift, 1 day": (PCM, ("drift",)),
+    "drift, 1 day, compensated": (
+        (*PCM, "calibration.drift_interval_s=20.0", f"calibration.source={SOURCE}"), ("drift",),
+    ),
+    "1 ohm wires": (("array.wire_resistance_ohm=1.0", "array.driver_resistance_ohm=1.0"), ("wires",)),
+}  # fmt: skip
+
+
+def compressed(network: str, limit: int, trials: int) -> dict[str, Any]:
+    """A compressed network of `paper.py` on its arrays, with devices that err."""
+    images = load_images(COMPRESSED[network], SHARED / "data")
+    x, y = images.normalised(images.test[:limit]).numpy(), images.test_labels[:limit].numpy()
+    model = Path(__file__).resolve().parent / "models" / f"{network}_{COMPRESSED[network]}_5bit.onnx"
+    calibration = {"x": images.normalised(images.train[:256]).numpy()}
+    found = {}
+    for name, (overrides, effects) in COMPRESSED_POINTS.items():
+        keys = ("converters.adc.range=calibrated", *sourced(overrides))
+        build = mcompiler.compile(model, MAPPED[network], calibration=calibration, overrides=keys)
+        found[name] = {"overrides": keys, **trial(build, x, y, effects, trials, 86400.0 if "drift" in name else None)}
+        print(network, name, found[name]["top1_ideal"], found[name]["mean"], found[name]["interval"], flush=True)
+    return {"images": limit, "trials": trials, "target": MAPPED[network], "points": found}
+
+
+def sourced(overrides: tuple[str, ...]) -> tuple[str, ...]:
+    """With a source for each section that the overrides add to."""
+    sections = {key.rsplit(".", 1)[0] for key in overrides}
+    missing = [name for name in sorted(sections) if not any(key.startswith(f"{name}.source") for key in overrides)]
+    return (*overrides, *(f"{name}.source={SOURCE}" for name in missing if name != "array"))
+
+
 def page(result: dict[str, Any]) -> str:
     """docs/robustness.md."""
     points = result["points"].values()
@@ -219,6 +264,8 @@ def page(result: dict[str, Any]) -> str:
         "corrections are fitted on 64 known vectors. Ranges of arrays and columns are their layer's divided by powers "
         "of two.",
     ]
+    if "compressed" in result:
+        lines += compressed_lines(result["compressed"])
     if "cost" in result:
         cost = result["cost"]
         lines += [
@@ -262,6 +309,32 @@ def page(result: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def compressed_lines(networks: dict[str, dict[str, Any]]) -> list[str]:
+    """The table of the compressed networks."""
+    first = next(iter(networks.values()))
+    lines = [
+        "",
+        "## Compressed networks",
+        "",
+        "The 5-bit networks of [results.md](results.md) on `yuan2019` and its 32x32 arrays, 0.1 to 1 uS, 8-bit ADCs "
+        f"of calibrated range: top-1 in % on the first {first['images']} test images, mean and 95% interval over "
+        f"{first['trials']} chips. None was trained for such devices "
+        "([admm.md](admm.md#devices-that-err) does that).",
+        "",
+        "| | " + " | ".join(networks) + " |",
+        "| --- |" + " --: |" * len(networks),
+    ]
+    for name in COMPRESSED_POINTS:
+        cells = []
+        for network in networks.values():
+            point = network["points"][name]
+            low, high = point["interval"] or (None, None)
+            mean = point["mean"] if low is not None else point["top1_ideal"]
+            cells.append(f"{100 * mean:.1f}" + ("" if low is None else f" ({100 * low:.1f} to {100 * high:.1f})"))
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return lines
+
+
 def plot(result: dict[str, Any], path: Path) -> None:
     """One panel an effect, before and after what calibration does about it."""
     import matplotlib as mpl
@@ -300,7 +373,8 @@ def plot(result: dict[str, Any], path: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--parts", nargs="+", default=["sweeps", "wires_time", "cost", "neurram", "page"])
+    parser.add_argument("--parts", nargs="+", default=["sweeps", "compressed", "wires_time", "cost", "neurram", "page"])
+    parser.add_argument("--networks", nargs="+", default=list(COMPRESSED), help="of the part compressed")
     parser.add_argument("--limit", type=int, default=1000)
     parser.add_argument("--trials", type=int, default=5)
     args = parser.parse_args()
@@ -322,6 +396,9 @@ def main() -> None:
         result["points"][name] = {**point, "overrides": [*BASE, *point["overrides"]], **setting, **found}
         write("robustness", result)
         print(name, found["top1_ideal"], found["mean"], found["interval"], flush=True)
+    for network in args.networks if "compressed" in args.parts else ():
+        result.setdefault("compressed", {})[network] = compressed(network, args.limit, args.trials)
+        write("robustness", result)
     if "wires_time" in args.parts:
         result["wires_time"] = [wires_time(cells, x, y, calibration) for cells in (4, 2)]
     if "cost" in args.parts:
