@@ -58,16 +58,15 @@ def fit_ranges(
         sample: input codes of the calibration data.
         target: says what has a range of its own.
     """
-    copies = shape.arrays_per_tile
-    tiles = np.arange(len(table) // copies)
+    tiles = np.arange(len(table) // shape.arrays_per_tile)
     if target.converters.adc.range_per is RangePer.LAYER:
         chosen = tiles[np.unique(np.linspace(0, len(tiles) - 1, min(SAMPLED_TILES, len(tiles))).astype(np.int64))]
-        reads = _tile_reads(op, table, sample, shape, target, shift, flips, chosen)
+        reads = _Sampled(op, table, sample, shape, target, shift, flips).reads(chosen)
         return _of_layer(np.concatenate([np.zeros(0, np.float32), *(values.ravel() for values in reads)]), target)
     phases, seen = -(-op.input.bits // target.converters.dac.bits), len(sample.vectors)
     kept = np.linspace(0, seen - 1, min(seen, max(1, SAMPLED_READS // (phases * shape.reads)))).astype(np.int64)
     sample = replace(sample, vectors=sample.vectors[kept])
-    reads = _tile_reads(op, table, sample, shape, target, shift, flips, tiles)
+    reads = _Sampled(op, table, sample, shape, target, shift, flips).reads(tiles)
     return _of_parts(reads, table, shape, target)
 
 
@@ -164,44 +163,49 @@ def _groups(arrays: TileTable, conversions: int, shape: ArrayShape, target: Targ
 # --- what is converted -----------------------------------------------------------------------------------------------
 
 
-def _tile_reads(
-    op: MatrixOp,
-    table: TileTable,
-    sample: CodeSample,
-    shape: ArrayShape,
-    target: Target,
-    shift: int,
-    flips: npt.NDArray[np.bool_],
-    tiles: Iterable[int],
-) -> Iterator[npt.NDArray[np.float32]]:
-    """Analog values before every conversion of the sampled vectors, tile by tile: [reads, conversions].
+@dataclass(frozen=True)
+class _Sampled:
+    """A layer and the input codes on which its ranges are fitted; as in ``fit_ranges``."""
 
-    Conversions are those of ``_converted``, then one unit column for each array, where there are any.
-    """
-    lut = level_table(shape, target.encoding.weights, shift)
-    smallest = code_range(shape, target.encoding.weights, shift).smallest
-    copies = shape.arrays_per_tile
-    heads = table[::copies]
-    pedestal, full = make_adc(target).pedestal, (1 << shape.cell_bits) - 1
-    for position in tiles:
-        arrays = slice(position * copies, (position + 1) * copies)
-        run = next(tile_runs(op, table[arrays], shape, smallest))
-        levels = steps_of(_flipped(run_levels(run, lut, shape), run, flips[arrays], full, shape), shape)
-        height, width = int(heads[position]["rows"]), int(heads[position]["cols"]) * shape.columns_per_weight
-        inputs = _tile_inputs(op, heads[position], sample, shape)[:, :height]  # [V, rows]
-        columns = _converted(levels[:, :height, :width], table[arrays], shape, target).astype(np.float32)
-        if shape.unit:  # one in each array
-            columns = np.concatenate([columns, np.ones((height, copies), np.float32)], axis=1)  # [rows, columns]
-        reads = _reads(inputs, op.input.bits, shape, target)
-        parts = [read @ columns + pedestal * read.sum(axis=1, keepdims=True) for read in reads]
-        yield np.concatenate(parts).astype(np.float32)
+    op: MatrixOp
+    table: TileTable
+    sample: CodeSample
+    shape: ArrayShape
+    target: Target
+    shift: int
+    flips: npt.NDArray[np.bool_]
 
+    def reads(self, tiles: Iterable[int]) -> Iterator[Values]:
+        """Analog values before every conversion of the sampled vectors, tile by tile: [reads, conversions].
 
-def _tile_inputs(op: MatrixOp, tile: np.void, sample: CodeSample, shape: ArrayShape) -> npt.NDArray[np.uint16]:
-    vectors = np.zeros((len(sample.vectors), shape.rows), dtype=np.uint16)
-    for block in tile_blocks(tile, op.rows, op.cols):
-        vectors[:, block.row : block.row + len(block.rows)] = sample.vectors[:, block.group, block.rows]
-    return vectors
+        Conversions are those of ``_converted``, then one unit column for each array, where there are any.
+        """
+        shape, target = self.shape, self.target
+        lut = level_table(shape, target.encoding.weights, self.shift)
+        smallest = code_range(shape, target.encoding.weights, self.shift).smallest
+        copies = shape.arrays_per_tile
+        heads = self.table[::copies]
+        pedestal, full = make_adc(target).pedestal, (1 << shape.cell_bits) - 1
+        for position in tiles:
+            arrays = slice(position * copies, (position + 1) * copies)
+            run = next(tile_runs(self.op, self.table[arrays], shape, smallest))
+            levels = steps_of(_flipped(run_levels(run, lut, shape), run, self.flips[arrays], full, shape), shape)
+            height, width = int(heads[position]["rows"]), int(heads[position]["cols"]) * shape.columns_per_weight
+            inputs = self._inputs(heads[position])[:, :height]  # [V, rows]
+            columns = _converted(levels[:, :height, :width], self.table[arrays], shape, target).astype(np.float32)
+            if shape.unit:  # one in each array
+                columns = np.concatenate([columns, np.ones((height, copies), np.float32)], axis=1)  # [rows, columns]
+            reads = _reads(inputs, self.op.input.bits, shape, target)
+            parts = [read @ columns + pedestal * read.sum(axis=1, keepdims=True) for read in reads]
+            yield np.concatenate(parts).astype(np.float32)
+
+    def _inputs(self, tile: np.void) -> npt.NDArray[np.uint16]:
+        """What the sampled vectors put on the word lines of a tile: [V, rows]."""
+        seen = self.sample.vectors
+        vectors = np.zeros((len(seen), self.shape.rows), dtype=np.uint16)
+        for block in tile_blocks(tile, self.op.rows, self.op.cols):
+            vectors[:, block.row : block.row + len(block.rows)] = seen[:, block.group, block.rows]
+        return vectors
 
 
 def _converted(levels: npt.NDArray[Any], arrays: TileTable, shape: ArrayShape, target: Target) -> npt.NDArray[np.int16]:
