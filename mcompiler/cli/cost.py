@@ -45,7 +45,9 @@ def cost(directory: Path, overrides: tuple[str, ...], with_data: bool, as_json: 
     calibration = calibration_cost(build.layer_data, target)
     if as_json:
         more: dict[str, Any] = {"data_energy": [each.as_json() for each in energies]} if with_data else {}
-        print_json({**found.as_json(), "calibration": [each.as_json() for each in calibration], **more})
+        if calibration:
+            more["calibration"] = [each.as_json() for each in calibration]
+        print_json({**found.as_json(), **more})
         return
     click.echo(cost_summary(found, len(assumptions(target))))
     if calibration:
