@@ -227,6 +227,12 @@ def sourced(overrides: tuple[str, ...]) -> tuple[str, ...]:
     return (*overrides, *(f"{name}.source={SOURCE}" for name in missing if name != "array"))
 
 
+_ADC_ERRORS = (
+    " ADC errors of n are an offset of n codes and a gain of n% (deviations over the ADCs, one an array); corrections are "
+    "fitted on 64 known vectors."
+)
+
+
 def page(result: dict[str, Any]) -> str:
     """docs/robustness.md."""
     points = result["points"].values()
@@ -259,10 +265,9 @@ def page(result: dict[str, Any]) -> str:
         )
     lines += [
         "",
-        "Drift is IBM's law of phase-change memory on these cells; compensation measures every array each 20 s. "
-        "ADC errors of n are an offset of n codes and a gain of n% (deviations over the ADCs, one an array); "
-        "corrections are fitted on 64 known vectors. Ranges of arrays and columns are their layer's divided by powers "
-        "of two.",
+        "Drift is IBM's law of phase-change memory on these cells; compensation measures every array each 20 s. Ranges "
+        "of arrays and columns are their layer's divided by powers of two."
+        + (_ADC_ERRORS if any(point["sweep"].startswith("ADC errors") for point in points) else ""),
     ]
     if "compressed" in result:
         lines += compressed_lines(result["compressed"])
@@ -347,7 +352,8 @@ def plot(result: dict[str, Any], path: Path) -> None:
     for point in result["points"].values():
         sweeps.setdefault(point["sweep"], []).append(point)
     fig, axes = plt.subplots(2, 4, figsize=(13, 5.5), sharey=True)
-    for axis, (title, lines) in zip(axes.flat, PANELS.items(), strict=False):
+    panels = {title: lines for title, lines in PANELS.items() if any(name in sweeps for name in lines.values())}
+    for axis, (title, lines) in zip(axes.flat, panels.items(), strict=False):
         ticks = list(dict.fromkeys(row["value"] for name in lines.values() for row in sweeps.get(name, [])))
         ticks = ticks if isinstance(ticks[0], str) else sorted(ticks)
         for label, name in lines.items():
@@ -363,7 +369,7 @@ def plot(result: dict[str, Any], path: Path) -> None:
         axis.set_ylim(0, 100)
         if len(lines) > 1:
             axis.legend(fontsize=7, loc="lower left")
-    for axis in list(axes.flat)[len(PANELS) :]:
+    for axis in list(axes.flat)[len(panels) :]:
         axis.set_axis_off()
     axes[0][0].set_ylabel("top-1 %")
     axes[1][0].set_ylabel("top-1 %")
