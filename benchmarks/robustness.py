@@ -228,8 +228,8 @@ def sourced(overrides: tuple[str, ...]) -> tuple[str, ...]:
 
 
 _ADC_ERRORS = (
-    " ADC errors of n are an offset of n codes and a gain of n% (deviations over the ADCs, one an array); corrections are "
-    "fitted on 64 known vectors."
+    " ADC errors of n are an offset of n codes and a gain of n% (deviations over the ADCs, one an array); corrections "
+    "are fitted on 64 known vectors."
 )
 
 
