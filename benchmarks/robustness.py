@@ -222,7 +222,7 @@ def compressed(network: str, limit: int, trials: int) -> dict[str, Any]:
 
 def sourced(overrides: tuple[str, ...]) -> tuple[str, ...]:
     """With a source for each section that the overrides add to."""
-    sections = {key.rsplit(".", 1)[0] for key in overrides}
+    sections = {key.split("=")[0].rsplit(".", 1)[0] for key in overrides}
     missing = [name for name in sorted(sections) if not any(key.startswith(f"{name}.source") for key in overrides)]
     return (*overrides, *(f"{name}.source={SOURCE}" for name in missing if name != "array"))
 
