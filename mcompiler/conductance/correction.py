@@ -30,8 +30,9 @@ class Measurement:
 
     @classmethod
     def drawn(cls, adc: Adc, rows: int, vectors: int, largest: int, rng: np.random.Generator) -> Measurement:
-        """With inputs drawn uniformly from 0 to ``largest``."""
-        return cls(adc, rng.integers(0, largest + 1, (vectors, rows)).astype(np.float64))
+        """With inputs drawn uniformly from 0 to ``largest``, on shares of the rows from almost none to all."""
+        driven = rng.random((vectors, rows)) < rng.random((vectors, 1))
+        return cls(adc, (rng.integers(0, largest + 1, (vectors, rows)) * driven).astype(np.float64))
 
     def lines(
         self,
@@ -55,10 +56,11 @@ class Measurement:
         given = gain * (self.inputs @ levels.astype(np.float64) + counted) + added
         codes = convert(replace(self.adc, gain=1.0), bent(self.adc, given, bow))
         aim = gain * (self.inputs @ wanted.astype(np.float64) + counted)
-        members = np.bincount(shared) * len(self.inputs)
+        known = (aim >= self.adc.smallest) & (aim <= self.adc.largest)  # what the mapping clips says nothing
+        members = np.bincount(shared, known.sum(axis=0))
 
         def mean(values: Values) -> Floats:
-            return np.bincount(shared, values.sum(axis=0)) / np.maximum(members, 1)
+            return np.bincount(shared, (values * known).sum(axis=0)) / np.maximum(members, 1)
 
         middle, target = mean(codes), mean(aim)
         spread = codes - middle[shared]
