@@ -81,7 +81,7 @@ def corrected(
         block: of one chip.
         wanted: the same read as the mapping asks for it.
         adc: the layer's converter.
-        vectors: known input vectors, drawn uniformly.
+        vectors: known input vectors, that drive almost none to all of the rows.
         largest: input code of a phase.
         rng: draws them.
         per: ``column`` or ``adc``: what has a map of its own. Unit and reference columns have converters of their own.

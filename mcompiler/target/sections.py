@@ -422,4 +422,6 @@ class Component(Section):
             raise ValueError("scales_with says what the figures follow, reference where they hold; give both")
         if self.scales_node and self.node_nm is None:
             raise ValueError("scales_node follows the technology node from node_nm on; give that too")
+        if self.scales_node and not 7 <= (self.node_nm or 0) <= 180:
+            raise ValueError("scales_node knows nodes from 7 to 180 nm; give such a node_nm, or set it false")
         return self

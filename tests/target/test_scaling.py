@@ -121,6 +121,11 @@ def test_a_node_without_its_own_is_a_fault(tmp_path: Path) -> None:
         load_target(file)
 
 
+def test_a_node_beyond_the_table_is_a_fault() -> None:
+    with pytest.raises(TargetError, match="knows nodes from 7 to 180 nm"):
+        load_target("isaac", ["components.router.node_nm=250", "digital.node_nm=22"])
+
+
 def test_half_a_rule_is_a_fault(tmp_path: Path) -> None:
     file = tmp_path / "half.toml"
     file.write_text('extends = "isaac"\n[components.router]\nscales_with = "rows"\n')
