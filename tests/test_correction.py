@@ -13,9 +13,9 @@ from tests.support.builds import target
 
 
 def test_what_the_mapping_clips_says_nothing() -> None:
-    """A range of half of what all rows give: offset and gain come back as from a range that holds everything."""
+    """A range of less than half of what is drawn: offset and gain come back as from a range that holds everything."""
     levels, zeros, one = np.full((64, 1), 2.0), np.zeros(1), np.ones(1, np.int64)
-    for bits in (7, 12):  # sums up to 128, codes up to 63 and 2047
+    for bits in (6, 12):  # sums up to 76, codes up to 31 and 2047
         adc = replace(make_adc(target(f"converters.adc.bits={bits}")), gain=1.0)
         measured = Measurement.drawn(adc, 64, 256, 1, np.random.default_rng(0))
         slope, shift = measured.lines(0.8 * levels, levels, zeros - 6.0, zeros, one, one - 1)
