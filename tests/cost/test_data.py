@@ -20,7 +20,7 @@ from mcompiler.geometry import array_shape
 from mcompiler.passes.quantise import input_statistics
 from tests.support.builds import conv_case
 from tests.support.builds import target as build_target
-from tests.support.programs import Case, cases, matrix_program, scheduled, spots
+from tests.support.programs import Case, cases, matrix_program, one_sign, scheduled, spots
 
 
 @settings(max_examples=40, deadline=None)
@@ -31,6 +31,8 @@ def test_cells_and_drives_are_summed_one_by_one(case: Case, seed: int, vectors: 
     bits, dac = case.op.input.bits, chip.converters.dac.bits
     seen = np.random.default_rng(seed).integers(0, 1 << bits, (vectors, groups, rows)).astype(np.uint16)
     op = replace(case.op, vectors=vectors)
+    if shape.signs:
+        op = one_sign(op, chip)  # in the fragments of the compacted matrix, which `scheduled` makes
     program = matrix_program([op])
     program = replace(program, statistics={op.name: input_statistics(seen, bits, dac)})
     done = scheduled(program, chip)
