@@ -82,10 +82,12 @@ def one_after_the_other(program: ScheduledProgram) -> float:
     return sum(stage.busy_s for stage in program.stages)
 
 
-def laid_out(program: AnalogProgram, copies: Sequence[int], target: Target) -> tuple[ScheduledProgram, float]:
+def laid_out(
+    program: AnalogProgram, copies: Sequence[int], target: Target, latency: bool = False
+) -> tuple[ScheduledProgram, float]:
     """The schedule with these copies, placed by us, and the seconds that it took."""
     start = time.perf_counter()
-    placed = Place().run(replace(program, replicas=tuple(copies)), target)
+    placed = Place(latency=latency).run(replace(program, replicas=tuple(copies)), target)
     return Schedule().run(placed, target), time.perf_counter() - start
 
 
@@ -124,7 +126,7 @@ def measure(model: Path, network: str, architecture: str, target: Target, chips:
     }
     quick = Replicate(Goal.LATENCY, arrays=budget).run(analog, target)
     assert quick.replication is not None
-    found, seconds = laid_out(analog, quick.copies, target)
+    found, seconds = laid_out(analog, quick.copies, target, latency=True)
     result["latency"] = figures(found, seconds) | {"copies": list(quick.copies)}
     result["latency_bound_s"] = quick.replication.latency_bound_s
     vectors = [op.vectors for op in analog.tiled.matrix.ops]

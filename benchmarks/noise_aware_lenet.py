@@ -31,13 +31,14 @@ from mcompiler.driver.trials import TrialOptions
 from mcompiler.target import load_target
 
 ERRORS = ("device.programming.proportional=0.3", "device.programming.source=assumption: 30% of the conductance")
+FULL_RANGE = "converters.adc.range=full"
 KINDS: dict[str, dict[str, Any]] = {"plain": {}, "noise": {"noise": {}}}
 
 
 def chips_of(model: Path, images: Images, count: int, number: int) -> tuple[float, list[float]]:
     """Accuracy on a chip without errors, and on each with them."""
     x, y = images.normalised(images.test[:count]).numpy(), images.test_labels[:count].numpy()
-    build = mcompiler.compile(model, TARGETS["lenet5"], overrides=ERRORS)
+    build = mcompiler.compile(model, TARGETS["lenet5"], overrides=(*ERRORS, FULL_RANGE))
     found = build.trials(x, y, options=TrialOptions(("programming",), number, causes=False))
     assert found.top1_ideal is not None
     return found.top1_ideal, [float(chip.top1 or 0) for chip in found.chips]
@@ -49,6 +50,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--epochs", type=int, default=16)
+    parser.add_argument("--learning-rate", type=float, default=0.01, help="of both; noise needs a low one")
     parser.add_argument("--chips", type=int, default=10)
     parser.add_argument("--images", type=int, default=2000)
     args = parser.parse_args()
@@ -60,7 +62,9 @@ def main() -> None:
     for seed in args.seeds:
         dense, start, _ = train_dense("lenet5", images, recipe, seed, args.folder / f"dense{seed}")
         for name, noise in KINDS.items():
-            retrain = {**recipe["compress"]["retrain"], "epochs": args.epochs, **noise}
+            plain = recipe["compress"]["retrain"]
+            optimiser = {**plain["optimiser"], "learning_rate": args.learning_rate}
+            retrain = {**plain, "epochs": args.epochs, "optimiser": optimiser, **noise}
             spec = Spec.from_table({"seed": seed, **recipe["compress"], "retrain": retrain})
             batches = training_batches(images, recipe, seed, "compress", dense)
             started, folder = time.perf_counter(), args.folder / f"{name}{seed}"
@@ -76,8 +80,8 @@ def main() -> None:
     before, after = (np.array([run["chips"] for run in runs[name]]) for name in KINDS)
     write("noise_aware_lenet", {
         "network": "LeNet-5 20-50-500, MNIST, compressed as in lenet5_mnist_5bit", "target": TARGETS["lenet5"],
-        "overrides": list(ERRORS), "images": args.images, "chips": args.chips, "training_seeds": len(args.seeds),
-        "retrain_epochs": args.epochs, "torch": torch.__version__,
+        "overrides": [*ERRORS, FULL_RANGE], "images": args.images, "chips": args.chips,
+        "training_seeds": len(args.seeds), "retrain_epochs": args.epochs, "torch": torch.__version__,
         **recovered(np.array([run["top1_ideal"] for run in runs["plain"]]), before, after), "runs": runs,
     })  # fmt: skip
 

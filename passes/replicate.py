@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import ClassVar
@@ -15,7 +15,9 @@ from mcompiler.dataflow import (
     Kind,
     LayerPlan,
     Path,
+    Server,
     Stage,
+    Step,
     best_interval,
     clocks,
     copies_by_turns,
@@ -31,7 +33,7 @@ from mcompiler.dataflow import (
 from mcompiler.errors import CompileError
 from mcompiler.geometry import array_shape
 from mcompiler.ir import AnalogProgram, Replication
-from mcompiler.network import likely_interval, placed_interval
+from mcompiler.network import likely_interval, placed_interval, placed_latency
 from mcompiler.target import Target
 
 
@@ -52,14 +54,14 @@ class Replicate:
             latency; ``latency``: the shortest latency found.
         arrays: budget, copies included; None: what the chips that the model takes anyway hold.
         chips: chips to use at most, or None.
-        effort: rounds of the search for latency.
+        effort: rounds of the search for latency, where that is the goal; a sixth of them where it comes second.
     """
 
     name: ClassVar[str] = "replicate"
     goal: Goal = Goal.THROUGHPUT
     arrays: int | None = None
     chips: int | None = None
-    effort: int = 12
+    effort: int = 72
 
     def run(self, program: AnalogProgram, target: Target) -> AnalogProgram:
         """Return the program with the copies of each layer, and what they gain.
@@ -77,10 +79,10 @@ class Replicate:
                 f"one copy of every layer takes {total:,} arrays and the budget is {budget:,}; raise --arrays, or take "
                 "more chips"
             )
-        search = _Search(program, budget, target)
+        search = _Search(program, budget, target, spread=self.goal is Goal.LATENCY)
         copies = search.best(self.goal, self.effort)
-        if self.goal is Goal.THROUGHPUT:
-            copies = self._balanced(program, search, copies, target)
+        settle = self._balanced if self.goal is Goal.THROUGHPUT else self._quickest
+        copies = settle(program, search, copies, target)
         return replace(program, replicas=tuple(copies), replication=search.figures(copies))
 
     def _balanced(self, program: AnalogProgram, search: _Search, copies: list[int], target: Target) -> list[int]:
@@ -97,6 +99,27 @@ class Replicate:
         chips = -(-max(1, search.budget) // target.hierarchy.arrays_per_chip)
         return min(likely[: _PLACED + 2], key=lambda choice: placed_interval(with_copies(choice), chips, target))
 
+    def _quickest(self, program: AnalogProgram, search: _Search, copies: list[int], target: Target) -> list[int]:
+        """These copies, or those for throughput where links hold them back: fewer of them, or better aligned."""
+        chips = -(-max(1, search.budget) // target.hierarchy.arrays_per_chip)
+
+        def placed(choice: list[int]) -> float:
+            return placed_latency(replace(program, replicas=tuple(choice)), chips, target)
+
+        def others() -> Iterator[list[int]]:
+            yield copies_by_turns(search.candidates, search.budget)
+            yield search.best(Goal.THROUGHPUT, self.effort)
+            yield from search.slower(_SLOWER[1])
+
+        best, shortest = copies, placed(copies)
+        for other in others():
+            if shortest <= _HELD_BACK * search.latency(best) / target.digital.clock_hz:
+                break
+            found = placed(other)
+            if found < shortest:
+                best, shortest = other, found
+        return best
+
     def _budget(self, total: int, target: Target) -> int:
         if self.arrays is not None:
             return self.arrays
@@ -111,6 +134,10 @@ _SLOWER = (1.0, 1.15, 1.3, 1.6, 2.0, 2.6)
 """Intervals of arrays that are tried, as multiples of the best, where other units can't keep pace with them."""
 
 
+_HELD_BACK = 1.05
+"""Times the latency of arrays and digital units that a placed inference may take without another try."""
+
+
 _PLACED = 3
 """Choices of copies that are placed to see what links make of them, the most likely ones beside those for arrays."""
 
@@ -118,9 +145,9 @@ _PLACED = 3
 class _Search:
     """The stages of a network and what copies do to them."""
 
-    def __init__(self, program: AnalogProgram, budget: int, target: Target) -> None:
+    def __init__(self, program: AnalogProgram, budget: int, target: Target, spread: bool = False) -> None:
         matrix, shape = program.tiled.matrix, array_shape(target)
-        self.budget, self.target = budget, target
+        self.budget, self.target, self.spread = budget, target, spread
         self.steps, _ = network_steps(matrix.lowered.skeleton, matrix.ops, matrix.digital_ops)
         self.plans = [
             LayerPlan(op, reads_per_vector(op, table, shape, target), tiles=1 if len(table) else 0)
@@ -137,14 +164,26 @@ class _Search:
         self.columns = {
             step.layer: step.grid.sizes[-1] for step in self.steps if step.kind is Kind.ANALOG and step.grid.sizes
         }
-        self.layer_of = [step.layer if step.kind is Kind.ANALOG else -1 for step in self.steps]
+        chips = -(-max(1, budget) // target.hierarchy.arrays_per_chip)
+        self.units = chips * target.hierarchy.tiles_per_chip
+        self.servers = [self._server(step) for step in self.steps]
+
+    def _server(self, step: Step) -> Server:
+        if step.layer < 0 or not self.candidates[step.layer].arrays:
+            return Server()
+        if step.kind is Kind.ANALOG:
+            return Server(step.layer)
+        rate = self.target.digital.operations_per_cycle
+        return Server(step.layer, step.operations / rate, self.candidates[step.layer].arrays, self.units)
 
     def stages(self, copies: Sequence[int]) -> list[Stage]:
-        """With tiles as many as the arrays fill."""
-        plans = [
-            replace(plan, copies=number, tiles=-(-number * each.arrays // self.per_tile))
-            for plan, number, each in zip(self.plans, copies, self.candidates, strict=True)
-        ]
+        """With tiles as many as the arrays fill; for latency as many as there are copies, where there are."""
+        plans = []
+        for plan, number, each in zip(self.plans, copies, self.candidates, strict=True):
+            tiles = -(-number * each.arrays // self.per_tile)
+            if self.spread and each.arrays:
+                tiles = max(tiles, min(number, self.units))
+            plans.append(replace(plan, copies=number, tiles=tiles))
         return timed(self.steps, plans, self.target)
 
     def latency(self, copies: Sequence[int]) -> int:
@@ -158,9 +197,10 @@ class _Search:
     def best(self, goal: Goal, effort: int) -> list[int]:
         """Copies for the goal."""
         copies = copies_for_throughput(self.candidates, self.budget)
+        fastest = self.lower_latency(copies, effort // 6)
         if goal is Goal.THROUGHPUT:
-            return self.lower_latency(copies, effort)
-        return min((self.lower_latency(start, effort) for start in (copies, [1] * len(copies))), key=self.latency)
+            return fastest
+        return min(fastest, self.lower_latency([1] * len(copies), effort), key=self.latency)
 
     def slower(self, factor: float) -> list[list[int]]:
         """Copies for an interval that much longer than the best; and such that rows of the raster deal evenly.
@@ -186,7 +226,7 @@ class _Search:
             if found < shortest:
                 best, shortest = copies, found
             path = self._path(copies)
-            if any(np.array_equal(path.work, known.work) for known in paths):
+            if any(np.array_equal(path.work, known.work) and path.fixed == known.fixed for known in paths):
                 break
             paths.append(path)
         self.paths += paths
@@ -195,7 +235,7 @@ class _Search:
     def _path(self, copies: Sequence[int]) -> Path:
         """What an inference waits for with these copies."""
         stages = self.stages(copies)
-        return critical_path(stages, earliest(stages), self.layer_of, len(self.plans))
+        return critical_path(stages, earliest(stages), self.servers, len(self.plans))
 
     def _rounded(self, wanted: npt.NDArray[np.float64], least: Sequence[int]) -> list[int]:
         """Whole copies within the budget: rounded down, and what is left to those that lost most by it."""

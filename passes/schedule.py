@@ -46,6 +46,9 @@ from mcompiler.ir import (
 from mcompiler.network import Traffic, in_order, layer_holders, nodes_of, topology_of, traffic
 from mcompiler.target import Event, Skip, Target
 
+_SHARED = ("buffer", "link", "chip_link", "digital")
+"""What serves many stages: how long it works on an inference is in the interval, not in the time of a token."""
+
 
 @dataclass(frozen=True)
 class Schedule:
@@ -187,9 +190,10 @@ def _scheduled(
         for step, stage in zip(flow.steps, flow.stages, strict=True)
         if step.kind is Kind.DIGITAL
     }
+    shared = max(bounds[unit] for unit in _SHARED)  # no inference is through before the fullest of them has served it
     return ScheduledProgram(
-        program, tuple(layers), digital, cycle_s, flow.latency / clock, flow.interval / clock, tuple(stages), waiting,
-        bounds, spilled,
+        program, tuple(layers), digital, cycle_s, max(flow.latency / clock, shared), flow.interval / clock,
+        tuple(stages), waiting, bounds, spilled,
     )  # fmt: skip
 
 

@@ -22,6 +22,7 @@ from mcompiler.dataflow.plan import Dataflow, dataflow, port_time, stage_bounds
 from mcompiler.dataflow.replicas import (
     Candidate,
     Path,
+    Server,
     arrays_for,
     best_interval,
     copies_by_turns,
@@ -42,6 +43,7 @@ __all__ = [
     "LayerPlan",
     "Path",
     "Remaining",
+    "Server",
     "Stage",
     "Step",
     "TileMemory",

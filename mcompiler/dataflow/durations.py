@@ -16,7 +16,7 @@ from mcompiler.geometry import ArrayShape, TileTable, array_shape
 from mcompiler.ir import MatrixOp
 from mcompiler.target import Event, Target
 
-_SLACK = 1e-6
+SLACK = 1e-6
 """Share of a clock that a duration may exceed whole clocks by: 128 conversions at 1.28 GS/s are 100 ns, not more."""
 
 
@@ -42,7 +42,7 @@ class LayerPlan:
 
 def clocks(seconds: float, target: Target) -> int:
     """Whole clocks of the digital units that a duration takes."""
-    return math.ceil(seconds * target.digital.clock_hz - _SLACK)
+    return math.ceil(seconds * target.digital.clock_hz - SLACK)
 
 
 def read_time(shape: ArrayShape, target: Target) -> float:

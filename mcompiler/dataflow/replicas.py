@@ -5,10 +5,12 @@ from __future__ import annotations
 import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import ceil
 
 import numpy as np
 import numpy.typing as npt
 
+from mcompiler.dataflow.durations import SLACK
 from mcompiler.dataflow.grids import Indices
 from mcompiler.dataflow.timing import Stage
 
@@ -108,14 +110,51 @@ class Path:
         return float((self.work / copies).sum() + self.fixed)
 
 
-def critical_path(stages: Sequence[Stage], starts: Sequence[Indices], layer_of: Sequence[int], layers: int) -> Path:
-    """What the end of an inference waited for, token by token, in the earliest schedule of one inference.
+@dataclass(frozen=True)
+class Server:
+    """Who serves the tokens of a stage, and how far copies can shorten that.
 
-    Digital units count a clock a token: how many a layer has grows with its copies.
+    Attributes:
+        layer: whose copies it has, or -1: one server, whatever is copied.
+        unit_clocks: of a token on one digital unit; None: the arrays of the layer serve it.
+        arrays: of one copy of the layer; a copy has at most as many digital units.
+        units: digital units that there are in all.
+    """
+
+    layer: int = -1
+    unit_clocks: float | None = None
+    arrays: int = 1
+    units: int = 1
+
+    def least(self, stage: Stage, passed: int) -> tuple[float, float]:
+        """Clocks from the start of the first to the end of the last of some tokens, whatever the copies are.
+
+        Of several bounds that hold, the highest at the copies that the stage has.
+
+        Args:
+            stage: what is served.
+            passed: tokens in a row.
+
+        Returns:
+            What copies divide, what they do not.
+        """
+        if self.layer < 0 or not stage.service:
+            return 0.0, float(max(0, passed - 1) * stage.service + stage.latency)
+        if self.unit_clocks is None:  # the fullest copy has at least one token, and passed / copies
+            fill = stage.latency - stage.service
+            return (float(passed * stage.service), fill) if passed > stage.copies else (0.0, fill + stage.service)
+        most, clocks = max(1, min(self.arrays, self.units)), self.unit_clocks * (1 - SLACK)
+        alone = max(1.0, ceil(self.unit_clocks / most - SLACK), passed * clocks / max(1, self.units))
+        shared = passed * max(1.0, clocks / max(1, self.arrays))
+        return (shared, 0.0) if shared > alone * stage.copies else (0.0, alone)
+
+
+def critical_path(stages: Sequence[Stage], starts: Sequence[Indices], servers: Sequence[Server], layers: int) -> Path:
+    """What the end of an inference waited for, token by token, in the earliest schedule of one inference.
 
     Args:
         stages, starts: of ``earliest`` without an interval.
-        layer_of: layer whose copies a stage has, or -1.
+        servers: of each stage.
         layers: how many there are.
     """
     work, fixed = np.zeros(layers), 0.0
@@ -128,13 +167,10 @@ def critical_path(stages: Sequence[Stage], starts: Sequence[Indices], layer_of: 
         stage = stages[index]
         ready, edge, read = _ready(stages, starts, index)
         first = _first_in_row(stage, starts[index], ready, token)
-        passed = token - first + 1
-        if layer_of[index] >= 0:
-            # Copies in turn take at least passed / copies x service from the first start to the last end.
-            work[layer_of[index]] += passed * stage.service
-            fixed += stage.latency - stage.service
-        else:
-            fixed += min(1, stage.latency)  # copies bring more digital units with them: as if there were enough
+        divided, whole = servers[index].least(stage, token - first + 1)
+        fixed += whole
+        if divided:
+            work[servers[index].layer] += divided
         if edge[first] < 0:
             return Path(work, fixed)
         reads = stage.edges[int(edge[first])]

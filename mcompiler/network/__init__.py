@@ -1,7 +1,14 @@
 """What flows between the tiles of a chip and between chips, over which links."""
 
 from mcompiler.network.flows import OUTSIDE, Flows, layer_flows, layer_holders
-from mcompiler.network.placing import array_counts, best_placement, in_order, likely_interval, placed_interval
+from mcompiler.network.placing import (
+    array_counts,
+    best_placement,
+    in_order,
+    likely_interval,
+    placed_interval,
+    placed_latency,
+)
 from mcompiler.network.topology import PORT, Topology, topology_of
 from mcompiler.network.traffic import LayerTraffic, Traffic, lower_bound, measured, nodes_of, program_flows, traffic
 
@@ -22,6 +29,7 @@ __all__ = [
     "measured",
     "nodes_of",
     "placed_interval",
+    "placed_latency",
     "program_flows",
     "topology_of",
     "traffic",

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import numpy.typing as npt
 
-from mcompiler.dataflow import digital_bound, network_steps, read_time, reads_per_vector
+from mcompiler.dataflow import (
+    LayerPlan,
+    digital_bound,
+    earliest,
+    network_steps,
+    read_time,
+    reads_per_vector,
+    tiles_of,
+    timed,
+)
 from mcompiler.geometry import array_shape
 from mcompiler.ir import AnalogProgram
 from mcompiler.network.flows import OUTSIDE, Floats, Flows, Ints
 from mcompiler.network.sites import sites
-from mcompiler.network.traffic import measured, nodes_of, program_flows
+from mcompiler.network.traffic import Traffic, measured, nodes_of, program_flows
 from mcompiler.target import Target
 
 Addresses = tuple[npt.NDArray[np.int32], ...]
@@ -22,9 +33,17 @@ def in_order(program: AnalogProgram, target: Target) -> Addresses:
     return _addresses(counts, np.arange(sum(counts)), None, target)
 
 
-def best_placement(program: AnalogProgram, chips: int, effort: int, target: Target) -> Addresses:
-    """The best of all orders of filling tiles and arrangements of tiles that this effort and all below it find."""
-    work = _Work(program, array_counts(program), target)
+def best_placement(program: AnalogProgram, chips: int, effort: int, target: Target, latency: bool = False) -> Addresses:
+    """The best of all orders of filling tiles and arrangements of tiles that this effort and all below it find.
+
+    Args:
+        program: with the tables of the arrays and the copies of each layer.
+        chips: to be used.
+        effort: doubles the rounds.
+        target: the chip.
+        latency: whether one inference alone is to be quick, else the interval between two short.
+    """
+    work = _Work(program, array_counts(program), target, latency)
     found = [_placement(work, chips, each, target) for each in range(min(1, effort), effort + 1)]
     return min(found, key=work.badness)
 
@@ -38,12 +57,14 @@ def _placement(work: _Work, chips: int, effort: int, target: Target) -> Addresse
     for order in _orders(program, counts):
         cut = _cut_chips(work, order, chips, target)
         filled += [cut, _spread_digital(work, cut, target)]
+    if work.latency:
+        filled.append(_dealt(work, filled[0], target))
     for number, slots in enumerate(filled):
         site = sites(work.flows_between(_tiles_of(slots, target)), slots, chips, effort, False, target)
         addresses = _addresses(counts, slots, site, target)
         found.append((work.badness(addresses), number + 1, addresses))
-    for (interval, _), number, addresses in sorted(found, key=lambda each: each[:2])[:_COOLED]:
-        if number and interval > max(work.array_s, work.digital_s(addresses)):  # links are what holds it back
+    for (seconds, _), number, addresses in sorted(found, key=lambda each: each[:2])[:_COOLED]:
+        if number and seconds > work.without_links(addresses):  # links are what holds it back
             slots = filled[number - 1]
             site = sites(work.flows_between(_tiles_of(slots, target)), slots, chips, effort, True, target)
             addresses = _addresses(counts, slots, site, target)
@@ -61,6 +82,14 @@ def placed_interval(program: AnalogProgram, chips: int, target: Target) -> float
     needed = -(-sum(counts) // target.hierarchy.arrays_per_chip)
     work = _Work(program, counts, target)
     return work.badness(best_placement(program, min(chips, needed), 0, target))[0]
+
+
+def placed_latency(program: AnalogProgram, chips: int, target: Target) -> float:
+    """Seconds of one inference alone in the best placement found quickly."""
+    counts = array_counts(program)
+    needed = -(-sum(counts) // target.hierarchy.arrays_per_chip)
+    work = _Work(program, counts, target, latency=True)
+    return work.badness(best_placement(program, min(chips, needed), 0, target, latency=True))[0]
 
 
 def likely_interval(program: AnalogProgram, target: Target) -> float:
@@ -85,18 +114,22 @@ def array_counts(program: AnalogProgram) -> list[int]:
 
 
 class _Work:
-    """What makes one placement better than another."""
+    """What makes one placement better than another: the seconds of an interval or an inference, then byte-hops."""
 
-    def __init__(self, program: AnalogProgram, counts: list[int], target: Target) -> None:
+    def __init__(self, program: AnalogProgram, counts: list[int], target: Target, latency: bool = False) -> None:
         matrix, shape = program.tiled.matrix, array_shape(target)
-        self.program, self.counts, self.target = program, counts, target
+        self.program, self.counts, self.target, self.latency = program, counts, target, latency
         self.stages = network_steps(matrix.lowered.skeleton, matrix.ops, matrix.digital_ops)
         self.steps = self.stages[0]
         cycle = read_time(shape, target)
-        self.array_s = max(
-            -(-op.vectors // copies) * reads_per_vector(op, table, shape, target) * cycle
-            for op, table, copies in zip(matrix.ops, program.tiled.tables, program.copies, strict=True)
-        )
+        reads = [
+            reads_per_vector(op, table, shape, target)
+            for op, table in zip(matrix.ops, program.tiled.tables, strict=True)
+        ]
+        self.plans = [
+            LayerPlan(op, number, copies) for op, number, copies in zip(matrix.ops, reads, program.copies, strict=True)
+        ]
+        self.array_s = max(-(-plan.op.vectors // plan.copies) * plan.reads * cycle for plan in self.plans)
 
     def flows_between(self, nodes: Ints) -> Flows:
         """Flows between these nodes of all arrays, layer after layer."""
@@ -110,22 +143,36 @@ class _Work:
                 found[step.layer] += step.operations * step.grid.tokens
         return found
 
-    def digital_s(self, addresses: Addresses) -> float:
-        """Time of the busiest digital unit."""
-        return digital_bound(self.steps, len(addresses), addresses, self.target)
-
     def badness(self, addresses: Addresses) -> tuple[float, float]:
-        """The interval that arrays, digital units and links allow, and bytes times links."""
-        target, network = self.target, self.target.network
-        flows = program_flows(self.program, nodes_of(addresses, target), target, self.stages)
-        found = measured(flows, len(addresses), target, 0.0)
-        interval = max(
-            self.array_s,
-            self.digital_s(addresses),
+        """Seconds, and bytes times links."""
+        found, network = self._traffic(addresses), self.target.network
+        links = max(
             found.busiest_link_bytes * 8 / (network.link_bits * network.clock_hz),
             found.busiest_chip_bytes / network.chip_link_bytes_per_s,
         )
-        return interval, found.byte_hops
+        return max(self._without_links(addresses, found), links), found.byte_hops
+
+    def without_links(self, addresses: Addresses) -> float:
+        """Seconds, were no link full."""
+        return self._without_links(addresses, self._traffic(addresses))
+
+    def _traffic(self, addresses: Addresses) -> Traffic:
+        flows = program_flows(self.program, nodes_of(addresses, self.target), self.target, self.stages)
+        return measured(flows, len(addresses), self.target, 0.0)
+
+    def _without_links(self, addresses: Addresses, found: Traffic) -> float:
+        """Of an interval: arrays and digital units. Of an inference: the end of its last token; no unit is faster."""
+        digital = digital_bound(self.steps, len(addresses), addresses, self.target)
+        if not self.latency:
+            return max(self.array_s, digital)
+        plans = [
+            replace(plan, tiles=tiles_of(where), hops=way.hops, chip_hops=way.chip_hops)
+            for plan, where, way in zip(self.plans, addresses, found.layers, strict=True)
+        ]
+        stages = timed(self.steps, plans, self.target)
+        ends = [int(start[-1]) + stage.latency for start, stage in zip(earliest(stages), stages, strict=True)
+                if len(start)]  # fmt: skip
+        return max(digital, max(ends, default=0) / self.target.digital.clock_hz)
 
 
 def _spread_digital(work: _Work, slots: Ints, target: Target) -> Ints:
@@ -158,6 +205,29 @@ def _spread_digital(work: _Work, slots: Ints, target: Target) -> Ints:
         firsts = np.searchsorted(tile[order], np.arange(tiles))
         place[order] = np.arange(len(own)) - firsts[tile[order]]
         found[own] = chip * hierarchy.arrays_per_chip + tile * room + place
+    return found
+
+
+def _dealt(work: _Work, slots: Ints, target: Target) -> Ints:
+    """Slots in which the copies of every layer are spread over all tiles of its chips: each has a digital unit near."""
+    hierarchy = target.hierarchy
+    room, tiles = hierarchy.arrays_per_core * hierarchy.cores_per_tile, hierarchy.tiles_per_chip
+    layer = np.repeat(np.arange(len(work.counts)), work.counts)
+    sizes = np.array([max(1, len(table)) for table in work.program.tiled.tables])
+    copy = (np.arange(len(slots)) - (np.cumsum(work.counts) - work.counts)[layer]) // sizes[layer]
+    found = slots.copy()
+    for chip in np.unique(slots // hierarchy.arrays_per_chip).tolist():
+        own = np.flatnonzero(slots // hierarchy.arrays_per_chip == chip)
+        # The middle of each copy's share of the tiles, were its layer alone: in this order they fill all tiles evenly.
+        first = np.full(len(work.counts), len(slots))
+        np.minimum.at(first, layer[own], copy[own])
+        last = np.zeros(len(work.counts), np.int64)
+        np.maximum.at(last, layer[own], copy[own])
+        shares = (copy[own] - first[layer[own]] + 0.5) / (last - first + 1)[layer[own]]
+        order = own[np.argsort(shares, kind="stable")]
+        tile = np.arange(len(own)) * tiles // len(own)
+        begins = np.searchsorted(tile, np.arange(tiles))
+        found[order] = chip * hierarchy.arrays_per_chip + tile * room + np.arange(len(own)) - begins[tile]
     return found
 
 

@@ -130,12 +130,14 @@ def _cooled(site: Ints, traffic: Floats, ports: Floats, net: Topology, used: int
     ends = np.append(best, PORT)
     load = net.loads(ends[source], ends[sink], size)
     touching = [np.flatnonzero((source == tile) | (sink == tile)) for tile in range(tiles)]
-    score = _norm(load)
+    score, moves = _norm(load), np.zeros(len(size), dtype=np.bool_)
     for _ in range(min(_TRIALS, 4 * used) << effort):
         full = _tile_at(load, net, rng)
         one = int(np.flatnonzero(ends[:tiles] == full)[0])
         other = int(rng.integers(tiles))
-        moved = np.union1d(touching[one], touching[other])
+        moves[:] = False
+        moves[touching[one]] = moves[touching[other]] = True
+        moved = np.flatnonzero(moves)
         before = net.loads(ends[source[moved]], ends[sink[moved]], size[moved])
         ends[one], ends[other] = ends[other], ends[one]
         after = net.loads(ends[source[moved]], ends[sink[moved]], size[moved])
@@ -148,7 +150,7 @@ def _cooled(site: Ints, traffic: Floats, ports: Floats, net: Topology, used: int
     return ends[:tiles]
 
 
-_TRIALS = 400
+_TRIALS = 600
 """Exchanges that are tried for emptier links on a large chip, at no effort; each effort doubles them."""
 
 

@@ -74,12 +74,19 @@ class Topology:
         return np.concatenate(found)
 
     def _mesh(self, source: Ints, sink: Ints, size: Floats) -> Floats:
+        """Links along rows forward and backward, then along columns: four times [side * side]."""
         side = self.side
         (from_row, from_column), (to_row, to_column) = np.divmod(source, side), np.divmod(sink, side)
-        half = size / 2
-        along_rows = [_line_loads(row, from_column, to_column, half, side) for row in (from_row, to_row)]
-        along_columns = [_line_loads(column, from_row, to_row, half, side) for column in (from_column, to_column)]
-        return np.concatenate([along_rows[0] + along_rows[1], along_columns[0] + along_columns[1]])
+        line = np.concatenate([from_row, to_row, from_column, to_column])
+        start = np.concatenate([from_column, from_column, from_row, from_row])
+        end = np.concatenate([to_column, to_column, to_row, to_row])
+        # What enters a line of links, and what leaves it: the sum up to a link is what it carries.
+        way = np.repeat([0, 2], 2 * len(source)) + (end < start)
+        place = (way * side + line) * (side + 1)
+        ends = np.concatenate([place + np.minimum(start, end), place + np.maximum(start, end)])
+        half = np.tile(size / 2, 4)
+        steps: Floats = np.bincount(ends, np.concatenate([half, -half]), 4 * side * (side + 1)).astype(np.float64)
+        return np.cumsum(steps.reshape(4 * side, side + 1), axis=1)[:, :-1].reshape(-1)
 
     def walk(self) -> Ints:
         """All tiles in an order in which neighbours are close: a snake through the mesh, by number else."""
@@ -100,19 +107,6 @@ class Topology:
             )  # an endless mesh: 4d tiles at distance d
             return around[:count].astype(np.int64)
         return np.sort(self.hops(np.zeros(self.tiles, np.int64), every))[:count]
-
-
-def _line_loads(line: Ints, start: Ints, end: Ints, size: Floats, side: int) -> Floats:
-    """Loads of the links along lines of tiles, both directions."""
-    found = []
-    for forward in (True, False):
-        chosen = end > start if forward else end < start
-        low, high = (start, end) if forward else (end, start)
-        steps = np.zeros((side, side + 1))
-        np.add.at(steps, (line[chosen], low[chosen]), size[chosen])
-        np.add.at(steps, (line[chosen], high[chosen]), -size[chosen])
-        found.append(np.cumsum(steps, axis=1)[:, :-1].reshape(-1))
-    return np.concatenate(found)
 
 
 def topology_of(target: Target) -> Topology:

@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 from itertools import product
+from math import ceil
 
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mcompiler.dataflow import Candidate, Edge, Stage, best_interval, copies_for_throughput, critical_path, earliest
-from mcompiler.dataflow.grids import Window, everything, windows
+from mcompiler.dataflow import (
+    Candidate,
+    Edge,
+    Server,
+    Stage,
+    best_interval,
+    copies_for_throughput,
+    critical_path,
+    earliest,
+)
+from mcompiler.dataflow.grids import Window, everything, same_place, windows
 from mcompiler.dataflow.replicas import Path, latency_bound
 
 CANDIDATES = st.lists(
@@ -51,31 +61,48 @@ def chains(draw: st.DrawFn) -> tuple[list[int], list[int], list[int], list[int]]
     )
 
 
-def chain(parts: tuple[list[int], list[int], list[int], list[int]], copies: tuple[int, ...]) -> list[Stage]:
-    """Convolutions of a 6x6 input, and a product of all of the last one's tokens."""
+def chain(
+    parts: tuple[list[int], list[int], list[int], list[int]], copies: tuple[int, ...], work: float, tiles: list[int]
+) -> list[Stage]:
+    """Convolutions of a 6x6 input, digital units behind each, and a product of all of the last one's tokens."""
     size, stages = 6, [Stage("input", 36, 0, 0)]
     for index, (service, fill, kernel, _) in enumerate(zip(*parts, strict=True)):
         made = size - kernel + 1
         needs = windows((size, size), (made, made), [Window(kernel)] * 2)
-        stages.append(Stage(f"n{index}", made * made, service, service + fill, copies[index], (Edge(index, needs),)))
+        before = len(stages) - 1
+        stages.append(Stage(f"n{index}", made * made, service, service + fill, copies[index], (Edge(before, needs),)))
+        units = max(1, tiles[index] // copies[index])
+        each = max(1, ceil(work / units))
+        edge = Edge(before + 1, same_place(made * made))
+        stages.append(Stage(f"d{index}", made * made, each, each, min(copies[index], tiles[index]), (edge,)))
         size = made
     stages.append(Stage("head", 1, 2, 2, copies[-1], (Edge(len(stages) - 1, everything(size * size, 1)),)))
     return stages
 
 
 @settings(max_examples=40, deadline=None)
-@given(chains(), st.integers(0, 8))
-def test_no_copies_beat_the_latency_bound(parts: tuple[list[int], list[int], list[int], list[int]], more: int) -> None:
+@given(chains(), st.integers(0, 8), st.sampled_from([0.3, 1.0, 2.5, 7.0]), st.integers(1, 6), st.data())
+def test_no_copies_beat_the_latency_bound(
+    parts: tuple[list[int], list[int], list[int], list[int]], more: int, work: float, units: int, data: st.DataObject
+) -> None:
     arrays = [*parts[3], 1]
     budget = sum(arrays) + more
     count = len(arrays)
-    layer_of = [-1, *range(count)]
+    servers = [Server()]
+    for index in range(count - 1):
+        servers += [Server(index), Server(index, work, arrays[index], units)]
+    servers.append(Server(count - 1))
 
     def run(copies: tuple[int, ...]) -> tuple[int, Path]:
-        stages = chain(parts, copies)
+        # Arrays stand in at most as many tiles as there are of either.
+        held = [min(units, n * a) for n, a in zip(copies, arrays, strict=True)]
+        tiles = [data.draw(st.integers(1, most)) for most in held] if packed else held
+        stages = chain(parts, copies, work, tiles)
         starts = earliest(stages)
         end = max(int(start[-1]) + stage.latency for start, stage in zip(starts, stages, strict=True))
-        return end, critical_path(stages, starts, layer_of, count)
+        return end, critical_path(stages, starts, servers, count)
+
+    packed = data.draw(st.booleans())
 
     tops = [36] * (count - 1) + [1]
     every = [

@@ -65,6 +65,33 @@ def test_copies_keep_to_the_budget_and_to_what_they_promise(
     assert scheduled.bounds_s["array"] == pytest.approx(figures.interval_s)
 
 
+SLOW = ("digital.operations_per_cycle=1", "digital.clock_hz=1e8")
+
+
+def test_latency_spreads_copies_over_digital_units() -> None:
+    """Where digital units are slow, copies that stand together wait for each other's unit; no placement is worse."""
+    tiles = ("hierarchy.arrays_per_core=4", "hierarchy.cores_per_tile=4", "hierarchy.tiles_per_chip=16")
+    chip = target(*KEYS, *tiles, *SLOW)
+    found = Replicate(Goal.LATENCY, arrays=100).run(convolutions([8], [1, 1]), chip)
+    together, spread = (Schedule().run(Place(latency=latency).run(found, chip), chip) for latency in (False, True))
+    assert spread.latency_s < together.latency_s
+    figures = found.replication
+    assert figures is not None
+    assert spread.latency_s >= figures.latency_bound_s
+
+
+@pytest.mark.parametrize("unit", ["digital", "link"])
+def test_no_inference_is_through_before_what_it_shares(unit: str) -> None:
+    """The fullest unit works on all of an inference, however many stages it serves at once."""
+    keys = {"digital": ("digital.operations_per_cycle=1", "digital.clock_hz=1e7"), "link": ("network.clock_hz=1e5",)}
+    cores, tiles = {"digital": (64, 1), "link": (1, 64)}[unit]  # all in one tile, and one array in each
+    room = ("hierarchy.arrays_per_core=1", f"hierarchy.cores_per_tile={cores}", f"hierarchy.tiles_per_chip={tiles}")
+    chip = target(*KEYS, *room, *keys[unit])
+    found = Replicate(Goal.THROUGHPUT, arrays=60).run(convolutions([8], [1, 1, 1]), chip)
+    scheduled = Schedule().run(Place().run(found, chip), chip)
+    assert max(stage.end_s for stage in scheduled.stages) < scheduled.bounds_s[unit] == scheduled.latency_s
+
+
 def test_without_a_budget_the_chips_that_are_used_are_filled() -> None:
     chip = target(*KEYS, "hierarchy.arrays_per_core=2", "hierarchy.cores_per_tile=3", "hierarchy.tiles_per_chip=4")
     found = Replicate(Goal.THROUGHPUT).run(convolutions([8], [1, 1]), chip)
