@@ -244,11 +244,13 @@ class InputStatistics:
     """What calibration saw of a layer's inputs, phase by phase, lowest bits first.
 
     Attributes:
+        mean: float32 [phases, G, K], mean of digit / largest digit: what a row adds to the sums.
         square: float32 [phases, G, K], mean of (digit / largest digit)^2: what a row burns, in units of full drive.
         nonzero: float32 [phases, G, K], share of vectors in which the row is driven at all.
         idle: float32 [phases, G], share of vectors in which no row of the group is driven.
     """
 
+    mean: FloatArray
     square: FloatArray
     nonzero: FloatArray
     idle: FloatArray

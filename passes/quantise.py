@@ -197,14 +197,15 @@ def input_statistics(vectors: npt.NDArray[np.uint16], bits: int, dac_bits: int) 
     Args:
         vectors: [V, G, K] codes of ``bits`` bits.
     """
-    square, nonzero, idle = [], [], []
+    mean, square, nonzero, idle = [], [], [], []
     for phase in range(-(-bits // dac_bits)):
         digit = (vectors >> (phase * dac_bits)) & ((1 << dac_bits) - 1)
-        driven = digit != 0
-        square.append(np.square(digit / ((1 << dac_bits) - 1)).mean(axis=0))
+        share, driven = digit / ((1 << dac_bits) - 1), digit != 0
+        mean.append(share.mean(axis=0))
+        square.append(np.square(share).mean(axis=0))
         nonzero.append(driven.mean(axis=0))
         idle.append((~driven.any(axis=2)).mean(axis=0))
-    return InputStatistics(*(np.stack(part).astype(np.float32) for part in (square, nonzero, idle)))
+    return InputStatistics(*(np.stack(part).astype(np.float32) for part in (mean, square, nonzero, idle)))
 
 
 def _size(value: Any) -> int:

@@ -138,7 +138,7 @@ _HELD_BACK = 1.05
 """Times the latency of arrays and digital units that a placed inference may take without another try."""
 
 
-_PLACED = 3
+_PLACED = 2
 """Choices of copies that are placed to see what links make of them, the most likely ones beside those for arrays."""
 
 

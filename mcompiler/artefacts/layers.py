@@ -16,7 +16,16 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from mcompiler.artefacts.directory import Writer
-from mcompiler.conductance import Cells, arranged_cells, encode_cells, restored_cells, spare_places
+from mcompiler.conductance import (
+    Cells,
+    ReadBlock,
+    Realise,
+    arranged_cells,
+    encode_cells,
+    read_blocks,
+    restored_cells,
+    spare_places,
+)
 from mcompiler.errors import BuildError
 from mcompiler.geometry import ArrayShape, TileTable, array_shape
 from mcompiler.ir import (
@@ -33,6 +42,8 @@ from mcompiler.ir import (
     ScheduledProgram,
 )
 from mcompiler.target import Target
+
+_STATISTICS = ("mean", "square", "nonzero", "idle")
 
 
 @dataclass(frozen=True)
@@ -74,6 +85,14 @@ class LayerData:
     def mapped_cells(self, shape: ArrayShape) -> Iterator[Cells]:
         """The level codes in the order of the mapping, wherever the lines stand."""
         return self.cells() if self.remap is None else restored_cells(self.cells(), self.remap, shape)
+
+    def reads(self, target: Target, shape: ArrayShape, realise: Realise | None = None) -> list[ReadBlock]:
+        """What the converters see, read by read; ``realise``: as one chip has it."""
+        analog = self.analog
+        return read_blocks(
+            self.cells(), self.op, self.table, target, shape, analog.shift, analog.flips, analog.signs, realise,
+            analog.gain, self.remap, analog.zoom,
+        )  # fmt: skip
 
 
 def program_layers(program: ScheduledProgram, target: Target) -> tuple[LayerData, ...]:
@@ -201,7 +220,7 @@ def _arrays(layer: LayerData) -> dict[str, npt.NDArray[Any]]:
     }
     if layer.statistics is not None:
         seen = layer.statistics
-        arrays |= {"input_square": seen.square, "input_nonzero": seen.nonzero, "input_idle": seen.idle}
+        arrays |= {f"input_{name}": getattr(seen, name) for name in _STATISTICS}
     if analog.zoom is not None:
         arrays["adc_zoom"] = analog.zoom
     if analog.signs is not None:
@@ -295,8 +314,9 @@ def _stored(root: Path, record: Mapping[str, Any], shape: ArrayShape) -> LayerDa
     chunks = partial(_chunks, path if expected[0] else None, shape.arrays_per_tile)
     seen = None
     if "input_square" in arrays:
-        seen = InputStatistics(arrays["input_square"], arrays["input_nonzero"], arrays["input_idle"])
-        if seen.square.shape[1:] != dims[:2] or seen.nonzero.shape != seen.square.shape:
+        seen = InputStatistics(*(arrays[f"input_{name}"] for name in _STATISTICS))
+        phases = seen.square.shape
+        if phases[1:] != dims[:2] or seen.nonzero.shape != phases or seen.mean.shape != phases:
             raise ValueError(f"{record['files']}.npz has statistics of other inputs")
     return LayerData(
         op,

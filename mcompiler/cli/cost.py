@@ -28,10 +28,24 @@ if TYPE_CHECKING:
     "--data",
     "with_data",
     is_flag=True,
-    help="The energy of cells, word lines and DACs at the inputs that calibration saw, beside that of typical ones.",
+    help="The energy of cells, word lines, DACs and ADCs at the inputs that calibration saw, beside the typical one.",
 )
+@click.option(
+    "--exact",
+    type=click.Path(path_type=Path),
+    metavar="DATA.npz",
+    help="The same at these inputs: by their densities, and beside that vector by vector.",
+)
+@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="With --exact: the first N samples.")
 @json_option
-def cost(directory: Path, overrides: tuple[str, ...], with_data: bool, as_json: bool) -> None:
+def cost(
+    directory: Path,
+    overrides: tuple[str, ...],
+    with_data: bool,
+    exact: Path | None,
+    limit: int | None,
+    as_json: bool,
+) -> None:
     """What one inference costs: latency, energy, area, per layer and component."""
     from mcompiler.cost import calibration_cost, data_energy
     from mcompiler.driver import load
@@ -41,10 +55,16 @@ def cost(directory: Path, overrides: tuple[str, ...], with_data: bool, as_json: 
     build = load(directory)
     target = load_target(directory / "target.toml", overrides) if overrides else build.target
     found = build.cost_with(target) if overrides else build.cost
-    energies = data_energy(build.layer_data, found.counts, target) if with_data else ()
+    if limit is not None and exact is None:
+        raise click.UsageError("--limit is of the samples of --exact DATA.npz")
+    energies = data_energy(build.layer_data, found.counts, target) if with_data and exact is None else ()
+    vectors: tuple[DataEnergy, ...] = ()
+    if exact is not None:
+        energies, vectors = build.exact_energy(build.samples(exact, limit=limit), target=target)
     calibration = calibration_cost(build.layer_data, target)
     if as_json:
-        more: dict[str, Any] = {"data_energy": [each.as_json() for each in energies]} if with_data else {}
+        parts = {"data_energy": energies, "data_energy_exact": vectors}
+        more: dict[str, Any] = {key: [each.as_json() for each in part] for key, part in parts.items() if part}
         if calibration:
             more["calibration"] = [each.as_json() for each in calibration]
         print_json({**found.as_json(), **more})
@@ -52,8 +72,8 @@ def cost(directory: Path, overrides: tuple[str, ...], with_data: bool, as_json: 
     click.echo(cost_summary(found, len(assumptions(target))))
     if calibration:
         click.echo(f"\n{_calibration_table(calibration)}")
-    if with_data:
-        click.echo(f"\n{_data_table(energies)}")
+    if energies:
+        click.echo(f"\n{_exact_table(energies, vectors) if vectors else _data_table(energies)}")
 
 
 def _calibration_table(calibration: Sequence[CalibrationCost]) -> str:
@@ -79,8 +99,29 @@ def _data_table(energies: Sequence[DataEnergy]) -> str:
         [
             shorten(each.name, 30), quantity(each.cells_fixed, "J"), quantity(each.cells, "J"),
             quantity(each.lines, "J"), quantity(each.dac_fixed, "J"), quantity(each.dac, "J"),
+            quantity(each.adc_fixed, "J"), quantity(each.adc, "J"),
         ]
         for each in energies
     ]  # fmt: skip
-    headers = ["at the inputs seen", "cells, typical", "cells", "word lines", "DACs, all rows", "DACs"]
-    return table(headers, rows, "lrrrrr")
+    headers = [
+        "at the inputs seen", "cells, typical", "cells", "word lines", "DACs, all rows", "DACs", "ADCs, full scale",
+        "ADCs",
+    ]  # fmt: skip
+    return table(headers, rows, "lrrrrrrr")
+
+
+def _exact_table(means: Sequence[DataEnergy], exact: Sequence[DataEnergy]) -> str:
+    from mcompiler.text import quantity, shorten, table
+
+    rows = [
+        [
+            shorten(each.name, 30), quantity(mean.cells, "J"), quantity(each.cells, "J"), quantity(each.lines, "J"),
+            quantity(each.dac, "J"), quantity(each.adc_fixed, "J"), quantity(mean.adc, "J"), quantity(each.adc, "J"),
+        ]
+        for mean, each in zip(means, exact, strict=True)
+    ]  # fmt: skip
+    headers = [
+        "at these inputs", "cells, mean field", "cells, exact", "word lines", "DACs", "ADCs, full scale",
+        "ADCs, mean field", "ADCs, exact",
+    ]  # fmt: skip
+    return table(headers, rows, "lrrrrrrr")

@@ -1,29 +1,36 @@
-"""Energy that knows the data: what cells and word lines of a mapped network really take, at the inputs that were seen.
+"""Energy that knows the data: what cells, word lines and converters of a mapped network take at given inputs.
 
-A fixed energy per event takes a typical cell at a typical input. Here every cell counts with its conductance, and every
-row with the mean square of what is applied to it. What ohmic cells burn is linear in that square, so that the mean over
-inputs is exact from these densities alone, however rows are correlated.
+A fixed energy per event takes a typical cell at a typical input. Here every cell counts with its conductance, every row
+with the mean square of what is applied to it, and a conversion with its code, where the converter's energy follows it.
+Two ways to come by these: from densities per row and phase that calibration has kept (mean field), or vector by vector
+(exact). What ohmic cells burn is linear in the squared digit, so that for the same vectors both say the same of them,
+however rows are correlated. Codes are not linear in the sums: signs, rounding and clipping make the mean field an
+estimate.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from mcompiler.conductance import conductances, unpack_levels
+from mcompiler.conductance import conductances, make_adc, round_codes, unpack_levels
 from mcompiler.cost.tables import Counts
+from mcompiler.dataflow import conversions_per_read
 from mcompiler.errors import BuildError
 from mcompiler.geometry import ArrayShape, array_shape, tile_blocks
+from mcompiler.ir import InputStatistics
+from mcompiler.physics.curve import Curve
 from mcompiler.target import Event, Target
 
 if TYPE_CHECKING:
     from mcompiler.artefacts.layers import LayerData
 
 Floats = npt.NDArray[np.float64]
+Vectors = npt.NDArray[np.uint16]
 
 
 @dataclass(frozen=True)
@@ -33,9 +40,10 @@ class DataEnergy:
     Attributes:
         name: of the layer.
         cells_fixed: what the components that price reads of arrays or cells say.
-        cells: V^2 G t of every cell of its arrays, t the read pulse; unused columns conduct too.
+        cells: V I t of every cell of its arrays, t the read pulse; unused columns conduct too.
         lines: charging the word lines, C V^2 of every segment.
         dac_fixed, dac: drives of all rows, and of those that are driven.
+        adc_fixed, adc: conversions at full scale, and at their codes.
     """
 
     name: str
@@ -44,67 +52,197 @@ class DataEnergy:
     lines: float
     dac_fixed: float
     dac: float
+    adc_fixed: float
+    adc: float
 
     def as_json(self) -> dict[str, Any]:
         """The object that ``cost --data --json`` prints."""
-        return {
-            "name": self.name, "cells_fixed_j": self.cells_fixed, "cells_j": self.cells, "lines_j": self.lines,
-            "dac_fixed_j": self.dac_fixed, "dac_j": self.dac,
-        }  # fmt: skip
+        return {"name": self.name, **{f"{each.name}_j": getattr(self, each.name) for each in fields(self)[1:]}}
 
 
-def data_energy(layers: Iterable[LayerData], counts: Counts, target: Target) -> tuple[DataEnergy, ...]:
+@dataclass(frozen=True)
+class LayerInputs:
+    """What the inputs of a layer come to, in the mean over its vectors.
+
+    Attributes:
+        power: [G, K], sum over the phases of V I of a row's cells, over that at full drive.
+        square: [G, K], sum over the phases of (voltage of the row over that at full drive)^2.
+        driven: [G, K], phases in which the row is driven.
+        codes: sum over all conversions of |code| over full scale; those of unit and reference columns left out.
+    """
+
+    power: Floats
+    square: Floats
+    driven: Floats
+    codes: float
+
+
+def data_energy(
+    layers: Iterable[LayerData], counts: Counts, target: Target, inputs: Mapping[str, LayerInputs] | None = None
+) -> tuple[DataEnergy, ...]:
     """Energies of every layer, and of all of them as the last; cells are read an array at a time.
 
     Args:
         layers: with their cells and the statistics of their inputs.
         counts: of the same build.
         target: the chip.
+        inputs: of every layer by name; None: the mean field of what calibration saw.
 
     Raises:
         BuildError: no statistics; the build was made without calibration data.
     """
-    found = [_layer(layer, counts, target) for layer in layers]
-    total = DataEnergy(
-        "total", *(sum(getattr(each, key) for each in found)
-                   for key in ("cells_fixed", "cells", "lines", "dac_fixed", "dac")),
-    )  # fmt: skip
-    return (*found, total)
+    found = []
+    for layer in layers:
+        if inputs is None and layer.statistics is None:
+            raise BuildError(
+                f"layer '{layer.op.name}' has no statistics of its inputs: the build was made without calibration "
+                "data; compile with --calibration DATA.npz, or give inputs (--exact DATA.npz)"
+            )
+        own = mean_field(layer, layer.statistics, target) if inputs is None else inputs[layer.op.name]
+        found.append(_layer(layer, own, counts, target))
+    names = [each.name for each in fields(DataEnergy)[1:]]
+    return (*found, DataEnergy("total", *(sum(getattr(each, name) for each in found) for name in names)))
 
 
-def _layer(layer: LayerData, counts: Counts, target: Target) -> DataEnergy:
-    if layer.statistics is None:
-        raise BuildError(
-            f"layer '{layer.op.name}' has no statistics of its inputs: the build was made without calibration data; "
-            "compile with --calibration DATA.npz"
-        )
+def mean_field(layer: LayerData, seen: InputStatistics | None, target: Target) -> LayerInputs:
+    """Inputs by their densities: cells as if ohmic, codes those of the mean sums."""
+    assert seen is not None  # the caller has asked for them
+    square, nonzero = (part.sum(axis=0, dtype=np.float64) for part in (seen.square, seen.nonzero))
+    codes = 0.0
+    if code_share(target):
+        largest = (1 << target.converters.dac.bits) - 1
+        codes = Converted(layer, target).shares([phase[None] * largest for phase in seen.mean], rounded=False)
+    return LayerInputs(square, square, nonzero, codes)
+
+
+class ExactInputs:
+    """Adds up what the vectors of a layer come to, one by one.
+
+    Args:
+        layer: which.
+        target: the chip.
+    """
+
+    def __init__(self, layer: LayerData, target: Target) -> None:
+        bits, shape = target.converters.dac.bits, layer.op.codes.shape[:2]
+        self._bits, self._phases = bits, -(-layer.op.input.bits // bits)
+        self._converted = Converted(layer, target) if code_share(target) else None
+        shares = np.arange(1 << bits) / ((1 << bits) - 1)
+        curve, volts = Curve.of(target), target.device.read_voltage_v
+        self._power = shares * (shares if curve is None else curve.current(shares * volts) / volts)
+        self._burnt = np.zeros(shape)
+        self._statistics = np.zeros((3, self._phases, *shape))
+        self._codes, self._count = 0.0, 0
+
+    def add(self, vectors: Vectors) -> None:
+        """Codes of more vectors, [V, G, K]."""
+        largest = (1 << self._bits) - 1
+        digits = [(vectors >> (phase * self._bits)) & largest for phase in range(self._phases)]
+        for phase, digit in enumerate(digits):
+            share = digit / largest
+            self._burnt += self._power[digit].sum(axis=0)
+            self._statistics[:, phase] += [share.sum(axis=0), np.square(share).sum(axis=0), (digit != 0).sum(axis=0)]
+        if self._converted is not None:
+            self._codes += self._converted.shares([digit.astype(np.float32) for digit in digits]) * len(vectors)
+        self._count += len(vectors)
+
+    def inputs(self) -> LayerInputs:
+        """The exact means."""
+        count = max(1, self._count)
+        _, square, driven = self._statistics.sum(axis=1) / count
+        return LayerInputs(self._burnt / count, square, driven, self._codes / count)
+
+    def statistics(self) -> InputStatistics:
+        """The densities of the same vectors; how often nothing is driven is not kept."""
+        mean, square, nonzero = (self._statistics / max(1, self._count)).astype(np.float32)
+        return InputStatistics(mean, square, nonzero, np.zeros(mean.shape[:2], np.float32))
+
+
+class Converted:
+    """The conversions of a layer, as the mapping asks for its cells.
+
+    Args:
+        layer: with its cells.
+        target: the chip.
+    """
+
+    def __init__(self, layer: LayerData, target: Target) -> None:
+        self._adc, self._gain = make_adc(target), layer.analog.gain
+        self._blocks = layer.reads(target, array_shape(target))
+        self._full = max(self._adc.largest, -self._adc.smallest)
+
+    def shares(self, phases: Iterable[npt.NDArray[np.floating[Any]]], rounded: bool = True) -> float:
+        """Sum over conversions of |code| over full scale, in the mean over vectors.
+
+        Args:
+            phases: digits of each phase, [V, G, K].
+            rounded: to whole codes, as converters do; False: those of mean digits.
+        """
+        total, count = 0.0, 1
+        for digits in phases:
+            count = len(digits)
+            for block in self._blocks:
+                inputs = digits[:, block.group : block.group + block.groups].reshape(count, -1)[:, block.rows]
+                present = (block.worth != 0).reshape(-1)
+                levels = block.levels.reshape(len(block.rows), -1)[:, present].astype(np.float32)
+                sums = inputs.astype(np.float32) @ levels
+                sums += np.float32(self._adc.pedestal) * inputs.sum(axis=1, keepdims=True, dtype=np.float32)
+                codes = sums * (self._gain * block.zoomed.reshape(-1)[present]).astype(np.float32)
+                if rounded:
+                    codes = round_codes(self._adc, codes)
+                total += float(np.abs(np.clip(codes, self._adc.smallest, self._adc.largest)).sum())
+        return total / self._full / max(1, count)
+
+
+def code_share(target: Target) -> float:
+    """Largest part of a converter's energy that follows its code."""
+    return max(
+        (part.code_share for part in target.components.values() if part.event is Event.ADC_CONVERSION), default=0
+    )
+
+
+def _layer(layer: LayerData, inputs: LayerInputs, counts: Counts, target: Target) -> DataEnergy:
     events = counts.layers[layer.op.name].events
     shape = array_shape(target)
-    square, nonzero = (
-        getattr(layer.statistics, key).sum(axis=0, dtype=np.float64) for key in ("square", "nonzero")
-    )  # [G, K], over all phases of a vector
-    siemens = volts_squared = driven = 0.0
+    siemens = square = driven = 0.0
     index = 0
     for chunk in layer.mapped_cells(shape):
         for packed in chunk:
-            rows, active = _rows(layer, index, shape, square, nonzero)
+            burnt, charged, active = _rows(layer, index, shape, inputs)
             levels = unpack_levels(packed, shape.storage_bits, shape.columns + shape.extra)
-            line = conductances(levels[: len(rows)], target).sum(axis=1)
-            siemens += float(line @ rows)
-            volts_squared += float(rows.sum())
+            line = conductances(levels[: len(burnt)], target).sum(axis=1)
+            siemens += float(line @ burnt)
+            square += float(charged.sum())
             driven += float(active.sum())
             index += 1
     device, array, vectors = target.device, target.array, layer.op.vectors
     volts = device.read_voltage_v**2
     segment = array.wire_capacitance_f * (shape.columns + shape.extra)
     rate = {event: _price(event, target) for event in (Event.ARRAY_READ, Event.CELL_READ, Event.DAC_DRIVE)}
+    conversions = events[Event.ADC_CONVERSION]
     return DataEnergy(
         name=layer.op.name,
         cells_fixed=sum(rate[event] * events[event] for event in (Event.ARRAY_READ, Event.CELL_READ)),
         cells=vectors * volts * device.read_pulse_s * siemens,
-        lines=vectors * volts * segment * volts_squared,
+        lines=vectors * volts * segment * square,
         dac_fixed=rate[Event.DAC_DRIVE] * events[Event.DAC_DRIVE],
         dac=rate[Event.DAC_DRIVE] * vectors * driven,
+        adc_fixed=_price(Event.ADC_CONVERSION, target) * conversions,
+        adc=_conversions(layer, conversions, vectors * inputs.codes, shape, target),
+    )
+
+
+def _conversions(layer: LayerData, count: float, codes: float, shape: ArrayShape, target: Target) -> float:
+    """Energy of so many conversions whose codes add up to so many of full scale; unit and reference columns at that."""
+    reads = np.ceil(layer.table["rows"] / shape.rows_active)
+    each = conversions_per_read(layer.table, shape, target)
+    bare = conversions_per_read(layer.table, shape, target, extra=False)
+    every = float((reads * each).sum())
+    beside = count * (1 - float((reads * bare).sum()) / every) if every else 0.0
+    return sum(
+        part.energy_j * ((1 - part.code_share) * count + part.code_share * (codes + beside))
+        for part in target.components.values()
+        if part.event is Event.ADC_CONVERSION
     )
 
 
@@ -112,14 +250,15 @@ def _price(event: Event, target: Target) -> float:
     return sum(component.energy_j for component in target.components.values() if component.event is event)
 
 
-def _rows(layer: LayerData, index: int, shape: ArrayShape, square: Floats, nonzero: Floats) -> tuple[Floats, Floats]:
-    """What is applied to each word line of an array that holds weights, over the phases of a vector: [rows]."""
+def _rows(layer: LayerData, index: int, shape: ArrayShape, inputs: LayerInputs) -> tuple[Floats, Floats, Floats]:
+    """Power, square and drives of each word line of an array that holds weights: [rows]."""
     tile = layer.table[index]
     parts = [(block.group, block.rows) for block in tile_blocks(tile, layer.op.rows, layer.op.cols)]
     if int(tile["groups"]) > 1:  # a group that vanished has word lines too where others stand behind it
         members = range(int(tile["group"]), int(tile["group"]) + int(tile["groups"]))
         parts = [(member, layer.op.rows.of(member)) for member in members]
-    return (
-        np.concatenate([square[group, rows] for group, rows in parts]),
-        np.concatenate([nonzero[group, rows] for group, rows in parts]),
+    power, square, driven = (
+        np.concatenate([found[group, rows] for group, rows in parts])
+        for found in (inputs.power, inputs.square, inputs.driven)
     )
+    return power, square, driven

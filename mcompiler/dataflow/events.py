@@ -91,12 +91,14 @@ def address_bytes(op: MatrixOp, tiles: TileTable) -> float:
     return (inputs + len(op.cols.indices) * op.reorder.col_bits) / 8
 
 
-def conversions_per_read(table: TileTable, shape: ArrayShape, target: Target) -> npt.NDArray[np.float64]:
-    """Conversions of one read of each array: [arrays]."""
+def conversions_per_read(
+    table: TileTable, shape: ArrayShape, target: Target, extra: bool = True
+) -> npt.NDArray[np.float64]:
+    """Conversions of one read of each array, of unit and reference columns too unless told otherwise: [arrays]."""
     width = table["cols"].astype(np.float64)
-    extra = int(shape.unit) + int(target.encoding.pedestal is Pedestal.DIGITISED_REFERENCE)
+    more = int(shape.unit) + int(target.encoding.pedestal is Pedestal.DIGITISED_REFERENCE) if extra else 0
     if not is_signed(target):
-        return width * shape.columns_per_weight + extra
+        return width * shape.columns_per_weight + more
     if shape.adjacent_polarities == 2:
-        return width * shape.adjacent_slices + extra
-    return np.where(table["polarity"] > 0, width * shape.adjacent_slices + extra, 0.0)
+        return width * shape.adjacent_slices + more
+    return np.where(table["polarity"] > 0, width * shape.adjacent_slices + more, 0.0)

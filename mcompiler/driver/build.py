@@ -32,7 +32,7 @@ from mcompiler.artefacts import (
 )
 from mcompiler.artefacts.programming import Programming, layer_levels, programming_cost, write_programming_table
 from mcompiler.conductance import conductances
-from mcompiler.cost import Cost, DataEnergy, data_energy, price
+from mcompiler.cost import Cost, DataEnergy, data_energy, mean_field, price
 from mcompiler.data import InputSpec, Samples, from_arrays, load_samples, random_samples
 from mcompiler.driver.content import Compiled, Stored, mapped_from_cells
 from mcompiler.driver.inputs import Say, silent
@@ -117,6 +117,30 @@ class Build:
             BuildError: the build was made without calibration data.
         """
         return data_energy(self._content.layers, self.cost.counts, self.target)
+
+    def exact_energy(
+        self,
+        x: npt.NDArray[Any] | Mapping[str, npt.NDArray[Any]] | Samples,
+        *,
+        limit: int | None = None,
+        target: Target | None = None,
+    ) -> tuple[tuple[DataEnergy, ...], tuple[DataEnergy, ...]]:
+        """Energy at given inputs, as ``data_energy``: by their densities, and vector by vector.
+
+        Args:
+            x: inputs [n, ...], or arrays by input name.
+            limit: the first so many samples.
+            target: with other component values; None: that of the build.
+        """
+        from mcompiler.driver.exact import exact_inputs  # onnxruntime, needed here only
+
+        chip, content = self.target if target is None else target, self._content
+        specs = input_specs(content.float_session(), content.skeleton)
+        found = exact_inputs(content, specs, self._samples(x, None, specs, limit, 0), chip)
+        means = {layer.op.name: mean_field(layer, found[layer.op.name].statistics(), chip) for layer in content.layers}
+        exact = {name: inputs.inputs() for name, inputs in found.items()}
+        mean, each = (data_energy(content.layers, self.cost.counts, chip, inputs) for inputs in (means, exact))
+        return mean, each
 
     @property
     def schedule(self) -> Mapping[str, Any]:

@@ -21,7 +21,7 @@ from mcompiler.artefacts import (
     schedule_data,
     verify_hashes,
 )
-from mcompiler.conductance import ReadBlock, Realise, corrected, decode_cells, is_signed, make_adc, read_blocks
+from mcompiler.conductance import corrected, decode_cells, is_signed, make_adc
 from mcompiler.cost import Cost, estimate
 from mcompiler.geometry import ArrayShape, array_shape
 from mcompiler.ir import ScheduledProgram
@@ -211,7 +211,7 @@ def noise_bank(layers: Sequence[LayerData], target: Target, chip: Chip) -> tuple
 def _mapped_layer(layer: LayerData, target: Target, shape: ArrayShape, ideal: bool) -> MappedLayer:
     analog = replace(layer.analog, lossless=True) if ideal else layer.analog
     weights = _weights(layer, target, shape)
-    blocks = () if analog.lossless else tuple(_blocks(layer, target, shape, None))
+    blocks = () if analog.lossless else tuple(layer.reads(target, shape))
     return MappedLayer(layer.op, layer.table, analog, weights, blocks)
 
 
@@ -219,12 +219,12 @@ def _layer_on(chip: Chip, bank: int, layer: LayerData, target: Target, shape: Ar
     """A layer on one chip: no conversion is taken to be lossless."""
     name = layer.op.name
     physics = Physics(chip.inputs(), chip.converter_noise, chip.frozen, bank, chip.seeds(name))
-    blocks = _blocks(layer, target, shape, partial(chip.realise, name))
+    blocks = layer.reads(target, shape, partial(chip.realise, name))
     calibration = target.calibration
     if chip.calibrated and calibration is not None and calibration.correction != "none":
         adc, rng = replace(make_adc(target), gain=layer.analog.gain), np.random.default_rng([chip.seed, len(blocks)])
         largest, vectors = (1 << target.converters.dac.bits) - 1, calibration.vectors
-        nominal = _blocks(layer, target, shape, None)
+        nominal = layer.reads(target, shape)
         pairs = zip(blocks, nominal, strict=True)
         blocks = [
             corrected(block, wanted, adc, vectors, largest, rng, calibration.correction) for block, wanted in pairs
@@ -238,12 +238,3 @@ def _weights(layer: LayerData, target: Target, shape: ArrayShape) -> npt.NDArray
     analog = layer.analog
     settings = (analog.shift, analog.flips, analog.signs)
     return decode_cells(layer.mapped_cells(shape), layer.op, layer.table, shape, target.encoding.weights, *settings)
-
-
-def _blocks(layer: LayerData, target: Target, shape: ArrayShape, realise: Realise | None) -> list[ReadBlock]:
-    """What the converters see."""
-    analog = layer.analog
-    return read_blocks(
-        layer.cells(), layer.op, layer.table, target, shape, analog.shift, analog.flips, analog.signs, realise,
-        analog.gain, layer.remap, analog.zoom,
-    )  # fmt: skip

@@ -44,7 +44,7 @@ def best_placement(program: AnalogProgram, chips: int, effort: int, target: Targ
         latency: whether one inference alone is to be quick, else the interval between two short.
     """
     work = _Work(program, array_counts(program), target, latency)
-    found = [_placement(work, chips, each, target) for each in range(min(1, effort), effort + 1)]
+    found = [_placement(work, chips, each, target) for each in range(effort + 1)]
     return min(found, key=work.badness)
 
 

@@ -398,6 +398,10 @@ class Component(Section):
     count: PositiveFloat = Field(default=1, description="instances in each such unit (1/4 for one shared by four)")
     event: Event | None = None
     energy_j: NonNegativeFloat = Field(default=0.0, description="dynamic energy of one event")
+    code_share: Annotated[float, Field(ge=0, le=1)] = Field(
+        default=0.0,
+        description="part of the energy of a conversion that grows with its code, from none at 0 to all at full scale",
+    )
     static_power_w: NonNegativeFloat = Field(default=0.0, description="of one instance")
     area_m2: NonNegativeFloat = Field(default=0.0, description="of one instance")
     latency_s: NonNegativeFloat = Field(default=0.0, description="of one event")
@@ -418,6 +422,8 @@ class Component(Section):
     def _event_has_energy(self) -> Component:
         if self.energy_j > 0 and self.event is None:
             raise ValueError("energy_j is per event, and no event is named")
+        if self.code_share > 0 and self.event is not Event.ADC_CONVERSION:
+            raise ValueError("code_share is of the code of a conversion; it needs event = 'adc_conversion'")
         if (self.scales_with is None) != (self.reference is None):
             raise ValueError("scales_with says what the figures follow, reference where they hold; give both")
         if self.scales_node and self.node_nm is None:

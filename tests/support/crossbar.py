@@ -280,6 +280,29 @@ def accumulators(build: Build, layer: LayerData, codes: npt.NDArray[Any], about:
     return in_place(sums, codes, layer)
 
 
+def full_scale(build: Build, layer: LayerData, codes: npt.NDArray[Any]) -> float:
+    """Sum of |code| over full scale of one vector's conversions, unit and reference columns left out: the mean."""
+    about = chip(build.target)
+    q, total = vectors(codes, layer), 0.0
+    top = (1 << (about.converter_bits - 1)) if about.pair == "before" else (1 << about.converter_bits) - 1
+    for tile in tiles(build, layer):
+        driven = q[:, tile.rows[:, 0], tile.rows[:, 1]]
+        for start in range(0, len(tile.rows), about.rows_active):
+            lines = slice(start, start + about.rows_active)
+            for phase in range(-(-layer.op.input.bits // about.phase_bits)):
+                plane = (driven[:, lines] >> (phase * about.phase_bits)) & ((1 << about.phase_bits) - 1)
+                count = plane.sum(axis=1, keepdims=True) * (about.goes != "reference_column")
+                for (piece, sign), (levels, _) in tile.lines.items():
+                    sums, zoom = plane @ levels[lines], tile.zooms[piece, sign]
+                    if about.pair == "before":
+                        if sign < 0:
+                            continue
+                        sums, count = sums - plane @ tile.lines[piece, -1][0][lines], 0 * count
+                    found = _converted(sums, count, about, layer, zoom) * layer.analog.gain * 2.0**zoom
+                    total += float(np.abs(found).sum()) / top
+    return total / len(q)
+
+
 def _read(plane: Ints, tile: Tile, lines: slice, which: int, about: Chip, layer: LayerData) -> Floats:
     """One phase of read ``which``: [V, channels]."""
     count = plane.sum(axis=1, keepdims=True)
