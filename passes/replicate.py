@@ -86,18 +86,24 @@ class Replicate:
         return replace(program, replicas=tuple(copies), replication=search.figures(copies))
 
     def _balanced(self, program: AnalogProgram, search: _Search, copies: list[int], target: Target) -> list[int]:
-        """These copies, or fewer or better aligned ones where links and digital units hold the best ones back."""
-        choices = [copies]
-        for slower in _SLOWER:
-            choices += [choice for choice in search.slower(slower) if choice not in choices]
+        """These copies, or others where links and digital units hold the best ones of arrays back."""
+        least = copies_for_throughput(search.candidates, search.budget)
+        spread = _Search(program, search.budget, target, spread=True)
+        choices = [copies, copies_by_turns(search.candidates, search.budget), search.for_digital(least),
+                   spread.lower_latency(least, self.effort // 18)]  # fmt: skip
+        plain, aligned = zip(*(search.slower(slower) for slower in _SLOWER), strict=True)
 
         def with_copies(choice: list[int]) -> AnalogProgram:
             return replace(program, replicas=tuple(choice))
 
-        likely = [copies, copies_by_turns(search.candidates, search.budget)]
-        likely += sorted(choices, key=lambda choice: likely_interval(with_copies(choice), target))
+        def likely(fewer: Sequence[list[int] | None]) -> list[list[int]]:
+            fitting = dict.fromkeys(tuple(choice) for choice in fewer if choice is not None and choice not in choices)
+            return sorted(map(list, fitting), key=lambda choice: likely_interval(with_copies(choice), target))
+
+        choices += [*likely(plain)[:1], *likely(aligned)[:_ALIGNED]]
         chips = -(-max(1, search.budget) // target.hierarchy.arrays_per_chip)
-        return min(likely[: _PLACED + 2], key=lambda choice: placed_interval(with_copies(choice), chips, target))
+        known = dict.fromkeys(map(tuple, choices))
+        return list(min(known, key=lambda choice: placed_interval(with_copies(list(choice)), chips, target)))
 
     def _quickest(self, program: AnalogProgram, search: _Search, copies: list[int], target: Target) -> list[int]:
         """These copies, or those for throughput where links hold them back: fewer of them, or better aligned."""
@@ -109,7 +115,7 @@ class Replicate:
         def others() -> Iterator[list[int]]:
             yield copies_by_turns(search.candidates, search.budget)
             yield search.best(Goal.THROUGHPUT, self.effort)
-            yield from search.slower(_SLOWER[1])
+            yield from (choice for choice in search.slower(_SLOWER[1]) if choice is not None)
 
         best, shortest = copies, placed(copies)
         for other in others():
@@ -138,8 +144,8 @@ _HELD_BACK = 1.05
 """Times the latency of arrays and digital units that a placed inference may take without another try."""
 
 
-_PLACED = 2
-"""Choices of copies that are placed to see what links make of them, the most likely ones beside those for arrays."""
+_ALIGNED = 2
+"""Such choices with aligned copies that are placed to see what links make of them, the most likely ones."""
 
 
 class _Search:
@@ -202,11 +208,11 @@ class _Search:
             return fastest
         return min(fastest, self.lower_latency([1] * len(copies), effort), key=self.latency)
 
-    def slower(self, factor: float) -> list[list[int]]:
+    def slower(self, factor: float) -> tuple[list[int] | None, list[int] | None]:
         """Copies for an interval that much longer than the best; and such that rows of the raster deal evenly.
 
         Where the copies divide a row, or a row the copies, each sees the same columns in every row, and its windows
-        overlap with themselves: it reads less of its input.
+        overlap with themselves: it reads less of its input. None: more than the budget.
         """
         interval = int(best_interval(self.candidates, self.budget) * factor)
         plain = [each.copies_for(max(interval, each.service)) for each in self.candidates]
@@ -214,7 +220,27 @@ class _Search:
             _aligned(number, self.columns.get(index, 1), each.tokens)
             for index, (number, each) in enumerate(zip(plain, self.candidates, strict=True))
         ]
-        return [c for c in (plain, aligned) if self._arrays @ np.array(c) <= self.budget]
+        first, second = (c if self._arrays @ np.array(c) <= self.budget else None for c in (plain, aligned))
+        return first, second
+
+    def for_digital(self, least: list[int]) -> list[int]:
+        """Spend what the budget leaves where an array has most digital work behind it: more copies, more units."""
+        copies, sizes = list(least), self._arrays
+        work = np.zeros(len(copies))
+        for step in self.steps:
+            if step.layer >= 0:
+                work[step.layer] += step.operations * step.grid.tokens
+        left = self.budget - float(sizes @ np.array(copies))
+        free = np.array([bool(each.arrays) and each.tokens > 1 for each in self.candidates])
+        while free.any():
+            each = np.where(free, work / np.maximum(1, sizes * copies), -1)
+            index = int(np.argmax(each))
+            if sizes[index] > left:
+                break
+            copies[index] += 1
+            left -= float(sizes[index])
+            free[index] = copies[index] < self.candidates[index].tokens
+        return copies
 
     def lower_latency(self, least: list[int], effort: int) -> list[int]:
         """Spend what the budget leaves on latency; no layer gets fewer copies than ``least``."""

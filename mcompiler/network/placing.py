@@ -51,21 +51,27 @@ def best_placement(program: AnalogProgram, chips: int, effort: int, target: Targ
 def _placement(work: _Work, chips: int, effort: int, target: Target) -> Addresses:
     """What one effort finds."""
     program, counts = work.program, work.counts
-    plain = in_order(program, target)
-    found = [(work.badness(plain), 0, plain)]
     filled = []
     for order in _orders(program, counts):
         cut = _cut_chips(work, order, chips, target)
         filled += [cut, _spread_digital(work, cut, target)]
     if work.latency:
         filled.append(_dealt(work, filled[0], target))
-    for number, slots in enumerate(filled):
-        site = sites(work.flows_between(_tiles_of(slots, target)), slots, chips, effort, False, target)
-        addresses = _addresses(counts, slots, site, target)
-        found.append((work.badness(addresses), number + 1, addresses))
+    # Ways to fill the tiles in which links alone decide come first; what is slower without links is left out.
+    apart = [work.without_links(_addresses(counts, slots, None, target)) for slots in filled]
+    plain = in_order(program, target)
+    found = [(work.badness(plain), -1, plain)]
+    for number in sorted(range(len(filled)), key=apart.__getitem__):
+        if apart[number] > min(each[0] for each in found)[0]:
+            break
+        site = sites(
+            work.flows_between(_tiles_of(filled[number], target)), filled[number], chips, effort, False, target
+        )
+        addresses = _addresses(counts, filled[number], site, target)
+        found.append((work.badness(addresses), number, addresses))
     for (seconds, _), number, addresses in sorted(found, key=lambda each: each[:2])[:_COOLED]:
-        if number and seconds > work.without_links(addresses):  # links are what holds it back
-            slots = filled[number - 1]
+        if number >= 0 and seconds > work.without_links(addresses):  # links are what holds it back
+            slots = filled[number]
             site = sites(work.flows_between(_tiles_of(slots, target)), slots, chips, effort, True, target)
             addresses = _addresses(counts, slots, site, target)
             found.append((work.badness(addresses), number + len(filled), addresses))

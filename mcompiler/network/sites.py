@@ -131,7 +131,7 @@ def _cooled(site: Ints, traffic: Floats, ports: Floats, net: Topology, used: int
     load = net.loads(ends[source], ends[sink], size)
     touching = [np.flatnonzero((source == tile) | (sink == tile)) for tile in range(tiles)]
     score, moves = _norm(load), np.zeros(len(size), dtype=np.bool_)
-    for _ in range(min(_TRIALS, 4 * used) << effort):
+    for _ in range(_TRIALS << effort):
         full = _tile_at(load, net, rng)
         one = int(np.flatnonzero(ends[:tiles] == full)[0])
         other = int(rng.integers(tiles))
