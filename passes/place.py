@@ -13,25 +13,28 @@ from mcompiler.target import Target
 
 @dataclass(frozen=True)
 class Place:
-    """Fill tiles, cut chips where few bytes cross, and put the tiles where few bytes travel far; deterministic.
+    """Fill tiles, cut chips where few bytes cross, and put the tiles where few bytes travel far.
 
     Tiles are filled layer by layer, or copy by copy through all layers that have as many copies (what one copy makes is
     what the same copy of the next layer reads, where nothing slides); and in a second way each, in which arrays with
     much digital work are spread over all tiles and the room beside them is filled with others. Taken is what allows the
     shortest interval, and of these what moves the fewest bytes over links. For latency the copies of every layer are
-    also spread over all tiles, and what ends an inference alone first is taken.
+    also spread over all tiles, and what ends an inference alone first is taken. The same seed gives the same
+    placement.
 
     Attributes:
         chips: chips to use at most; None: what the target says.
         effort: 0 keeps the order of the layers; each step above doubles the rounds in which tiles of a chip may change
             places, and none makes it worse.
         latency: whether one inference alone is to be quick, else the interval between two short.
+        seed: of the exchanges that are tried for emptier links.
     """
 
     name: ClassVar[str] = "place"
     chips: int | None = None
     effort: int = 1
     latency: bool = False
+    seed: int = 0
 
     def run(self, program: AnalogProgram, target: Target) -> PlacedProgram:
         """Return chip, tile, core and array position of every array.
@@ -49,7 +52,8 @@ class Place:
             raise CompileError(_too_large(program, counts, limit, per_chip))
         if self.effort == 0 or not total:
             return PlacedProgram(program, in_order(program, target), chips)
-        return PlacedProgram(program, best_placement(program, chips, self.effort, target, self.latency), chips)
+        found = best_placement(program, chips, self.effort, target, self.latency, self.seed)
+        return PlacedProgram(program, found, chips)
 
     def _in_turns(self, program: AnalogProgram, target: Target) -> PlacedProgram:
         """Every turn for itself, on the same chips."""

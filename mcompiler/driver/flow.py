@@ -126,7 +126,7 @@ def compile(
         analog = run(Replicate(goal, arrays, chips), analog)
     if reload is not None:
         analog = run(Reload(reload, chips), analog)
-    placed = run(Place(chips, effort, goal is Goal.LATENCY), analog)
+    placed = run(Place(chips, effort, goal is Goal.LATENCY, seed), analog)
     if stuck is not None:
         placed = run(Remap(stuck), placed)
     scheduled = run(Schedule(), placed)

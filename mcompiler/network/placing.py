@@ -33,7 +33,9 @@ def in_order(program: AnalogProgram, target: Target) -> Addresses:
     return _addresses(counts, np.arange(sum(counts)), None, target)
 
 
-def best_placement(program: AnalogProgram, chips: int, effort: int, target: Target, latency: bool = False) -> Addresses:
+def best_placement(
+    program: AnalogProgram, chips: int, effort: int, target: Target, latency: bool = False, seed: int = 0
+) -> Addresses:
     """The best of all orders of filling tiles and arrangements of tiles that this effort and all below it find.
 
     Args:
@@ -42,8 +44,9 @@ def best_placement(program: AnalogProgram, chips: int, effort: int, target: Targ
         effort: doubles the rounds.
         target: the chip.
         latency: whether one inference alone is to be quick, else the interval between two short.
+        seed: of the exchanges that are tried for emptier links.
     """
-    work = _Work(program, array_counts(program), target, latency)
+    work = _Work(program, array_counts(program), target, latency, seed)
     found = [_placement(work, chips, each, target) for each in range(effort + 1)]
     return min(found, key=work.badness)
 
@@ -72,7 +75,7 @@ def _placement(work: _Work, chips: int, effort: int, target: Target) -> Addresse
     for (seconds, _), number, addresses in sorted(found, key=lambda each: each[:2])[:_COOLED]:
         if number >= 0 and seconds > work.without_links(addresses):  # links are what holds it back
             slots = filled[number]
-            site = sites(work.flows_between(_tiles_of(slots, target)), slots, chips, effort, True, target)
+            site = sites(work.flows_between(_tiles_of(slots, target)), slots, chips, effort, True, target, work.seed)
             addresses = _addresses(counts, slots, site, target)
             found.append((work.badness(addresses), number + len(filled), addresses))
     return min(found, key=lambda each: each[:2])[2]
@@ -122,9 +125,11 @@ def array_counts(program: AnalogProgram) -> list[int]:
 class _Work:
     """What makes one placement better than another: the seconds of an interval or an inference, then byte-hops."""
 
-    def __init__(self, program: AnalogProgram, counts: list[int], target: Target, latency: bool = False) -> None:
+    def __init__(
+        self, program: AnalogProgram, counts: list[int], target: Target, latency: bool = False, seed: int = 0
+    ) -> None:
         matrix, shape = program.tiled.matrix, array_shape(target)
-        self.program, self.counts, self.target, self.latency = program, counts, target, latency
+        self.program, self.counts, self.target, self.latency, self.seed = program, counts, target, latency, seed
         self.stages = network_steps(matrix.lowered.skeleton, matrix.ops, matrix.digital_ops)
         self.steps = self.stages[0]
         cycle = read_time(shape, target)

@@ -9,7 +9,7 @@ from mcompiler.network.topology import PORT, Topology, topology_of
 from mcompiler.target import Target
 
 
-def sites(flows: Flows, slots: Ints, chips: int, effort: int, cool: bool, target: Target) -> Ints:
+def sites(flows: Flows, slots: Ints, chips: int, effort: int, cool: bool, target: Target, seed: int = 0) -> Ints:
     """The tile that each tile of slots becomes: with few bytes times links; ``cool``: then with emptier fullest links.
 
     Args:
@@ -19,6 +19,7 @@ def sites(flows: Flows, slots: Ints, chips: int, effort: int, cool: bool, target
         effort: doubles the rounds.
         cool: whether links are what holds the pipeline back.
         target: the chip.
+        seed: of the exchanges that are tried for emptier links.
 
     Returns:
         int64 [chips * tiles per chip].
@@ -36,7 +37,7 @@ def sites(flows: Flows, slots: Ints, chips: int, effort: int, cool: bool, target
         own = min((_exchanged(start, traffic, ports, net, used, effort) for start in starts),
                   key=lambda each: _byte_hops(each, traffic, ports, net))  # fmt: skip
         if cool:
-            own = _cooled(own, traffic, ports, net, used, effort)
+            own = _cooled(own, traffic, ports, net, used, effort, seed)
         site[chip * tiles : (chip + 1) * tiles] = own
     return site
 
@@ -116,11 +117,11 @@ class _State:
         self.paid = (self.traffic * self.far).sum(axis=1)
 
 
-def _cooled(site: Ints, traffic: Floats, ports: Floats, net: Topology, used: int, effort: int) -> Ints:
+def _cooled(site: Ints, traffic: Floats, ports: Floats, net: Topology, used: int, effort: int, seed: int) -> Ints:
     """Exchange tiles at the ends of the fullest links with others, where the fullest links get emptier by it."""
     if net.kind != "mesh" or used < 3:
         return site
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seed)
     best, tiles = site.copy(), len(site)
     source, sink = np.nonzero(traffic)
     size = traffic[source, sink]
@@ -133,8 +134,8 @@ def _cooled(site: Ints, traffic: Floats, ports: Floats, net: Topology, used: int
     score, moves = _norm(load), np.zeros(len(size), dtype=np.bool_)
     for _ in range(_TRIALS << effort):
         full = _tile_at(load, net, rng)
-        one = int(np.flatnonzero(ends[:tiles] == full)[0])
-        other = int(rng.integers(tiles))
+        with_it = _near(full, net, rng) if rng.random() < 0.5 else int(rng.integers(tiles))
+        one, other = (int(np.flatnonzero(ends[:tiles] == place)[0]) for place in (full, with_it))
         moves[:] = False
         moves[touching[one]] = moves[touching[other]] = True
         moved = np.flatnonzero(moves)
@@ -150,13 +151,19 @@ def _cooled(site: Ints, traffic: Floats, ports: Floats, net: Topology, used: int
     return ends[:tiles]
 
 
-_TRIALS = 600
+_TRIALS = 1200
 """Exchanges that are tried for emptier links on a large chip, at no effort; each effort doubles them."""
 
 
 def _norm(load: Floats) -> float:
-    """How full the fullest links are: the 8th power mean, so that the next ones count too."""
-    return float((load**8).sum())
+    """How full the fullest links are: a mean of high power, so that the next ones count too."""
+    return float((load**16).sum())
+
+
+def _near(tile: int, net: Topology, rng: np.random.Generator) -> int:
+    """A tile at most two rows and two columns away."""
+    row, column = (min(max(0, at + int(rng.integers(-2, 3))), net.side - 1) for at in divmod(tile, net.side))
+    return min(row * net.side + column, net.tiles - 1)
 
 
 def _tile_at(load: Floats, net: Topology, rng: np.random.Generator) -> int:
