@@ -26,7 +26,7 @@ from mcompiler.driver import Build
 from mcompiler.target import load_target
 
 MODELS = Path(__file__).resolve().parent / "models"
-SHAPES = {"lenet5": (1, 28, 28), "convnet": (3, 32, 32), "vgg16": (3, 32, 32)}
+SHAPES = {"lenet5": (1, 28, 28), "convnet": (3, 32, 32), "vgg16": (3, 32, 32), "resnet18": (3, 32, 32)}
 CELLS = ("cell", "array")
 CONVERTERS = ("adc", "dac", "sample_hold")
 

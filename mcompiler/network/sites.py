@@ -132,7 +132,7 @@ def _cooled(site: Ints, traffic: Floats, ports: Floats, net: Topology, used: int
     load = net.loads(ends[source], ends[sink], size)
     touching = [np.flatnonzero((source == tile) | (sink == tile)) for tile in range(tiles)]
     score, moves = _norm(load), np.zeros(len(size), dtype=np.bool_)
-    for _ in range(_TRIALS << effort):
+    for _ in range(min(_TRIALS, 16 * used) << effort):
         full = _tile_at(load, net, rng)
         with_it = _near(full, net, rng) if rng.random() < 0.5 else int(rng.integers(tiles))
         one, other = (int(np.flatnonzero(ends[:tiles] == place)[0]) for place in (full, with_it))
