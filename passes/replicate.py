@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from itertools import chain
+from math import inf
 from typing import ClassVar
 
 import numpy as np
@@ -80,51 +82,46 @@ class Replicate:
                 "more chips"
             )
         search = _Search(program, budget, target, spread=self.goal is Goal.LATENCY)
-        copies = search.best(self.goal, self.effort)
-        settle = self._balanced if self.goal is Goal.THROUGHPUT else self._quickest
-        copies = settle(program, search, copies, target)
+        copies = self._settled(program, search, target)
         return replace(program, replicas=tuple(copies), replication=search.figures(copies))
 
-    def _balanced(self, program: AnalogProgram, search: _Search, copies: list[int], target: Target) -> list[int]:
-        """These copies, or others where links and digital units hold the best ones of arrays back."""
-        least = copies_for_throughput(search.candidates, search.budget)
-        spread = _Search(program, search.budget, target, spread=True)
-        choices = [copies, copies_by_turns(search.candidates, search.budget), search.for_digital(least),
-                   spread.lower_latency(least, self.effort // 18)]  # fmt: skip
-        plain, aligned = zip(*(search.slower(slower) for slower in _SLOWER), strict=True)
+    def _settled(self, program: AnalogProgram, search: _Search, target: Target) -> list[int]:
+        """The best copies for arrays, or others where links and digital units hold them back once they are placed."""
+        chips, clock = -(-max(1, search.budget) // target.hierarchy.arrays_per_chip), target.digital.clock_hz
+        others = self._others(search)
+        placed, alone = placed_latency, search.latency
+        if self.goal is Goal.THROUGHPUT:
+            others, placed, alone = self._slower(program, search, target), placed_interval, search.interval
+        best, shortest = [1], inf
+        for choice in chain([search.best(self.goal, self.effort)], others):
+            found = placed(replace(program, replicas=tuple(choice)), chips, target)
+            if found < shortest:
+                best, shortest = choice, found
+            if shortest <= _HELD_BACK[self.goal] * alone(best) / clock:
+                break
+        return best
 
-        def with_copies(choice: list[int]) -> AnalogProgram:
-            return replace(program, replicas=tuple(choice))
+    def _others(self, search: _Search) -> Iterator[list[int]]:
+        """Copies for throughput: links may carry less with them."""
+        yield copies_by_turns(search.candidates, search.budget)
+        yield search.best(Goal.THROUGHPUT, self.effort)
+        yield from (choice for choice in search.slower(_SLOWER[1]) if choice is not None)
+
+    def _slower(self, program: AnalogProgram, search: _Search, target: Target) -> Iterator[list[int]]:
+        """As quick in the arrays, and slower with more digital units or fewer bytes."""
+        least = copies_for_throughput(search.candidates, search.budget)
+        first = [copies_by_turns(search.candidates, search.budget), search.for_digital(least)]
+        first.append(_Search(program, search.budget, target, spread=True).lower_latency(least, self.effort // 18))
+        yield from first
 
         def likely(fewer: Sequence[list[int] | None]) -> list[list[int]]:
-            fitting = dict.fromkeys(tuple(choice) for choice in fewer if choice is not None and choice not in choices)
-            return sorted(map(list, fitting), key=lambda choice: likely_interval(with_copies(choice), target))
+            fitting = dict.fromkeys(tuple(choice) for choice in fewer if choice is not None and choice not in first)
+            return sorted(map(list, fitting), key=lambda choice: likely_interval(
+                replace(program, replicas=tuple(choice)), target))  # fmt: skip
 
-        choices += [*likely(plain)[:1], *likely(aligned)[:_ALIGNED]]
-        chips = -(-max(1, search.budget) // target.hierarchy.arrays_per_chip)
-        known = dict.fromkeys(map(tuple, choices))
-        return list(min(known, key=lambda choice: placed_interval(with_copies(list(choice)), chips, target)))
-
-    def _quickest(self, program: AnalogProgram, search: _Search, copies: list[int], target: Target) -> list[int]:
-        """These copies, or those for throughput where links hold them back: fewer of them, or better aligned."""
-        chips = -(-max(1, search.budget) // target.hierarchy.arrays_per_chip)
-
-        def placed(choice: list[int]) -> float:
-            return placed_latency(replace(program, replicas=tuple(choice)), chips, target)
-
-        def others() -> Iterator[list[int]]:
-            yield copies_by_turns(search.candidates, search.budget)
-            yield search.best(Goal.THROUGHPUT, self.effort)
-            yield from (choice for choice in search.slower(_SLOWER[1]) if choice is not None)
-
-        best, shortest = copies, placed(copies)
-        for other in others():
-            if shortest <= _HELD_BACK * search.latency(best) / target.digital.clock_hz:
-                break
-            found = placed(other)
-            if found < shortest:
-                best, shortest = other, found
-        return best
+        plain, aligned = zip(*(search.slower(slower) for slower in _SLOWER), strict=True)
+        yield from likely(plain)[:1]
+        yield from likely(aligned)[:_ALIGNED]
 
     def _budget(self, total: int, target: Target) -> int:
         if self.arrays is not None:
@@ -140,8 +137,8 @@ _SLOWER = (1.0, 1.15, 1.3, 1.6, 2.0, 2.6)
 """Intervals of arrays that are tried, as multiples of the best, where other units can't keep pace with them."""
 
 
-_HELD_BACK = 1.05
-"""Times the latency of arrays and digital units that a placed inference may take without another try."""
+_HELD_BACK = {Goal.THROUGHPUT: 1.01, Goal.LATENCY: 1.05}
+"""Times what arrays need (for latency, digital units too) that the placed copies may take without another try."""
 
 
 _ALIGNED = 2
@@ -191,6 +188,10 @@ class _Search:
                 tiles = max(tiles, min(number, self.units))
             plans.append(replace(plan, copies=number, tiles=tiles))
         return timed(self.steps, plans, self.target)
+
+    def interval(self, copies: Sequence[int]) -> int:
+        """Clocks between two inferences that arrays allow."""
+        return max(each.busy(number) for each, number in zip(self.candidates, copies, strict=True))
 
     def latency(self, copies: Sequence[int]) -> int:
         """Clocks of one inference alone."""
@@ -286,7 +287,7 @@ class _Search:
             budget=self.budget,
             arrays=sum(each.arrays * number for each, number in zip(self.candidates, copies, strict=True)),
             interval_before_s=max(each.busy(1) for each in self.candidates) / clock,
-            interval_s=max(each.busy(n) for each, n in zip(self.candidates, copies, strict=True)) / clock,
+            interval_s=self.interval(copies) / clock,
             interval_bound_s=best_interval(self.candidates, self.budget) / clock,
             latency_before_s=self.latency(one) / clock,
             latency_s=self.latency(copies) / clock,
