@@ -72,7 +72,7 @@ def main() -> None:
         if args.stop_after == "compress":
             continue
         model = folder / "model.onnx"
-        mapped = mapped_figures(model, TARGETS[network], images)
+        mapped = mapped_figures(model, TARGETS[network], images, recipe.get("verify", {}).get("probed"))
         runs.append({"seed": seed, **dense_facts, **mapped, **compressed_facts(result, spec, dense_facts, folder)})
         say(json.dumps({key: runs[-1][key] for key in ("top1_dense", "top1_quantised", "top1_mapped", "tiles_conv")}))
         if len(runs) == 1:

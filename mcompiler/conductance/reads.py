@@ -13,7 +13,7 @@ from mcompiler.conductance.cells import Cells, unpack_levels
 from mcompiler.conductance.codes import Levels, steps_of
 from mcompiler.conductance.converters import Adc, Decoding, is_signed, make_adc
 from mcompiler.conductance.lines import restored, restored_state
-from mcompiler.conductance.states import ArrayState, Beside, Realise, Values, beside_of
+from mcompiler.conductance.states import ArrayState, Beside, Realise, Values, beside_of, single
 from mcompiler.geometry import ArrayShape, TileTable, tile_blocks
 from mcompiler.ir import IntArray, MatrixOp, Remapping
 from mcompiler.target import Pedestal, Target, WeightEncoding
@@ -33,7 +33,8 @@ class ReadBlock:
         worth: int32 [conversions, channels]: what one decoded code adds to its channel's sum, the sign of the read
             included; 0 where no cell stands.
         inputs: int64 [channels]: what the sum of the inputs over the word lines adds (flips undone, shift subtracted).
-        variance: float32 [rows, conversions, channels]: of ``levels`` between reads, or None.
+        variance: float32 [rows, conversions, channels]: of ``levels`` between reads, complex64 with that between
+            inferences as the imaginary part, or None.
         offset, bow: float32 [conversions, channels]: of each converter, in codes, or None.
         scale: float64 [conversions, channels]: digital factor on decoded codes, or None.
         constant: float64 [channels]: what the digital side adds to each read of one phase, in ``worth`` of a code of
@@ -188,7 +189,7 @@ def _realised(
         bare = bare.less_reference()
 
     def spread(values: Values) -> Values:
-        return _spread(values, arrays, op, shape, np.float64)
+        return _spread(values, arrays, op, shape, np.result_type(values, np.float64))
 
     gain, trim, present = spread(bare.gain), spread(bare.trim), block.worth != 0
     if is_signed(target):  # one converter for both lines of a pair
@@ -202,7 +203,7 @@ def _realised(
         block,
         levels=np.where(present, spread(bare.currents) * gain - pedestal, 0).astype(np.float32),
         scale=None if (factor[present] == 1).all() else np.where(present, factor, 1.0),
-        variance=None if bare.variance is None else (spread(bare.variance) * gain**2).astype(np.float32),
+        variance=None if bare.variance is None else single(spread(bare.variance) * gain**2),
         offset=added.astype(np.float32) if bare.offset.any() or bare.trim.any() else None,
         bow=spread(bare.bow).astype(np.float32) if bare.bow.any() else None,
         beside=beside_of(bare, adc, pedestal, shape, target, _spread(own, arrays, op, shape, np.int64)),
@@ -276,7 +277,7 @@ def _join(blocks: list[ReadBlock]) -> ReadBlock:
 
 def _sum_of(parts: Sequence[Values | None]) -> Values | None:
     known = [part for part in parts if part is not None]
-    return np.sum(known, axis=0, dtype=np.float32) if known else None
+    return np.asarray(sum(known[1:], known[0])) if known else None
 
 
 def _join_scale(blocks: list[ReadBlock]) -> Values | None:

@@ -25,7 +25,8 @@ class ArrayState:
     Attributes:
         currents: float64 [arrays, rows, columns + extra]: what a unit of input code on a word line adds to a bit line,
             in level steps; G_min, wires and input converters included.
-        variance: float64, the same shape: variance of that between reads; None where nothing fluctuates.
+        variance: the same shape: variance of that between reads (float64), and between inferences as an imaginary part
+            (complex128); None where nothing fluctuates.
         offset: float64 [arrays, columns + extra]: what a bit line carries without inputs, in level steps.
         gain: float64 [arrays, columns + extra]: gain of each bit line's converter over the nominal one.
         trim: float64 [arrays, columns + extra]: codes that the converter adds before it rounds.
@@ -99,6 +100,11 @@ class Beside:
         return replace(self, currents=self.currents[rows], variance=variance)
 
 
+def single(variance: Values) -> Values:
+    """A variance in half of its bits, with its imaginary part where it has one."""
+    return variance.astype(np.complex64 if np.iscomplexobj(variance) else np.float32)
+
+
 def beside_of(
     state: ArrayState, adc: Adc, pedestal: float, shape: ArrayShape, target: Target, owner: IntArray
 ) -> Beside | None:
@@ -122,7 +128,7 @@ def beside_of(
     gain, arrays = pick(state.gain), len(state.gain)
     return Beside(
         (pick(state.currents) * gain - pedestal).astype(np.float32),
-        None if state.variance is None else (pick(state.variance) * gain**2).astype(np.float32),
+        None if state.variance is None else single(pick(state.variance) * gain**2),
         pick(state.added(adc.gain)).astype(np.float32),
         pick(state.bow).astype(np.float32),
         np.tile(state.scale, len(lines)),

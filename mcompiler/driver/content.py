@@ -218,7 +218,7 @@ def _mapped_layer(layer: LayerData, target: Target, shape: ArrayShape, ideal: bo
 def _layer_on(chip: Chip, bank: int, layer: LayerData, target: Target, shape: ArrayShape) -> MappedLayer:
     """A layer on one chip: no conversion is taken to be lossless."""
     name = layer.op.name
-    physics = Physics(chip.inputs(), chip.converter_noise, chip.frozen, bank, chip.seeds(name))
+    physics = Physics(chip.inputs(), chip.converter_noise, bank, chip.seeds(name))
     blocks = layer.reads(target, shape, partial(chip.realise, name))
     calibration = target.calibration
     if chip.calibrated and calibration is not None and calibration.correction != "none":

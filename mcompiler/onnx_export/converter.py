@@ -24,7 +24,6 @@ class Physics:
     Attributes:
         inputs: float32 [codes of a phase]: share of a unit times code that each input code really applies; None: all 1.
         noise: deviation of every conversion, in codes.
-        frozen: cells fluctuate between inferences only, not between reads: batches hold one sample.
         bank: how many normal numbers a run of the model draws; every conversion takes one of a window of them that
             starts at random, which is many times faster than a draw of its own.
         seeds: of the random generators of the layer's nodes, one after the other.
@@ -32,7 +31,6 @@ class Physics:
 
     inputs: Values | None
     noise: float
-    frozen: bool
     bank: int
     seeds: Iterator[int]
 
@@ -46,7 +44,8 @@ class Lines:
         zoom: [columns]: gain of a column's converter over the layer's, a power of two.
         units, references: how many columns there are of these.
         owner: int64 [conversions, channels]: number of the unit (and reference) column of a conversion's array.
-        variance: float32 [rows, columns] of the levels between reads, or None.
+        variance: float32 [rows, columns] of the levels between reads, complex64 with that between inferences as the
+            imaginary part, or None.
         offset, bow: float32 [columns] in codes, or None.
     """
 
@@ -119,24 +118,32 @@ def analog(
     gain = 1.0 if lines.levels.dtype.kind in "iu" else adc.gain
     pedestal = np.float32(adc.pedestal) * lines.zoom.astype(np.float32)
     levels = (lines.levels.astype(np.float32) + pedestal) * np.float32(gain)
-    variance = None if lines.variance is None else lines.variance * np.float32(gain**2)
+    between_reads, between_inferences = _parts(lines.variance, np.float32(gain**2))
     matrix = emitter.constant(operand(levels))
-    if variance is not None and physics is not None and physics.frozen:
-        matrix = _fluctuating(emitter, matrix, operand(variance), physics)
+    if between_inferences is not None and physics is not None:
+        matrix = _fluctuating(emitter, matrix, operand(between_inferences), physics)
     values = product(inputs, matrix)
     if gain == 1 and adc.gain != 1:
         values = emitter("Mul", values, emitter.constant(adc.gain, np.float32))
     if physics is not None and converter.drawn is not None:
         spread = None
-        if variance is not None and not physics.frozen:
+        if between_reads is not None:
             squares = inputs if converter.step == 1 and physics.inputs is None else emitter("Mul", inputs, inputs)
-            spread = product(squares, emitter.constant(operand(variance)))
+            spread = product(squares, emitter.constant(operand(between_reads)))
         values = _noisy(emitter, values, spread, physics, converter.drawn)
     if lines.offset is not None:
         values = emitter("Add", values, emitter.constant(lines.offset.reshape(shape), np.float32))
     if lines.bow is not None:
         values = _bowed(emitter, values, adc, lines.bow.reshape(shape))
     return _rounded(emitter, values, converter)
+
+
+def _parts(variance: Values | None, factor: np.float32) -> tuple[Values | None, Values | None]:
+    """Between reads, and between inferences; None where there is none."""
+    if variance is None:
+        return None, None
+    reads, inferences = variance.real * factor, variance.imag * factor
+    return reads if reads.any() else None, inferences if inferences.any() else None
 
 
 def _applied(emitter: Emitter, planes: ir.Value, physics: Physics | None) -> ir.Value:

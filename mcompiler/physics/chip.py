@@ -28,6 +28,8 @@ from mcompiler.physics.wires import Lines, TransferCache
 from mcompiler.target import Correlation, Partner, Target
 
 Siemens = npt.NDArray[np.float64]
+Fluctuation = npt.NDArray[np.inexact[Any]]
+"""Variances: between reads, and between inferences as an imaginary part."""
 
 CACHE_BYTES = 256 << 20
 """Transfer matrices that are kept: those of one chip are asked for again when effects are switched."""
@@ -65,16 +67,6 @@ class Chip:
     written: dict[tuple[str, int], tuple[Siemens, float]] = field(default_factory=dict, repr=False, compare=False)
     stuck: Mapping[str, npt.NDArray[np.int32]] = field(default_factory=dict)
 
-    def __post_init__(self) -> None:
-        noise, telegraph = self._noise(Effect.NOISE), self._noise(Effect.TELEGRAPH)
-        moving = {kind for kind in (noise, telegraph) if kind not in (None, Correlation.STATIC_AT_T)}
-        if len(moving) > 1:
-            raise TargetError(
-                f"target '{self.target.name}': device.noise is {noise}, device.telegraph {telegraph}; one simulation "
-                "draws cells anew either per read or per inference: give both the same correlation, or make one "
-                "static_at_t"
-            )
-
     @property
     def fluctuates(self) -> bool:
         """Whether conversions of one cell and input differ from read to read."""
@@ -88,7 +80,7 @@ class Chip:
 
     @property
     def frozen(self) -> bool:
-        """Whether cells fluctuate between inferences but not between reads."""
+        """Whether cells fluctuate between inferences: a batch holds one sample then."""
         return Correlation.PER_INFERENCE in (self._noise(Effect.NOISE), self._noise(Effect.TELEGRAPH))
 
     def realise(self, layer: str, first: int, levels: Levels) -> ArrayState:
@@ -103,18 +95,18 @@ class Chip:
         wanted, share = self._predistorted(layer, first, conductances(levels, self.target))
         G = self._each(layer, numbers, wanted, levels)
         scale = self._compensation(layer, numbers, wanted, levels, G) / share
-        deviation = self._deviation(layer, numbers, G)
+        moving = self._variance(layer, numbers, G)
         if self._has(Effect.TELEGRAPH) and self._noise(Effect.TELEGRAPH) is not Correlation.STATIC_AT_T:
             G = devices.telegraph_moments(G, device, self._two_states(layer, numbers, G.shape[1:]))[0]
         cells = self._faulty(layer, numbers, G)
         currents, offset = self._wired(layer, cells)
         variance = None
-        if deviation is not None:
+        if moving is not None:
             reach = np.divide(currents, cells, out=np.zeros_like(cells), where=cells > 0)
             if self._has(Effect.ACCESS):
                 reach = reach / (1 + cells * device.access_resistance_ohm)
             works = cells == G  # a cell that is stuck does not fluctuate
-            variance = np.where(works, deviation * reach / self.target.unit_siemens, 0) ** 2
+            variance = np.where(works, moving * (reach / self.target.unit_siemens) ** 2, 0)
         unit = self.target.unit_siemens
         return self._converted(layer, numbers, ArrayState.plain(currents / unit, variance, offset / unit, scale))
 
@@ -196,15 +188,21 @@ class Chip:
         state[array - numbers.start, row, column] = on
         return devices.held(G, self.target.device, state == 1, state == 0)
 
-    def _deviation(self, layer: str, numbers: range, G: Siemens) -> Siemens | None:
-        """Deviation of cells between reads (or inferences), siemens; None where nothing moves."""
-        device, variance = self.target.device, np.zeros_like(G)
-        if self._noise(Effect.NOISE) not in (None, Correlation.STATIC_AT_T):
-            variance += devices.noise_deviation(G, device, self.time_s) ** 2
-        if self._noise(Effect.TELEGRAPH) not in (None, Correlation.STATIC_AT_T):
-            cells = self._two_states(layer, numbers, G.shape[1:])
-            variance += devices.telegraph_moments(G, device, cells)[1] ** 2
-        return np.sqrt(variance) if variance.any() else None
+    def _variance(self, layer: str, numbers: range, G: Siemens) -> Fluctuation | None:
+        """Variance of cells between reads and, imaginary, between inferences, siemens^2; None where nothing moves."""
+        device, moving = self.target.device, np.zeros(G.shape, np.complex128)
+        for effect in (Effect.NOISE, Effect.TELEGRAPH):
+            kind = self._noise(effect)
+            if kind in (None, Correlation.STATIC_AT_T):
+                continue
+            if effect is Effect.NOISE:
+                variance = devices.noise_deviation(G, device, self.time_s) ** 2
+            else:
+                variance = devices.telegraph_moments(G, device, self._two_states(layer, numbers, G.shape[1:]))[1] ** 2
+            moving += variance * (1.0 if kind is Correlation.PER_READ else 1j)
+        if not moving.any():
+            return None
+        return moving if moving.imag.any() else moving.real
 
     def _two_states(self, layer: str, numbers: range, shape: tuple[int, ...]) -> npt.NDArray[np.bool_]:
         rngs = [self._rng(layer, number, Effect.TELEGRAPH) for number in numbers]

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 import mcompiler
 from mcompiler.artefacts import LayerData
+from mcompiler.artefacts import layers as layers_module
 from mcompiler.conductance import conductances
 from mcompiler.driver import Build
 from mcompiler.driver import content as content_module
@@ -248,11 +249,11 @@ def test_a_decoder_that_ignores_signs_is_caught(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_reads_that_ignore_signs_would_be_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    read: Any = vars(content_module)["read_blocks"]
+    read: Any = vars(layers_module)["read_blocks"]
     chip = target(*POLARISED, "converters.adc.bits=3")
     case = fitted(CONVOLUTION, chip)
     build = case.compile(chip)
-    monkeypatch.setattr(content_module, "read_blocks", lambda *args: read(*args[:7], None, *args[8:]))
+    monkeypatch.setattr(layers_module, "read_blocks", lambda *args: read(*args[:7], None, *args[8:]))
     seen = run_plain(build.mapped, case.feeds, ["conv/codes", "conv/accumulator"])
     wanted = crossbar.accumulators(build, only(build), seen["conv/codes"])
     assert not np.allclose(seen["conv/accumulator"], wanted, rtol=1e-3, atol=1)

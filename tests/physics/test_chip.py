@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from mcompiler.driver import Build
-from mcompiler.driver.content import mapped_from_cells, noise_bank
-from mcompiler.errors import TargetError, UserError
+from mcompiler.driver.content import CHIP_BATCH, mapped_from_cells, noise_bank
+from mcompiler.errors import UserError
 from mcompiler.geometry import array_shape
 from mcompiler.physics.chip import Chip
 from mcompiler.physics.effects import Effect, chosen, described
@@ -300,9 +300,22 @@ def test_names_of_effects() -> None:
         chosen(["drift"], chip)
 
 
-def test_noises_of_two_kinds_are_refused() -> None:
-    both = ("device.noise.correlation=per_read", "device.noise.proportional=0.01", "device.noise.source=assumption: t",
-            "device.telegraph.correlation=per_inference", "device.telegraph.share=0.1",
-            "device.telegraph.amplitude=0.1", "device.telegraph.source=assumption: t")  # fmt: skip
-    with pytest.raises(TargetError, match=r"device\.noise is per_read, device\.telegraph per_inference"):
-        Chip(made(*both), 0, frozenset({Effect.NOISE, Effect.TELEGRAPH}), 1.0)
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_noises_of_two_kinds_add_up(encoding: str) -> None:
+    """Read noise anew in every read, telegraph states for all reads of an inference: variances of sums add."""
+    both = ("device.noise.correlation=per_read", "device.noise.absolute_siemens=2e-6",
+            "device.noise.source=assumption: t", "device.telegraph.correlation=per_inference",
+            "device.telegraph.share=0.5", "device.telegraph.amplitude=0.05",
+            "device.telegraph.source=assumption: t")  # fmt: skip
+    chip = made(*ENCODINGS[encoding], *both)
+    build, copies = MATRIX.compile(chip), 300
+
+    def variance(*effects: Effect) -> float:
+        one = Chip(chip, 5, frozenset(effects), 1.0)
+        assert noise_bank(build.layer_data, chip, one)[1] == (1 if Effect.TELEGRAPH in effects else CHIP_BATCH)
+        return float(accumulators(build, MATRIX, one, copies).reshape(copies, -1).var(axis=0, ddof=1).sum())
+
+    reads, states, mixed = (variance(*kinds) for kinds in (
+        (Effect.NOISE,), (Effect.TELEGRAPH,), (Effect.NOISE, Effect.TELEGRAPH)))  # fmt: skip
+    assert min(reads, states) > 0.1 * mixed, "both matter"
+    assert mixed == pytest.approx(reads + states, rel=0.1)

@@ -350,13 +350,13 @@ def reads_changed(**changes: Callable[[Any], Any]) -> Callable[[pytest.MonkeyPat
     """What the converters see is decoded wrongly."""
 
     def apply(monkeypatch: pytest.MonkeyPatch) -> None:
-        read: Any = vars(content_module)["read_blocks"]
+        read: Any = vars(layers_module)["read_blocks"]
 
         def wrong(*args: Any) -> Any:
             blocks = [replace(b, **{k: edit(getattr(b, k)) for k, edit in changes.items()}) for b in read(*args)]
             return blocks[1:] if not changes else blocks
 
-        monkeypatch.setattr(content_module, "read_blocks", wrong)
+        monkeypatch.setattr(layers_module, "read_blocks", wrong)
 
     return apply
 
