@@ -68,7 +68,7 @@ def _exchanged(site: Ints, traffic: Floats, ports: Floats, net: Topology, used: 
     every = np.arange(tiles)
     far = net.hops(every[:, None], every[None, :]).astype(np.float64)
     state = _State(site, traffic, ports, far[np.ix_(site, site)], far[PORT][site])
-    for _ in range(8 << effort):
+    for _ in range(4 << effort):
         changed = False
         for one in range(min(used, tiles)):
             gain = state.gains(one)
