@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import ClassVar
 
 import numpy as np
@@ -28,10 +31,10 @@ class Assign:
                 without calibration data.
         """
         shape = array_shape(target)
-        analog = tuple(
-            _assign(op, table, program.matrix.samples.get(op.name), shape, target)
-            for op, table in zip(program.matrix.ops, program.tables, strict=True)
-        )
+        samples = [program.matrix.samples.get(op.name) for op in program.matrix.ops]
+        with ThreadPoolExecutor(os.cpu_count()) as pool:  # numpy leaves the interpreter to others meanwhile
+            assign = partial(_assign, shape=shape, target=target)
+            analog = tuple(pool.map(assign, program.matrix.ops, program.tables, samples))
         return AnalogProgram(program, analog)
 
 

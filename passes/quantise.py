@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -114,8 +117,10 @@ class Quantise:
         ops: list[MatrixOp] = []
         samples: dict[str, CodeSample] = {}
         statistics: dict[str, InputStatistics] = {}
-        for matrix in matrices:
-            op = self._quantise(matrix, seen[matrix.tensor], quantisers, target)
+        with ThreadPoolExecutor(os.cpu_count()) as pool:  # numpy leaves the interpreter to others meanwhile
+            coded = list(pool.map(partial(_weight_codes, target=target), matrices))
+        for matrix, weights in zip(matrices, coded, strict=True):
+            op = self._quantise(matrix, weights, seen[matrix.tensor], quantisers, target)
             ops.append(op)
             if want_vectors or real:
                 sample = _code_sample(op, seen[matrix.tensor], self.seed)
@@ -167,28 +172,37 @@ class Quantise:
             ) from error
 
     def _quantise(
-        self, matrix: FloatMatrix, seen: _Seen, quantisers: dict[tuple[str, int], Quantiser], target: Target
+        self,
+        matrix: FloatMatrix,
+        weights: tuple[CodeArray, FloatArray, int],
+        seen: _Seen,
+        quantisers: dict[tuple[str, int], Quantiser],
+        target: Target,
     ) -> MatrixOp:
-        weight_bits, input_bits = target.layer_bits(matrix.name)
+        codes, scale, weight_bits = weights
         if matrix.input_scale is not None and matrix.input_zero_point is not None and matrix.input_bits is not None:
             quantiser = Quantiser(matrix.tensor, matrix.input_scale, matrix.input_zero_point, matrix.input_bits)
         else:
+            input_bits = target.layer_bits(matrix.name)[1]
             key = (matrix.tensor, input_bits)
             if key not in quantisers:
                 quantisers[key] = _input_quantiser(matrix, seen, input_bits, self.method, self.drawn)
             quantiser = quantisers[key]
-        if matrix.weight_codes is not None and matrix.weight_scale is not None:
-            codes, scale = matrix.weight_codes, matrix.weight_scale
-            weight_bits = max(2, int(np.abs(codes.astype(np.int32)).max(initial=1)).bit_length() + 1)
-        else:
-            steps = target.cell_steps if target.has_level_table else ()
-            codes, scale = quantise_weights(matrix.weights, weight_bits, steps)
-            weight_bits = steps[-1].bit_length() + 1 if steps else weight_bits
         groups, rows, cols = codes.shape
         return MatrixOp(
             matrix.name, matrix.shape, codes, scale, matrix.bias, quantiser, _vectors(matrix, seen), all_kept(groups,
             rows), all_kept(groups, cols), matrix.element, weight_bits,
         )  # fmt: skip
+
+
+def _weight_codes(matrix: FloatMatrix, target: Target) -> tuple[CodeArray, FloatArray, int]:
+    """Codes, scales and bits of weights: the model's own, or found here."""
+    if matrix.weight_codes is not None and matrix.weight_scale is not None:
+        codes, scale = matrix.weight_codes, matrix.weight_scale
+        return codes, scale, max(2, int(np.abs(codes.astype(np.int32)).max(initial=1)).bit_length() + 1)
+    bits, steps = target.layer_bits(matrix.name)[0], target.cell_steps if target.has_level_table else ()
+    codes, scale = quantise_weights(matrix.weights, bits, steps)
+    return codes, scale, steps[-1].bit_length() + 1 if steps else bits
 
 
 def input_statistics(vectors: npt.NDArray[np.uint16], bits: int, dac_bits: int) -> InputStatistics:
