@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from itertools import chain
-from math import inf
 from typing import ClassVar
 
 import numpy as np
@@ -92,14 +91,20 @@ class Replicate:
         placed, alone = placed_latency, search.latency
         if self.goal is Goal.THROUGHPUT:
             others, placed, alone = self._slower(program, search, target), placed_interval, search.interval
-        best, shortest = [1], inf
+        found: list[tuple[float, list[int]]] = []
         for choice in chain([search.best(self.goal, self.effort)], others):
-            found = placed(replace(program, replicas=tuple(choice)), chips, target)
-            if found < shortest:
-                best, shortest = choice, found
+            found.append((placed(replace(program, replicas=tuple(choice)), chips, target), choice))
+            shortest, best = min(found)
             if shortest <= _HELD_BACK[self.goal] * alone(best) / clock:
-                break
-        return best
+                return best
+        # The best two with more effort, and what balances most simply: at none a placement may be some percent off.
+        simple = copies_by_turns(search.candidates, search.budget)
+        close = [each for place, each in enumerate(sorted(found)) if place < 2 or each[1] == simple]
+        again = [
+            (min(seconds, placed(replace(program, replicas=tuple(choice)), chips, target, 1)), choice)
+            for seconds, choice in close
+        ]
+        return min(again)[1]
 
     def _others(self, search: _Search) -> Iterator[list[int]]:
         """Copies for throughput: links may carry less with them."""
@@ -114,14 +119,12 @@ class Replicate:
         first.append(_Search(program, search.budget, target, spread=True).lower_latency(least, self.effort // 18))
         yield from first
 
-        def likely(fewer: Sequence[list[int] | None]) -> list[list[int]]:
-            fitting = dict.fromkeys(tuple(choice) for choice in fewer if choice is not None and choice not in first)
-            return sorted(map(list, fitting), key=lambda choice: likely_interval(
-                replace(program, replicas=tuple(choice)), target))  # fmt: skip
+        aligned = dict.fromkeys(tuple(choice) for _, choice in map(search.slower, _SLOWER) if choice is not None)
 
-        plain, aligned = zip(*(search.slower(slower) for slower in _SLOWER), strict=True)
-        yield from likely(plain)[:1]
-        yield from likely(aligned)[:_ALIGNED]
+        def likely(choice: tuple[int, ...]) -> float:
+            return likely_interval(replace(program, replicas=choice), target)
+
+        yield from map(list, sorted(aligned, key=likely)[:_ALIGNED])
 
     def _budget(self, total: int, target: Target) -> int:
         if self.arrays is not None:

@@ -85,20 +85,20 @@ _COOLED = 2
 """Ways to fill the tiles, the best ones, for which exchanges that empty the fullest links are sought."""
 
 
-def placed_interval(program: AnalogProgram, chips: int, target: Target) -> float:
-    """The interval in seconds that arrays, digital units and links allow in the best placement found quickly."""
+def placed_interval(program: AnalogProgram, chips: int, target: Target, effort: int = 0) -> float:
+    """The interval in seconds that arrays, digital units and links allow in the placement that an effort finds."""
     counts = array_counts(program)
     needed = -(-sum(counts) // target.hierarchy.arrays_per_chip)
     work = _Work(program, counts, target)
-    return work.badness(best_placement(program, min(chips, needed), 0, target))[0]
+    return work.badness(_placement(work, min(chips, needed), effort, target))[0]
 
 
-def placed_latency(program: AnalogProgram, chips: int, target: Target) -> float:
-    """Seconds of one inference alone in the best placement found quickly."""
+def placed_latency(program: AnalogProgram, chips: int, target: Target, effort: int = 0) -> float:
+    """Seconds of one inference alone in the placement that an effort finds."""
     counts = array_counts(program)
     needed = -(-sum(counts) // target.hierarchy.arrays_per_chip)
     work = _Work(program, counts, target, latency=True)
-    return work.badness(best_placement(program, min(chips, needed), 0, target, latency=True))[0]
+    return work.badness(_placement(work, min(chips, needed), effort, target))[0]
 
 
 def likely_interval(program: AnalogProgram, target: Target) -> float:
