@@ -57,7 +57,8 @@ paper says.
 never mixed: *weights* of the convolutions that are left; *tiles* of the convolutions, at equal bits; *arrays* of the
 convolutions against the dense mapping at 9 bit; and *all analog layers*, fully connected ones included. *Mapped*
 accuracy has the converters inside: inputs quantised, ADC ranges calibrated by layer on training images and frozen.
-Accuracies are top-1 in percent; ± is the standard deviation over seeds.
+Accuracies are top-1 in percent; ± is the standard deviation over seeds. How these networks, and ResNet-20, bear errors
+of devices, wires and converters is in [robustness.md](robustness.md), with plots.
 
 **What the paper's figures are.** Its ratios count weights of convolutions, not crossbars: "area saved" is 1 − 1/ratio
 on every row. The figures of its abstract are not one operating point: compression, power and area are those of the
