@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from itertools import chain
+from itertools import chain, pairwise
+from math import lcm
 from typing import ClassVar
 
 import numpy as np
@@ -97,9 +98,9 @@ class Replicate:
             shortest, best = min(found)
             if shortest <= _HELD_BACK[self.goal] * alone(best) / clock:
                 return best
-        # The best two with more effort, and what balances most simply: at none a placement may be some percent off.
+        # The best with more effort, beside what balances most simply: at none a placement may be some percent off.
         simple = copies_by_turns(search.candidates, search.budget)
-        close = [each for place, each in enumerate(sorted(found)) if place < 2 or each[1] == simple]
+        close = [each for place, each in enumerate(sorted(found)) if place == 0 or each[1] == simple]
         again = [
             (min(seconds, placed(replace(program, replicas=tuple(choice)), chips, target, 1)), choice)
             for seconds, choice in close
@@ -115,9 +116,11 @@ class Replicate:
     def _slower(self, program: AnalogProgram, search: _Search, target: Target) -> Iterator[list[int]]:
         """As quick in the arrays, and slower with more digital units or fewer bytes."""
         least = copies_for_throughput(search.candidates, search.budget)
-        first = [copies_by_turns(search.candidates, search.budget), search.for_digital(least)]
-        first.append(_Search(program, search.budget, target, spread=True).lower_latency(least, self.effort // 18))
-        yield from first
+        yield copies_by_turns(search.candidates, search.budget)
+        spread = _Search(program, search.budget, target, spread=True)
+        for choice in (search.for_digital(least), spread.lower_latency(least, self.effort // 18)):
+            if all(lcm(one, other) <= _TURNS for one, other in pairwise(choice)):
+                yield choice
 
         aligned = dict.fromkeys(tuple(choice) for _, choice in map(search.slower, _SLOWER) if choice is not None)
 
@@ -142,6 +145,11 @@ _SLOWER = (1.0, 1.15, 1.3, 1.6, 2.0, 2.6)
 
 _HELD_BACK = {Goal.THROUGHPUT: 1.01, Goal.LATENCY: 1.05}
 """Times what arrays need (for latency, digital units too) that the placed copies may take without another try."""
+
+
+_TURNS = 1 << 14
+"""Turns after which copies of two layers meet again, at most, in choices that arrays alone do not ask for: who sends to
+whom is listed turn by turn."""
 
 
 _ALIGNED = 2

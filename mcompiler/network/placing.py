@@ -20,7 +20,7 @@ from mcompiler.dataflow import (
 from mcompiler.geometry import array_shape
 from mcompiler.ir import AnalogProgram
 from mcompiler.network.flows import OUTSIDE, Floats, Flows, Ints
-from mcompiler.network.sites import sites
+from mcompiler.network.sites import cooled_sites, sites
 from mcompiler.network.traffic import Traffic, measured, nodes_of, program_flows
 from mcompiler.target import Target
 
@@ -64,18 +64,19 @@ def _placement(work: _Work, chips: int, effort: int, target: Target) -> Addresse
     apart = [work.without_links(_addresses(counts, slots, None, target)) for slots in filled]
     plain = in_order(program, target)
     found = [(work.badness(plain), -1, plain)]
+    arranged: dict[int, Ints] = {}
     for number in sorted(range(len(filled)), key=apart.__getitem__):
         if apart[number] > min(each[0] for each in found)[0]:
             break
-        site = sites(
-            work.flows_between(_tiles_of(filled[number], target)), filled[number], chips, effort, False, target
-        )
-        addresses = _addresses(counts, filled[number], site, target)
+        slots = filled[number]
+        arranged[number] = sites(work.flows_between(_tiles_of(slots, target)), slots, chips, effort, target)
+        addresses = _addresses(counts, slots, arranged[number], target)
         found.append((work.badness(addresses), number, addresses))
     for (seconds, _), number, addresses in sorted(found, key=lambda each: each[:2])[:_COOLED]:
         if number >= 0 and seconds > work.without_links(addresses):  # links are what holds it back
             slots = filled[number]
-            site = sites(work.flows_between(_tiles_of(slots, target)), slots, chips, effort, True, target, work.seed)
+            flows = work.flows_between(_tiles_of(slots, target))
+            site = cooled_sites(arranged[number], flows, slots, chips, effort, target, work.seed)
             addresses = _addresses(counts, slots, site, target)
             found.append((work.badness(addresses), number + len(filled), addresses))
     return min(found, key=lambda each: each[:2])[2]

@@ -9,37 +9,79 @@ from mcompiler.network.topology import PORT, Topology, topology_of
 from mcompiler.target import Target
 
 
-def sites(flows: Flows, slots: Ints, chips: int, effort: int, cool: bool, target: Target, seed: int = 0) -> Ints:
-    """The tile that each tile of slots becomes: with few bytes times links; ``cool``: then with emptier fullest links.
+def sites(flows: Flows, slots: Ints, chips: int, effort: int, target: Target) -> Ints:
+    """The tile that each tile of slots becomes: with few bytes times links.
 
     Args:
         flows: between tiles of slots, counted through all chips.
         slots: array positions that are filled.
         chips: in use.
         effort: doubles the rounds.
-        cool: whether links are what holds the pipeline back.
         target: the chip.
-        seed: of the exchanges that are tried for emptier links.
 
     Returns:
         int64 [chips * tiles per chip].
     """
-    hierarchy, net = target.hierarchy, topology_of(target)
-    tiles = hierarchy.tiles_per_chip
-    group = slots // (hierarchy.arrays_per_core * hierarchy.cores_per_tile)
+    net, tiles = topology_of(target), target.hierarchy.tiles_per_chip
     site = np.tile(np.arange(tiles), chips)
     if net.kind == "bus":
         return site
-    for chip in range(chips):
+    for chip, used in enumerate(_used(slots, chips, target)):
         traffic, ports = _between(flows, chip, tiles)
-        used = int((np.unique(group) // tiles == chip).sum())
         starts = [np.arange(tiles), net.walk()]
         own = min((_exchanged(start, traffic, ports, net, used, effort) for start in starts),
                   key=lambda each: _byte_hops(each, traffic, ports, net))  # fmt: skip
-        if cool:
-            own = _cooled(own, traffic, ports, net, used, effort, seed)
         site[chip * tiles : (chip + 1) * tiles] = own
     return site
+
+
+def cooled_sites(site: Ints, flows: Flows, slots: Ints, chips: int, effort: int, target: Target, seed: int = 0) -> Ints:
+    """Sites with emptier fullest links: the chips with the fullest of all, one after the other.
+
+    Args:
+        site: to start from, as ``sites`` gives it.
+        flows, slots, chips, effort, target: as for ``sites``.
+        seed: of the exchanges that are tried.
+    """
+    net, tiles = topology_of(target), target.hierarchy.tiles_per_chip
+    site, used = site.copy(), _used(slots, chips, target)
+    parts = [_between(flows, chip, tiles) for chip in range(chips)]
+    fullest = np.array(
+        [
+            _loads(site[chip * tiles : (chip + 1) * tiles], traffic, ports, net).max(initial=0.0)
+            for chip, (traffic, ports) in enumerate(parts)
+        ]
+    )
+    for chip in np.argsort(-fullest, kind="stable").tolist():
+        if fullest[chip] < fullest.max():  # a chip cooled before holds all back: this one need not
+            break
+        traffic, ports = parts[chip]
+        own = _cooled(site[chip * tiles : (chip + 1) * tiles], traffic, ports, net, used[chip], effort, seed)
+        site[chip * tiles : (chip + 1) * tiles] = own
+        fullest[chip] = _loads(own, traffic, ports, net).max(initial=0.0)
+    return site
+
+
+def _used(slots: Ints, chips: int, target: Target) -> list[int]:
+    """Tiles of each chip that are filled."""
+    group = np.unique(slots // (target.hierarchy.arrays_per_core * target.hierarchy.cores_per_tile))
+    counts: list[int] = np.bincount(group // target.hierarchy.tiles_per_chip, minlength=chips).tolist()
+    return counts
+
+
+def _loads(site: Ints, traffic: Floats, ports: Floats, net: Topology) -> Floats:
+    """Bytes on the links of a chip whose tiles of slots stand at these sites."""
+    source, sink, size = _listed(traffic, ports)
+    ends = np.append(site, PORT)
+    return net.loads(ends[source], ends[sink], size)
+
+
+def _listed(traffic: Floats, ports: Floats) -> tuple[Ints, Ints, Floats]:
+    """Flows between tiles of slots one by one; the port is numbered behind the tiles."""
+    source, sink = np.nonzero(traffic)
+    out = np.flatnonzero(ports)
+    size = np.concatenate([traffic[source, sink], ports[out]])
+    return np.concatenate([source, out]), np.concatenate([sink, np.full(len(out), len(ports))]), size
 
 
 def _between(flows: Flows, chip: int, tiles: int) -> tuple[Floats, Floats]:
@@ -123,11 +165,7 @@ def _cooled(site: Ints, traffic: Floats, ports: Floats, net: Topology, used: int
         return site
     rng = np.random.default_rng(seed)
     best, tiles = site.copy(), len(site)
-    source, sink = np.nonzero(traffic)
-    size = traffic[source, sink]
-    out = np.flatnonzero(ports)
-    source, sink = np.concatenate([source, out]), np.concatenate([sink, np.full(len(out), tiles)])
-    size = np.concatenate([size, ports[out]])
+    source, sink, size = _listed(traffic, ports)
     ends = np.append(best, PORT)
     load = net.loads(ends[source], ends[sink], size)
     touching = [np.flatnonzero((source == tile) | (sink == tile)) for tile in range(tiles)]
@@ -151,7 +189,7 @@ def _cooled(site: Ints, traffic: Floats, ports: Floats, net: Topology, used: int
     return ends[:tiles]
 
 
-_TRIALS = 1200
+_TRIALS = 800
 """Exchanges that are tried for emptier links on a large chip, at no effort; each effort doubles them."""
 
 
