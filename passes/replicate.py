@@ -98,14 +98,14 @@ class Replicate:
             shortest, best = min(found)
             if shortest <= _HELD_BACK[self.goal] * alone(best) / clock:
                 return best
-        # The best with more effort, beside what balances most simply: at none a placement may be some percent off.
+        # At no effort a placement may be some percent off: what balances most simply gets another chance.
         simple = copies_by_turns(search.candidates, search.budget)
-        close = [each for place, each in enumerate(sorted(found)) if place == 0 or each[1] == simple]
+        close = [each for each in found if each[1] == simple and shortest < each[0] <= _CLOSE * shortest]
         again = [
             (min(seconds, placed(replace(program, replicas=tuple(choice)), chips, target, 1)), choice)
-            for seconds, choice in close
-        ]
-        return min(again)[1]
+            for seconds, choice in [(shortest, best), *close] if close
+        ]  # fmt: skip
+        return min(again)[1] if again else best
 
     def _others(self, search: _Search) -> Iterator[list[int]]:
         """Copies for throughput: links may carry less with them."""
@@ -145,6 +145,10 @@ _SLOWER = (1.0, 1.15, 1.3, 1.6, 2.0, 2.6)
 
 _HELD_BACK = {Goal.THROUGHPUT: 1.01, Goal.LATENCY: 1.05}
 """Times what arrays need (for latency, digital units too) that the placed copies may take without another try."""
+
+
+_CLOSE = 1.06
+"""Times the best that the simplest balance may take and be compared with more effort."""
 
 
 _TURNS = 1 << 14
