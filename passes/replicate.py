@@ -147,7 +147,7 @@ _HELD_BACK = {Goal.THROUGHPUT: 1.01, Goal.LATENCY: 1.05}
 """Times what arrays need (for latency, digital units too) that the placed copies may take without another try."""
 
 
-_CLOSE = 1.06
+_CLOSE = 1.1
 """Times the best that the simplest balance may take and be compared with more effort."""
 
 
