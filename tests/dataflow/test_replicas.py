@@ -64,8 +64,8 @@ def chains(draw: st.DrawFn) -> tuple[list[int], list[int], list[int], list[int]]
 def chain(
     parts: tuple[list[int], list[int], list[int], list[int]], copies: tuple[int, ...], work: float, tiles: list[int]
 ) -> list[Stage]:
-    """Convolutions of a 6x6 input, digital units behind each, and a product of all of the last one's tokens."""
-    size, stages = 6, [Stage("input", 36, 0, 0)]
+    """Convolutions of a 7x7 input (three kernels of 3 leave one token), digital units behind each, and a product of all of the last one's tokens."""
+    size, stages = 7, [Stage("input", 49, 0, 0)]
     for index, (service, fill, kernel, _) in enumerate(zip(*parts, strict=True)):
         made = size - kernel + 1
         needs = windows((size, size), (made, made), [Window(kernel)] * 2)
@@ -104,7 +104,7 @@ def test_no_copies_beat_the_latency_bound(
 
     packed = data.draw(st.booleans())
 
-    tops = [36] * (count - 1) + [1]
+    tops = [49] * (count - 1) + [1]
     every = [
         c
         for c in product(*(range(1, min(top, 1 + more) + 1) for top in tops))
