@@ -64,7 +64,7 @@ def chains(draw: st.DrawFn) -> tuple[list[int], list[int], list[int], list[int]]
 def chain(
     parts: tuple[list[int], list[int], list[int], list[int]], copies: tuple[int, ...], work: float, tiles: list[int]
 ) -> list[Stage]:
-    """Convolutions of a 7x7 input (three kernels of 3 leave one token), digital units behind each, and a product of all of the last one's tokens."""
+    """Convolutions of a 7x7 input, digital units behind each, and a product of all of the last one's tokens."""
     size, stages = 7, [Stage("input", 49, 0, 0)]
     for index, (service, fill, kernel, _) in enumerate(zip(*parts, strict=True)):
         made = size - kernel + 1
