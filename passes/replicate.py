@@ -25,6 +25,7 @@ from mcompiler.dataflow import (
     copies_by_turns,
     copies_for_throughput,
     critical_path,
+    digital_work,
     earliest,
     latency_bound,
     network_steps,
@@ -242,10 +243,7 @@ class _Search:
     def for_digital(self, least: list[int]) -> list[int]:
         """Spend what the budget leaves where an array has most digital work behind it: more copies, more units."""
         copies, sizes = list(least), self._arrays
-        work = np.zeros(len(copies))
-        for step in self.steps:
-            if step.layer >= 0:
-                work[step.layer] += step.operations * step.grid.tokens
+        work = digital_work(self.steps, len(copies))[:-1]
         left = self.budget - float(sizes @ np.array(copies))
         free = np.array([bool(each.arrays) and each.tokens > 1 for each in self.candidates])
         while free.any():

@@ -75,6 +75,14 @@ def reads_per_vector(op: MatrixOp, table: TileTable, shape: ArrayShape, target: 
     return phases(op, target) * -(-int(table["rows"].max()) // shape.rows_active)
 
 
+def digital_work(steps: Sequence[Step], layers: int) -> npt.NDArray[np.float64]:
+    """Operations per inference of each layer's digital units and of the nodes behind it; last those of no layer."""
+    work = np.zeros(layers + 1)
+    for step in steps:
+        work[step.layer] += step.operations * step.grid.tokens  # -1: behind all layers
+    return work
+
+
 def digital_bound(
     steps: Sequence[Step], layers: int, addresses: Sequence[npt.NDArray[np.int32]], target: Target
 ) -> float:
@@ -89,9 +97,7 @@ def digital_bound(
         addresses: of the arrays of each layer, copies included.
         target: the chip.
     """
-    work = np.zeros(layers + 1)
-    for step in steps:
-        work[step.layer] += step.operations * step.grid.tokens  # -1: behind all layers
+    work = digital_work(steps, layers)
     tiles: dict[int, float] = {}
     alone = float(work[-1])
     for index, where in enumerate(addresses):

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from mcompiler.dataflow import (
     LayerPlan,
     digital_bound,
+    digital_work,
     earliest,
     network_steps,
     read_time,
@@ -149,11 +150,7 @@ class _Work:
 
     def operations(self) -> Floats:
         """Digital operations of each layer and of what stands behind it, [layers]."""
-        found = np.zeros(len(self.counts))
-        for step in self.steps:
-            if step.layer >= 0:
-                found[step.layer] += step.operations * step.grid.tokens
-        return found
+        return digital_work(self.steps, len(self.counts))[:-1]
 
     def badness(self, addresses: Addresses) -> tuple[float, float]:
         """Seconds, and bytes times links."""
