@@ -44,6 +44,18 @@ class Flows:
     layer: Ints
     sums: npt.NDArray[np.bool_]
 
+    def between(self, node: Ints) -> Flows:
+        """The same with other numbers for the nodes: ``node[n]`` for n."""
+        numbers = np.append(node, OUTSIDE)  # which -1 finds at the end
+        return replace(self, source=numbers[self.source], sink=numbers[self.sink])
+
+    def added_up(self) -> Flows:
+        """One flow for each pair of nodes, booked on no layer."""
+        pairs = _distinct(self.source - OUTSIDE, self.sink - OUTSIDE)
+        size: Floats = np.bincount(pairs.which, weights=self.bytes).astype(np.float64)
+        source, sink = (end + OUTSIDE for end in pairs.columns)
+        return Flows(source, sink, size, np.full(len(size), -1), np.zeros(len(size), dtype=np.bool_))
+
 
 @dataclass(frozen=True)
 class Held:

@@ -177,10 +177,12 @@ def _cooled(site: Ints, traffic: Floats, ports: Floats, net: Topology, used: int
         moves[:] = False
         moves[touching[one]] = moves[touching[other]] = True
         moved = np.flatnonzero(moves)
-        before = net.loads(ends[source[moved]], ends[sink[moved]], size[moved])
+        begin, end, change = source[moved], sink[moved], np.tile(size[moved], 2)
+        change[: len(moved)] *= -1
+        before = ends[begin], ends[end]
         ends[one], ends[other] = ends[other], ends[one]
-        after = net.loads(ends[source[moved]], ends[sink[moved]], size[moved])
-        changed = load - before + after
+        starts, stops = np.append(before[0], ends[begin]), np.append(before[1], ends[end])
+        changed = load + net.loads(starts, stops, change)
         found = _norm(changed)
         if found < score:
             load, score = changed, found

@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 
 from mcompiler.ir import ANALOG_DOMAIN, AnalogProgram, ConvShape, PlacedProgram
 from mcompiler.network import OUTSIDE, array_counts, program_flows, traffic
-from mcompiler.network.flows import input_share
-from mcompiler.network.placing import _Work
+from mcompiler.network.flows import Flows, input_share
+from mcompiler.network.placing import _placement
 from mcompiler.network.sites import _between, _byte_hops, _State
 from mcompiler.network.topology import topology_of
+from mcompiler.network.work import Work, addresses_of
 from mcompiler.passes.place import Place
 from mcompiler.target import Target
 from tests.support.programs import analog, matrix_op, matrix_program, node, placeholder, target
@@ -212,7 +213,57 @@ def test_more_effort_is_never_worse(widths: list[int], tokens: int, topology: st
                   f"network.topology={topology}", "network.link_bits=1")  # fmt: skip
     program = sequence(widths, tokens)
     found = [traffic(Place(effort=effort).run(program, chip), chip) for effort in range(4)]
-    work = _Work(program, array_counts(program), chip)
-    badness = [work.badness(Place(effort=effort).run(program, chip).addresses) for effort in range(4)]
+    work = Work(program, array_counts(program), chip)
+    badness = [from_scratch(work, Place(effort=effort).run(program, chip)) for effort in range(4)]
     assert badness == sorted(badness, reverse=True)
     assert all(each.lower_bound_byte_hops <= each.byte_hops + 1e-9 for each in found)
+
+
+def from_scratch(work: Work, placed: PlacedProgram) -> tuple[float, float]:
+    """How bad a placement is, by its addresses alone."""
+    hierarchy = work.target.hierarchy
+    chip, tile, core, position = np.concatenate(placed.addresses).astype(np.int64).T
+    index = (chip * hierarchy.tiles_per_chip + tile) * hierarchy.cores_per_tile + core
+    filling = work.filling(index * hierarchy.arrays_per_core + position, placed.chips)
+    return work.badness(filling, np.tile(np.arange(hierarchy.tiles_per_chip), placed.chips))
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.lists(st.integers(2, 14), min_size=2, max_size=5), st.integers(1, 4), st.integers(1, 3), st.booleans())
+def test_tiles_that_move_take_their_flows_along(widths: list[int], tokens: int, copies: int, latency: bool) -> None:
+    """Flows are listed once for each way to fill the tiles; where these stand only changes their numbers."""
+    chip = target(*KEYS, "hierarchy.arrays_per_core=1", "hierarchy.cores_per_tile=2", "hierarchy.tiles_per_chip=16",
+                  "network.link_bits=1")  # fmt: skip
+    program = sequence(widths, tokens)
+    program = replace(program, replicas=(min(copies, tokens),) * (len(widths) - 1))
+    counts = array_counts(program)
+    chips = -(-sum(counts) // chip.hierarchy.arrays_per_chip)
+    work = Work(program, counts, chip, latency)
+    found, filling, site = _placement(work, chips, 1)
+    placed = PlacedProgram(program, addresses_of(counts, filling.slots, site, chip), chips)
+    assert found == pytest.approx(from_scratch(work, placed))
+
+
+def test_one_flow_for_each_pair() -> None:
+    rng = np.random.default_rng(3)
+    source, sink = rng.integers(OUTSIDE, 3, 40), rng.integers(OUTSIDE, 3, 40)
+    flows = Flows(source, sink, rng.random(40), rng.integers(0, 4, 40), rng.random(40) < 0.5)
+    added = flows.added_up()
+    pairs = list(zip(added.source.tolist(), added.sink.tolist(), strict=True))
+    assert len(set(pairs)) == len(pairs)
+    for (one, other), size in zip(pairs, added.bytes.tolist(), strict=True):
+        assert size == pytest.approx(flows.bytes[(source == one) & (sink == other)].sum())
+    moved = flows.between(np.array([7, 5, 6]))
+    assert {-1: -1, 0: 7, 1: 5, 2: 6}[int(source[0])] == moved.source[0]
+
+
+def test_a_copy_fills_tiles_column_by_column_where_sums_are_more_than_inputs() -> None:
+    """Two row blocks, twelve column blocks, two arrays a tile: by rows every tile holds half of the sums of two."""
+    chip = target(*KEYS, "hierarchy.arrays_per_core=1", "hierarchy.cores_per_tile=2", "hierarchy.tiles_per_chip=36")
+    program = sequence([8, 24], 3)
+    assert len(program.tiled.tables[0]) == 2 * 12
+    by_rows = program_flows(program, [np.arange(24) // 2], chip)
+    placed = Place().run(program, chip).addresses
+    by_columns = program_flows(program, [where[:, 1].astype(np.int64) for where in placed], chip)
+    assert by_rows.bytes[by_rows.sums].sum() == 3 * 24 * 4  # one of two sums of each column travels
+    assert not by_columns.sums.any()
