@@ -13,6 +13,8 @@ scheduled by the same model:
     latency           copies for latency, placed
     puma_like         copies of `baselines.puma_like` (every array used), placed by us
     pimcomp_*         copies of PIMCOMP's own mappings (results/pimcomp.json), placed by us
+    pimcomp_*_cores   its arrays in the cores that it puts them in (results/pimcomp_cores.npz), these cores placed by us
+    pimcomp_*_mapped  its mapping as it stands: the cores too where they are counted
 
 `bound_s` of a step is the shortest interval that arrays, converters, buffer ports, links and the links of chips allow;
 `array_bound_s` and `latency_bound_s` are those that no copies within the budget beat. Byte-hops are given beside those
@@ -24,7 +26,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from math import exp, log
 from pathlib import Path
@@ -35,10 +37,11 @@ import numpy as np
 from architectures import architectures
 from baselines import puma_like
 from common import known, write
+from pimcomp import cores_of
 
 import mcompiler
 from mcompiler.ir import AnalogProgram, PlacedProgram, ScheduledProgram
-from mcompiler.network import topology_of, traffic
+from mcompiler.network import standing, topology_of, traffic
 from mcompiler.passes.place import Place
 from mcompiler.passes.replicate import Goal, Replicate
 from mcompiler.passes.schedule import Schedule
@@ -132,21 +135,43 @@ def measure(model: Path, network: str, architecture: str, target: Target, chips:
     vectors = [op.vectors for op in analog.tiled.matrix.ops]
     found, seconds = laid_out(analog, puma_like(vectors, sizes, budget), target)
     result["puma_like"] = figures(found, seconds)
-    for label, copies in theirs(network, architecture, chips, len(sizes)).items():
-        if sum(n * a for n, a in zip(copies, sizes, strict=True)) <= budget:
-            found, seconds = laid_out(analog, copies, target)
+    for label, run in theirs(network, architecture, chips, len(sizes)).items():
+        if sum(n * a for n, a in zip(run["replicas"], sizes, strict=True)) <= budget:
+            found, seconds = laid_out(analog, run["replicas"], target)
             result[label] = figures(found, seconds)
+            result |= {f"{label}_{kind}": figures(Schedule().run(placed, target), 0.0)
+                       for kind, placed in as_mapped(analog, run, target)}  # fmt: skip
     return result
 
 
-def theirs(network: str, architecture: str, chips: int, layers: int) -> dict[str, list[int]]:
-    """Copies of PIMCOMP's mappings, by method and pipeline."""
+def theirs(network: str, architecture: str, chips: int, layers: int) -> dict[str, dict[str, Any]]:
+    """PIMCOMP's mappings, by method and pipeline."""
     found = {}
     for run in known("pimcomp").get("runs", []):
         same = (run["network"], run["architecture"], run["chips"]) == (network, architecture, chips)
         if same and run["mapped"] and run["replicas"] is not None and len(run["replicas"]) == layers:
-            found[f"pimcomp_{run['method'].lower()}_{run['pipeline']}"] = run["replicas"]
+            found[f"pimcomp_{run['method'].lower()}_{run['pipeline']}"] = run
     return found
+
+
+def as_mapped(analog: AnalogProgram, run: dict[str, Any], target: Target) -> Iterator[tuple[str, PlacedProgram]]:
+    """PIMCOMP's mapping, where it has one that can be built: cores where we put them, and where they are counted."""
+    cores = cores_of(run)
+    if cores is None:
+        return
+    program, of_arrays, begin = replace(analog, replicas=tuple(run["replicas"])), [], 0
+    for table, copies in zip(analog.tiled.tables, run["replicas"], strict=True):
+        blocks, which = np.unique(table["row"], return_inverse=True)  # it keeps the arrays of a row block together
+        own = cores[begin : begin + copies * len(blocks)].reshape(copies, len(blocks))
+        of_arrays.append(own[:, which].reshape(-1))
+        begin += own.size
+    core = np.concatenate(of_arrays)
+    order = np.argsort(core, kind="stable")
+    first = np.searchsorted(core[order], np.arange(run["cores"]))
+    slots = np.empty(len(core), dtype=np.int64)
+    slots[order] = core[order] * run["arrays_per_core"] + np.arange(len(core)) - first[core[order]]
+    for kind, rounds in (("cores", 1), ("mapped", None)):
+        yield kind, PlacedProgram(program, standing(program, slots, run["chips"], target, rounds), run["chips"])
 
 
 def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -159,6 +184,11 @@ def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         return mean([row[before]["interval_s"] / row[after]["interval_s"] for row in rows if before in row])
 
     peers = sorted({key for row in rows for key in row if key.startswith("pimcomp_")})
+    kinds = {
+        "": [key for key in peers if not key.endswith(("_cores", "_mapped"))],
+        "_cores": [key for key in peers if key.endswith("_cores")],
+        "_mapped": [key for key in peers if key.endswith("_mapped")],
+    }
     return {
         "pipelining": gain("layer_by_layer", "pipelined"),
         "replication": gain("pipelined", "replicated"),
@@ -166,11 +196,15 @@ def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "all": gain("layer_by_layer", "placed"),
         "over_puma_like": gain("puma_like", "placed"),
         **{f"over_{peer}": gain(peer, "placed") for peer in peers},
-        "over_best_of_pimcomp": mean([
-            min(row[key]["interval_s"] for key in peers if key in row) / row["placed"]["interval_s"]
-            for row in rows
-            if any(key in row for key in peers)
-        ]),
+        **{
+            f"{which}_best_of_pimcomp{kind}": how([
+                min(row[key]["interval_s"] for key in own if key in row) / row["placed"]["interval_s"]
+                for row in rows
+                if any(key in row for key in own)
+            ])
+            for kind, own in kinds.items() if any(key in row for key in own for row in rows)
+            for which, how in (("over", mean), ("least_over", min))
+        },
         "least_over_puma_like": min(row["puma_like"]["interval_s"] / row["placed"]["interval_s"] for row in rows),
         "of_bound_least": min(row["placed"]["of_bound"] for row in rows),
         "interval_over_array_bound": mean([row["placed"]["interval_s"] / row["array_bound_s"] for row in rows]),

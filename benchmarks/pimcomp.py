@@ -22,7 +22,8 @@ and 1000 iterations in place of 3, the constant changed in its source before it 
 busy machine, so read `cpu_seconds`. The file is written after every run; runs that it holds already are replaced,
 others are kept:
 
-    program          name, where it comes from, commit
+    program          name, where it comes from, commit (pimcomp_cores.npz: the core of every row block of every
+                     copy of every layer, in this order, by `NETWORK ARCHITECTURE METHOD PIPELINE CORES`)
     networks         by network, its layers in order: `layer` (ours, of imagenet.py), `pimcomp` (its name there),
                      `rows`, `columns`, `vectors`
     runs             one for each network, architecture, method, pipeline, number of iterations and of cores:
@@ -39,6 +40,7 @@ others are kept:
         arrays        of one copy of each layer, as we count them
         arrays_used   sum of replicas x arrays; `arrays_reported` is its own count
         cores_used    number of cores that each layer stands on; null where it wrote no mapping
+        fullest_core  arrays on the core with most of them: beyond `arrays_per_core` it is no mapping that can be built
         latency_ns    its own figure. For the record only: its constants do not follow the configuration
 """
 
@@ -52,14 +54,17 @@ import resource
 import subprocess
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 from architectures import Architecture, architectures
-from common import known, write
+from common import RESULTS, known, write
 from imagenet import NETWORKS, Layer
 
 SOURCE = "https://github.com/sunxt99/PIMCOMP-NN"
@@ -111,15 +116,16 @@ def read_report(text: str) -> Report:
     )
 
 
-def read_mapping(text: str) -> dict[int, set[int]]:
-    """Cores of every node of its MappingResult.txt."""
-    cores: dict[int, set[int]] = {}
+def read_mapping(text: str) -> dict[int, dict[tuple[int, int], tuple[int, int]]]:
+    """(core, arrays) of every (copy, row block) of every node of its MappingResult.txt."""
+    cores: dict[int, dict[tuple[int, int], tuple[int, int]]] = {}
     core = -1
     for line in text.splitlines():
         if match := re.fullmatch(r"core_(\d+)", line):
             core = int(match[1])
-        elif match := re.fullmatch(r"\s+(\d+)\s+\d+\s+\d+\s+\|.*", line):
-            cores.setdefault(int(match[1]), set()).add(core)
+        elif match := re.fullmatch(r"\s+(\d+)\s+(\d+)\s+(\d+)\s+\|\s+\d+\s+(\d+)\s+\d+\s*", line):
+            node, copy, block, arrays = map(int, match.groups())
+            cores.setdefault(node, {})[copy, block] = core, arrays
     return cores
 
 
@@ -227,17 +233,19 @@ def attempt(folder: Path, network: str, config: Mapping[str, Any], how: Setting)
     return count, result
 
 
-def run(folder: Path, network: str, where: Architecture, how: Setting) -> dict[str, Any]:
-    """One run, as the results hold it."""
+def run(
+    folder: Path, network: str, where: Architecture, how: Setting
+) -> tuple[dict[str, Any], npt.NDArray[np.int16] | None]:
+    """One run, as the results hold it, and the cores of its row blocks."""
     layers = NETWORKS[network]().layers
     nodes = [index for index, _ in matched(shipped(folder, network), layers)]
     chips = where.chips(layers) + how.more_chips
     cores, arrays_per_core = chips * where.cores // how.joined, where.arrays_per_core * how.joined
     base = json.loads((folder / "config.json").read_text())
     attempts, result = attempt(folder, network, configuration(base, where, cores, arrays_per_core), how)
-    report = read_report(result["stdout"])
+    report, placed = read_report(result["stdout"]), read_mapping(result["mapping"] or "")
     population, iterations = search_constants(folder) if how.method == "GA" else (None, None)
-    return {
+    entry = {
         "network": network,
         "architecture": where.name,
         "method": how.method,
@@ -255,14 +263,16 @@ def run(folder: Path, network: str, where: Architecture, how: Setting) -> dict[s
         "seconds": round(result["seconds"], 2),
         "cpu_seconds": round(result["cpu_seconds"], 2),
         "reported_seconds": report.seconds,
-        **mapping(report, read_mapping(result["mapping"] or ""), nodes, layers, where.arrays(layers)),
+        **mapping(report, placed, nodes, layers, where.arrays(layers)),
         "latency_ns": report.latency_ns,
     }
+    built = entry["mapped"] and entry["fullest_core"] <= arrays_per_core
+    return entry, in_a_row(placed, nodes) if built else None
 
 
 def mapping(
     report: Report,
-    cores: Mapping[int, set[int]],
+    placed: Mapping[int, Mapping[tuple[int, int], tuple[int, int]]],
     nodes: Sequence[int],
     layers: Sequence[Layer],
     arrays: Sequence[int],
@@ -272,15 +282,55 @@ def mapping(
     if all(node in report.replicas for node in nodes):
         # It drops copies beyond the number of vectors when it cuts the layers, after it printed them.
         replicas = [min(report.replicas[node], layer.vectors) for node, layer in zip(nodes, layers, strict=True)]
-    mapped = all(node in cores for node in nodes)
+    mapped = all(node in placed for node in nodes)
+    held = Counter[int]()
+    for node in nodes if mapped else ():
+        for core, count in placed[node].values():
+            held[core] += count
     return {
         "mapped": mapped,
         "replicas": replicas,
         "arrays": list(arrays),
         "arrays_used": sum(r * a for r, a in zip(replicas, arrays, strict=True)) if replicas else None,
         "arrays_reported": report.arrays,
-        "cores_used": [len(cores[node]) for node in nodes] if mapped else None,
+        "cores_used": [len({core for core, _ in placed[node].values()}) for node in nodes] if mapped else None,
+        "fullest_core": max(held.values()) if mapped else None,
     }
+
+
+def in_a_row(
+    placed: Mapping[int, Mapping[tuple[int, int], tuple[int, int]]], nodes: Sequence[int]
+) -> npt.NDArray[np.int16]:
+    """Cores of all row blocks: layer by layer, copy by copy."""
+    return np.array([placed[node][each][0] for node in nodes for each in sorted(placed[node])], dtype=np.int16)
+
+
+def cores_of(entry: Mapping[str, Any]) -> npt.NDArray[np.int64] | None:
+    """Cores of all row blocks of a run: layer by layer, copy by copy; None where it has no mapping."""
+    path = RESULTS / CORES
+    if not path.exists():
+        return None
+    with np.load(path) as known_cores:
+        name = named(entry)
+        return known_cores[name].astype(np.int64) if name in known_cores else None
+
+
+def keep_cores(entry: Mapping[str, Any], found: npt.NDArray[np.int16] | None) -> None:
+    """Write them in place of those that are there for the same kind of run."""
+    path, cores = RESULTS / CORES, {}
+    if path.exists():
+        with np.load(path) as kept:
+            cores = {name: kept[name] for name in kept.files if name != named(entry)}
+    if found is not None:
+        cores[named(entry)] = found
+    np.savez_compressed(path, **{name: cores[name] for name in sorted(cores)})
+
+
+CORES = "pimcomp_cores.npz"
+
+
+def named(entry: Mapping[str, Any]) -> str:
+    return " ".join(str(entry[part]) for part in ("network", "architecture", "method", "pipeline", "cores"))
 
 
 def shipped(folder: Path, network: str) -> dict[str, Any]:
@@ -345,7 +395,9 @@ def main() -> None:
     for method, pipeline in product(arguments.methods.split(","), arguments.pipelines.split(",")):
         how = Setting(method, pipeline, arguments.limit, arguments.more_chips, arguments.joined)
         for architecture, network in product(arguments.architectures.split(","), arguments.networks.split(",")):
-            entry = run(folder, network, where[architecture], how)
+            entry, cores = run(folder, network, where[architecture], how)
+            if arguments.out == "pimcomp":
+                keep_cores(entry, cores)
             kept = [old for old in known(arguments.out).get("runs", []) if key(old) != key(entry)]
             runs = sorted([*kept, entry], key=lambda e: tuple(map(str, key(e))))
             write(arguments.out, {"program": program, "networks": networks(folder), "runs": runs})

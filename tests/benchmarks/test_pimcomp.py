@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tests.support.benchmarks import FOLDER, benchmark
@@ -55,7 +56,23 @@ def test_a_report_is_read_from_what_it_prints() -> None:
 
 
 def test_cores_are_read_from_its_mapping() -> None:
-    assert pimcomp.read_mapping(MAPPING) == {1: {0, 12}, 4: {12}}
+    placed = pimcomp.read_mapping(MAPPING)
+    assert placed == {1: {(0, 0): (0, 1), (0, 1): (0, 1), (1, 0): (12, 1)}, 4: {(0, 0): (12, 1)}}
+    assert pimcomp.in_a_row(placed, [4, 1]).tolist() == [12, 0, 0, 12]
+
+
+def test_cores_are_kept_by_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pimcomp, "RESULTS", tmp_path)
+    one = {"network": "resnet18", "architecture": "arch_a", "method": "GA", "pipeline": "batch", "cores": 168}
+    other = one | {"pipeline": "element"}
+    assert pimcomp.cores_of(one) is None
+    for entry, cores in ((one, [1, 2]), (other, [3]), (one, [4, 5, 6])):
+        pimcomp.keep_cores(entry, np.array(cores, dtype=np.int16))
+    assert pimcomp.cores_of(one).tolist() == [4, 5, 6]
+    assert pimcomp.cores_of(other).tolist() == [3]
+    pimcomp.keep_cores(one, None)
+    assert pimcomp.cores_of(one) is None
+    assert pimcomp.cores_of(other).tolist() == [3]
 
 
 @pytest.mark.parametrize(
@@ -140,8 +157,10 @@ def program(folder: Path, end: str) -> Path:
 def record(folder: Path, limit_s: float = 60) -> dict[str, Any]:
     """What is recorded of a run of ResNet-18 on Arch-C."""
     how = pimcomp.Setting("balance", "batch", limit_s)
-    entry: dict[str, Any] = pimcomp.run(folder, "resnet18", architectures["arch_c"], how)
-    return entry
+    entry, cores = pimcomp.run(folder, "resnet18", architectures["arch_c"], how)
+    assert cores is None
+    found: dict[str, Any] = entry
+    return found
 
 
 def test_a_run_is_recorded_as_it_went(tmp_path: Path) -> None:
@@ -184,3 +203,8 @@ def test_results_agree_with_our_count(path: Path) -> None:
             assert run["arrays_used"] == run["arrays_reported"]
             assert run["arrays_used"] <= run["cores"] * run["arrays_per_core"] == run["budget"]
             assert all(1 <= n <= layer.vectors for n, layer in zip(run["replicas"], layers, strict=True))
+            if path.stem == "pimcomp" and run["fullest_core"] <= run["arrays_per_core"]:
+                blocks = [-(-layer.rows // where.shape.rows) for layer in layers]
+                cores = pimcomp.cores_of(run)
+                assert len(cores) == sum(n * b for n, b in zip(run["replicas"], blocks, strict=True))
+                assert 0 <= cores.min() <= cores.max() < run["cores"]
