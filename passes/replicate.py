@@ -123,12 +123,13 @@ class Replicate:
             if all(lcm(one, other) <= _TURNS for one, other in pairwise(choice)):
                 yield choice
 
-        aligned = dict.fromkeys(tuple(choice) for _, choice in map(search.slower, _SLOWER) if choice is not None)
+        chips = -(-max(1, search.budget) // target.hierarchy.arrays_per_chip)
+        longer = dict.fromkeys(tuple(each) for factor in _SLOWER for each in search.slower(factor) if each is not None)
 
         def likely(choice: tuple[int, ...]) -> float:
-            return likely_interval(replace(program, replicas=choice), target)
+            return likely_interval(replace(program, replicas=choice), chips, target)
 
-        yield from map(list, sorted(aligned, key=likely)[:_ALIGNED])
+        yield from map(list, sorted(longer, key=likely)[:_LIKELY])
 
     def _budget(self, total: int, target: Target) -> int:
         if self.arrays is not None:
@@ -157,8 +158,8 @@ _TURNS = 1 << 14
 whom is listed turn by turn."""
 
 
-_ALIGNED = 2
-"""Such choices with aligned copies that are placed to see what links make of them, the most likely ones."""
+_LIKELY = 3
+"""Choices for longer intervals that are placed to see what links make of them, the most likely ones."""
 
 
 class _Search:

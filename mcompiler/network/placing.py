@@ -110,12 +110,12 @@ def _placed(program: AnalogProgram, chips: int, target: Target, effort: int, lat
     return seconds
 
 
-def likely_interval(program: AnalogProgram, target: Target) -> float:
-    """The interval in seconds that arrays, digital units and links allow in a placement that takes no search."""
+def likely_interval(program: AnalogProgram, chips: int, target: Target) -> float:
+    """The interval in seconds in a placement that takes little search: digital work spread, no links emptied."""
     counts = array_counts(program)
-    work, plain = Work(program, counts, target), np.arange(sum(counts))
-    chips = max(1, -(-sum(counts) // target.hierarchy.arrays_per_chip))
-    in_place = np.tile(np.arange(target.hierarchy.tiles_per_chip), chips)
-    return min(
-        work.badness(work.filling(slots, chips), in_place)[0] for slots in (plain, spread_digital(work, plain, target))
-    )
+    chips = min(chips, -(-sum(counts) // target.hierarchy.arrays_per_chip))
+    work, found = Work(program, counts, target), []
+    for order in orders(work):
+        filling = work.filling(spread_digital(work, cut_chips(work, order, chips, target), target), chips)
+        found.append(work.badness(filling, sites(filling.flows, filling.slots, chips, 0, target))[0])
+    return min(found)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from mcompiler.network.flows import Floats, Flows, Ints
@@ -28,7 +30,7 @@ def sites(flows: Flows, slots: Ints, chips: int, effort: int, target: Target) ->
         return site
     for chip, used in enumerate(_used(slots, chips, target)):
         traffic, ports = _between(flows, chip, tiles)
-        starts = [np.arange(tiles), net.walk()]
+        starts = [net.walk(), np.arange(tiles)][: 1 + (effort > 0 and net.kind == "mesh")]
         own = min((_exchanged(start, traffic, ports, net, used, effort) for start in starts),
                   key=lambda each: _byte_hops(each, traffic, ports, net))  # fmt: skip
         site[chip * tiles : (chip + 1) * tiles] = own
@@ -45,20 +47,19 @@ def cooled_sites(site: Ints, flows: Flows, slots: Ints, chips: int, effort: int,
     """
     net, tiles = topology_of(target), target.hierarchy.tiles_per_chip
     site, used = site.copy(), _used(slots, chips, target)
-    parts = [_between(flows, chip, tiles) for chip in range(chips)]
+    parts = [_directed(flows, chip, tiles) for chip in range(chips)]
     fullest = np.array(
         [
-            _loads(site[chip * tiles : (chip + 1) * tiles], traffic, ports, net).max(initial=0.0)
-            for chip, (traffic, ports) in enumerate(parts)
+            net.loads(*part.between(site[chip * tiles : (chip + 1) * tiles])).max(initial=0.0)
+            for chip, part in enumerate(parts)
         ]
     )
     for chip in np.argsort(-fullest, kind="stable").tolist():
         if fullest[chip] < fullest.max():  # a chip cooled before holds all back: this one need not
             break
-        traffic, ports = parts[chip]
-        own = _cooled(site[chip * tiles : (chip + 1) * tiles], traffic, ports, net, used[chip], effort, seed)
+        own = _cooled(site[chip * tiles : (chip + 1) * tiles], parts[chip], net, used[chip], effort, seed)
         site[chip * tiles : (chip + 1) * tiles] = own
-        fullest[chip] = _loads(own, traffic, ports, net).max(initial=0.0)
+        fullest[chip] = net.loads(*parts[chip].between(own)).max(initial=0.0)
     return site
 
 
@@ -69,19 +70,32 @@ def _used(slots: Ints, chips: int, target: Target) -> list[int]:
     return counts
 
 
-def _loads(site: Ints, traffic: Floats, ports: Floats, net: Topology) -> Floats:
-    """Bytes on the links of a chip whose tiles of slots stand at these sites."""
-    source, sink, size = _listed(traffic, ports)
-    ends = np.append(site, PORT)
-    return net.loads(ends[source], ends[sink], size)
+@dataclass(frozen=True)
+class _Directed:
+    """Flows on one chip, [flows].
+
+    Attributes:
+        source, sink: tiles of slots; the port is numbered behind them.
+        bytes: what goes.
+    """
+
+    source: Ints
+    sink: Ints
+    bytes: Floats
+
+    def between(self, site: Ints) -> tuple[Ints, Ints, Floats]:
+        """From where to where how much, with the tiles of slots at these sites."""
+        ends = np.append(site, PORT)
+        return ends[self.source], ends[self.sink], self.bytes
 
 
-def _listed(traffic: Floats, ports: Floats) -> tuple[Ints, Ints, Floats]:
-    """Flows between tiles of slots one by one; the port is numbered behind the tiles."""
-    source, sink = np.nonzero(traffic)
-    out = np.flatnonzero(ports)
-    size = np.concatenate([traffic[source, sink], ports[out]])
-    return np.concatenate([source, out]), np.concatenate([sink, np.full(len(out), len(ports))]), size
+def _directed(flows: Flows, chip: int, tiles: int) -> _Directed:
+    """What the links of a chip carry, the ways to the port and from it too."""
+    ours, theirs = flows.source // tiles == chip, flows.sink // tiles == chip
+    ours, theirs = ours & (flows.source >= 0), theirs & (flows.sink >= 0)
+    source, sink = np.where(ours, flows.source % tiles, tiles), np.where(theirs, flows.sink % tiles, tiles)
+    here = ours | theirs
+    return _Directed(source[here], sink[here], flows.bytes[here])
 
 
 def _between(flows: Flows, chip: int, tiles: int) -> tuple[Floats, Floats]:
@@ -152,26 +166,27 @@ class _State:
     def exchange(self, one: int, other: int) -> None:
         """Let two tiles change places."""
         pair, turned = [one, other], [other, one]
+        self.paid -= (self.traffic[:, pair] * self.far[:, pair]).sum(axis=1)
         self.site[pair] = self.site[turned]
         self.far[pair] = self.far[turned]
         self.far[:, pair] = self.far[:, turned]
         self.home[pair] = self.home[turned]
-        self.paid = (self.traffic * self.far).sum(axis=1)
+        self.paid += (self.traffic[:, pair] * self.far[:, pair]).sum(axis=1)
+        self.paid[pair] = (self.traffic[pair] * self.far[pair]).sum(axis=1)
 
 
-def _cooled(site: Ints, traffic: Floats, ports: Floats, net: Topology, used: int, effort: int, seed: int) -> Ints:
-    """Exchange tiles at the ends of the fullest links with others, where the fullest links get emptier by it."""
+def _cooled(site: Ints, flows: _Directed, net: Topology, used: int, effort: int, seed: int) -> Ints:
+    """Exchange tiles that load the fullest links with others, where the fullest links get emptier by it."""
     if net.kind != "mesh" or used < 3:
         return site
     rng = np.random.default_rng(seed)
-    best, tiles = site.copy(), len(site)
-    source, sink, size = _listed(traffic, ports)
-    ends = np.append(best, PORT)
+    tiles, ends = len(site), np.append(site, PORT)
+    source, sink, size = flows.source, flows.sink, flows.bytes
     load = net.loads(ends[source], ends[sink], size)
     touching = [np.flatnonzero((source == tile) | (sink == tile)) for tile in range(tiles)]
     score, moves = _norm(load), np.zeros(len(size), dtype=np.bool_)
     for _ in range(min(_TRIALS, 16 * used) << effort):
-        full = _tile_at(load, net, rng)
+        full = _loading(load, ends[source], ends[sink], net, rng)
         with_it = _near(full, net, rng) if rng.random() < 0.5 else int(rng.integers(tiles))
         one, other = (int(np.flatnonzero(ends[:tiles] == place)[0]) for place in (full, with_it))
         moves[:] = False
@@ -196,8 +211,11 @@ _TRIALS = 800
 
 
 def _norm(load: Floats) -> float:
-    """How full the fullest links are: a mean of high power, so that the next ones count too."""
-    return float((load**16).sum())
+    """How full the fullest links are: the sum of their 16th powers, so that the next ones count too."""
+    power = load
+    for _ in range(4):
+        power = power * power
+    return float(power.sum())
 
 
 def _near(tile: int, net: Topology, rng: np.random.Generator) -> int:
@@ -206,11 +224,14 @@ def _near(tile: int, net: Topology, rng: np.random.Generator) -> int:
     return min(row * net.side + column, net.tiles - 1)
 
 
-def _tile_at(load: Floats, net: Topology, rng: np.random.Generator) -> int:
-    """A tile at an end of one of the fullest links."""
-    place = int(rng.choice(np.argsort(load)[-4:]))
-    kind, index = divmod(place, net.side * net.side)
-    line, step = divmod(index, net.side)
+def _loading(load: Floats, source: Ints, sink: Ints, net: Topology, rng: np.random.Generator) -> int:
+    """A tile at an end of one of the fullest links, or of a flow that goes over it."""
+    way, line, step = net.link(int(rng.choice(np.argpartition(load, -4)[-4:])))
+    if rng.random() < 0.5:
+        over = np.flatnonzero(net.over(way, line, step, source, sink))
+        if len(over):
+            flow = int(rng.choice(over))
+            return int(source[flow] if rng.random() < 0.5 else sink[flow])
     near = min(step + int(rng.integers(2)), net.side - 1)
-    row, column = (line, near) if kind < 2 else (near, line)
+    row, column = (line, near) if way < 2 else (near, line)
     return min(row * net.side + column, net.tiles - 1)

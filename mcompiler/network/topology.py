@@ -88,6 +88,23 @@ class Topology:
         steps: Floats = np.bincount(ends, np.concatenate([half, -half]), 4 * side * (side + 1)).astype(np.float64)
         return np.cumsum(steps.reshape(4 * side, side + 1), axis=1)[:, :-1].reshape(-1)
 
+    def link(self, index: int) -> tuple[int, int, int]:
+        """(way, line, step) of a link of a mesh in ``loads``: 0, 1 forward and backward along a row, 2, 3 a column."""
+        line, step = divmod(index, self.side)
+        return (*divmod(line, self.side), step)
+
+    def over(self, way: int, line: int, step: int, source: Ints, sink: Ints) -> npt.NDArray[np.bool_]:
+        """Whether flows cross a link of a mesh, elementwise."""
+        (from_row, from_column), (to_row, to_column) = np.divmod(source, self.side), np.divmod(sink, self.side)
+        if way < 2:
+            lines, start, end = (from_row, to_row), from_column, to_column
+        else:
+            lines, start, end = (from_column, to_column), from_row, to_row
+        if way % 2:
+            start, end = end, start
+        found: npt.NDArray[np.bool_] = ((lines[0] == line) | (lines[1] == line)) & (start <= step) & (step < end)
+        return found
+
     def walk(self) -> Ints:
         """All tiles in an order in which neighbours are close: a snake through the mesh, by number else."""
         order: Ints = np.arange(self.tiles, dtype=np.int64)

@@ -7,11 +7,14 @@ from collections import Counter
 
 import networkx as nx
 import numpy as np
+import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mcompiler.network import Topology
+from mcompiler.network import OUTSIDE, Flows, Topology, measured
+from mcompiler.network.sites import cooled_sites
+from tests.support.programs import target
 
 Link = tuple[object, object]
 
@@ -112,3 +115,48 @@ def test_a_walk_goes_from_neighbour_to_neighbour() -> None:
     order = net.walk()
     assert sorted(order.tolist()) == list(range(16))
     assert (net.hops(order[:-1], order[1:]) == 1).all()
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(2, 20))
+def test_a_link_carries_what_goes_over_it(seed: int, tiles: int) -> None:
+    """Half of a flow for each of its two ways that crosses the link: one way only where it turns elsewhere."""
+    rng = np.random.default_rng(seed)
+    net = Topology("mesh", tiles)
+    source, sink = rng.integers(tiles, size=6), rng.integers(tiles, size=6)
+    size = rng.integers(1, 9, 6).astype(float)
+    for index, load in enumerate(net.loads(source, sink, size).tolist()):
+        over = net.over(*net.link(index), source, sink)
+        assert size[over].sum() / 2 <= load <= size[over].sum()
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(0, 3))
+def test_the_fullest_link_gets_no_fuller(seed: int, effort: int) -> None:
+    """Each direction of a link is loaded by itself, as ``measured`` counts it; ports and chips included."""
+    rng = np.random.default_rng(seed)
+    chip = target("hierarchy.tiles_per_chip=16", "network.topology=mesh")
+    room = chip.hierarchy.arrays_per_core * chip.hierarchy.cores_per_tile
+    ends = rng.integers(OUTSIDE, 32, (2, 60))
+    flows = Flows(ends[0], ends[1], rng.random(60) ** 4, np.zeros(60, np.int64), np.zeros(60, np.bool_)).added_up()
+    site = np.tile(np.arange(16), 2)
+    found = cooled_sites(site, flows, np.arange(32) * room, 2, effort, chip, seed)
+    assert sorted(found[:16]) == sorted(found[16:]) == list(range(16))
+
+    def fullest(site: npt.NDArray[np.int64]) -> float:
+        return measured(flows.between(np.repeat([0, 16], 16) + site), 0, chip, 0.0).busiest_link_bytes
+
+    assert fullest(found) <= fullest(site) * (1 + 1e-9)
+
+
+def test_links_in_one_direction_are_not_those_of_the_other() -> None:
+    """All flows go one way along a row of three: an exchange that halves the fullest link is found."""
+    chip = target("hierarchy.tiles_per_chip=9", "network.topology=mesh")
+    room = chip.hierarchy.arrays_per_core * chip.hierarchy.cores_per_tile
+    source, sink = np.array([3, 3, 3, 3]), np.array([5, 5, 4, 2])
+    flows = Flows(source, sink, np.array([4.0, 4.0, 1.0, 1.0]), np.zeros(4, np.int64), np.zeros(4, np.bool_)).added_up()
+    site = np.arange(9)
+    found = cooled_sites(site, flows, np.arange(9) * room, 1, 0, chip)
+    before, after = (measured(flows.between(each), 0, chip, 0.0).busiest_link_bytes for each in (site, found))
+    assert before == 8 + 1 + 0.5
+    assert after <= 5.0
