@@ -64,11 +64,13 @@ def _placement(work: Work, chips: int, effort: int) -> tuple[tuple[float, float]
         slots.append(dealt(work, slots[0], work.target))
     # Ways to fill the tiles in which links alone decide come first; what is slower without links is left out.
     fillings = sorted((work.filling(each, chips) for each in slots), key=lambda each: each.apart)
-    in_place = np.tile(np.arange(work.target.hierarchy.tiles_per_chip), chips)
-    plain = work.filling(np.arange(sum(work.counts)), chips)
-    found = [(work.badness(plain, in_place), plain, in_place)]
+    found: list[tuple[tuple[float, float], Filling, Ints]] = []
     for each in range(effort + 1):
-        found += _arranged(work, fillings, min(bad[0] for bad, _, _ in found), chips, each)
+        found += _arranged(work, fillings, min((bad[0] for bad, _, _ in found), default=np.inf), chips, each)
+    plain = work.filling(np.arange(sum(work.counts)), chips)
+    if plain.apart <= min(bad[0] for bad, _, _ in found):
+        in_place = np.tile(np.arange(work.target.hierarchy.tiles_per_chip), chips)
+        found.append((work.badness(plain, in_place), plain, in_place))
     return min(found, key=lambda each: each[0])
 
 
@@ -80,8 +82,8 @@ def _arranged(
     for filling in fillings:
         if filling.apart > min([known, *(bad[0] for bad, _, _ in found)]):
             break
-        site = sites(filling.flows, filling.slots, chips, effort, work.target)
-        found.append((work.badness(filling, site), filling, site))
+        for site in sites(filling.flows, filling.slots, chips, effort, work.target):
+            found.append((work.badness(filling, site), filling, site))
     for _, filling, start in sorted(found, key=lambda each: each[0])[:_COOLED]:
         if work.held_back_by_links(filling, start):
             site = cooled_sites(start, filling.flows, filling.slots, chips, effort, work.target, work.seed)
@@ -89,8 +91,8 @@ def _arranged(
     return found
 
 
-_COOLED = 2
-"""Ways to fill the tiles, the best ones, for which exchanges that empty the fullest links are sought."""
+_COOLED = 3
+"""Arrangements, the best ones, for which exchanges that empty the fullest links are sought."""
 
 
 def placed_interval(program: AnalogProgram, chips: int, target: Target, effort: int = 0) -> float:
@@ -111,11 +113,10 @@ def _placed(program: AnalogProgram, chips: int, target: Target, effort: int, lat
 
 
 def likely_interval(program: AnalogProgram, chips: int, target: Target) -> float:
-    """The interval in seconds in a placement that takes little search: digital work spread, no links emptied."""
+    """The interval in seconds in one arrangement of one way to fill tiles: digital work spread, no links emptied."""
     counts = array_counts(program)
     chips = min(chips, -(-sum(counts) // target.hierarchy.arrays_per_chip))
-    work, found = Work(program, counts, target), []
-    for order in orders(work):
-        filling = work.filling(spread_digital(work, cut_chips(work, order, chips, target), target), chips)
-        found.append(work.badness(filling, sites(filling.flows, filling.slots, chips, 0, target))[0])
-    return min(found)
+    work = Work(program, counts, target)
+    slots = spread_digital(work, cut_chips(work, orders(work)[0], chips, target), target)
+    filling = work.filling(slots, chips)
+    return work.badness(filling, sites(filling.flows, slots, chips, 0, target)[0])[0]

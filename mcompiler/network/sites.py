@@ -11,8 +11,8 @@ from mcompiler.network.topology import PORT, Topology, topology_of
 from mcompiler.target import Target
 
 
-def sites(flows: Flows, slots: Ints, chips: int, effort: int, target: Target) -> Ints:
-    """The tile that each tile of slots becomes: with few bytes times links.
+def sites(flows: Flows, slots: Ints, chips: int, effort: int, target: Target) -> list[Ints]:
+    """The tile that each tile of slots becomes, with few bytes times links: an arrangement for each way to start.
 
     Args:
         flows: between tiles of slots, counted through all chips.
@@ -22,19 +22,19 @@ def sites(flows: Flows, slots: Ints, chips: int, effort: int, target: Target) ->
         target: the chip.
 
     Returns:
-        int64 [chips * tiles per chip].
+        int64 [chips * tiles per chip] each.
     """
     net, tiles = topology_of(target), target.hierarchy.tiles_per_chip
-    site = np.tile(np.arange(tiles), chips)
+    in_order = np.arange(tiles)
     if net.kind == "bus":
-        return site
+        return [np.tile(in_order, chips)]
+    starts = [net.walk(), in_order] if net.kind == "mesh" else [in_order]
+    found = [np.tile(start, chips) for start in starts]
     for chip, used in enumerate(_used(slots, chips, target)):
         traffic, ports = _between(flows, chip, tiles)
-        starts = [net.walk(), np.arange(tiles)][: 1 + (effort > 0 and net.kind == "mesh")]
-        own = min((_exchanged(start, traffic, ports, net, used, effort) for start in starts),
-                  key=lambda each: _byte_hops(each, traffic, ports, net))  # fmt: skip
-        site[chip * tiles : (chip + 1) * tiles] = own
-    return site
+        for site, start in zip(found, starts, strict=True):
+            site[chip * tiles : (chip + 1) * tiles] = _exchanged(start, traffic, ports, net, used, effort)
+    return found
 
 
 def cooled_sites(site: Ints, flows: Flows, slots: Ints, chips: int, effort: int, target: Target, seed: int = 0) -> Ints:
@@ -109,12 +109,6 @@ def _between(flows: Flows, chip: int, tiles: int) -> tuple[Floats, Floats]:
         through = here & ~inside & (end >= 0)
         np.add.at(ports, end[through] % tiles, flows.bytes[through])
     return traffic + traffic.T, ports
-
-
-def _byte_hops(site: Ints, traffic: Floats, ports: Floats, net: Topology) -> float:
-    """Bytes times links with the tiles of slots at these sites."""
-    far = net.hops(site[:, None], site[None, :])
-    return float((traffic * far).sum() / 2 + (ports * net.hops(site, np.full_like(site, PORT))).sum())
 
 
 def _exchanged(site: Ints, traffic: Floats, ports: Floats, net: Topology, used: int, effort: int) -> Ints:

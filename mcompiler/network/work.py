@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -33,15 +35,20 @@ class Filling:
 
     Attributes:
         slots: array positions of all arrays.
-        flows: between tiles of slots; for an interval added up.
+        listed: lists the flows, when somebody asks for them.
         units: seconds that digital units need, for an interval arrays too.
         apart: seconds, were no link full and every tile where it is counted.
     """
 
     slots: Ints
-    flows: Flows
+    listed: Callable[[], Flows]
     units: float
     apart: float
+
+    @cached_property
+    def flows(self) -> Flows:
+        """Between tiles of slots; for an interval added up."""
+        return self.listed()
 
 
 class Work:
@@ -74,13 +81,13 @@ class Work:
 
     def filling(self, slots: Ints, chips: int) -> Filling:
         """What is to know of tiles that are filled so, wherever they stand."""
-        flows = self.flows_between(filled_tiles(slots, self.target))
         addresses = addresses_of(self.counts, slots, None, self.target)
         units = digital_bound(self.steps, len(addresses), addresses, self.target)
+        nodes = filled_tiles(slots, self.target)
         if not self.latency:
             units = max(units, self.array_s)
-            return Filling(slots, flows.added_up(), units, units)
-        found = Filling(slots, flows, units, 0.0)
+            return Filling(slots, lambda: self.flows_between(nodes).added_up(), units, units)
+        found = Filling(slots, lambda: self.flows_between(nodes), units, 0.0)
         in_place = np.tile(np.arange(self.target.hierarchy.tiles_per_chip), chips)
         return replace(found, apart=self._apart(found, self._traffic(found, in_place)))
 
