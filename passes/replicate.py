@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from functools import partial
 from itertools import chain, pairwise
 from math import lcm
 from typing import ClassVar
@@ -89,12 +90,14 @@ class Replicate:
     def _settled(self, program: AnalogProgram, search: _Search, target: Target) -> list[int]:
         """The best copies for arrays, or others where links and digital units hold them back once they are placed."""
         chips, clock = -(-max(1, search.budget) // target.hierarchy.arrays_per_chip), target.digital.clock_hz
-        others = self._others(search)
         placed, alone = placed_latency, search.latency
+        others: Callable[[_Found], Iterator[list[int]]] = partial(self._others, search)
         if self.goal is Goal.THROUGHPUT:
-            others, placed, alone = self._slower(program, search, target), placed_interval, search.interval
-        found: list[tuple[float, list[int]]] = []
-        for choice in chain([search.best(self.goal, self.effort)], others):
+            others, placed, alone = partial(self._slower, program, search, target), placed_interval, search.interval
+        found: _Found = []
+        for choice in chain([search.best(self.goal, self.effort)], others(found)):
+            if any(choice == known for _, known in found):
+                continue
             found.append((placed(replace(program, replicas=tuple(choice)), chips, target), choice))
             shortest, best = min(found)
             if shortest <= _HELD_BACK[self.goal] * alone(best) / clock:
@@ -108,14 +111,14 @@ class Replicate:
         ]  # fmt: skip
         return min(again)[1] if again else best
 
-    def _others(self, search: _Search) -> Iterator[list[int]]:
+    def _others(self, search: _Search, found: _Found) -> Iterator[list[int]]:
         """Copies for throughput: links may carry less with them."""
         yield copies_by_turns(search.candidates, search.budget)
         yield search.best(Goal.THROUGHPUT, self.effort)
         yield from (choice for choice in search.slower(_SLOWER[1]) if choice is not None)
 
-    def _slower(self, program: AnalogProgram, search: _Search, target: Target) -> Iterator[list[int]]:
-        """As quick in the arrays, and slower with more digital units or fewer bytes."""
+    def _slower(self, program: AnalogProgram, search: _Search, target: Target, found: _Found) -> Iterator[list[int]]:
+        """As quick in the arrays, and slower with more digital units or fewer bytes; none that cannot be the best."""
         least = copies_for_throughput(search.candidates, search.budget)
         yield copies_by_turns(search.candidates, search.budget)
         spread = _Search(program, search.budget, target, spread=True)
@@ -125,11 +128,13 @@ class Replicate:
 
         chips = -(-max(1, search.budget) // target.hierarchy.arrays_per_chip)
         longer = dict.fromkeys(tuple(each) for factor in _SLOWER for each in search.slower(factor) if each is not None)
-
-        def likely(choice: tuple[int, ...]) -> float:
-            return likely_interval(replace(program, replicas=choice), chips, target)
-
-        yield from map(list, sorted(longer, key=likely)[:_LIKELY])
+        clock, shortest = target.digital.clock_hz, min(found)[0]
+        known = [tuple(choice) for _, choice in found]
+        possible = [each for each in longer if each not in known and search.interval(each) < shortest * clock]
+        likely = [likely_interval(replace(program, replicas=each), chips, target) for each in possible]
+        for seconds, promising in sorted(zip(likely, possible, strict=True))[:_LIKELY]:
+            if seconds < _PROMISING * shortest:
+                yield list(promising)
 
     def _budget(self, total: int, target: Target) -> int:
         if self.arrays is not None:
@@ -156,6 +161,14 @@ _CLOSE = 1.1
 _TURNS = 1 << 14
 """Turns after which copies of two layers meet again, at most, in choices that arrays alone do not ask for: who sends to
 whom is listed turn by turn."""
+
+
+_Found = list[tuple[float, list[int]]]
+"""Seconds with choices that have been placed."""
+
+
+_PROMISING = 1.7
+"""Times the shortest interval so far that a choice may take, before links are emptied, and be placed."""
 
 
 _LIKELY = 3
