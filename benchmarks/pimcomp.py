@@ -18,8 +18,8 @@ fewer (the dense layers of VGG-16 on Arch-A and Arch-C) it never finds a first i
 of the cores, each N times as large: 4 are enough on Arch-A, 2 on Arch-C.
 
 benchmarks/results/pimcomp.json holds what the program does as published. pimcomp_long.json holds searches with 100
-and 1000 iterations in place of 3, the constant changed in its source before it was built; seconds there were taken on a
-busy machine, so read `cpu_seconds`. The file is written after every run; runs that it holds already are replaced,
+and 1000 iterations in place of 3, the constant changed in its source before it was built; seconds in both were taken on
+a busy machine, so read `cpu_seconds`. The file is written after every run; runs that it holds already are replaced,
 others are kept:
 
     program          name, where it comes from, commit (pimcomp_cores.npz: the core of every row block of every

@@ -58,8 +58,9 @@ def cooled_sites(site: Ints, flows: Flows, slots: Ints, chips: int, effort: int,
         if fullest[chip] < fullest.max():  # a chip cooled before holds all back: this one need not
             break
         own = _cooled(site[chip * tiles : (chip + 1) * tiles], parts[chip], net, used[chip], effort, seed)
-        site[chip * tiles : (chip + 1) * tiles] = own
-        fullest[chip] = net.loads(*parts[chip].between(own)).max(initial=0.0)
+        emptied = net.loads(*parts[chip].between(own)).max(initial=0.0)
+        if emptied <= fullest[chip]:  # the sum of powers that it lowers does not promise that
+            site[chip * tiles : (chip + 1) * tiles], fullest[chip] = own, emptied
     return site
 
 

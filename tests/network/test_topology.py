@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mcompiler.network import OUTSIDE, Flows, Topology, measured
-from mcompiler.network.sites import cooled_sites
+from mcompiler.network.sites import _directed, cooled_sites
 from tests.support.programs import target
 
 Link = tuple[object, object]
@@ -147,10 +147,13 @@ def test_the_fullest_link_gets_no_fuller(seed: int, effort: int) -> None:
         return measured(flows.between(np.repeat([0, 16], 16) + site), 0, chip, 0.0).busiest_link_bytes
 
     assert fullest(found) <= fullest(site) * (1 + 1e-9)
+    parts = [_directed(flows, index, 16).between(site[index * 16 :][:16]) for index in range(2)]
+    loads = [Topology("mesh", 16).loads(*part).max() for part in parts]
+    assert max(loads) == pytest.approx(fullest(site))
 
 
-def test_links_in_one_direction_are_not_those_of_the_other() -> None:
-    """All flows go one way along a row of three: an exchange that halves the fullest link is found."""
+def test_an_exchange_that_halves_the_fullest_link_is_found() -> None:
+    """Tile 3 sends most to tile 5 of its row: nearer, or in another row, no link carries all of it over two steps."""
     chip = target("hierarchy.tiles_per_chip=9", "network.topology=mesh")
     room = chip.hierarchy.arrays_per_core * chip.hierarchy.cores_per_tile
     source, sink = np.array([3, 3, 3, 3]), np.array([5, 5, 4, 2])
