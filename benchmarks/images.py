@@ -66,17 +66,17 @@ class Batches:
         flip: whether to mirror.
         views: how many.
         seed: of the views.
-        teacher: logits of normalised images, or None.
+        teachers: logits of normalised images, each; what is taught is their mean.
         sides: (first epoch, pixels) in rising order: images are scaled to so many pixels a side from that epoch on
             (early epochs on small images cost little); empty: as they are.
     """
 
     def __init__(
         self, images: Images, size: int, shift: int, *, flip: bool, views: int, seed: int,
-        teacher: Logits | None = None, sides: Sequence[tuple[int, int]] = (),
+        teachers: Sequence[Logits] = (), sides: Sequence[tuple[int, int]] = (),
     ) -> None:  # fmt: skip
         self._images, self._size, self._shift, self._flip = images, size, shift, flip
-        self._views, self._seed, self._teacher, self._sides = views, seed, teacher, sides
+        self._views, self._seed, self._teachers, self._sides = views, seed, tuple(teachers), sides
         self._logits: dict[int, torch.Tensor] = {}
         self._padded = functional.pad(images.train, (shift,) * 4, mode="reflect") if shift else images.train
 
@@ -84,15 +84,16 @@ class Batches:
         """The batches of an epoch."""
         view = epoch % self._views
         order = torch.randperm(len(self._images.train))
-        if self._teacher is not None and view not in self._logits:
+        if self._teachers and view not in self._logits:
             self._logits[view] = self._taught(view)
         side = next((pixels for first, pixels in reversed(self._sides) if epoch >= first), None)
         return _Epoch(self, view, order[: len(order) // self._size * self._size].view(-1, self._size), side)
 
     def _taught(self, view: int) -> torch.Tensor:
-        assert self._teacher is not None
+        """Mean logits of all images of a view, float16 [n, classes]."""
         pieces = torch.arange(len(self._images.train)).split(250)
-        return torch.cat([self._teacher(self._images.normalised(self.pixels(view, piece))).half() for piece in pieces])
+        seen = (self._images.normalised(self.pixels(view, piece)) for piece in pieces)
+        return torch.cat([torch.stack([teacher(x) for teacher in self._teachers]).mean(0).half() for x in seen])
 
     def pixels(self, view: int, index: torch.Tensor) -> torch.Tensor:
         """uint8 images of a view."""
@@ -113,7 +114,7 @@ class Batches:
         x, labels = self._images.normalised(self.pixels(view, index)), self._images.train_labels[index]
         if side is not None and side != x.shape[-1]:
             x = functional.interpolate(x, size=(side, side), mode="bilinear", antialias=True)
-        return (x, labels) if self._teacher is None else (x, (labels, self._logits[view][index].float()))
+        return (x, labels) if not self._teachers else (x, (labels, self._logits[view][index].float()))
 
 
 class _Epoch:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import time
-import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ import torch
 from common import SHARED, write
 from images import Images, load_images
 from noise_aware import recovered
-from paper import HERE, TARGETS, loss_of, train_dense, training_batches
+from paper import TARGETS, loss_of, recipe_of, train_dense, training_batches
 
 import mcompiler
 from mcompiler import admm
@@ -56,17 +55,17 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     images = load_images("mnist", SHARED / "data")
-    recipe = tomllib.loads((HERE / "specs" / "lenet5.toml").read_text())
+    recipe = recipe_of("lenet5")
     target = load_target(TARGETS["lenet5"], ERRORS)
     runs: dict[str, list[dict[str, Any]]] = {name: [] for name in KINDS}
     for seed in args.seeds:
-        dense, start, _ = train_dense("lenet5", images, recipe, seed, args.folder / f"dense{seed}")
+        _, start, _ = train_dense("lenet5", images, recipe, seed, args.folder)
         for name, noise in KINDS.items():
             plain = recipe["compress"]["retrain"]
             optimiser = {**plain["optimiser"], "learning_rate": args.learning_rate}
             retrain = {**plain, "epochs": args.epochs, "optimiser": optimiser, **noise}
             spec = Spec.from_table({"seed": seed, **recipe["compress"], "retrain": retrain})
-            batches = training_batches(images, recipe, seed, "compress", dense)
+            batches = training_batches("lenet5", images, recipe, seed, "compress", args.folder)
             started, folder = time.perf_counter(), args.folder / f"{name}{seed}"
             result = admm.compress(
                 start, batches, target, spec, loss=loss_of(recipe, "compress"), out=folder, device="cpu", say=print

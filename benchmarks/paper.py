@@ -50,21 +50,19 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     network, dataset = args.network, DATASETS[args.network]
     name = args.name or f"{network}_{dataset}_5bit"
-    recipe = tomllib.loads((args.spec or HERE / "specs" / f"{network}.toml").read_text())
+    recipe = tomllib.loads(args.spec.read_text()) if args.spec else recipe_of(network)
     images = load_images(dataset, SHARED / "data")
     runs = []
     for seed in args.seeds:
         folder = args.work / name / f"seed{seed}"
         folder.mkdir(parents=True, exist_ok=True)
-        dense, start, dense_facts = train_dense(
-            network, images, recipe, seed, args.work / f"{network}_dense" / f"seed{seed}"
-        )
+        dense, start, dense_facts = train_dense(network, images, recipe, seed, args.work)
         if args.stop_after == "dense":
             continue
         if "slim" in recipe:
             slimmed(start, **recipe["slim"])
         spec = Spec.from_table({"seed": seed, **recipe["compress"]})
-        batches = training_batches(images, recipe, seed, "compress", dense)
+        batches = training_batches(network, images, recipe, seed, "compress", args.work)
         result = admm.compress(
             start, batches, TARGETS[network], spec, test=images.test_batches(), loss=loss_of(recipe, "compress"),
             out=folder, say=say,
@@ -83,6 +81,11 @@ def main() -> None:
             shutil.copyfile(folder / "log.jsonl", RESULTS / f"{name}.log.jsonl")
     if runs:
         write(name, summary(network, dataset, recipe, runs, sizes, power))
+
+
+def recipe_of(network: str) -> dict[str, Any]:
+    """The recipe that comes with this script."""
+    return tomllib.loads((HERE / "specs" / f"{network}.toml").read_text())
 
 
 def say(message: str) -> None:
@@ -121,26 +124,33 @@ def loss_of(recipe: dict[str, Any], stage: str) -> Distilled:
 
 
 def training_batches(
-    images: Images, recipe: dict[str, Any], seed: int, stage: str, dense: nn.Module | None = None
+    network: str, images: Images, recipe: dict[str, Any], seed: int, stage: str, work: Path
 ) -> Batches:
-    """The batches of a stage, as its recipe says, with the teacher that it names."""
+    """The batches of a stage, as its recipe says, with the mean of the teachers that it names."""
     options = recipe[f"{stage}_data"]
-    teacher = None
     ours = (images.mean, images.deviation)
-    if options.get("teacher") == "resnet56":
-        network = trained_resnet(SHARED / "weights" / "resnet56-4bfd9763.th", 9)
-        teacher = Teacher(network, ours, ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
-    elif options.get("teacher") == "dense":
-        assert dense is not None
-        teacher = Teacher(dense, ours, ours)
+    theirs = {"resnet56": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))}
+    teachers = [
+        Teacher(taught(name, network, images, recipe, work), ours, theirs.get(name, ours))
+        for name in (part.format(seed=seed) for part in options.get("teachers", ()))
+    ]
     return Batches(
         images, options["batch"], options.get("shift", 0), flip=options.get("flip", False), views=options["views"],
-        seed=seed, teacher=teacher, sides=options.get("sides", ()),
+        seed=seed, teachers=teachers, sides=options.get("sides", ()),
     )  # fmt: skip
 
 
+def taught(name: str, network: str, images: Images, recipe: dict[str, Any], work: Path) -> nn.Module:
+    """A teacher: ``resnet56`` of the shared weights, or NETWORK/SEED, a dense network that is trained here."""
+    if name == "resnet56":
+        return trained_resnet(SHARED / "weights" / "resnet56-4bfd9763.th", 9)
+    other, seed = name.split("/")
+    recipe = recipe if other == network else recipe_of(other)
+    return train_dense(other, images, recipe, int(seed), work)[0]
+
+
 def train_dense(
-    network: str, images: Images, recipe: dict[str, Any], seed: int, folder: Path
+    network: str, images: Images, recipe: dict[str, Any], seed: int, work: Path
 ) -> tuple[nn.Module, nn.Module, dict[str, Any]]:
     """The dense network, from scratch or from the weights that the recipe names; checkpoint after every epoch.
 
@@ -148,7 +158,7 @@ def train_dense(
         The trained network; where the compression starts (the same, or as it was after ``branch`` epochs, so that both
         get equally many epochs in all); facts.
     """
-    options = recipe["dense"]
+    options, folder = recipe["dense"], work / f"{network}_dense" / f"seed{seed}"
     torch.manual_seed(seed)
     model = NETWORKS[network]()
     before, branch = 0, options.get("branch", options["epochs"])
@@ -176,7 +186,7 @@ def train_dense(
             optimiser.load_state_dict(state["optimiser"])
     if first < options["epochs"]:
         folder.mkdir(parents=True, exist_ok=True)
-        batches = training_batches(images, recipe, seed, "dense")
+        batches = training_batches(network, images, recipe, seed, "dense", work)
         trained = torch.compile(model, dynamic=False) if options.get("compile") else model
         for epoch in range(first, options["epochs"]):
             seed_epoch(seed, 9, epoch)
