@@ -59,7 +59,7 @@ def main() -> None:
     target = load_target(TARGETS["lenet5"], ERRORS)
     runs: dict[str, list[dict[str, Any]]] = {name: [] for name in KINDS}
     for seed in args.seeds:
-        _, start, _ = train_dense("lenet5", images, recipe, seed, args.folder)
+        _, start = train_dense("lenet5", images, recipe, seed, args.folder)
         for name, noise in KINDS.items():
             plain = recipe["compress"]["retrain"]
             optimiser = {**plain["optimiser"], "learning_rate": args.learning_rate}

@@ -56,7 +56,8 @@ def main() -> None:
     for seed in args.seeds:
         folder = args.work / name / f"seed{seed}"
         folder.mkdir(parents=True, exist_ok=True)
-        dense, start, dense_facts = train_dense(network, images, recipe, seed, args.work)
+        dense, start = train_dense(network, images, recipe, seed, args.work)
+        facts = dense_facts(dense, images, recipe)
         if args.stop_after == "dense":
             continue
         if "slim" in recipe:
@@ -71,7 +72,7 @@ def main() -> None:
             continue
         model = folder / "model.onnx"
         mapped = mapped_figures(model, TARGETS[network], images, recipe.get("verify", {}).get("probed"))
-        runs.append({"seed": seed, **dense_facts, **mapped, **compressed_facts(result, spec, dense_facts, folder)})
+        runs.append({"seed": seed, **facts, **mapped, **compressed_facts(result, spec, facts, folder)})
         say(json.dumps({key: runs[-1][key] for key in ("top1_dense", "top1_quantised", "top1_mapped", "tiles_conv")}))
         if len(runs) == 1:
             sizes = dense_figures(dense, result, TARGETS[network])
@@ -151,17 +152,17 @@ def taught(name: str, network: str, images: Images, recipe: dict[str, Any], work
 
 def train_dense(
     network: str, images: Images, recipe: dict[str, Any], seed: int, work: Path
-) -> tuple[nn.Module, nn.Module, dict[str, Any]]:
+) -> tuple[nn.Module, nn.Module]:
     """The dense network, from scratch or from the weights that the recipe names; checkpoint after every epoch.
 
     Returns:
         The trained network; where the compression starts (the same, or as it was after ``branch`` epochs, so that both
-        get equally many epochs in all); facts.
+        get equally many epochs in all).
     """
     options, folder = recipe["dense"], work / f"{network}_dense" / f"seed{seed}"
     torch.manual_seed(seed)
     model = NETWORKS[network]()
-    before, branch = 0, options.get("branch", options["epochs"])
+    branch = options.get("branch", options["epochs"])
     start = copy.deepcopy(model)
     if options.get("start") == "shared":
         import sys
@@ -170,10 +171,9 @@ def train_dense(
         import load_vgg16  # type: ignore[import-not-found]
 
         model.load_state_dict(load_vgg16.state_dict())
-        before = options["start_epochs"]
         start.load_state_dict(model.state_dict())
     bfloat16 = recipe["compress"].get("precision") == "bfloat16"
-    setting = Setting(torch.device("cpu"), bfloat16, bfloat16, Ranks())
+    setting = _setting(bfloat16=bfloat16)
     model = setting.placed(model)
     steps = Optimiser(**{**options["optimiser"], "schedule": Schedule(options["optimiser"]["schedule"])})
     optimiser = make_optimiser(model, steps)
@@ -199,16 +199,26 @@ def train_dense(
             save_checkpoint(file, {**state, "optimiser": optimiser.state_dict()})
             if epoch + 1 == branch:
                 save_checkpoint(folder / "branch.pt", state)
-    top1 = accuracy(model, images.test_batches(), setting, exact=True)
-    say(f"dense, seed {seed}: {100 * top1:.2f}%")
     if branch:
         start.load_state_dict(load_checkpoint(folder / "branch.pt")["model"])
-    facts = {
+    return model.eval(), start.eval()
+
+
+def dense_facts(dense: nn.Module, images: Images, recipe: dict[str, Any]) -> dict[str, Any]:
+    """Accuracy of the dense network in float32, epochs."""
+    options = recipe["dense"]
+    before, epochs = options.get("start_epochs", 0), options["epochs"]
+    top1 = accuracy(dense, images.test_batches(), _setting(bfloat16=False), exact=True)
+    say(f"dense: {100 * top1:.2f}%")
+    return {
         "top1_dense": top1,
-        "epochs_dense": before + options["epochs"],
-        "epochs_before_compression": before + branch,
+        "epochs_dense": before + epochs,
+        "epochs_before_compression": before + options.get("branch", epochs),
     }
-    return model.eval(), start.eval(), facts
+
+
+def _setting(*, bfloat16: bool) -> Setting:
+    return Setting(torch.device("cpu"), bfloat16, bfloat16, Ranks())
 
 
 def compressed_facts(result: admm.Compressed, spec: Spec, dense: dict[str, Any], folder: Path) -> dict[str, Any]:
