@@ -26,7 +26,7 @@ def convnet() -> nn.Module:
     """Four convolutions and one product for 32x32 images; layer by layer our choice (docs/results.md says why)."""
     layers: list[nn.Module] = []
     inputs = 3
-    for outputs, kernel, stride, pool in ((32, 5, 2, 0), (32, 3, 1, 2), (64, 5, 1, 2), (256, 5, 1, 0)):
+    for outputs, kernel, stride, pool in ((32, 5, 2, 0), (64, 3, 1, 2), (128, 3, 1, 2), (2048, 3, 1, 0)):
         layers += [
             nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False),
             nn.BatchNorm2d(outputs),
@@ -34,7 +34,7 @@ def convnet() -> nn.Module:
         ]
         layers += [nn.MaxPool2d(pool)] * bool(pool)
         inputs = outputs
-    return nn.Sequential(*layers, nn.AvgPool2d(2), nn.Flatten(), nn.Linear(1024, 10))
+    return nn.Sequential(*layers, nn.AvgPool2d(2), nn.Flatten(), nn.Linear(8192, 10))
 
 
 def vgg16() -> nn.Module:
