@@ -131,6 +131,8 @@ def training_batches(
     options = recipe[f"{stage}_data"]
     ours = (images.mean, images.deviation)
     theirs = {"resnet56": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))}
+    if options.get("teacher_share") and not options.get("teachers"):
+        raise SystemExit(f"{stage}_data: teacher_share without teachers; name some, or leave the share out")
     teachers = [
         Teacher(taught(name, network, images, recipe, work), ours, theirs.get(name, ours))
         for name in (part.format(seed=seed) for part in options.get("teachers", ()))
@@ -145,7 +147,9 @@ def taught(name: str, network: str, images: Images, recipe: dict[str, Any], work
     """A teacher: ``resnet56`` of the shared weights, or NETWORK/SEED, a dense network that is trained here."""
     if name == "resnet56":
         return trained_resnet(SHARED / "weights" / "resnet56-4bfd9763.th", 9)
-    other, seed = name.split("/")
+    other, _, seed = name.partition("/")
+    if other not in NETWORKS or not seed.isdigit():
+        raise SystemExit(f"teachers: {name!r} is neither resnet56 nor NETWORK/SEED with one of {', '.join(NETWORKS)}")
     recipe = recipe if other == network else recipe_of(other)
     return train_dense(other, images, recipe, int(seed), work)[0]
 
