@@ -8,15 +8,14 @@
         compressor.update()
     compressor.project()  # from here on the weights obey their constraints, in training too
 
-Minimises f(W) subject to W in P (structure) and W in Q (levels) with auxiliaries Y, Z and scaled duals U, V:
-Yuan et al., ISLPED 2019 (arXiv 1908.11691); Boyd et al. 2011, section 3.
+What alternates is in ``mcompiler.admm.alternation``.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +24,12 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
+from mcompiler.admm.alternation import Alternation, Residuals
 from mcompiler.admm.constraints import Structure, check_structure, project_structure
 from mcompiler.admm.export import mapped_weight, original_weight, to_onnx, write_onnx
 from mcompiler.admm.lowering import as_matrix, as_weight, find_layers
 from mcompiler.admm.noise import cell_errors, injected
-from mcompiler.admm.quantise import Levels, MappedWeight, best_scale, weight_levels
+from mcompiler.admm.quantise import Levels, MappedWeight, weight_levels
 from mcompiler.admm.spec import Spec, as_spec
 from mcompiler.admm.surgery.channels import fold_batchnorm_pairs, trace
 from mcompiler.errors import CompileError
@@ -37,52 +37,6 @@ from mcompiler.geometry import array_shape, count_tiles, group_fragments
 from mcompiler.target import Target, WeightEncoding, load_target
 
 NOTHING_LEFT = "has no weight left; loosen its structure or the budget, or name it in `skip`"
-
-
-@dataclass(frozen=True)
-class Residuals:
-    """How far one layer is from its constraints after an update.
-
-    Attributes:
-        primal_structure, primal_levels: |W - Y| / |W|, |W - Z| / |W|; 0 where there is no such constraint.
-        dual: rho |change of Y and Z| / |W|.
-        rho: of this update.
-    """
-
-    primal_structure: float
-    primal_levels: float
-    dual: float
-    rho: float
-
-
-@dataclass
-class _State:
-    """Auxiliaries and scaled duals of one layer, in the weight's shape; None where there is no such constraint."""
-
-    y: torch.Tensor | None
-    u: torch.Tensor | None
-    z: torch.Tensor | None
-    v: torch.Tensor | None
-    middle: torch.Tensor  # the one point that the penalty pulls to
-    factor: float  # rho / 2 for each constraint
-    offset: float  # what the pull to one point leaves out of the value
-
-
-class _Pull(torch.autograd.Function):
-    """sum_i c_i |W_i - M_i|^2; its gradient is 2 c_i (W_i - M_i)."""
-
-    @staticmethod
-    def forward(ctx: Any, factors: list[float], middles: list[torch.Tensor], *weights: torch.Tensor) -> torch.Tensor:
-        differences = torch._foreach_sub(list(weights), middles)
-        ctx.save_for_backward(*differences)
-        ctx.factors = factors
-        norms = torch.stack(torch._foreach_norm(differences))
-        return (norms.square() * torch.tensor(factors, dtype=norms.dtype, device=norms.device)).sum()
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Any) -> tuple[Any, ...]:
-        scales = [2 * factor * grads[0] for factor in ctx.factors]
-        return None, None, *torch._foreach_mul(ctx.saved_tensors, scales)
 
 
 class Compressor:
@@ -127,33 +81,22 @@ class Compressor:
             check_structure(name, structure, *layer.shape, layer.positions, self.target)
         if self.spec.retrain.noise is not None:
             injected(self.spec.retrain.noise, self.target)  # raises here what would end hours of training
-        self.updates = 0
         self.projected = False
-        self._states: dict[str, _State] = {}
+        levels = self.levels if self.spec.admm.levels else dict.fromkeys(self.layers)
+        self._alternation = Alternation(self.layers, self.structures, levels, self._structured, self.spec.admm)
 
     # --- the alternation ---------------------------------------------------------------------------------------------
 
     @property
     def rho(self) -> float:
         """Penalty of the present stage."""
-        admm = self.spec.admm
-        per_stage = max(1, admm.epochs * admm.updates_per_epoch)
-        return admm.rho[min(self.updates // per_stage, len(admm.rho) - 1)]
+        return self._alternation.rho
 
     def penalty(self) -> torch.Tensor:
         """rho/2 |W - Y + U|^2 + rho/2 |W - Z + V|^2 over all layers, a scalar to add to the loss; 0 once projected."""
         if self.projected:
             return torch.zeros((), device=next(iter(self.layers.values())).weight.device)
-        if not self._states:
-            self._start()
-        names = [name for name, state in self._states.items() if state.factor > 0]
-        states = [self._states[name] for name in names]
-        if not names:
-            return torch.zeros((), device=next(iter(self.layers.values())).weight.device)
-        pull: torch.Tensor = _Pull.apply(  # type: ignore[no-untyped-call]
-            [s.factor for s in states], [s.middle for s in states], *(self.layers[name].weight for name in names)
-        )
-        return pull + sum(state.offset for state in states)
+        return self._alternation.penalty()
 
     @torch.no_grad()
     def update(self) -> dict[str, Residuals]:
@@ -161,88 +104,31 @@ class Compressor:
 
         Behind ``project`` it fits the scales of the levels to the weights as they are, and returns nothing.
         """
-        if self.projected:
-            for layer in self.layers.values():
-                mapped = mapped_weight(layer.module)
-                if mapped is not None:
-                    mapped.refit(original_weight(layer.module))
-            return {}
-        if not self._states:
-            self._start()
-        rho = self.rho
-        found = {name: self._update(name, state, rho) for name, state in self._states.items()}
-        self.updates += 1
-        if self.rho != rho:  # scaled duals are duals / rho
-            for state in self._states.values():
-                for dual in (state.u, state.v):
-                    if dual is not None:
-                        dual.mul_(rho / self.rho)
-        for state in self._states.values():
-            self._aim(state)
-        return found
+        if not self.projected:
+            return self._alternation.update()
+        for layer in self.layers.values():
+            mapped = mapped_weight(layer.module)
+            if mapped is not None:
+                mapped.refit(original_weight(layer.module))
+        return {}
 
-    def _start(self) -> None:
-        """Y and Z are the projections of W, the duals zero."""
-        with torch.no_grad():
-            for name, layer in self.layers.items():
-                weight = layer.weight.detach()
-                structured = name in self.structures
-                levelled = self.spec.admm.levels and self.levels[name] is not None
-                y = self._structured(name, weight) if structured else None
-                z = self._levelled(name, weight, y) if levelled else None
-                u, v = (None if part is None else torch.zeros_like(weight) for part in (y, z))
-                state = _State(y, u, z, v, middle=torch.empty_like(weight), factor=0.0, offset=0.0)
-                self._aim(state)
-                self._states[name] = state
+    def state_dict(self) -> dict[str, Any]:
+        """Auxiliaries and duals, for a checkpoint before the projection."""
+        return self._alternation.state_dict()
 
-    def _aim(self, state: _State) -> None:
-        """|W - A|^2 + |W - B|^2 = 2 |W - (A + B) / 2|^2 + |A - B|^2 / 2: one pull does for both constraints."""
-        points = [a - d for a, d in ((state.y, state.u), (state.z, state.v)) if a is not None and d is not None]
-        if not points:
-            return
-        state.factor = self.rho / 2 * len(points)
-        if len(points) == 1:
-            state.middle.copy_(points[0])
-            state.offset = 0.0
-        else:
-            torch.add(points[0], points[1], out=state.middle).mul_(0.5)
-            state.offset = self.rho / 4 * float((points[0] - points[1]).square().sum())
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Undo ``state_dict``; tensors come to where the weights are.
 
-    def _update(self, name: str, state: _State, rho: float) -> Residuals:
-        weight = self.layers[name].weight.detach()
-        norm = float(weight.norm()) or 1.0
-        if not torch.isfinite(weight).all():
-            raise CompileError("its weights are not finite any more; lower the learning rate or admm.rho", name)
-        primal, dual = [0.0, 0.0], 0.0
-        if state.y is not None and state.u is not None:
-            y = self._structured(name, weight + state.u)
-            dual += float((y - state.y).square().sum())
-            state.y = y
-            state.u.add_(weight).sub_(y)
-            primal[0] = float((weight - y).norm()) / norm
-        if state.z is not None and state.v is not None:
-            z = self._levelled(name, weight + state.v, state.y)
-            dual += float((z - state.z).square().sum())
-            state.z = z
-            state.v.add_(weight).sub_(z)
-            primal[1] = float((weight - z).norm()) / norm
-        return Residuals(primal[0], primal[1], rho * dual**0.5 / norm, rho)
+        Raises:
+            CompileError: a state of other layers, or of layers of another shape.
+        """
+        self._alternation.load_state_dict(state)
 
     def _structured(self, name: str, weight: torch.Tensor) -> torch.Tensor:
         """The nearest weight that has the layer's structure."""
         layer = self.layers[name]
         matrix = project_structure(as_matrix(weight, layer.groups), self.structures[name], self.shape, layer.positions)
         return as_weight(matrix, weight.shape).contiguous()
-
-    def _levelled(self, name: str, weight: torch.Tensor, structured: torch.Tensor | None) -> torch.Tensor:
-        """The nearest weight on levels; what the structure prunes is not mapped and so zero."""
-        levels, layer = self.levels[name], self.layers[name]
-        assert levels is not None
-        held = weight if structured is None else torch.where(structured != 0, weight, torch.zeros_like(weight))
-        matrix = as_matrix(held, layer.groups)
-        scale = best_scale(matrix, levels)
-        values = as_weight(levels.nearest(matrix, scale) * scale[:, None], weight.shape).contiguous()
-        return values if structured is None else torch.where(structured != 0, values, torch.zeros_like(values))
 
     # --- the hard projection -----------------------------------------------------------------------------------------
 
@@ -308,7 +194,7 @@ class Compressor:
             entry.noise = cell_errors(self.spec.retrain.noise, self.target, entry, kind is not None)
             entry.refit(original_weight(module))
         self.projected = True
-        self._states.clear()
+        self._alternation.clear()
         return masks
 
     @torch.no_grad()
@@ -390,28 +276,3 @@ class Compressor:
             pairs = []
         write_onnx(to_onnx(self._model, self.layers, pairs, inputs), Path(path))
         return Path(path)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Auxiliaries and duals, for a checkpoint before the projection."""
-        states = {name: {"y": s.y, "u": s.u, "z": s.z, "v": s.v} for name, s in self._states.items()}
-        return {"updates": self.updates, "states": states}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Undo ``state_dict``; tensors come to where the weights are.
-
-        Raises:
-            CompileError: a state of other layers, or of layers of another shape.
-        """
-        states: dict[str, _State] = {}
-        for name, parts in state["states"].items():
-            layer = self.layers.get(name)
-            if layer is None:
-                raise CompileError(f"the saved state is of a layer '{name}', which this model has not; start anew")
-            weight = layer.weight.detach()
-            moved = {key: None if part is None else part.to(weight.device, copy=True) for key, part in parts.items()}
-            if any(part is not None and part.shape != weight.shape for part in moved.values()):
-                raise CompileError("has another shape in the saved state; start anew", name)
-            states[name] = _State(**moved, middle=torch.empty_like(weight), factor=0.0, offset=0.0)
-        self.updates, self._states = int(state["updates"]), states
-        for entry in states.values():
-            self._aim(entry)
