@@ -19,6 +19,8 @@ Batch = tuple[Any, Any]
 Batches = Iterable[Batch] | Callable[[int], Iterable[Batch]]
 """(x, y) batches: something that can be walked again each epoch, or what gives the batches of an epoch."""
 
+EMULATED = "this CPU has no bfloat16 units: every step will take many times as long as with precision = 'float32'"
+
 Loss = Callable[[Any, Any], torch.Tensor]
 Tick = Callable[[int], None]
 
@@ -35,6 +37,12 @@ class Setting:
     def autocast(self) -> torch.autocast:
         """Mixed precision, where asked for."""
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bfloat16)
+
+    @property
+    def emulates(self) -> bool:
+        """Whether bfloat16 is asked of a CPU that computes it in software, many times slower than float32."""
+        asked = self.bfloat16 and self.device.type == "cpu" and torch.backends.mkldnn.is_available()
+        return asked and not torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
     def moved(self, value: Any) -> Any:
         """Tensors in a batch on the device, in the memory layout."""

@@ -24,6 +24,7 @@ from mcompiler.admm.constraints import Structure
 from mcompiler.admm.display import Advance, progress_bar
 from mcompiler.admm.distributed import join_ranks, pick_device
 from mcompiler.admm.loop import (
+    EMULATED,
     Batches,
     Epoch,
     Loss,
@@ -120,6 +121,8 @@ class _Run:
 
     def run(self, example: Any, resume: bool) -> Compressed:
         """All stages, from wherever the checkpoint says."""
+        if self.setting.emulates:
+            self._tell(EMULATED)
         self.model = self.setting.placed(_copied(self.source))
         self.setting.ranks.agree(self.model)
         self.example = self._example(example)

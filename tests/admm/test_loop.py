@@ -16,6 +16,7 @@ torch = pytest.importorskip("torch")
 
 from torch import nn  # noqa: E402
 
+from mcompiler import admm  # noqa: E402
 from mcompiler.admm.distributed import Ranks  # noqa: E402
 from mcompiler.admm.loop import (  # noqa: E402
     Epoch,
@@ -181,6 +182,17 @@ def test_bfloat16_reaches_the_layers_and_not_the_loss() -> None:
 
     train(model, batches(1), loss=loss, setting=Setting(torch.device("cpu"), True, False, Ranks()))
     assert seen == [torch.bfloat16, torch.float32]
+
+
+@pytest.mark.parametrize("supported", [False, True])
+def test_bfloat16_on_a_cpu_without_units_for_it_is_told(monkeypatch: pytest.MonkeyPatch, supported: bool) -> None:
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: supported)
+    said: list[str] = []
+    for precision in ("float32", "bfloat16"):
+        spec = admm.Spec(precision=precision, admm=admm.Admm(epochs=0), retrain=admm.Retrain(epochs=0))
+        admm.compress(net(), batches(1), "yuan2019", spec, device="cpu", progress=False, say=said.append)
+        slow = [line for line in said if "no bfloat16 units" in line]
+        assert len(slow) == (precision == "bfloat16" and not supported)
 
 
 def test_batches_by_generator_by_epoch_and_with_several_inputs() -> None:
