@@ -83,7 +83,7 @@ def top1(session: Session, x: npt.NDArray[Any], y: npt.NDArray[Any], batch: int 
 
 def dense_build(dense: nn.Module, result: admm.Compressed, target: Target) -> Build:
     """The dense network compiled for a target; costs only."""
-    model = to_onnx(dense, find_layers(dense), (), result.example)
+    model = to_onnx(dense, find_layers(dense), (), tuple(part.cpu() for part in result.example))
     return mcompiler.compile(model, target, calibration="random")
 
 

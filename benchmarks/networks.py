@@ -9,6 +9,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from mcompiler.admm.distributed import Ranks, pick_device
+from mcompiler.admm.loop import Setting
+
 Normalisation = tuple[Iterable[float], Iterable[float]]
 """Mean and deviation by channel."""
 
@@ -177,7 +180,10 @@ def trained_resnet(path: Path, blocks: int) -> nn.Module:
 
 
 class Teacher:
-    """A trained network on images that were normalised for another one; bfloat16, normalisations folded."""
+    """A trained network on images that were normalised for another one; normalisations folded.
+
+    On a GPU where there is one; in bfloat16 unless that is slower.
+    """
 
     def __init__(
         self,
@@ -190,13 +196,15 @@ class Teacher:
         mean, deviation = (torch.tensor(list(part)).view(1, -1, 1, 1) for part in ours)
         mean_t, deviation_t = (torch.tensor(list(part)).view(1, -1, 1, 1) for part in theirs)
         self._factor, self._shift = deviation / deviation_t, (mean - mean_t) / deviation_t
-        self._model = fuse(model.eval()).to(torch.bfloat16).to(memory_format=torch.channels_last)
+        self._device = pick_device(None)
+        self._type = torch.float32 if Setting(self._device, True, True, Ranks()).emulates else torch.bfloat16
+        self._model = fuse(model.eval()).to(self._device, self._type).to(memory_format=torch.channels_last)
 
     @torch.no_grad()
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """Logits, float32 [n, classes]."""
-        x = (x * self._factor + self._shift).to(torch.bfloat16).to(memory_format=torch.channels_last)
-        return self._model(x).float()
+        x = (x * self._factor + self._shift).to(self._device, self._type).to(memory_format=torch.channels_last)
+        return self._model(x).float().cpu()
 
 
 NETWORKS: dict[str, Callable[[], nn.Module]] = {

@@ -77,6 +77,8 @@ $ python benchmarks/paper.py lenet5 --seeds 0 1 2
 $ python benchmarks/paper.py convnet --seeds 0 1 2
 $ python benchmarks/paper.py vgg16
 $ python benchmarks/paper.py resnet18
+$ python benchmarks/paper.py vgg16 --spec benchmarks/specs/vgg16_40.toml --name vgg16_cifar10_5bit_40
+$ python benchmarks/paper.py resnet18 --spec benchmarks/specs/resnet18_40.toml --name resnet18_cifar10_5bit_40
 $ python benchmarks/sweep.py --restart
 $ python benchmarks/budget.py
 $ python benchmarks/admm.py
@@ -321,12 +323,18 @@ def clipping(runs: list[Any]) -> list[str]:
 def epochs(runs: list[Any], recipe: dict[str, Any]) -> list[str]:
     """How long each was trained."""
     first = runs[0]
-    admm, retrain = recipe["compress"]["admm"], recipe["compress"]["retrain"]
+    retrain = recipe["compress"]["retrain"]
+    before = f"{first['epochs_before_compression']} dense before it"
+    if "started_from" in first:
+        before = f"{first['epochs_before_compression']} those of `{first['started_from']}`, from which it goes on"
+    admm = "none of ADMM"
+    if first["epochs_admm"]:
+        rho = ", ".join(f"{rho:g}" for rho in recipe["compress"]["admm"]["rho"])
+        admm = f"{first['epochs_admm']} of ADMM (ρ {rho})"
     seconds = statistics.fmean(run["seconds_compress"] for run in runs)
     return [
         f"Epochs: dense {first['epochs_dense']}; compressed {first['epochs_compressed_in_all']} in all, of which "
-        f"{first['epochs_before_compression']} dense before it, {first['epochs_admm']} of ADMM (ρ "
-        f"{', '.join(f'{rho:g}' for rho in admm['rho'])}) and {first['epochs_retrain']} of masked retraining "
+        f"{before}, {admm} and {first['epochs_retrain']} of masked retraining "
         f"({retrain.get('float_epochs', 0)} float). Compressing took {seconds / 60:,.0f} minutes a seed. Every "
         "hyper-parameter is in the result file, under `recipe`.",
         "",

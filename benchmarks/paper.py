@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 from common import RESULTS, SHARED, write
+from compressed import reopened
 from images import Batches, Distilled, Images, load_images
 from mapping import dense_figures, mapped_figures, power_and_area
 from networks import NETWORKS, Teacher, slimmed, trained_resnet
@@ -28,8 +29,8 @@ from torch import nn
 
 from mcompiler import admm
 from mcompiler.admm.checkpoint import load_checkpoint, save_checkpoint, seed_epoch
-from mcompiler.admm.distributed import Ranks
-from mcompiler.admm.loop import Setting, accuracy, make_optimiser, train_epoch
+from mcompiler.admm.distributed import Ranks, pick_device
+from mcompiler.admm.loop import EMULATED, Setting, accuracy, make_optimiser, train_epoch
 from mcompiler.admm.spec import Optimiser, Schedule, Spec
 
 HERE = Path(__file__).resolve().parent
@@ -56,8 +57,11 @@ def main() -> None:
     for seed in args.seeds:
         folder = args.work / name / f"seed{seed}"
         folder.mkdir(parents=True, exist_ok=True)
-        dense, start = train_dense(network, images, recipe, seed, args.work)
-        facts = dense_facts(dense, images, recipe)
+        if "start" in recipe:
+            dense, start, facts = started(network, images, recipe["start"])
+        else:
+            dense, start = train_dense(network, images, recipe, seed, args.work)
+            facts = dense_facts(dense, images, recipe)
         if args.stop_after == "dense":
             continue
         if "slim" in recipe:
@@ -72,7 +76,11 @@ def main() -> None:
             continue
         model = folder / "model.onnx"
         mapped = mapped_figures(model, TARGETS[network], images, recipe.get("verify", {}).get("probed"))
-        runs.append({"seed": seed, **facts, **mapped, **compressed_facts(result, spec, facts, folder)})
+        counted = compressed_facts(result, spec, facts, folder)
+        whole = facts.pop("layers_dense", {})
+        for layer in counted["layers"]:
+            layer.update(whole.get(layer["name"], {}))
+        runs.append({"seed": seed, **facts, **mapped, **counted})
         say(json.dumps({key: runs[-1][key] for key in ("top1_dense", "top1_quantised", "top1_mapped", "tiles_conv")}))
         if len(runs) == 1:
             sizes = dense_figures(dense, result, TARGETS[network])
@@ -154,6 +162,27 @@ def taught(name: str, network: str, images: Images, recipe: dict[str, Any], work
     return train_dense(other, images, recipe, int(seed), work)[0]
 
 
+def started(network: str, images: Images, name: str) -> tuple[nn.Module, nn.Module, dict[str, Any]]:
+    """Where a compression goes on from the compressed model of another row.
+
+    Returns:
+        The dense network, untrained (for its costs); that model's network; what that row says of its dense network, and
+        the epochs that lie behind.
+    """
+    file, result = HERE / "models" / f"{name}.onnx", RESULTS / f"{name}.json"
+    for needed in (file, result):
+        if not needed.exists():
+            raise SystemExit(f"{needed}: not there; the recipe starts from it, so run the one that makes it first")
+    run = json.loads(result.read_text())["runs"][0]
+    facts = {key: run[key] for key in ("top1_dense", "epochs_dense")}
+    facts |= {"epochs_before_compression": run["epochs_compressed_in_all"], "started_from": name}
+    facts["layers_dense"] = {
+        layer["name"]: {key: layer[key] for key in ("weights_dense", "tiles_dense")} for layer in run["layers"]
+    }
+    model = reopened(NETWORKS[network](), file, images.normalised(images.train[:512]))
+    return NETWORKS[network]().eval(), model, facts
+
+
 def train_dense(
     network: str, images: Images, recipe: dict[str, Any], seed: int, work: Path
 ) -> tuple[nn.Module, nn.Module]:
@@ -178,6 +207,8 @@ def train_dense(
         start.load_state_dict(model.state_dict())
     bfloat16 = recipe["compress"].get("precision") == "bfloat16"
     setting = _setting(bfloat16=bfloat16)
+    if setting.emulates:
+        say(EMULATED)
     model = setting.placed(model)
     steps = Optimiser(**{**options["optimiser"], "schedule": Schedule(options["optimiser"]["schedule"])})
     optimiser = make_optimiser(model, steps)
@@ -205,14 +236,16 @@ def train_dense(
                 save_checkpoint(folder / "branch.pt", state)
     if branch:
         start.load_state_dict(load_checkpoint(folder / "branch.pt")["model"])
-    return model.eval(), start.eval()
+    return model.cpu().eval(), start.eval()
 
 
 def dense_facts(dense: nn.Module, images: Images, recipe: dict[str, Any]) -> dict[str, Any]:
     """Accuracy of the dense network in float32, epochs."""
     options = recipe["dense"]
     before, epochs = options.get("start_epochs", 0), options["epochs"]
-    top1 = accuracy(dense, images.test_batches(), _setting(bfloat16=False), exact=True)
+    setting = _setting(bfloat16=False)
+    top1 = accuracy(setting.placed(dense), images.test_batches(), setting, exact=True)
+    dense.cpu()
     say(f"dense: {100 * top1:.2f}%")
     return {
         "top1_dense": top1,
@@ -222,7 +255,8 @@ def dense_facts(dense: nn.Module, images: Images, recipe: dict[str, Any]) -> dic
 
 
 def _setting(*, bfloat16: bool) -> Setting:
-    return Setting(torch.device("cpu"), bfloat16, bfloat16, Ranks())
+    """On a GPU where there is one."""
+    return Setting(pick_device(None), bfloat16, bfloat16, Ranks())
 
 
 def compressed_facts(result: admm.Compressed, spec: Spec, dense: dict[str, Any], folder: Path) -> dict[str, Any]:
