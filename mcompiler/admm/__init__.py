@@ -15,7 +15,8 @@ try:
 except ImportError as error:
     raise ImportError("mcompiler.admm needs PyTorch, which is not installed; pip install 'mcompiler[admm]'") from error
 
-from mcompiler.admm.compressor import Compressor, Residuals
+from mcompiler.admm.alternation import Residuals
+from mcompiler.admm.compressor import Compressor
 from mcompiler.admm.constraints import Structure
 from mcompiler.admm.entry import Task, load_task
 from mcompiler.admm.recipe import compress

@@ -41,8 +41,9 @@ class Setting:
     @property
     def emulates(self) -> bool:
         """Whether bfloat16 is asked of a CPU that computes it in software, many times slower than float32."""
-        asked = self.bfloat16 and self.device.type == "cpu" and torch.backends.mkldnn.is_available()
-        return asked and not torch.ops.mkldnn._is_mkldnn_bf16_supported()
+        if not self.bfloat16 or self.device.type != "cpu" or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+            return False
+        return not torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
     def moved(self, value: Any) -> Any:
         """Tensors in a batch on the device, in the memory layout."""

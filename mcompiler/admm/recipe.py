@@ -18,8 +18,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from mcompiler.admm.alternation import Residuals
 from mcompiler.admm.checkpoint import Log, load_checkpoint, save_checkpoint, seed_epoch
-from mcompiler.admm.compressor import Compressor, Residuals
+from mcompiler.admm.compressor import Compressor
 from mcompiler.admm.constraints import Structure
 from mcompiler.admm.display import Advance, progress_bar
 from mcompiler.admm.distributed import join_ranks, pick_device

@@ -30,7 +30,8 @@ class Residual(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.first(x)
-        return self.last(torch.relu(self.norm(self.long(x)) + self.short(x)).flatten(1))
+        y: torch.Tensor = self.last(torch.relu(self.norm(self.long(x)) + self.short(x)).flatten(1))
+        return y
 
 
 def test_it_says_what_the_exported_model_says(tmp_path: Path) -> None:
