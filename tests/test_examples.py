@@ -24,10 +24,15 @@ def recorded_accuracy(name: str) -> tuple[float, int, int]:
 
 
 def right_answers(model: Path) -> tuple[int, int]:
-    """Held-out images that onnxruntime classifies right, and all of them."""
+    """Held-out images that onnxruntime classifies right, and all of them.
+
+    Node by node as the file says: fused integer kernels differ between processors (446 on one with AVX2 only).
+    """
     with np.load(DEMO / "digits.npz") as held_out:
         x, y = held_out["x"], held_out["y"]
-    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+    options = onnxruntime.SessionOptions()
+    options.add_session_config_entry("session.disable_quant_qdq", "1")
+    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     (logits,) = session.run(None, {"x": x})
     return int((logits.argmax(axis=1) == y).sum()), len(y)
 
