@@ -173,7 +173,10 @@ def started(network: str, images: Images, name: str) -> tuple[nn.Module, nn.Modu
     for needed in (file, result):
         if not needed.exists():
             raise SystemExit(f"{needed}: not there; the recipe starts from it, so run the one that makes it first")
-    run = json.loads(result.read_text())["runs"][0]
+    known = json.loads(result.read_text())
+    if known["network"] != network:
+        raise SystemExit(f"start: {name!r} is a model of {known['network']}, not of {network}; name one of {network}")
+    run = known["runs"][0]
     facts = {key: run[key] for key in ("top1_dense", "epochs_dense")}
     facts |= {"epochs_before_compression": run["epochs_compressed_in_all"], "started_from": name}
     facts["layers_dense"] = {
