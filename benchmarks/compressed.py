@@ -25,12 +25,18 @@ def reopened(model: nn.Module, path: Path, x: torch.Tensor) -> nn.Module:
         model: the dense network that was compressed; its layers are replaced by narrower ones.
         path: exported by ``admm.compress``: one Conv or Gemm for each layer, of its name.
         x: normalised training images.
+
+    Raises:
+        SystemExit: a layer that the network has not, or weights that are neither constants nor levels of a grid.
     """
     values = _layers(path)
     pairs = dict(fold_batchnorm_pairs(trace(model.eval(), x[:2])))
     seen: dict[str, torch.Tensor] = {}
+    held = dict(model.named_modules())
     for name, (weight, bias) in values.items():
-        old = model.get_submodule(name)
+        if name not in held:
+            raise SystemExit(f"{path}: layer '{name}' is not one of the network; start from a model of that network")
+        old = held[name]
         layer: nn.Module
         if isinstance(old, nn.Conv2d):
             layer = nn.Conv2d(
@@ -73,7 +79,13 @@ def _layers(path: Path) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
     for node in graph.node:
         if node.op_type in ("Conv", "Gemm"):
             across = any(entry.name == "transB" and entry.i for entry in node.attribute)
-            weight = held[node.input[1]]
+            weight = held.get(node.input[1])
+            if weight is None:
+                raise SystemExit(
+                    f"{path}: the weights of '{node.name}' are neither constants nor behind a DequantizeLinear; "
+                    "start from a model whose levels are a grid"
+                )
             weight = weight if node.op_type == "Conv" or across else weight.T
-            found[node.name] = (torch.from_numpy(np.array(weight)), torch.from_numpy(np.array(held[node.input[2]])))
+            bias = held[node.input[2]] if len(node.input) > 2 else np.zeros(len(weight), np.float32)
+            found[node.name] = (torch.from_numpy(np.array(weight)), torch.from_numpy(np.array(bias)))
     return found
