@@ -6,11 +6,11 @@ from mcompiler.simulate.compare import (
     Models,
     Outputs,
     Verification,
-    extract,
     outputs_of,
     sqnr_db,
     verify,
 )
+from mcompiler.simulate.subgraph import extract
 from mcompiler.simulate.trials import Accuracy, ChipResult, LayerCauses, Trials, accuracy_of
 
 __all__ = [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -83,7 +84,7 @@ def test_normalisations_know_what_they_will_see(tmp_path: Path) -> None:
 
 def one_layer(path: Path, *, layer: str = "last", gathered: bool = False) -> Path:
     """A model with one product, its weights a constant or gathered from a table of levels."""
-    held = {
+    held: dict[str, np.ndarray[Any, Any]] = {
         "w": np.arange(8, dtype=np.float32).reshape(4, 2),
         "table": np.arange(8, dtype=np.float32),
         "codes": np.arange(8).reshape(4, 2),

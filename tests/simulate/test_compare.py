@@ -21,7 +21,7 @@ from mcompiler.artefacts import layers as layers_module
 from mcompiler.driver import Build
 from mcompiler.driver import content as content_module
 from mcompiler.onnx_export import folded, lossy
-from mcompiler.simulate import compare, extract
+from mcompiler.simulate import compare
 from mcompiler.target import Rounding, Target
 from tests.support import crossbar
 from tests.support.builds import (
@@ -554,16 +554,6 @@ def test_layers_are_compared_on_the_codes_that_the_mapped_layer_saw() -> None:
     layer = build.layer_data[1]
     exact = crossbar.exact(mapped["two/codes"], crossbar.weights(build, layer), layer)
     assert second.max_code_error == pytest.approx(np.abs(mapped["two/accumulator"] - exact).max())
-
-
-def test_extract_cuts_a_layer_out() -> None:
-    build = CASE.compile(target())
-    part = extract(build.reference, "conv/codes", "conv/accumulator")
-    assert [n.op_type for n in part.graph] == ["ConvInteger"]
-    codes = np.random.default_rng(0).integers(0, 256, (2, 4, 6, 6)).astype(np.uint8)
-    got = run_plain(part, {"conv/codes": codes})["conv/accumulator"]
-    np.testing.assert_array_equal(got, crossbar.exact(codes, CASE.codes, build.layer_data[0]))
-    assert [n.op_type for n in build.reference.graph][:2] == ["QuantizeLinear", "ConvInteger"], "the model is as it was"
 
 
 def test_same_tells_types_shapes_and_contents_apart() -> None:
