@@ -21,6 +21,7 @@ from accuracy import MODEL, normalised
 from common import SHARED, interleaved, known, ratio, write
 from images import load_images
 from paper import TARGETS as MAPPED
+from robustness_page import page, plot
 
 import mcompiler
 from mcompiler.driver import Build
@@ -43,23 +44,6 @@ PCM = (  # the law of phase-change memory, Joshi et al. (2020) as in targets/pcm
     "device.drift.source=Joshi et al., Nature Communications 11, 2473 (2020)",
 )  # fmt: skip
 OHMS = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
-PANELS = {  # title: label and sweep of each line
-    "programming error, share of g": {"": "programming, share of g"},
-    "programming error, log-normal sigma": {"": "programming, log-normal"},
-    "stuck cells": {"": "stuck cells"},
-    "drift": {"as it is": "drift", "compensated": "drift, compensated"},
-    "ADC bits": {
-        "full range": "ADC bits, full range", "range per layer": "ADC bits, range per layer",
-        "per array": "ADC bits, range per array", "per column": "ADC bits, range per column",
-    },
-    "ADC errors, codes of offset and % of gain": {
-        "as they are": "ADC errors, as they are", "corrected per ADC": "ADC errors, corrected per ADC",
-        "per column": "ADC errors, corrected per column",
-    },
-    "wires, ohm x g_max x rows^2": {
-        "as written": "wires, ohm x g_max x rows^2", "predistorted": "wires, predistorted",
-    },
-}  # fmt: skip
 TIMES = {"20 s": 20.0, "1 hour": 3600.0, "1 day": 86400.0, "1 month": 2.6e6}
 
 
@@ -225,156 +209,6 @@ def sourced(overrides: tuple[str, ...]) -> tuple[str, ...]:
     sections = {key.split("=")[0].rsplit(".", 1)[0] for key in overrides}
     missing = [name for name in sorted(sections) if not any(key.startswith(f"{name}.source") for key in overrides)]
     return (*overrides, *(f"{name}.source={SOURCE}" for name in missing if name != "array"))
-
-
-_ADC_ERRORS = (
-    " ADC errors of n are an offset of n codes and a gain of n% (deviations over the ADCs, one an array); corrections "
-    "are fitted on 64 known vectors."
-)
-
-
-def page(result: dict[str, Any]) -> str:
-    """docs/robustness.md."""
-    points = result["points"].values()
-    first = next(iter(points))
-    lines = [
-        "# ResNet-20 on real devices",
-        "",
-        "Written by `python benchmarks/robustness.py --parts page` from `benchmarks/results/robustness.json`.",
-        "",
-        f"CIFAR-10, the first {first['images']} test images, {first['trials']} chips a point (one "
-        "where nothing is drawn). "
-        "4-bit cells of 1 to 50 uS in differential pairs, 128x128 arrays, an 8-bit ADC whose range "
-        "is calibrated on 256 "
-        f"training images, 1-bit phases. Float {100 * first['top1_float']:.1f}%, quantised "
-        f"{100 * first['top1_quantised']:.1f}%, this mapping with ideal devices {100 * first['top1_ideal']:.1f}%. "
-        "Interval: 95%, Student's t over chips.",
-        "",
-        "![accuracy against each effect](plots/robustness.svg)",
-        "",
-        "| effect | value | top-1 % | interval % | 5th percentile % |",
-        "|---|---|---|---|---|",
-    ]
-    for point in points:
-        low, high = point["interval"] or (point["mean"], point["mean"])
-        mean = point["mean"] if point["effects"] else point["top1_ideal"]
-        lines.append(
-            f"| {point['sweep']} | {point['value']} | {100 * mean:.1f} | "
-            + (f"{100 * low:.1f} to {100 * high:.1f}" if point["interval"] else "-")
-            + f" | {100 * point['percentile5']:.1f} |"
-        )
-    lines += [
-        "",
-        "Drift is IBM's law of phase-change memory on these cells; compensation measures every array each 20 s. Ranges "
-        "of arrays and columns are their layer's divided by powers of two."
-        + (_ADC_ERRORS if any(point["sweep"].startswith("ADC errors") for point in points) else ""),
-    ]
-    if "compressed" in result:
-        lines += compressed_lines(result["compressed"])
-    if "cost" in result:
-        cost = result["cost"]
-        lines += [
-            "",
-            "## What a trial costs",
-            "",
-            f"Against the same unfolded simulation without effects: static effects "
-            f"{cost['static_over_none']['median']:.2f} "
-            f"times (1.1 asked), noise per read {cost['per_read_over_none']['median']:.2f} times (2.5 "
-            "asked); medians of 7 "
-            "rounds, one thread.",
-        ]
-    for run in result.get("wires_time", []):
-        lines += [
-            "",
-            f"All {run['images']:,} images with wires of 1 ohm a segment, {run['cell_bits']}-bit cells, "
-            f"{run['crossbars']} crossbars, one thread: {run['seconds']:.0f} s, of which "
-            f"{run['seconds_solver_and_model']:.1f} s "
-            f"for transfer matrices and model; top-1 {100 * run['top1']:.2f}%.",
-        ]
-    if "neurram" in result:
-        found = result["neurram"]
-        lines += [
-            "",
-            "## NeuRRAM",
-            "",
-            f"The chip measured {100 * found['measured_top1']:.1f}% with a ResNet-20 of 4-bit weights "
-            "that was trained with "
-            "noise and fine-tuned on the chip (Wan et al., Nature 608, 504, 2022).",
-            "",
-            "Target `neurram`, no fitted parameter, the float ResNet-20 of our tests, quantised "
-            "after training to 4-bit "
-            f"weights and 3-bit inputs: float {100 * found['top1_float']:.1f}%, quantised "
-            f"{100 * found['top1_quantised']:.1f}%, converters too {100 * found['top1_ideal']:.1f}%, "
-            f"{100 * found['mean']:.1f}% on {len(found['chips'])} chips half an hour after "
-            "programming. Neither step is "
-            "trained for here and both are there, which is the difference: the networks are not "
-            "comparable, and the figure "
-            "is what the chip would do to a network that does not know it. Assumptions are in the target's sources.",
-        ]
-    return "\n".join(lines) + "\n"
-
-
-def compressed_lines(networks: dict[str, dict[str, Any]]) -> list[str]:
-    """The table of the compressed networks."""
-    first = next(iter(networks.values()))
-    lines = [
-        "",
-        "## Compressed networks",
-        "",
-        "The 5-bit networks of [results.md](results.md) on `yuan2019` and its 32x32 arrays, 0.1 to 1 uS, 8-bit ADCs "
-        f"of calibrated range: top-1 in % on the first {first['images']} test images, mean and 95% interval over "
-        f"{first['trials']} chips. None was trained for such devices "
-        "([admm.md](admm.md#devices-that-err) does that).",
-        "",
-        "| | " + " | ".join(networks) + " |",
-        "| --- |" + " --: |" * len(networks),
-    ]
-    for name in COMPRESSED_POINTS:
-        cells = []
-        for network in networks.values():
-            point = network["points"][name]
-            low, high = point["interval"] or (None, None)
-            mean = point["mean"] if low is not None else point["top1_ideal"]
-            cells.append(f"{100 * mean:.1f}" + ("" if low is None else f" ({100 * low:.1f} to {100 * high:.1f})"))
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    return lines
-
-
-def plot(result: dict[str, Any], path: Path) -> None:
-    """One panel an effect, before and after what calibration does about it."""
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    mpl.rcParams["svg.hashsalt"] = "mcompiler"
-    from matplotlib import pyplot as plt
-
-    sweeps: dict[str, list[dict[str, Any]]] = {}
-    for point in result["points"].values():
-        sweeps.setdefault(point["sweep"], []).append(point)
-    fig, axes = plt.subplots(2, 4, figsize=(13, 5.5), sharey=True)
-    panels = {title: lines for title, lines in PANELS.items() if any(name in sweeps for name in lines.values())}
-    for axis, (title, lines) in zip(axes.flat, panels.items(), strict=False):
-        ticks = list(dict.fromkeys(row["value"] for name in lines.values() for row in sweeps.get(name, [])))
-        ticks = ticks if isinstance(ticks[0], str) else sorted(ticks)
-        for label, name in lines.items():
-            rows = sweeps.get(name, [])
-            rows = sorted(rows, key=lambda row: ticks.index(row["value"]))
-            means = [100 * (row["mean"] if row["effects"] else row["top1_ideal"]) for row in rows]
-            spread = [100 * (row["deviation"] or 0) for row in rows]
-            at = [ticks.index(row["value"]) for row in rows]
-            axis.errorbar(at, means, yerr=spread, marker="o", capsize=3, label=label)
-        axis.axhline(100 * next(iter(result["points"].values()))["top1_quantised"], color="grey", lw=0.8, ls="--")
-        axis.set_xticks(range(len(ticks)), [str(value) for value in ticks], fontsize=7)
-        axis.set_title(title, fontsize=9)
-        axis.set_ylim(0, 100)
-        if len(lines) > 1:
-            axis.legend(fontsize=7, loc="lower left")
-    for axis in list(axes.flat)[len(panels) :]:
-        axis.set_axis_off()
-    axes[0][0].set_ylabel("top-1 %")
-    axes[1][0].set_ylabel("top-1 %")
-    fig.tight_layout()
-    fig.savefig(path, metadata={"Date": None})
 
 
 def main() -> None:
