@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,20 +12,17 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-import mcompiler
 from mcompiler.artefacts import (
     LayerData,
     Writer,
     check_place,
     chrome_trace,
     placement_faults,
-    read_layers,
     read_manifest,
     replayed,
     report_html,
     verify_hashes,
     write_build,
-    write_layers,
 )
 from mcompiler.artefacts.programming import Programming, layer_levels, programming_cost, write_programming_table
 from mcompiler.conductance import conductances
@@ -36,17 +30,14 @@ from mcompiler.cost import Cost, DataEnergy, data_energy, mean_field, price
 from mcompiler.data import InputSpec, Samples, from_arrays, load_samples, random_samples
 from mcompiler.driver.content import Compiled, Stored, mapped_from_cells
 from mcompiler.driver.inputs import Say, silent
-from mcompiler.errors import BuildError, DataError, ModelError
+from mcompiler.driver.saving import versions, write_files
+from mcompiler.errors import BuildError, DataError
 from mcompiler.geometry import array_shape
 from mcompiler.ir import Fate, NodeFate
-from mcompiler.onnx_export import (
-    code_names,
-    same_models,
-    save_model,
-)
+from mcompiler.onnx_export import code_names, same_models
 from mcompiler.runtime import Session, input_specs, open_model
 from mcompiler.simulate import LayerProbe, Models, Verification, verify
-from mcompiler.target import Target, load_target, resolved_toml
+from mcompiler.target import Target, load_target
 
 VERIFY_SAMPLES = 16
 """Samples drawn by ``verify`` without data."""
@@ -368,35 +359,14 @@ class Build:
             raise BuildError(f"{directory}: this build was loaded; copy its directory instead")
         out = Path(directory)
         check_place(out, force)
-        write_build(out, force, lambda writer: self._fill(writer, content), say)
+
+        def fill(writer: Writer) -> dict[str, Any]:
+            write_files(writer, content, self.target, self.cost, self.report())
+            fates = [{"name": f.name, "op": f.op, "fate": f.fate.value, "reason": f.reason} for f in self.fates]
+            return {"versions": versions(), "options": dict(self.options), "nodes": fates}
+
+        write_build(out, force, fill, say)
         return out
-
-    def _fill(self, writer: Writer, content: Compiled) -> dict[str, Any]:
-        """Write every file of the build; the mapped model is made from the cells as they were written."""
-        root = writer.root
-        with ThreadPoolExecutor(1) as beside:  # copying and hashing a large model needs no interpreter
-            copied = beside.submit(_write_source, writer, content.source, content.external)
-            self._fill_own(writer, content, root)
-            copied.result()
-        fates = [{"name": f.name, "op": f.op, "fate": f.fate.value, "reason": f.reason} for f in self.fates]
-        return {"versions": _versions(), "options": dict(self.options), "nodes": fates}
-
-    def _fill_own(self, writer: Writer, content: Compiled, root: Path) -> None:
-        """Everything but the copy of the model."""
-        writer.text("target.toml", resolved_toml(self.target))
-        write_layers(writer, content.program, self.target)
-        (root / "layers").mkdir(exist_ok=True)
-        for name in save_model(content.skeleton, root, "layers/graph.onnx"):
-            writer.adopt(name)
-        for name in save_model(content.reference, root, "reference.onnx"):
-            writer.adopt(name)
-        layers = read_layers(root, array_shape(self.target))
-        for name in save_model(mapped_from_cells(content.skeleton, layers, self.target, False), root, "mapped.onnx"):
-            writer.adopt(name)
-        writer.json("placement.json", content.placement)
-        writer.json("schedule.json", content.schedule)
-        writer.json("cost.json", self.cost.as_json())
-        writer.text("report.html", self.report())
 
     def _layer(self, name: str) -> LayerData:
         for layer in self._content.layers:
@@ -458,28 +428,6 @@ class Build:
         """Chip, tile, core and position of one array."""
         address: list[int] = self._layer(layer).addresses[tile].tolist()
         return address
-
-
-def _write_source(writer: Writer, source: Path | ir.Model, external: tuple[str, ...]) -> None:
-    """The model as it came: its file byte for byte, with its external data under the names that it uses."""
-    if isinstance(source, ir.Model):
-        for name in save_model(source, writer.root, "model.onnx"):
-            writer.adopt(name)
-        return
-    writer.copy("model.onnx", source)
-    for name in external:
-        if name in {"model.onnx", "manifest.json"} or name in writer.files:
-            raise ModelError(f"{source}: its external data file is called '{name}', as a file of the build; rename it")
-        writer.copy(name, source.parent / name)
-
-
-def _versions() -> dict[str, str]:
-    names = ("numpy", "onnx", "onnx-ir", "onnxruntime", "networkx")
-    return {
-        "mcompiler": mcompiler.__version__,
-        "python": platform.python_version(),
-        **{name: metadata.version(name) for name in names},
-    }
 
 
 def load(directory: str | Path) -> Build:
