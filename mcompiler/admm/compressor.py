@@ -13,7 +13,6 @@ What alternates is in ``mcompiler.admm.alternation``.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -26,7 +25,7 @@ from torch.nn.utils import parametrize
 
 from mcompiler.admm.alternation import Alternation, Residuals
 from mcompiler.admm.constraints import Structure, check_structure, project_structure
-from mcompiler.admm.export import mapped_weight, original_weight, to_onnx, write_onnx
+from mcompiler.admm.export import deployed, mapped_weight, original_weight, to_onnx, write_onnx
 from mcompiler.admm.lowering import as_matrix, as_weight, find_layers
 from mcompiler.admm.noise import cell_errors, injected
 from mcompiler.admm.quantise import Levels, MappedWeight, weight_levels
@@ -267,9 +266,7 @@ class Compressor:
         if not self.projected:
             raise CompileError("the weights are not projected yet; call project() first, and train on if you like")
         inputs = (example,) if isinstance(example, torch.Tensor) else tuple(example)
-        plain = copy.deepcopy(self._model)
-        for name in self.layers:
-            parametrize.remove_parametrizations(plain.get_submodule(name), "weight")
+        plain = deployed(self._model, self.layers, (), exact=False)
         try:
             pairs = fold_batchnorm_pairs(trace(plain, inputs))
         except CompileError:  # a model that cannot be traced keeps its normalisations

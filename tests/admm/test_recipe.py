@@ -297,3 +297,22 @@ def test_a_loop_of_ones_own_exports_the_codes_that_it_trained(tmp_path: Path) ->
     assert np.array_equal(layer.op.codes[0], codes.detach().numpy().T)
     assert [fate.op for fate in build.fates if "digital" in str(fate.fate)].count("BatchNormalization") == 0
     assert {name: cost.crossbars // 2 for name, cost in build.cost.layers.items() if name in "04"} == compressor.tiles()
+
+
+def test_a_loop_goes_on_behind_an_export(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
+    compressor = admm.Compressor(model, "generic_128", admm.Spec(layers={"0": admm.Structure(filters=16)}))
+    compressor.project()
+    optimiser = torch.optim.SGD(model.parameters(), lr=0.1)
+    x = torch.randn(4, 64)
+    before, dense = model(x), compressor.dense_tiles()
+    first = compressor.export(tmp_path / "0.onnx", x).read_bytes()
+    assert torch.equal(model(x), before)
+    assert compressor.export(tmp_path / "1.onnx", x).read_bytes() == first
+    for _ in range(3):
+        model(x).square().mean().backward()
+        optimiser.step()
+    assert not torch.equal(model(x), before)
+    assert compressor.export(tmp_path / "2.onnx", x).read_bytes() != first
+    assert compressor.dense_tiles() == dense
