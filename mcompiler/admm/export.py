@@ -237,11 +237,22 @@ def _quantised_layer(name: str, module: nn.Module, norm: nn.Module | None) -> Qu
     scale = folded.scale.cpu().numpy()
     if quantiser is None or not quantiser.frozen:
         return QuantisedLayer(codes, scale, table, None, 0)
-    if quantiser.bits != 8:
-        raise CompileError(
-            f"inputs of {quantiser.bits} bits cannot be written as QDQ; train with 8 (--set precision.inputs=8)", name
-        )
+    check_input_bits(name, quantiser.bits)
     return QuantisedLayer(codes, scale, table, float(quantiser.scale), int(quantiser.zero_point))
+
+
+def check_input_bits(name: str, bits: int) -> None:
+    """Refuse inputs that QDQ of opset 17 cannot carry.
+
+    Raises:
+        CompileError: other than 8 bits.
+    """
+    if bits != 8:
+        raise CompileError(
+            f"inputs of {bits} bits cannot be written as QDQ; train with 8 (--set precision.inputs=8), "
+            "or leave inputs float (quantisation.inputs = false)",
+            name,
+        )
 
 
 def _float_onnx(model: nn.Module, example: tuple[torch.Tensor, ...]) -> ir.Model:
@@ -250,6 +261,7 @@ def _float_onnx(model: nn.Module, example: tuple[torch.Tensor, ...]) -> ir.Model
     options: dict[str, Any] = {"dynamo": False}
     with warnings.catch_warnings(), tempfile.TemporaryDirectory() as folder:
         warnings.simplefilter("ignore")  # the exporter of readable names announces its retirement
+        torch._C._jit_set_onnx_log_output_stream("stderr")  # where it fails it shows the graph
         file = Path(folder) / "float.onnx"
         try:
             torch.onnx.export(

@@ -60,7 +60,7 @@ def prune(
     if spec.remove_paths:
         support = {name: as_matrix(mask, compressor.layers[name].groups) for name, mask in masks.items()}
         graph = trace(model, example)
-        support = purify(model, graph, support, spec.purify)
+        support |= purify(model, graph, support, spec.purify)  # layers that the trace does not follow keep their masks
         masks = {name: as_weight(support[name], mask.shape).to(mask.device) for name, mask in masks.items()}
     with torch.no_grad():
         for name, mask in masks.items():

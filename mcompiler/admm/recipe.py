@@ -32,16 +32,15 @@ from mcompiler.admm.loop import (
     Setting,
     accuracy,
     batches_of,
-    forward,
     make_optimiser,
     train_epoch,
 )
 from mcompiler.admm.plan import plan_structures
 from mcompiler.admm.pruned import Pruned, prune, rebuild
 from mcompiler.admm.ranges import attach_quantisers, freeze_ranges, observe
+from mcompiler.admm.rehearsal import rehearse
 from mcompiler.admm.result import Compressed
 from mcompiler.admm.spec import Optimiser, Spec, as_spec
-from mcompiler.admm.surgery.channels import trace
 from mcompiler.errors import BuildError, CompileError
 from mcompiler.target import Target, load_target, resolved_toml
 
@@ -129,7 +128,7 @@ class _Run:
         self.example = self._example(example)
         state = self._begin(resume)
         if not state:
-            self._try_out()
+            rehearse(self.model, self.example, self.target, self.spec)
         self.figures: dict[str, Any] = state.get("figures", {})
         stage, epoch = state.get("stage", "admm"), int(state.get("epoch", 0))
         if "dense" not in self.figures:
@@ -171,18 +170,6 @@ class _Run:
             example = first[0]
         parts = tuple(example) if isinstance(example, tuple | list) else (example,)
         return tuple(self.setting.moved(part[:2]) for part in parts)
-
-    def _try_out(self) -> None:
-        """What would fail behind hours of training fails here."""
-        if self.spec.remove_paths:
-            trace(self.model, self.example)
-            return
-        try:
-            with torch.no_grad():
-                forward(self.model.eval(), self.example)
-        except Exception as error:  # whatever the model raises
-            first = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise CompileError(f"the model does not run on the example inputs: {first}") from error
 
     def _fingerprint(self) -> str:
         shapes = {name: list(tensor.shape) for name, tensor in self.source.state_dict().items()}
