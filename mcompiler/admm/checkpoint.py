@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import random
@@ -12,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.nn.parameter import is_lazy
 
 from mcompiler.artefacts import sync_folder
 from mcompiler.errors import BuildError
@@ -45,6 +47,18 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict) or "fingerprint" not in content:
         raise BuildError(f"{path}: no checkpoint of a compression; remove it to start anew")
     return content
+
+
+def digest(state: Mapping[str, Any]) -> str:
+    """SHA-256 of a state dictionary: names, types, shapes and values of its tensors; what else there is as text."""
+    found = hashlib.sha256()
+    for name, value in state.items():
+        if isinstance(value, torch.Tensor) and not is_lazy(value):
+            found.update(f"{name} {value.dtype} {list(value.shape)}".encode())
+            found.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        else:
+            found.update(f"{name} {value!r}".encode())
+    return found.hexdigest()
 
 
 def seed_epoch(seed: int, stage: int, epoch: int) -> None:

@@ -124,6 +124,7 @@ def train_epoch(
     penalty: Callable[[], torch.Tensor] | None = None,
     often: Callable[[float], None] | None = None,
     tick: Tick | None = None,
+    length: int | None = None,
     where: str = "training",
 ) -> Epoch:
     """Train for one epoch.
@@ -134,6 +135,8 @@ def train_epoch(
         penalty: added to every loss.
         often: told the share of the epoch after each step.
         tick: told how many steps are done.
+        length: how many batches there are, where they do not know themselves; None: the learning rate is that of the
+            middle of the epoch throughout, and ``often`` is told nothing.
         where: stage and epoch, for messages.
 
     Raises:
@@ -141,12 +144,12 @@ def train_epoch(
     """
     model.train()
     started = time.perf_counter()
-    length = length_of(batches)
+    length = length_of(batches) or length
     total = torch.zeros(2, dtype=torch.float64)
     seen, steps, rate = 0.0, 0, 0.0
     for step, batch in enumerate(batches):
         x, y = _split(batch)
-        rate = learning_rate(options, progress(step / length if length else 0.5))
+        rate = learning_rate(options, progress(min(step / length, 1.0) if length else 0.5))
         for group in optimiser.param_groups:
             group["lr"] = rate
         x, y = setting.moved(setting.ranks.share(x)), setting.moved(setting.ranks.share(y))

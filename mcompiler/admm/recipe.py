@@ -10,8 +10,9 @@ the same weights (on the CPU, bit for bit).
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sized
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ import torch
 from torch import nn
 
 from mcompiler.admm.alternation import Residuals
-from mcompiler.admm.checkpoint import Log, load_checkpoint, save_checkpoint, seed_epoch
+from mcompiler.admm.checkpoint import Log, digest, load_checkpoint, save_checkpoint, seed_epoch
 from mcompiler.admm.compressor import Compressor
 from mcompiler.admm.constraints import Structure
 from mcompiler.admm.display import Advance, progress_bar
@@ -32,6 +33,7 @@ from mcompiler.admm.loop import (
     Setting,
     accuracy,
     batches_of,
+    length_of,
     make_optimiser,
     train_epoch,
 )
@@ -118,6 +120,7 @@ class _Run:
     test: Batches | None
     advance: Advance
     say: Say
+    length: int | None = None
 
     def run(self, example: Any, resume: bool) -> Compressed:
         """All stages, from wherever the checkpoint says."""
@@ -171,9 +174,10 @@ class _Run:
         parts = tuple(example) if isinstance(example, tuple | list) else (example,)
         return tuple(self.setting.moved(part[:2]) for part in parts)
 
-    def _fingerprint(self) -> str:
-        shapes = {name: list(tensor.shape) for name, tensor in self.source.state_dict().items()}
-        return f"{self.spec.fingerprint()}\n{resolved_toml(self.target)}\n{shapes}"
+    @cached_property
+    def fingerprint(self) -> str:
+        """Of specification, target, and the model as it came, its values included."""
+        return f"{self.spec.fingerprint()}\n{resolved_toml(self.target)}\n{digest(self.source.state_dict())}"
 
     def _begin(self, resume: bool) -> dict[str, Any]:
         """The checkpoint to go on from (or nothing), and the log cut back to it."""
@@ -184,7 +188,7 @@ class _Run:
         file = self.out / "checkpoint.pt"
         if file.exists() and resume:
             state = load_checkpoint(file)
-            if state["fingerprint"] != self._fingerprint():
+            if state["fingerprint"] != self.fingerprint:
                 raise BuildError(
                     f"{file}: of another specification, target or model; give another --out, or start anew with "
                     "--restart"
@@ -202,7 +206,7 @@ class _Run:
         save_checkpoint(
             self.out / "checkpoint.pt",
             {
-                "fingerprint": self._fingerprint(),
+                "fingerprint": self.fingerprint,
                 "stage": stage,
                 "epoch": epoch,
                 "figures": self.figures,
@@ -249,6 +253,7 @@ class _Run:
                     done += 1
 
             result = self._epoch("admm", 1, epoch, epochs, optimiser, admm.optimiser, self.compressor.penalty, often)
+            often(1.0)
             residuals = self.compressor.update()
             self.setting.ranks.agree(self.model)
             line = {name: dataclasses.asdict(entry) for name, entry in residuals.items()}
@@ -334,13 +339,25 @@ class _Run:
     ) -> Epoch:
         seed_epoch(self.spec.seed, number, epoch)
         batches = batches_of(self.train, epoch + before)
-        total = len(batches) if isinstance(batches, Sized) else None
+        total = length_of(batches)
+        if total is None:
+            total = self._counted()
+            seed_epoch(self.spec.seed, number, epoch)
+            batches = batches_of(self.train, epoch + before)
         label = f"{stage} {epoch + before + 1}/{epochs}"
         return train_epoch(
             self.model, batches, self.loss, optimiser, options, lambda share: (epoch + before + share) / epochs,
             self.setting, penalty=penalty, often=often, tick=lambda done: self.advance(label, done, total),
-            where=f"stage {stage}, epoch {epoch}",
+            length=total, where=f"stage {stage}, epoch {epoch}",
         )  # fmt: skip
+
+    def _counted(self) -> int:
+        """Batches of the first epoch, walked through once: rates and penalties follow the share of an epoch."""
+        if self.length is None:
+            seed_epoch(self.spec.seed, 0, 0)
+            self.length = sum(1 for _ in batches_of(self.train, 0))
+            self._tell(f"the training data do not say how many batches they give; counted {self.length}")
+        return self.length
 
     def _close(self, stage: str, epoch: int, result: Epoch, more: Mapping[str, Any]) -> None:
         figure = self._accuracy(self.model)

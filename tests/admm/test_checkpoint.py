@@ -22,7 +22,7 @@ from mcompiler.errors import BuildError
 torch = pytest.importorskip("torch")
 
 from mcompiler.admm import checkpoint  # noqa: E402
-from mcompiler.admm.checkpoint import Log, load_checkpoint, save_checkpoint, seed_epoch  # noqa: E402
+from mcompiler.admm.checkpoint import Log, digest, load_checkpoint, save_checkpoint, seed_epoch  # noqa: E402
 
 CONTENT = {"fingerprint": "f", "epoch": 3, "model": {"w": torch.arange(5.0)}, "none": None, "names": ["a", "b"]}
 
@@ -234,3 +234,23 @@ def test_numbers_go_to_tensorboard_where_it_is(tmp_path: Path, monkeypatch: pyte
     assert folders == [tmp_path / "tensorboard"]
     assert board.seen == [("loss", 0.5, 1), ("epoch", 1, 1)]
     assert board.flushed == 1
+
+
+def test_a_digest_is_of_names_types_shapes_and_values() -> None:
+    state = {"a": torch.arange(6.0), "b": torch.tensor(True), "empty": torch.zeros(0)}
+    changed = [
+        {**state, "a": torch.arange(6.0).nextafter(torch.tensor(torch.inf))},
+        {**state, "a": torch.arange(6.0).reshape(2, 3)},
+        {**state, "a": torch.arange(6.0).view(torch.int32)},
+        {**state, "b": torch.tensor(False)},
+        {"c" if name == "a" else name: value for name, value in state.items()},
+        {**state, "extra": 3},
+        {**state, "extra": 4},
+    ]
+    digests = [digest(one) for one in (state, *changed)]
+    assert len(set(digests)) == len(digests)
+    assert digest({name: value.clone() for name, value in state.items()}) == digests[0]
+    assert digest({"a": torch.arange(12.0).reshape(2, 6).T[:3]}) == digest(
+        {"a": torch.arange(12.0).reshape(2, 6).T[:3].contiguous()}
+    )
+    assert digest(torch.nn.LazyLinear(3).state_dict())

@@ -190,6 +190,19 @@ def test_a_checkpoint_of_another_specification_is_refused(finished: Path) -> Non
         admm.compress(network(True), batches(), "yuan2019_32x32", other, out=finished, device="cpu")
 
 
+def test_a_checkpoint_of_the_same_model_with_other_weights_is_refused(finished: Path) -> None:
+    scope: dict[str, Any] = {"__name__": "other"}
+    exec(compile(SCRIPT, "train_small.py", "exec"), scope)
+    model = scope["network"](True)
+    assert admm.compress(
+        model, scope["Batches"](), "yuan2019_32x32", scope["spec"](True), out=finished, device="cpu"
+    ).tiles, "the run that is finished already"
+    with torch.no_grad():
+        next(model.parameters()).view(-1)[0] += 1e-3
+    with pytest.raises(BuildError, match="of another specification, target or model"):
+        admm.compress(model, scope["Batches"](), "yuan2019_32x32", scope["spec"](True), out=finished, device="cpu")
+
+
 def tiny() -> tuple[nn.Module, list[tuple[torch.Tensor, torch.Tensor]]]:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(40, 40), nn.ReLU(), nn.Linear(40, 4))
@@ -221,6 +234,28 @@ def test_a_budget_below_the_floor_is_an_error() -> None:
     spec = brief(budget=admm.Budget(crossbars=1, layers="all", batches=2))
     with pytest.raises(CompileError, match=r"floor|at least"):
         admm.compress(model, batches, "yuan2019_32x32", spec, device="cpu")
+
+
+def test_data_that_do_not_know_their_length_are_counted(tmp_path: Path) -> None:
+    """Rates, penalties and weights are those of data that do."""
+    model, batches = tiny()
+    spec = admm.Spec(
+        layers={"0": admm.Structure(filters=8)},
+        admm=admm.Admm(rho=(1e-3, 1e-2, 1e-1), epochs=1, updates_per_epoch=3), retrain=admm.Retrain(epochs=2),
+    )  # fmt: skip
+    said: list[str] = []
+    kinds: dict[str, Any] = {"sized": batches * 3, "unsized": lambda epoch: iter(batches * 3)}
+    for name, data in kinds.items():
+        admm.compress(model, data, "yuan2019_32x32", spec, out=tmp_path / name, device="cpu", say=said.append)
+    sized, unsized = (
+        [json.loads(line) for line in (tmp_path / name / "log.jsonl").read_text().splitlines()] for name in kinds
+    )
+    assert [line.pop("seconds", None) for line in sized] != []
+    for line in unsized:
+        line.pop("seconds", None)
+    assert unsized == sized
+    assert [line["residuals"]["0"]["rho"] for line in unsized if line["stage"] == "admm"] == [1e-3, 1e-2, 1e-1]
+    assert sum("counted 6" in line for line in said) == 1
 
 
 def test_without_removal_of_paths() -> None:
