@@ -55,7 +55,7 @@ def digest(state: Mapping[str, Any]) -> str:
     for name, value in state.items():
         if isinstance(value, torch.Tensor) and not is_lazy(value):
             found.update(f"{name} {value.dtype} {list(value.shape)}".encode())
-            found.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+            found.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
         else:
             found.update(f"{name} {value!r}".encode())
     return found.hexdigest()

@@ -12,7 +12,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +127,7 @@ class _Run:
             self._tell(EMULATED)
         self.model = self.setting.placed(_copied(self.source))
         self.setting.ranks.agree(self.model)
+        self.fingerprint = f"{self.spec.fingerprint()}\n{resolved_toml(self.target)}\n{digest(self.model.state_dict())}"
         self.example = self._example(example)
         state = self._begin(resume)
         if not state:
@@ -173,11 +173,6 @@ class _Run:
             example = first[0]
         parts = tuple(example) if isinstance(example, tuple | list) else (example,)
         return tuple(self.setting.moved(part[:2]) for part in parts)
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """Of specification, target, and the model as it came, its values included."""
-        return f"{self.spec.fingerprint()}\n{resolved_toml(self.target)}\n{digest(self.source.state_dict())}"
 
     def _begin(self, resume: bool) -> dict[str, Any]:
         """The checkpoint to go on from (or nothing), and the log cut back to it."""
