@@ -216,8 +216,11 @@ def train_dense(
     steps = Optimiser(**{**options["optimiser"], "schedule": Schedule(options["optimiser"]["schedule"])})
     optimiser = make_optimiser(model, steps)
     file, first = folder / "dense.pt", 0
+    fingerprint = json.dumps([network, options, recipe["dense_data"]], sort_keys=True)
     if file.exists():
         state = load_checkpoint(file)
+        if state["fingerprint"] != fingerprint:
+            raise SystemExit(f"{file}: of another recipe; give another --work, or remove it")
         model.load_state_dict(state["model"])
         first = state["epoch"]
         if first < options["epochs"]:
@@ -233,7 +236,7 @@ def train_dense(
                 lambda share, epoch=epoch: (epoch + share) / options["epochs"], setting, where=f"dense epoch {epoch}",
             )  # fmt: skip
             say(f"dense {epoch}: loss {done.loss:.4f}, {done.seconds:.0f} s")
-            state = {"fingerprint": network, "model": model.state_dict(), "epoch": epoch + 1}
+            state = {"fingerprint": fingerprint, "model": model.state_dict(), "epoch": epoch + 1}
             save_checkpoint(file, {**state, "optimiser": optimiser.state_dict()})
             if epoch + 1 == branch:
                 save_checkpoint(folder / "branch.pt", state)
