@@ -88,7 +88,12 @@ class Plan:
 
 
 def search(
-    layers: Sequence[LayerCost], importance: Mapping[str, Tensor], budget: float, *, links: Sequence[Link] = ()
+    layers: Sequence[LayerCost],
+    importance: Mapping[str, Tensor],
+    budget: float,
+    *,
+    links: Sequence[Link] = (),
+    unit: str = "",
 ) -> Plan:
     """Spend a budget where it keeps most importance.
 
@@ -99,6 +104,7 @@ def search(
         links: channels that layers share. What a plan cuts off (rows whose channel nobody writes, filters that nobody
             reads) then counts nothing and the search is repeated, until a plan cuts off nothing more (a heuristic: the
             best plan of all rounds is taken).
+        unit: of the prices, for messages.
 
     Returns:
         A plan of at most ``budget`` (within rounding), with at least one array position in each layer.
@@ -110,9 +116,10 @@ def search(
     _check(layers, importance, links)
     floor, dense = (float(sum(costs)) for costs in zip(*((x.floor, x.price * x.tiles) for x in layers), strict=True))
     if not budget >= floor * (1 - SLACK):
+        given, least = (f"{value:g} {unit}".rstrip() for value in (budget, floor))
         raise CompileError(
-            f"a budget of {budget:g} is below {floor:g}, the cost of one array position in each layer that is searched "
-            f"and of all that fixed layers have; give at least {floor:g}, or search fewer layers"
+            f"a budget of {given} is below {least}, the cost of one array position in each layer that is searched "
+            f"and of all that fixed layers have; give at least {least}, or search fewer layers"
         )
     if dense <= budget * (1 + SLACK):
         free, tiles = {layer.name: Structure() for layer in layers}, {layer.name: layer.tiles for layer in layers}
@@ -130,7 +137,7 @@ def search(
 
 def _check(layers: Sequence[LayerCost], importance: Mapping[str, Tensor], links: Sequence[Link]) -> None:
     if not layers:
-        raise CompileError("there is no layer to spend a budget on; name at least one")
+        raise CompileError("there is no layer to spend a budget on; give at least one")
     for layer in layers:
         if not 0 <= layer.price < math.inf:
             raise CompileError(f"its price {layer.price:g} is negative or not finite; give 0 or more", layer.name)

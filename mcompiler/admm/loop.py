@@ -21,6 +21,8 @@ Batches = Iterable[Batch] | Callable[[int], Iterable[Batch]]
 
 EMULATED = "this CPU has no bfloat16 units: every step will take many times as long as with precision = 'float32'"
 
+CALMER = "lower the learning rate, or set clip in the stage's optimiser"
+
 Loss = Callable[[Any, Any], torch.Tensor]
 Tick = Callable[[int], None]
 
@@ -195,8 +197,9 @@ def _gradients(
         value = float(loss.detach())
         (loss if extra is None else loss + extra).backward()  # type: ignore[no-untyped-call]
     if not math.isfinite(value + pull):
-        what = f"penalty is {pull}" if math.isfinite(value) else f"loss is {value}"
-        raise CompileError(f"the {what} in {where}{_culprit(model, x, y, setting)}")
+        if math.isfinite(value):
+            raise CompileError(f"the penalty is {pull} in {where}{_largest(model)}; {CALMER}, or lower admm.rho")
+        raise CompileError(f"the loss is {value} in {where}{_culprit(model, x, y, setting)}")
     return value, pull
 
 
@@ -252,11 +255,25 @@ def _infinite(value: Any) -> bool:
     return isinstance(value, torch.Tensor) and value.is_floating_point() and not bool(torch.isfinite(value).all())
 
 
+def _largest(model: nn.Module) -> str:
+    """The layer whose weights have grown most."""
+    sizes = {
+        name: float(weight.detach().abs().max())
+        for name, module in model.named_modules()
+        if isinstance(weight := getattr(module, "weight", None), torch.Tensor) and weight.numel()
+    }
+    broken = [name for name, size in sizes.items() if not math.isfinite(size)]
+    if broken:
+        return f": the weights of layer '{broken[0]}' are not finite"
+    name = max(sizes, key=sizes.__getitem__, default=None)
+    return "" if name is None else f": layer '{name}' has weights of up to {sizes[name]:.3g}"
+
+
 def _culprit(model: nn.Module, x: Any, y: Any, setting: Setting) -> str:
     """The first layer whose weights or output are not finite, and what to do."""
     if _infinite(x) or _infinite(y):
         return ": the batch itself holds values that are not finite; check the data"
-    remedy = "; lower the learning rate, or set clip in the stage's optimiser"
+    remedy = f"; {CALMER}"
     found: list[str] = []
     hooks = []
     for name, module in model.named_modules():

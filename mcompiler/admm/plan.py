@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
-from mcompiler.admm.budget import LayerCost, Link, Reader, search
+from mcompiler.admm.budget import SLACK, LayerCost, Link, Plan, Reader, search
+from mcompiler.admm.compressor import Compressor
 from mcompiler.admm.constraints import Structure
 from mcompiler.admm.export import to_onnx
 from mcompiler.admm.loop import Batch, Loss, Setting, forward
@@ -19,8 +21,15 @@ from mcompiler.admm.lowering import Layer, as_matrix, find_layers
 from mcompiler.admm.spec import Budget, Spec
 from mcompiler.admm.surgery.channels import ChannelGraph, trace
 from mcompiler.driver import Build, compile
+from mcompiler.errors import CompileError
 from mcompiler.geometry import array_shape
 from mcompiler.target import Place, Target
+
+UNITS = {"crossbars": "crossbars", "energy_j": "J", "area_m2": "m2"}
+"""Of the currencies."""
+
+ROUNDS = 8
+"""Searches at most, until a plan keeps its energy as it is mapped; two or three do."""
 
 
 def plan_structures(
@@ -39,7 +48,7 @@ def plan_structures(
         ``floor``, ``importance_kept``, ``tiles`` and ``structures`` by layer.
 
     Raises:
-        CompileError: a budget below what one array position a layer takes.
+        CompileError: a budget below what one array position a layer takes; no layer to search.
     """
     budget = spec.budget
     assert budget is not None
@@ -49,15 +58,24 @@ def plan_structures(
         for name, layer in layers.items()
         if name not in spec.layers and (budget.layers == "all" or not isinstance(layer.module, nn.Linear))
     }
+    if not chosen:
+        raise CompileError(
+            "the budget has no layer to be spent on: a layer that [layers] names is not searched, and products are "
+            "searched with budget.layers = 'all' only"
+        )
     importance = saliencies(model, chosen, itertools.islice(batches, budget.batches), loss_of, setting)
     costs = layer_costs(model, chosen, target, budget, example)
     links = channel_links(model, chosen, example) if spec.remove_paths else ()
-    plan = search(costs, importance, budget.limit, links=links)
+    plan, spent = _within(
+        budget,
+        lambda limit: search(costs, importance, limit, links=links, unit=UNITS[budget.currency]),
+        lambda plan: mapped_cost(model, chosen, {**spec.layers, **plan.structures}, target, spec, example),
+    )
     line = {
         "currency": budget.currency,
         "limit": budget.limit,
         "dense": plan.dense,
-        "spent": plan.spent,
+        "spent": spent,
         "floor": plan.floor,
         "importance_kept": plan.kept,
         "tiles": plan.tiles,
@@ -67,6 +85,52 @@ def plan_structures(
         },
     }
     return dict(plan.structures), line
+
+
+def _within(
+    budget: Budget, search_for: Callable[[float], Plan], cost_of: Callable[[Plan], float]
+) -> tuple[Plan, float]:
+    """A plan that keeps the budget as it would be mapped, and what it costs then.
+
+    Energies of array positions are means over a dense layer, and the positions that stay are fuller than those. So what
+    is searched for next is less by as much as the plan before costs too much.
+    """
+    plan = search_for(budget.limit)
+    if budget.currency != "energy_j":
+        return plan, plan.spent
+    for _ in range(ROUNDS):
+        spent = cost_of(plan)
+        if spent <= budget.limit * (1 + SLACK):
+            return plan, spent
+        aim = plan.spent * budget.limit / spent
+        if aim < plan.floor:
+            break
+        plan = search_for(aim)
+    raise CompileError(
+        f"no structure that costs {budget.limit:g} J when it is mapped was found, the last one costs {spent:g} J; give "
+        "as much, or search fewer layers"
+    )
+
+
+def mapped_cost(
+    model: nn.Module,
+    layers: Mapping[str, Layer],
+    structures: Mapping[str, Structure],
+    target: Target,
+    spec: Spec,
+    example: tuple[torch.Tensor, ...],
+) -> float:
+    """Energy per inference of what stands in the arrays of some layers, the model projected on structures and compiled.
+
+    What the projection makes unused is still there: the network that training ends with costs this much or less.
+    """
+    copied = copy.deepcopy(model)
+    compressor = Compressor(copied, target, dataclasses.replace(spec, budget=None), structures)
+    with torch.no_grad():
+        for name, mask in compressor.masks().items():
+            compressor.layers[name].weight.mul_(mask)
+    build = compile(to_onnx(copied, find_layers(copied), (), example), target, calibration="random")
+    return sum(_array_parts(build, name, "energy_j") for name in layers)
 
 
 def saliencies(

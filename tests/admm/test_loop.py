@@ -272,7 +272,12 @@ def test_data_that_are_not_finite_are_named(where: str) -> None:
 
 def test_a_penalty_that_is_not_finite_is_called_so() -> None:
     model = net()
-    with pytest.raises(CompileError, match="the penalty is inf in training, step 0; lower the learning rate"):
+    with torch.no_grad():
+        model[2].weight[0, 0] = -1e5
+    with pytest.raises(
+        CompileError,
+        match=r"the penalty is inf in training, step 0: layer '2' has weights of up to 1e\+05; lower the learning rate",
+    ):
         train(model, batches(), penalty=lambda: model[0].weight.sum() * 0 + math.inf)
 
 
