@@ -7,7 +7,7 @@ import json
 import os
 import random
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -104,10 +104,18 @@ class Log:
                 file.write(json.dumps(line) + "\n")
         if self._board is not None:
             step = len(self.lines)
-            for key, value in line.items():
-                if isinstance(value, int | float) and not isinstance(value, bool):
-                    self._board.add_scalar(key, value, step)
+            for key, value in _scalars(line):
+                self._board.add_scalar(key, value, step)
             self._board.flush()
+
+
+def _scalars(line: Mapping[str, Any], group: str = "") -> Iterator[tuple[str, float]]:
+    """Numbers of a line, those of nested tables (residuals by layer) under group/name."""
+    for key, value in line.items():
+        if isinstance(value, Mapping):
+            yield from _scalars(value, f"{group}{key}/")
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            yield f"{group}{key}", value
 
 
 def _tensorboard(folder: Path) -> Any:

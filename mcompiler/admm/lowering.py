@@ -104,6 +104,21 @@ def find_layers(model: nn.Module, skip: Iterable[str] = (), named: Iterable[str]
     return found
 
 
+def left_alone(model: nn.Module, layers: Mapping[str, Layer]) -> dict[str, str]:
+    """Modules that hold matrices and are not compressed, with their types.
+
+    What is skipped, and what is no layer to compress (transposed convolutions, recurrences, the projections inside
+    attention). The compiler puts what it can of them onto arrays, and no count of ours has those.
+    """
+    return {
+        name: type(module).__name__
+        for name, module in model.named_modules()
+        if name not in layers
+        and not isinstance(module, nn.Embedding)
+        and any(parameter is not None and parameter.ndim > 1 for parameter in module._parameters.values())
+    }
+
+
 def _check_layer(layer: Layer) -> None:
     """Refuse what has no weights of its own to project."""
     module = layer.module

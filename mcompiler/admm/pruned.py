@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,7 @@ class Pruned:
         pairs: (layer, batch normalisation behind it).
         shared: layers that read the same tensor, group by group.
         removed: channels and filters by layer, before and after, as plain values.
+        stays: layer -> {why: how many}, of filters without weights that could not be removed.
     """
 
     model: nn.Module
@@ -39,6 +41,7 @@ class Pruned:
     pairs: Sequence[tuple[str, str]]
     shared: Sequence[Sequence[str]]
     removed: Mapping[str, Any]
+    stays: Mapping[str, Mapping[str, int]]
 
 
 def prune(
@@ -93,7 +96,7 @@ def small(
     if not spec.remove_paths:
         pairs, shared = _neighbours(model, example)
         compressor.project(masks, levels=False)
-        return Pruned(model, compressor, masks, pairs, shared, {})
+        return Pruned(model, compressor, masks, pairs, shared, {}, {})
     support = {name: as_matrix(mask, compressor.layers[name].groups) for name, mask in masks.items()}
     removal = remove_unused(model, example, support)
     kept = {
@@ -108,7 +111,9 @@ def small(
     graph = trace(removal.model, example)  # before the projection: parametrised layers are not known to it
     kept = inner.fitted(kept)
     inner.project(kept, levels=False)
-    return Pruned(removal.model, inner, kept, fold_batchnorm_pairs(graph), shared_inputs(graph), removal.as_table())
+    stays = {name: dict(Counter(reasons.values())) for name, reasons in removal.pinned.items()}
+    pairs, shared = fold_batchnorm_pairs(graph), shared_inputs(graph)
+    return Pruned(removal.model, inner, kept, pairs, shared, removal.as_table(), stays)
 
 
 def _neighbours(

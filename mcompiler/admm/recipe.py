@@ -9,6 +9,7 @@ the same weights (on the CPU, bit for bit).
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -36,6 +37,7 @@ from mcompiler.admm.loop import (
     make_optimiser,
     train_epoch,
 )
+from mcompiler.admm.lowering import left_alone
 from mcompiler.admm.plan import plan_structures
 from mcompiler.admm.pruned import Pruned, prune, rebuild
 from mcompiler.admm.ranges import attach_quantisers, freeze_ranges, observe
@@ -125,7 +127,7 @@ class _Run:
         """All stages, from wherever the checkpoint says."""
         if self.setting.emulates:
             self._tell(EMULATED)
-        self.model = self.setting.placed(_copied(self.source))
+        self.model = self.setting.placed(copy.deepcopy(self.source))
         self.setting.ranks.agree(self.model)
         self.fingerprint = f"{self.spec.fingerprint()}\n{resolved_toml(self.target)}\n{digest(self.model.state_dict())}"
         self.example = self._example(example)
@@ -140,6 +142,9 @@ class _Run:
         self.structures = self._structures(state)
         self.compressor = Compressor(self.model, self.target, self.spec, self.structures)
         self.structures = self.compressor.structures
+        self.left = left_alone(self.model, self.compressor.layers)
+        if self.left:
+            self._tell("not compressed: " + ", ".join(f"'{name}' ({kind})" for name, kind in self.left.items()))
         self.dense_tiles = self.compressor.dense_tiles()
         self.dense_weights = {name: layer.weight.numel() for name, layer in self.compressor.layers.items()}
         if stage == "admm":
@@ -277,11 +282,14 @@ class _Run:
         self.setting.placed(pruned.model)
         self.figures["projected"] = self._accuracy(pruned.model)
         line = {"stage": "projection", "accuracy": self.figures["projected"], "tiles": tiles, "removed": pruned.removed}
-        self.log.write(line)
+        self.log.write({**line, "stays": pruned.stays})
         self._tell(
             f"projected: {_percent(self.figures['projected'])}, {sum(tiles.values())} of "
             f"{sum(self.dense_tiles.values())} array positions"
         )
+        if pruned.stays:
+            counts = ", ".join(f"{sum(reasons.values())} of '{name}'" for name, reasons in pruned.stays.items())
+            self._tell(f"filters without weights that have to stay (log and report say why): {counts}")
 
     def _quantise(self, *, fresh: bool) -> None:
         """Levels of weights and codes of inputs from here on."""
@@ -364,7 +372,7 @@ class _Run:
         self.setting.ranks.wait()
         result = Compressed(
             self.model.eval(), self.target, self.compressor.layers, self.pruned.pairs, self.example, self.structures,
-            self.figures, self.dense_tiles, self.dense_weights, self.compressor.tiles(),
+            self.figures, self.dense_tiles, self.dense_weights, self.compressor.tiles(), self.pruned.stays, self.left,
         )  # fmt: skip
         if self.test is not None:
             twin = result.deployed()
@@ -386,9 +394,3 @@ class _Run:
 
 def _percent(value: float | None) -> str:
     return "no test data" if value is None else f"{100 * value:.2f}%"
-
-
-def _copied(model: nn.Module) -> nn.Module:
-    import copy
-
-    return copy.deepcopy(model)

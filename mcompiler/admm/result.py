@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,8 @@ class Compressed:
             arithmetic of the chip with lossless converters).
         dense_tiles, tiles: array positions by layer, before and after.
         dense_weights: weights by layer, before.
+        stays: layer -> {why: how many}, of filters without weights that could not be removed.
+        left: modules with matrices that are not compressed, and their types; nothing here counts what they take.
     """
 
     model: nn.Module
@@ -45,6 +47,8 @@ class Compressed:
     dense_tiles: Mapping[str, int]
     dense_weights: Mapping[str, int]
     tiles: Mapping[str, int]
+    stays: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    left: Mapping[str, str] = field(default_factory=dict)
 
     def deployed(self) -> nn.Module:
         """A copy that computes as the chip does with lossless converters: its predictions are the mapped model's."""
@@ -84,6 +88,7 @@ class Compressed:
                 "structure": {
                     key: value for key, value in dataclasses.asdict(self.structures[name]).items() if value
                 } if name in self.structures else {},
+                "filters_that_stay": dict(self.stays.get(name, {})),
             }
             for name in names
         ]  # fmt: skip
@@ -95,6 +100,7 @@ class Compressed:
             "weights": sum(weights.values()),
             "weights_dense": sum(self.dense_weights.values()),
             "layers": layers,
+            "not_compressed": dict(self.left),
         }
 
     def write(self, folder: Path) -> None:

@@ -230,9 +230,9 @@ def test_numbers_go_to_tensorboard_where_it_is(tmp_path: Path, monkeypatch: pyte
 
     monkeypatch.setattr(checkpoint, "_tensorboard", made)
     log = Log(tmp_path / "log.jsonl")
-    log.write({"stage": "admm", "loss": 0.5, "epoch": 1, "done": True, "nested": {"a": 1}})
+    log.write({"stage": "admm", "loss": 0.5, "epoch": 1, "done": True, "nested": {"a": 1, "b": {"c": 0.25}}})
     assert folders == [tmp_path / "tensorboard"]
-    assert board.seen == [("loss", 0.5, 1), ("epoch", 1, 1)]
+    assert board.seen == [("loss", 0.5, 1), ("epoch", 1, 1), ("nested/a", 1, 1), ("nested/b/c", 0.25, 1)]
     assert board.flushed == 1
 
 

@@ -266,6 +266,32 @@ def test_without_removal_of_paths() -> None:
     assert result.weights()["0"] <= 8 * 40
 
 
+def test_filters_that_have_to_stay_are_reported(tmp_path: Path) -> None:
+    """A pruned filter of one branch, whose channel the other branch of the sum fills."""
+
+    class Sum(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.other, self.last = nn.Linear(40, 24), nn.Linear(40, 24), nn.Linear(24, 4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y: torch.Tensor = self.last(torch.relu(self.one(x) + self.other(x)))
+            return y
+
+    torch.manual_seed(0)
+    _, batches = tiny()
+    said: list[str] = []
+    spec = brief(layers={"one": admm.Structure(filters=8)})
+    result = admm.compress(Sum(), batches, "yuan2019_32x32", spec, out=tmp_path, device="cpu", say=said.append)
+    why = {"it is tied to channels that are in use": 16}
+    assert result.stays == {"one": why}
+    layers = json.loads((tmp_path / "report.json").read_text())["layers"]
+    assert {layer["name"]: layer["filters_that_stay"] for layer in layers} == {"one": why, "other": {}, "last": {}}
+    (line,) = (json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines() if "projection" in line)
+    assert line["stays"] == {"one": why}
+    assert any("have to stay" in line and "16 of 'one'" in line for line in said)
+
+
 def test_loss_that_is_not_finite_stops_the_run() -> None:
     model, batches = tiny()
     batches[1] = (batches[1][0] * torch.inf, batches[1][1])

@@ -45,8 +45,9 @@ def compressed(bits: int = 8) -> Compressed:
     observe(model, quantisers, [(x, None)], 1, Setting(torch.device("cpu"), False, False, Ranks()))
     freeze_ranges(quantisers, "mse")
     return Compressed(
-        model, target, compressor.layers, (), (x,), structures, FIGURES, dense, weights, compressor.tiles()
-    )
+        model, target, compressor.layers, (), (x,), structures, FIGURES, dense, weights, compressor.tiles(),
+        {"0": {"it is tied to channels that are in use": 2}}, {"rnn": "LSTM"},
+    )  # fmt: skip
 
 
 def test_report_counts_what_is_left_and_what_was_there() -> None:
@@ -67,12 +68,15 @@ def test_report_counts_what_is_left_and_what_was_there() -> None:
         "tiles": 0,
         "tiles_dense": 7,
         "structure": {"filters": 1},
+        "filters_that_stay": {},
     }
     assert report["top1"] == {"dense": 0.5, "projected": 0.25}  # what was not measured is left out
     assert report["tiles"] == sum(result.tiles.values())
     assert report["weights"] == sum(result.weights().values())
     assert (report["weights_dense"], report["tiles_dense"]) == (108 + 480 + 100, 9 + 36 + 7)
     assert report["target"] == "generic_128"
+    assert first["filters_that_stay"] == {"it is tied to channels that are in use": 2}
+    assert report["not_compressed"] == {"rnn": "LSTM"}
 
 
 def test_files_are_the_model_and_the_report(tmp_path: Path) -> None:
