@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from images import Images
+from networks import NETWORKS, SHAPES
 from torch import nn
 
 import mcompiler
-from mcompiler import admm
 from mcompiler.admm.export import to_onnx
 from mcompiler.admm.lowering import find_layers
 from mcompiler.driver import Build
@@ -81,16 +82,18 @@ def top1(session: Session, x: npt.NDArray[Any], y: npt.NDArray[Any], batch: int 
     return right / len(x)
 
 
-def dense_build(dense: nn.Module, result: admm.Compressed, target: Target) -> Build:
-    """The dense network compiled for a target; costs only."""
-    model = to_onnx(dense, find_layers(dense), (), tuple(part.cpu() for part in result.example))
+def dense_build(network: str, target: Target) -> Build:
+    """A dense network compiled for a target; costs only, so that it need not be trained."""
+    torch.manual_seed(0)
+    dense = NETWORKS[network]().eval()
+    model = to_onnx(dense, find_layers(dense), (), (torch.zeros(1, *SHAPES[network]),))
     return mcompiler.compile(model, target, calibration="random")
 
 
-def dense_figures(dense: nn.Module, result: admm.Compressed, target: str) -> dict[str, Any]:
+def dense_figures(network: str, target: str) -> dict[str, Any]:
     """Weights, tiles and arrays of the dense network, at equal bits and at 9 bit."""
-    nine = dense_build(dense, result, load_target(target, DENSE_BITS))
-    layers = find_layers(dense)
+    nine = dense_build(network, load_target(target, DENSE_BITS))
+    layers = find_layers(NETWORKS[network]())
     conv = [name for name, layer in layers.items() if not isinstance(layer.module, nn.Linear)]
     copies = array_shape(nine.target).arrays_per_tile
     tiles = {name: cost.crossbars_dense // copies for name, cost in nine.cost.layers.items() if name in layers}
@@ -106,10 +109,10 @@ def dense_figures(dense: nn.Module, result: admm.Compressed, target: str) -> dic
     }
 
 
-def power_and_area(model: Path, dense: nn.Module, result: admm.Compressed, target: str) -> dict[str, Any]:
+def power_and_area(model: Path, network: str, target: str) -> dict[str, Any]:
     """Compressed at 5 bit against dense at 9 bit, three ways, and what the early layers leave at least."""
     small = mcompiler.compile(model, target, calibration="random")
-    large = dense_build(dense, result, load_target(target, DENSE_BITS))
+    large = dense_build(network, load_target(target, DENSE_BITS))
     rate = min(small.cost.throughput_per_s, large.cost.throughput_per_s)
     rows = {name: _figures(build, rate) for name, build in (("compressed_5bit", small), ("dense_9bit", large))}
     five, nine = rows["compressed_5bit"], rows["dense_9bit"]

@@ -213,3 +213,6 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "vgg16": vgg16,
     "resnet18": resnet18,
 }
+
+SHAPES = {"lenet5": (1, 28, 28), "convnet": (3, 32, 32), "vgg16": (3, 32, 32), "resnet18": (3, 32, 32)}
+"""Of one image."""

@@ -58,7 +58,7 @@ def main() -> None:
         folder = args.work / name / f"seed{seed}"
         folder.mkdir(parents=True, exist_ok=True)
         if "start" in recipe:
-            dense, start, facts = started(network, images, recipe["start"])
+            start, facts = started(network, images, recipe["start"])
         else:
             dense, start = train_dense(network, images, recipe, seed, args.work)
             facts = dense_facts(dense, images, recipe)
@@ -83,10 +83,10 @@ def main() -> None:
         runs.append({"seed": seed, **facts, **mapped, **counted})
         say(json.dumps({key: runs[-1][key] for key in ("top1_dense", "top1_quantised", "top1_mapped", "tiles_conv")}))
         if len(runs) == 1:
-            sizes = dense_figures(dense, result, TARGETS[network])
+            sizes = dense_figures(network, TARGETS[network])
             (HERE / "models").mkdir(exist_ok=True)
             shutil.copyfile(model, HERE / "models" / f"{name}.onnx")
-            power = power_and_area(model, dense, result, TARGETS[network])
+            power = power_and_area(model, network, TARGETS[network])
             shutil.copyfile(folder / "log.jsonl", RESULTS / f"{name}.log.jsonl")
     if runs:
         write(name, summary(network, dataset, recipe, runs, sizes, power))
@@ -162,12 +162,11 @@ def taught(name: str, network: str, images: Images, recipe: dict[str, Any], work
     return train_dense(other, images, recipe, int(seed), work)[0]
 
 
-def started(network: str, images: Images, name: str) -> tuple[nn.Module, nn.Module, dict[str, Any]]:
+def started(network: str, images: Images, name: str) -> tuple[nn.Module, dict[str, Any]]:
     """Where a compression goes on from the compressed model of another row.
 
     Returns:
-        The dense network, untrained (for its costs); that model's network; what that row says of its dense network, and
-        the epochs that lie behind.
+        That model's network; what that row says of its dense network, and the epochs that lie behind.
     """
     file, result = HERE / "models" / f"{name}.onnx", RESULTS / f"{name}.json"
     for needed in (file, result):
@@ -183,7 +182,7 @@ def started(network: str, images: Images, name: str) -> tuple[nn.Module, nn.Modu
         layer["name"]: {key: layer[key] for key in ("weights_dense", "tiles_dense")} for layer in run["layers"]
     }
     model = reopened(NETWORKS[network](), file, images.normalised(images.train[:512]))
-    return NETWORKS[network]().eval(), model, facts
+    return model, facts
 
 
 def train_dense(

@@ -14,19 +14,15 @@ import json
 from pathlib import Path
 from typing import Any
 
-import torch
 from common import RESULTS, write
-from mapping import DENSE_BITS
+from mapping import DENSE_BITS, dense_build
 from networks import NETWORKS
 
 import mcompiler
-from mcompiler.admm.export import to_onnx
-from mcompiler.admm.lowering import find_layers
 from mcompiler.driver import Build
 from mcompiler.target import load_target
 
 MODELS = Path(__file__).resolve().parent / "models"
-SHAPES = {"lenet5": (1, 28, 28), "convnet": (3, 32, 32), "vgg16": (3, 32, 32), "resnet18": (3, 32, 32)}
 CELLS = ("cell", "array")
 CONVERTERS = ("adc", "dac", "sample_hold")
 
@@ -63,10 +59,7 @@ def measure(network: str) -> dict[str, Any]:
     path = next(MODELS.glob(f"{network}_*_5bit.onnx"))
     known = json.loads((RESULTS / f"{path.stem}.json").read_text())
     small = mcompiler.compile(path, known["target"], calibration="random")
-    torch.manual_seed(0)
-    network_of = NETWORKS[network]().eval()
-    model = to_onnx(network_of, find_layers(network_of), (), (torch.zeros(1, *SHAPES[network]),))
-    dense = mcompiler.compile(model, load_target(known["target"], DENSE_BITS), calibration="random")
+    dense = dense_build(network, load_target(known["target"], DENSE_BITS))
     table = rows(dense, small)
     whole: dict[str, Any] = {
         key: {
@@ -86,7 +79,7 @@ def measure(network: str) -> dict[str, Any]:
 
 def main() -> None:
     """All committed models."""
-    found = [measure(network) for network in SHAPES]
+    found = [measure(network) for network in NETWORKS]
     for row in found:
         print(row["network"], row["arrays_dense_9bit"], row["arrays_compressed_5bit"], row["saved_percent"])
     print(write("reductions", {"rows": found}))
