@@ -1,4 +1,4 @@
-"""docs/results.md from the result files: no number on that page is typed by hand.
+"""docs/results.md from the result files; only the remarks in rows.toml are written by hand.
 
     python benchmarks/page.py [--results benchmarks/results] [--out docs/results.md] [--check]
 
@@ -43,6 +43,7 @@ from mcompiler.target import load_target
 
 HERE = Path(__file__).resolve().parent
 PAGE = HERE.parent / "docs" / "results.md"
+TEST_IMAGES = 10_000
 
 INTRODUCTION = """\
 # Results
@@ -78,7 +79,8 @@ $ python benchmarks/paper.py convnet --seeds 0 1 2
 $ python benchmarks/paper.py vgg16
 $ python benchmarks/paper.py resnet18
 $ python benchmarks/paper.py vgg16 --spec benchmarks/specs/vgg16_40.toml --name vgg16_cifar10_5bit_40
-$ python benchmarks/paper.py resnet18 --spec benchmarks/specs/resnet18_40.toml --name resnet18_cifar10_5bit_40
+$ python benchmarks/paper.py resnet18 --seeds 1 --spec benchmarks/specs/resnet18_40.toml --name resnet18_cifar10_5bit_40
+$ python benchmarks/costs.py # power and area alone, again
 $ python benchmarks/sweep.py --restart
 $ python benchmarks/budget.py
 $ python benchmarks/admm.py
@@ -317,7 +319,14 @@ def clipping(runs: list[Any]) -> list[str]:
         if clipped
         else "No converter clips."
     )
-    return [f"{share} With lossless converters the mapped network {exact} the quantised one on every layer.", ""]
+    probed = max(run.get("images_probed") or 0 for run in runs)
+    on = (
+        f", compared on the first {probed:,} test images, on which clipping is counted too (their lossless accuracy "
+        "is that of the quantised network)"
+        if probed and probed < TEST_IMAGES
+        else ""
+    )
+    return [f"{share} With lossless converters the mapped network {exact} the quantised one on every layer{on}.", ""]
 
 
 def epochs(runs: list[Any], recipe: dict[str, Any]) -> list[str]:
@@ -354,7 +363,7 @@ def layers(result: Any) -> list[str]:
              f"{layer['weights']:,} of {layer['weights_dense']:,}", f"{layer['tiles']} of {layer['tiles_dense']}",
              quantity(energy[name], "J") if name in energy else "–", "–" if clipped is None else f"{clipped:.1e}")
         )  # fmt: skip
-    head = ["layer", "may keep", "matrix now", "weights", "tiles", "energy", "clipped"]
+    head = ["layer", "may keep", "matrix now", "weights", "tiles", "energy, whole chip", "clipped"]
     return table(head, rows, left=2)
 
 

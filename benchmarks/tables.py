@@ -205,9 +205,11 @@ def epoch_cost(result: Any) -> list[str]:
     verdict = "within" if over["median"] <= 1.15 else "above"
     return [
         f"{result['network']}, batch {result['batch']}, {result['precision']}, {result['threads']} thread(s), "
-        f"{result['rounds']} rounds in turn: a plain epoch takes {result['epoch_s']['plain']:,.1f} s, an ADMM epoch "
-        f"{result['epoch_s']['admm']:,.1f} s with its {result['update_s']:.3g} s of projections. Ratio "
-        f"{over['median']:.3f} ({over['min']:.3f} to {over['max']:.3f}), {verdict} the 1.15 that was asked for.",
+        f"{result['rounds']} rounds of {result['steps_per_round']} step(s) of each kind in turn, from which epochs are "
+        f"reckoned: a plain one takes {result['epoch_s']['plain']:,.1f} s, one of ADMM "
+        f"{result['epoch_s']['admm']:,.1f} s with its {result['update_s']:.3g} s of projections. Median ratio "
+        f"{over['median']:.3f} (single rounds {over['min']:.3f} to {over['max']:.3f}), {verdict} the 1.15 that was "
+        "asked for.",
         "",
         machine(result),
         "",
