@@ -29,7 +29,7 @@ from mcompiler.admm.distributed import Ranks
 from mcompiler.admm.export import to_onnx
 from mcompiler.admm.loop import Setting
 from mcompiler.admm.lowering import Layer, find_layers
-from mcompiler.admm.plan import channel_links, layer_costs, saliencies
+from mcompiler.admm.plan import channel_links, layer_costs, mapped_cost, saliencies
 from mcompiler.driver import compile
 from mcompiler.target import Target, load_target
 
@@ -64,7 +64,16 @@ def main() -> None:
         "network": "vgg16", "dataset": "cifar10", "target": TARGET, "weights": "vgg16_cifar10.npz", "seed": SEED,
         "batches": BATCHES, "batch": BATCH, "torch": torch.__version__, "threads": args.threads,
         "layers": layer_facts(model, layers, target, costs, example),
-        **{key: {name: plan_facts(plan, costs) for name, plan in plans.items()} for key, plans in found.items()},
+        **{
+            key: {
+                name: {
+                    **plan_facts(plan, costs),
+                    "mapped_j": mapped_cost(model, layers, plan.structures, target, admm.Spec(), example),
+                }
+                for name, plan in plans.items()
+            }
+            for key, plans in found.items()
+        },
         "seconds": round(time.perf_counter() - started, 1),
     }  # fmt: skip
     show(result)

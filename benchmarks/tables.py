@@ -125,7 +125,9 @@ def budget(result: Any) -> list[str]:
         + "Links are channels that one layer writes and others read: what one plan cuts off counts nothing in the "
         "others. `compress` searches with them, as a heuristic"
         + (", which here misses that the plan for crossbars is affordable and keeps more; " if misses else "; ")
-        + "without them the search is exact, and at equal energy the plan that spends energy cannot keep less.",
+        + "without them the search is exact, and at equal prices the plan that spends energy cannot keep less. Prices "
+        "are means over a layer's tiles, and those that stay are fuller: `compress` compiles a plan, and searches with "
+        "less until it keeps its energy as it is mapped.",
         "",
         machine(result),
         "",
@@ -147,7 +149,8 @@ def budget_table(layers: list[Any], plans: Sequence[Any]) -> list[str]:
     ]
     dense = f"{sum(layer['tiles_dense'] for layer in layers):,}"
     rows.append(("tiles", "", "", "", dense, *(sum(plan["tiles"].values()) for plan in plans)))
-    rows.append(("energy", "", "", "", "", *(quantity(plan["takes"]["energy_j"], "J") for plan in plans)))
+    rows.append(("energy, by price", "", "", "", "", *(quantity(plan["takes"]["energy_j"], "J") for plan in plans)))
+    rows.append(("energy, as mapped", "", "", "", "", *(quantity(plan["mapped_j"], "J") for plan in plans)))
     rows.append(("saliency kept, %", "", "", "", "", *(percent(plan["importance_kept"]) for plan in plans)))
     head = ["layer", "matrix", "vectors", "energy a tile", "dense"]
     return table([*head, "crossbars", "energy", "crossbars, no links", "energy, no links"], rows)
