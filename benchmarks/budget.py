@@ -4,8 +4,8 @@
 
 Saliencies come from 20 batches of CIFAR-10 training images, prices from the cost model of `yuan2019`. Nothing is
 trained: what a plan is worth is the share of the saliency that it keeps. With links between layers, as the recipe
-searches (what one layer does not write, the next need not read), and without, where the search is exact. A minute on
-one core. Writes benchmarks/results/budget_vgg16.json. Needs ../shared and Pillow.
+searches (what one layer does not write, the next need not read), and without, where the search is exact. A few
+minutes on one core. Writes benchmarks/results/budget_vgg16.json. Needs ../shared and Pillow.
 """
 
 from __future__ import annotations
@@ -60,20 +60,16 @@ def main() -> None:
         "plans": spend(costs, importance, args.crossbars, links),
         "plans_unlinked": spend(costs, importance, args.crossbars, ()),
     }
+
+    def facts_of(plan: Plan) -> dict[str, Any]:
+        mapped = mapped_cost(model, layers, plan.structures, target, admm.Spec(), example)
+        return {**plan_facts(plan, costs), "mapped_j": mapped}
+
     result = {
         "network": "vgg16", "dataset": "cifar10", "target": TARGET, "weights": "vgg16_cifar10.npz", "seed": SEED,
         "batches": BATCHES, "batch": BATCH, "torch": torch.__version__, "threads": args.threads,
         "layers": layer_facts(model, layers, target, costs, example),
-        **{
-            key: {
-                name: {
-                    **plan_facts(plan, costs),
-                    "mapped_j": mapped_cost(model, layers, plan.structures, target, admm.Spec(), example),
-                }
-                for name, plan in plans.items()
-            }
-            for key, plans in found.items()
-        },
+        **{key: {name: facts_of(plan) for name, plan in plans.items()} for key, plans in found.items()},
         "seconds": round(time.perf_counter() - started, 1),
     }  # fmt: skip
     show(result)

@@ -23,6 +23,9 @@ def main() -> None:
     parser.add_argument("names", nargs="*", metavar="NAME")
     names = parser.parse_args().names or sorted(path.stem for path in MODELS.glob("*.onnx"))
     for name in names:
+        for needed in (MODELS / f"{name}.onnx", RESULTS / f"{name}.json"):
+            if not needed.exists():
+                raise SystemExit(f"{needed}: not there; names are those of the files in {MODELS}")
         result = json.loads((RESULTS / f"{name}.json").read_text())
         network, target = result["network"], result["target"]
         sizes = dense_figures(network, target)

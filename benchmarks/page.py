@@ -44,6 +44,7 @@ from mcompiler.target import load_target
 HERE = Path(__file__).resolve().parent
 PAGE = HERE.parent / "docs" / "results.md"
 TEST_IMAGES = 10_000
+"""Of MNIST and CIFAR-10."""
 
 INTRODUCTION = """\
 # Results

@@ -48,6 +48,8 @@ def main() -> None:
     parser.add_argument("--stop-after", choices=["dense", "compress"], help="leave the rest for another run")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     args = parser.parse_args()
+    if args.spec is not None and not args.spec.is_file():
+        parser.error(f"{args.spec}: no such file; recipes are in {HERE / 'specs'}")
     torch.set_num_threads(args.threads)
     network, dataset = args.network, DATASETS[args.network]
     name = args.name or f"{network}_{dataset}_5bit"
