@@ -16,7 +16,7 @@ torch = pytest.importorskip("torch")
 from torch import nn  # noqa: E402
 from torch.nn.utils.parametrizations import weight_norm  # noqa: E402
 
-from mcompiler.admm.lowering import Layer, as_matrix, as_weight, find_layers  # noqa: E402
+from mcompiler.admm.lowering import Layer, as_matrix, as_weight, find_layers, left_alone  # noqa: E402
 
 
 class Net(nn.Module):
@@ -127,3 +127,14 @@ def test_one_bias_for_two_layers_is_no_matter() -> None:
     model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 4))
     model[1].bias = model[0].bias
     assert list(find_layers(model)) == ["0", "1"]
+
+
+def test_what_holds_matrices_and_is_not_compressed() -> None:
+    model = nn.ModuleDict({
+        "words": nn.Embedding(5, 8), "up": nn.ConvTranspose2d(2, 3, 2), "norm": nn.BatchNorm2d(3),
+        "memory": nn.LSTM(8, 4), "first": nn.Linear(8, 8), "last": nn.Linear(8, 2),
+    })  # fmt: skip
+    assert left_alone(model, find_layers(model)) == {"up": "ConvTranspose2d", "memory": "LSTM"}
+    assert left_alone(model, find_layers(model, ["last"])) == {
+        "up": "ConvTranspose2d", "memory": "LSTM", "last": "Linear",
+    }  # fmt: skip

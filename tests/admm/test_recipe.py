@@ -244,18 +244,24 @@ def test_data_that_do_not_know_their_length_are_counted(tmp_path: Path) -> None:
         admm=admm.Admm(rho=(1e-3, 1e-2, 1e-1), epochs=1, updates_per_epoch=3), retrain=admm.Retrain(epochs=2),
     )  # fmt: skip
     said: list[str] = []
-    kinds: dict[str, Any] = {"sized": batches * 3, "unsized": lambda epoch: iter(batches * 3)}
+    kinds: dict[str, Any] = {
+        "sized": batches * 3,
+        "unsized": lambda epoch: iter(batches * 3),
+        "shrinking": lambda epoch: iter(batches * (1 if epoch else 3)),
+    }
     for name, data in kinds.items():
         admm.compress(model, data, "yuan2019_32x32", spec, out=tmp_path / name, device="cpu", say=said.append)
-    sized, unsized = (
-        [json.loads(line) for line in (tmp_path / name / "log.jsonl").read_text().splitlines()] for name in kinds
-    )
-    assert [line.pop("seconds", None) for line in sized] != []
-    for line in unsized:
-        line.pop("seconds", None)
-    assert unsized == sized
-    assert [line["residuals"]["0"]["rho"] for line in unsized if line["stage"] == "admm"] == [1e-3, 1e-2, 1e-1]
-    assert sum("counted 6" in line for line in said) == 1
+    logs = {
+        name: [json.loads(line) for line in (tmp_path / name / "log.jsonl").read_text().splitlines()] for name in kinds
+    }
+    for lines in logs.values():
+        for line in lines:
+            line.pop("seconds", None)
+        rhos = [line["residuals"]["0"]["rho"] for line in lines if line["stage"] == "admm"]
+        assert rhos == [1e-3, 1e-2, 1e-1]
+    assert [line["steps"] for line in logs["sized"] if line["stage"] == "admm"] == [6, 6, 6]
+    assert logs["unsized"] == logs["sized"]
+    assert sum("counted 6" in line for line in said) == 2
 
 
 def test_without_removal_of_paths() -> None:

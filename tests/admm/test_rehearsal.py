@@ -12,7 +12,9 @@ from torch import nn
 
 import mcompiler
 from mcompiler import admm
+from mcompiler.admm.rehearsal import rehearse
 from mcompiler.errors import UserError
+from mcompiler.target import load_target
 
 BRIEF = admm.Spec(admm=admm.Admm(rho=(1e-1,), epochs=1), retrain=admm.Retrain(epochs=1))
 
@@ -72,13 +74,14 @@ def test_fails_before_the_training(case: str, remove_paths: bool, capfd: pytest.
     assert capfd.readouterr().out == "", "standard output belongs to --json"
 
 
-def test_a_model_is_left_as_it_was() -> None:
-    model = Net(lambda net, x: net.b(net.a(x)))
-    model.train()
+@pytest.mark.parametrize("training", [True, False])
+def test_a_model_is_left_as_it_was(training: bool) -> None:
+    model = Net(lambda net, x: net.b(net.a(x))).train(training)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    admm.compress(model, batches(), "generic_128", BRIEF, device="cpu", progress=False)
-    assert model.training
+    rehearse(model, (batches()[0][0],), load_target("generic_128"), BRIEF)
+    assert {module.training for module in model.modules()} == {training}
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert all(parameter.requires_grad and parameter.grad is None for parameter in model.parameters())
     assert not model.a._forward_pre_hooks
 
 
