@@ -1,0 +1,198 @@
+"""TILED, ANALOG and PLACED: which part of which matrix is on which array, how it is encoded, and where it is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from mcompiler.ir.matrix import CodeArray, IntArray, MatrixProgram
+
+TILE = np.dtype(
+    [
+        ("tile", np.int32),  # index of the array position within the layer; its arrays are consecutive
+        ("group", np.int32),  # first group
+        ("groups", np.int32),  # groups packed on the diagonal
+        ("row", np.int32),  # first row, an index into the kept rows of the group
+        ("rows", np.int32),  # word lines that hold weights: kept rows, those of packed groups together
+        ("col", np.int32),  # first column, an index into the kept columns
+        ("cols", np.int32),
+        ("slice", np.int8),  # slice held, or -1: all, in adjacent columns
+        ("polarity", np.int8),  # +1, -1, or 0: both in adjacent columns (or an encoding without pairs)
+    ]
+)
+"""One row per physical array."""
+
+
+@dataclass(frozen=True)
+class TiledProgram:
+    """TILED: the tile table of each operation, and what the dense mapping would have taken.
+
+    Attributes:
+        tables: one structured array (dtype TILE) per operation.
+        dense: arrays of the dense mapping of each operation (no compaction, no pruning, no replicas).
+    """
+
+    matrix: MatrixProgram
+    tables: tuple[npt.NDArray[np.void], ...]
+    dense: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class AnalogOp:
+    """Encoding and converter settings of one operation.
+
+    Attributes:
+        shift: offset encoding: what was added to every code before slicing; 0 otherwise.
+        flips: bool [arrays, columns]: physical columns that are stored complemented.
+        signs: polarised encoding: bool [arrays, reads, tile_columns]: columns of weights whose codes count negative in
+            that read; None otherwise.
+        gain: ADC codes per unit of level times input code; at most 8 significant bits, so that products are exact.
+        zoom: int8 [arrays, columns]: binary steps by which the range of a bit line's conversion is finer than the
+            layer's, its gain being ``gain * 2**zoom``; one conversion of a pair has the same on both lines. None: 0.
+        lossless: every column of every array converts without loss.
+        live: int64 [arrays], cells that hold part of a weight: kept rows times kept columns of their own group.
+        clipped: share of conversions that clip on the calibration vectors; None without calibration.
+        adc_bits: int64 [arrays]: fewest bits of a converter of this target's kind, one code per unit, with which every
+            conversion of the array is lossless given its own cells; 0 where no number of bits suffices.
+    """
+
+    shift: int
+    flips: npt.NDArray[np.bool_]
+    gain: float
+    lossless: bool
+    live: IntArray
+    clipped: float | None
+    adc_bits: IntArray
+    signs: npt.NDArray[np.bool_] | None = None
+    zoom: npt.NDArray[np.int8] | None = None
+
+    @property
+    def adc_range(self) -> BitRange:
+        """Fewest bits over all arrays of the layer."""
+        if not len(self.adc_bits):
+            return NO_BITS
+        found = self.adc_bits[self.adc_bits > 0].tolist()
+        return BitRange(min(found, default=None), max(found) if len(found) == len(self.adc_bits) else None)
+
+
+@dataclass(frozen=True)
+class BitRange:
+    """Bits that the arrays of a layer need, from the one with fewest to the one with most.
+
+    Attributes:
+        min, max: None where there are no arrays, or none (min) or not all of them (max) have such a number.
+    """
+
+    min: int | None
+    max: int | None
+
+    def __str__(self) -> str:
+        if self.min is None:
+            return "-"
+        return str(self.min) if self.min == self.max else f"{self.min} to {self.max or 'any'}"
+
+    def as_json(self) -> dict[str, int | None]:
+        """The object that JSON outputs hold."""
+        return {"min": self.min, "max": self.max}
+
+
+NO_BITS = BitRange(None, None)
+"""Of what has no arrays."""
+
+
+@dataclass(frozen=True)
+class Replication:
+    """What copies of arrays gain, estimated before they are placed: transfers between tiles are not in it.
+
+    Attributes:
+        budget, arrays: that there are, and that are used.
+        interval_before_s, interval_s, interval_bound_s: between two inferences with one copy of each layer, as it is,
+            and the shortest that any copies within the budget allow.
+        latency_before_s, latency_s, latency_bound_s: of one inference alone; no copies within the budget go below.
+    """
+
+    budget: int
+    arrays: int
+    interval_before_s: float
+    interval_s: float
+    interval_bound_s: float
+    latency_before_s: float
+    latency_s: float
+    latency_bound_s: float
+
+
+@dataclass(frozen=True)
+class AnalogProgram:
+    """ANALOG: one AnalogOp per operation.
+
+    Attributes:
+        replicas: copies of the arrays of each operation; empty: one of each. Copies are equal, cell by cell, and serve
+            its vectors in turn.
+        replication: what they gain; None where none were asked for.
+        turns: of each operation, where layers take turns on the same arrays, written anew each time; empty: all of them
+            are there at once.
+        batch: inferences that go through one turn before the next.
+    """
+
+    tiled: TiledProgram
+    analog: tuple[AnalogOp, ...]
+    replicas: tuple[int, ...] = ()
+    replication: Replication | None = None
+    turns: tuple[int, ...] = ()
+    batch: int = 1
+
+    @property
+    def copies(self) -> tuple[int, ...]:
+        """Copies of the arrays of each operation."""
+        return self.replicas or (1,) * len(self.analog)
+
+    def turn(self, number: int) -> AnalogProgram:
+        """The same with the arrays of one turn only: layers of others have none."""
+        tables = tuple(
+            table if own == number else table[:0] for table, own in zip(self.tiled.tables, self.turns, strict=True)
+        )
+        return replace(self, tiled=replace(self.tiled, tables=tables), turns=())
+
+
+@dataclass(frozen=True)
+class Remapping:
+    """Where the lines of an operation's arrays stand on a chip whose stuck cells are known.
+
+    The arrays of one array position share the order of their lines. Lines are counted with spares: word lines after
+    ``rows``, bit lines after the unit and reference columns.
+
+    Attributes:
+        word_lines: int16 [tiles, rows], word line of each row; no two the same.
+        places: int16 [tiles, tile_columns], place of each column of weights: the bit lines p * columns_per_weight and
+            following, or for p >= tile_columns spare ones; no two the same.
+        swapped: bool [tiles, tile_columns], columns whose + and - cells have changed places (their sign is undone
+            digitally).
+        faults: int32 [stuck, 4], stuck cells of the arrays: array, word line, bit line, 1 on or 0 off.
+        lines: word lines and bit lines of an array, spares included.
+        harm_before, harm_after: sum over stuck cells of (deviation in level steps x worth of a step)^2.
+    """
+
+    word_lines: CodeArray
+    places: CodeArray
+    swapped: npt.NDArray[np.bool_]
+    faults: npt.NDArray[np.int32]
+    lines: tuple[int, int]
+    harm_before: float
+    harm_after: float
+
+
+@dataclass(frozen=True)
+class PlacedProgram:
+    """PLACED: int32 [replicas * arrays, 4] per operation: chip, tile, core, array position within the core.
+
+    Array a of replica r is row r * arrays + a.
+
+    With ``remaps`` (one per operation, or none at all) the arrays of a chip with known stuck cells.
+    """
+
+    analog: AnalogProgram
+    addresses: tuple[npt.NDArray[np.int32], ...]
+    chips: int
+    remaps: tuple[Remapping, ...] = ()

@@ -1,0 +1,228 @@
+"""MATRIX: weight-stationary operations as float matrices (``lower``) and as integer ones (``quantise``)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from mcompiler.ir.graph import GraphProgram
+
+IntArray = npt.NDArray[np.int64]
+CodeArray = npt.NDArray[np.int16]
+FloatArray = npt.NDArray[np.float32]
+
+
+ANALOG_DOMAIN = "mcompiler"
+"""Domain of the placeholder nodes that ``lower`` puts where an analog operation stands."""
+
+
+ANALOG_OP = "Analog"
+"""Operator of those placeholders: one input [B, C, *spatial] or [..., K], one output, name = layer name."""
+
+
+@dataclass(frozen=True)
+class ConvShape:
+    """A convolution: how input windows become vectors. Row k of the matrix is (channel, *kernel position), C order.
+
+    Attributes:
+        kernel, strides, dilations: one entry per spatial dimension (1 to 3).
+        pads: begin of each spatial dimension, then end of each (ONNX order); explicit, no auto_pad.
+        groups: G. Input channels are G * K / prod(kernel).
+    """
+
+    kernel: tuple[int, ...]
+    strides: tuple[int, ...]
+    dilations: tuple[int, ...]
+    pads: tuple[int, ...]
+    groups: int
+
+
+@dataclass(frozen=True)
+class MatMulShape:
+    """x [..., K] @ W [K, N]; with ``batch`` the constant is W [*batch, K, N] and G = prod(batch) groups.
+
+    With a batch, x is [..., M, K] and numpy broadcasting joins its leading dimensions with ``batch``.
+    """
+
+    batch: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class FloatMatrix:
+    """A weight-stationary operation before quantisation.
+
+    Attributes:
+        name: layer name = name of the ONNX node it came from.
+        shape: how its vectors are formed.
+        weights: float64 or float32 [G, K, N] (or, with ``weight_codes``, their exact real values).
+        weight_codes: int [G, K, N] with zero point subtracted and ``weight_scale`` [G, N], where the model brings them.
+        bias: float32 [G, N] added after scaling, or None.
+        tensor: name of the activation tensor in the normalised graph that is this operation's input.
+        input_scale, input_zero_point, input_bits: the model's own input quantiser (unsigned codes), or None.
+        element: ONNX element type of input and output (FLOAT, FLOAT16, DOUBLE).
+    """
+
+    name: str
+    shape: ConvShape | MatMulShape
+    weights: npt.NDArray[np.floating]
+    bias: FloatArray | None
+    tensor: str
+    element: ir.DataType
+    weight_codes: CodeArray | None = None
+    weight_scale: FloatArray | None = None
+    input_scale: float | None = None
+    input_zero_point: int | None = None
+    input_bits: int | None = None
+
+
+@dataclass(frozen=True)
+class LoweredProgram:
+    """GRAPH with its analog nodes taken out: what ``lower`` returns.
+
+    Attributes:
+        graph: the normalised float graph, with the original Conv, Gemm, MatMul nodes (calibration runs it).
+        skeleton: the same graph with a placeholder node (ANALOG_DOMAIN, ANALOG_OP) for each analog operation.
+        matrices: one per placeholder, in graph order.
+    """
+
+    graph: GraphProgram
+    skeleton: ir.Model
+    matrices: tuple[FloatMatrix, ...]
+
+
+@dataclass(frozen=True)
+class Quantiser:
+    """x ~ scale * (q - zero_point), q unsigned of ``bits`` bits. Belongs to a tensor: its consumers share the codes."""
+
+    tensor: str
+    scale: float
+    zero_point: int
+    bits: int
+
+    @property
+    def largest(self) -> int:
+        """The largest code."""
+        return (1 << self.bits) - 1
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Indices that survive compaction, per group: group g keeps ``indices[offsets[g]:offsets[g + 1]]``.
+
+    They stand in the order of the lines of the arrays: ascending, unless ``reorder`` gave them another order. No index
+    stands twice in a group.
+    """
+
+    indices: IntArray
+    offsets: IntArray
+
+    def of(self, group: int) -> IntArray:
+        """Kept indices of one group."""
+        return self.indices[self.offsets[group] : self.offsets[group + 1]]
+
+    def counts(self) -> IntArray:
+        """How many each group keeps, [G]."""
+        return np.diff(self.offsets)
+
+
+@dataclass(frozen=True)
+class Reordering:
+    """What another order of the lines of one operation came to.
+
+    Attributes:
+        tiles_before, tiles_after: array positions that hold a weight, in ascending order and in the order chosen.
+        bound: array positions that no order of the lines could do without.
+        row_bits, col_bits: bits of an entry of the table that says which input a word line reads, and to which output
+            channel a bit line belongs; 0 where the order is ascending still.
+        routing_bytes: memory of those two tables.
+    """
+
+    tiles_before: int
+    tiles_after: int
+    bound: int
+    row_bits: int
+    col_bits: int
+    routing_bytes: int
+
+
+@dataclass(frozen=True)
+class MatrixOp:
+    """One weight-stationary operation as integers.
+
+    Attributes:
+        name: layer name.
+        shape: how its vectors are formed.
+        codes: int16 [G, K, N], uncompacted; weight zero points subtracted.
+        scale: float32 [G, N], weight scale of each output channel.
+        bias: float32 [G, N] or None.
+        input: quantiser of the input tensor.
+        vectors: matrix-vector products per inference and group.
+        rows, cols: what compaction keeps of K and N (everything, before it ran).
+        element: ONNX element type of input and output.
+        weight_bits: bits of the codes, sign included.
+        reorder: what ``reorder`` gained, or found that there is none to gain; None where it did not run.
+    """
+
+    name: str
+    shape: ConvShape | MatMulShape
+    codes: CodeArray
+    scale: FloatArray
+    bias: FloatArray | None
+    input: Quantiser
+    vectors: int
+    rows: Kept
+    cols: Kept
+    element: ir.DataType
+    weight_bits: int
+    reorder: Reordering | None = None
+
+
+@dataclass(frozen=True)
+class CodeSample:
+    """What calibration saw of one layer: input codes as vectors, for converter ranges.
+
+    Attributes:
+        vectors: uint16 [V, G, K] input codes of a few hundred vectors drawn from the calibration data.
+    """
+
+    vectors: npt.NDArray[np.uint16]
+
+
+@dataclass(frozen=True)
+class InputStatistics:
+    """What calibration saw of a layer's inputs, phase by phase, lowest bits first.
+
+    Attributes:
+        mean: float32 [phases, G, K], mean of digit / largest digit: what a row adds to the sums.
+        square: float32 [phases, G, K], mean of (digit / largest digit)^2: what a row burns, in units of full drive.
+        nonzero: float32 [phases, G, K], share of vectors in which the row is driven at all.
+        idle: float32 [phases, G], share of vectors in which no row of the group is driven.
+    """
+
+    mean: FloatArray
+    square: FloatArray
+    nonzero: FloatArray
+    idle: FloatArray
+
+
+@dataclass(frozen=True)
+class MatrixProgram:
+    """MATRIX: integer matrices.
+
+    Attributes:
+        lowered: where they came from.
+        ops: one per placeholder, in graph order.
+        digital_ops: element operations per inference of each node of the skeleton that stays digital, by node name.
+        samples: input codes that calibration saw, by layer, where the target's converter ranges are calibrated.
+        statistics: of the inputs, by layer; none where no data were given.
+    """
+
+    lowered: LoweredProgram
+    ops: tuple[MatrixOp, ...]
+    digital_ops: Mapping[str, int]
+    samples: Mapping[str, CodeSample] = field(default_factory=dict)
+    statistics: Mapping[str, InputStatistics] = field(default_factory=dict)

@@ -1,0 +1,131 @@
+"""SCHEDULED: when every array and every stage works, and how often everything happens."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from mcompiler.ir.mapping import PlacedProgram
+from mcompiler.ir.matrix import IntArray
+from mcompiler.target import Event
+
+
+@dataclass(frozen=True)
+class LayerSchedule:
+    """When one operation works, in seconds from the start of an inference.
+
+    Attributes:
+        start: int64 [copies * arrays], first cycle of each array (a cycle is one read).
+        start_s, end_s: first read, last result of the arrays.
+        busy_s: time that its arrays are busy per inference.
+        events: count per inference of each event.
+        hops, chip_hops: links that its farthest word crosses.
+    """
+
+    start: IntArray
+    start_s: float
+    end_s: float
+    busy_s: float
+    events: Mapping[Event, float]
+    hops: int = 0
+    chip_hops: int = 0
+
+
+@dataclass(frozen=True)
+class StageSchedule:
+    """When one stage of the dataflow works: an analog layer's arrays, the digital unit behind them, a digital node.
+
+    Attributes:
+        name: of the node; of the unit behind a layer's arrays ``<layer>/requantise``.
+        kind: input, analog, requantise or digital.
+        tokens: positions that it works on per inference, one after the other.
+        copies: that share them out.
+        service_s: time for which a copy is busy with one.
+        latency_s: from the start of a token to its result.
+        start_s, end_s: of the first token, and end of the last result.
+        busy_s: per inference, of the copy with most tokens.
+    """
+
+    name: str
+    kind: str
+    tokens: int
+    copies: int
+    service_s: float
+    latency_s: float
+    start_s: float
+    end_s: float
+    busy_s: float
+
+
+@dataclass(frozen=True)
+class Stream:
+    """What waits between two stages: rows of a feature map for a window, a shortcut for the branch beside it.
+
+    Attributes:
+        producer, consumer: names of the stages.
+        layer: index of the analog layer whose tiles hold it, -1 for none.
+        tokens: most that wait at once, inferences following each other.
+        bytes: of those.
+        least_tokens: fewest with which the network comes to an end at all.
+        window_bytes: (kernel rows - 1) x width + kernel columns tokens (the row buffer of ISAAC, section V); 0 where
+            nothing slides.
+    """
+
+    producer: str
+    consumer: str
+    layer: int
+    tokens: int
+    bytes: float
+    least_tokens: int
+    window_bytes: float
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One turn of layers on the chips.
+
+    Attributes:
+        write_s, write_j: writing its arrays, cores side by side.
+        latency_s, interval_s: of its pipeline.
+        kept_bytes: activations of one inference that it leaves to later turns.
+    """
+
+    write_s: float
+    write_j: float
+    latency_s: float
+    interval_s: float
+    kept_bytes: float
+
+
+@dataclass(frozen=True)
+class ScheduledProgram:
+    """SCHEDULED: one LayerSchedule per operation, and the digital operations that stay in the graph.
+
+    Attributes:
+        layers: in the order of the operations.
+        digital_s: start and end of each digital node of the skeleton, by node name.
+        cycle_s: one read of an array, conversions included.
+        latency_s: one inference from input to output.
+        interval_s: time between two inferences in steady state.
+        stages: of the dataflow, in topological order.
+        streams: what waits between them.
+        bounds_s: shortest interval that each resource allows: array, converter, digital, buffer, link, chip_link.
+        spilled_bytes: of activations that do not fit the tiles of their layer, by layer.
+        placement: bytes times links as placed (byte_hops), with arrays in the order of the layers (byte_hops_in_order),
+            and the bound (byte_hops_bound); chip_bytes in and out of chips.
+        turns: of layers on the same arrays, one after the other; empty: all layers are there at once. With turns
+            ``latency_s`` is that of a whole batch, and ``interval_s`` its share of one inference.
+    """
+
+    placed: PlacedProgram
+    layers: tuple[LayerSchedule, ...]
+    digital_s: Mapping[str, tuple[float, float]]
+    cycle_s: float
+    latency_s: float
+    interval_s: float
+    stages: tuple[StageSchedule, ...] = ()
+    streams: tuple[Stream, ...] = ()
+    bounds_s: Mapping[str, float] = field(default_factory=dict)
+    spilled_bytes: Mapping[str, float] = field(default_factory=dict)
+    turns: tuple[Turn, ...] = ()
+    placement: Mapping[str, float] = field(default_factory=dict)
