@@ -118,7 +118,7 @@ def layer_facts(
 ) -> list[dict[str, Any]]:
     """Sizes of the dense layers, products an inference, and the price of a tile in each currency."""
     build = compile(to_onnx(model, find_layers(model), (), example), target, calibration="random")
-    vectors = {layer.op.name: layer.op.vectors for layer in build.layer_data}
+    vectors = {layer.op.site.name: layer.op.site.vectors for layer in build.layer_data}
     return [
         {
             "name": cost.name,

@@ -132,7 +132,7 @@ def measure(model: Path, network: str, architecture: str, target: Target, chips:
     found, seconds = laid_out(analog, quick.copies, target, latency=True)
     result["latency"] = figures(found, seconds) | {"copies": list(quick.copies)}
     result["latency_bound_s"] = quick.replication.latency_bound_s
-    vectors = [op.vectors for op in analog.tiled.matrix.ops]
+    vectors = [op.site.vectors for op in analog.tiled.matrix.layers]
     found, seconds = laid_out(analog, puma_like(vectors, sizes, budget), target)
     result["puma_like"] = figures(found, seconds)
     for label, run in theirs(network, architecture, chips, len(sizes)).items():

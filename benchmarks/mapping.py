@@ -60,7 +60,7 @@ def mapped_figures(model: Path, target: str, images: Images, probed: int | None 
         assert lossless.exact  # so the lossless crossbars say what the quantised model says
         tops["top1_mapped_lossless"] = tops["top1_quantised"]
     clipped = [layer.adc_clipped for layer in found.layers if layer.adc_clipped is not None]
-    conv = [layer for layer in build.layer_data if hasattr(layer.op.shape, "kernel")]
+    conv = [layer for layer in build.layer_data if hasattr(layer.op.site.shape, "kernel")]
     return {
         **tops,
         "lossless_exact": lossless.exact,
@@ -69,7 +69,7 @@ def mapped_figures(model: Path, target: str, images: Images, probed: int | None 
         "adc_clipped_layers": {layer.name: layer.adc_clipped for layer in found.layers},
         "calibration_images": CALIBRATION,
         "arrays": build.cost.crossbars,
-        "arrays_conv": sum(build.cost.layers[layer.op.name].crossbars for layer in conv),
+        "arrays_conv": sum(build.cost.layers[layer.op.site.name].crossbars for layer in conv),
     }
 
 
@@ -163,6 +163,6 @@ def _floor(build: Build) -> float:
     for layer in build.layer_data:
         tiles = max(1, len(layer.table) // copies)
         for event in build.cost.events:
-            if event[0] == layer.op.name and event[1] in {kind.value for kind in names}:
+            if event[0] == layer.op.site.name and event[1] in {kind.value for kind in names}:
                 total += event[2] * names[Event(event[1])] / tiles
     return total

@@ -154,8 +154,8 @@ def _exact(build: Build) -> bool:
 def _own_rows(layer: Any, build: Build) -> int:
     """Positions, if each column block could leave out the rows that it has no weight in: what the layout cannot do."""
     shape, count = mcompiler.geometry.array_shape(build.target), 0
-    for group, codes in enumerate(layer.op.codes):
-        rows, cols = layer.op.rows.of(group), layer.op.cols.of(group)
+    for group, codes in enumerate(layer.op.matrix.codes):
+        rows, cols = layer.op.matrix.rows.of(group), layer.op.matrix.cols.of(group)
         if len(rows) <= shape.rows and len(cols) <= shape.tile_columns:
             continue
         for first in range(0, len(cols), shape.tile_columns):
@@ -163,7 +163,7 @@ def _own_rows(layer: Any, build: Build) -> int:
             count += -(-int(held.sum()) // shape.rows)
     shared = layer.table[:: shape.arrays_per_tile]
     single = [
-        len(layer.op.rows.of(g)) > shape.rows or len(layer.op.cols.of(g)) > shape.tile_columns for g in shared["group"]
+        len(layer.op.matrix.rows.of(g)) > shape.rows or len(layer.op.matrix.cols.of(g)) > shape.tile_columns for g in shared["group"]
     ]
     return count + sum(not one for one in single)
 

@@ -119,9 +119,9 @@ def off_level(build: Build) -> ir.Model:
                 0.03 * (target.device.levels - 1)
             )
             noisy.append(replace(block, levels=block.levels.astype(np.float32) + error))
-        return MappedLayer(data.op, data.table, data.analog, data.op.codes, tuple(noisy))
+        return MappedLayer(data.op, data.table, data.analog, data.op.matrix.codes, tuple(noisy))
 
-    made: dict[str, Callable[[], MappedLayer]] = {d.op.name: partial(layer, d) for d in build.layer_data}
+    made: dict[str, Callable[[], MappedLayer]] = {d.op.site.name: partial(layer, d) for d in build.layer_data}
     return build_mapped(build.skeleton, made, target)
 
 

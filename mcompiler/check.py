@@ -7,8 +7,8 @@ from functools import singledispatch
 import numpy as np
 
 from mcompiler.geometry import array_shape
+from mcompiler.graph import site_of
 from mcompiler.ir import (
-    ANALOG_DOMAIN,
     AnalogProgram,
     LoweredProgram,
     MatrixProgram,
@@ -26,9 +26,8 @@ def check(program: object, target: Target) -> None:
 
 @check.register
 def _(program: LoweredProgram, target: Target) -> None:
-    placeholders = [node.name for node in program.skeleton.graph if node.domain == ANALOG_DOMAIN]
-    names = [matrix.name for matrix in program.matrices]
-    assert placeholders == names, f"placeholders {placeholders} and matrices {names} differ"
+    placeholders = [site for node in program.skeleton.graph if (site := site_of(node)) is not None]
+    assert placeholders == list(range(len(program.matrices))), f"placeholders {placeholders}"
     for matrix in program.matrices:
         assert matrix.weights.ndim == 3, f"{matrix.name}: {matrix.weights.shape}"
         assert 0 not in matrix.weights.shape, f"{matrix.name}: {matrix.weights.shape}"
@@ -36,27 +35,31 @@ def _(program: LoweredProgram, target: Target) -> None:
 
 @check.register
 def _(program: MatrixProgram, target: Target) -> None:
-    for op in program.ops:
-        groups, rows, cols = op.codes.shape
-        assert op.codes.dtype == np.int16, op.name
-        assert op.scale.shape == (groups, cols), op.name
-        assert 0 <= op.input.zero_point <= op.input.largest, f"{op.name}: zero point {op.input.zero_point}"
-        assert len(op.rows.offsets) == len(op.cols.offsets) == groups + 1, op.name
-        for kept, size in ((op.rows, rows), (op.cols, cols)):
-            assert kept.indices.min(initial=0) >= 0, op.name
-            assert kept.indices.max(initial=-1) < size, op.name
+    for matrix in program.matrices:
+        groups, rows, cols = matrix.codes.shape
+        assert matrix.codes.dtype == np.int16, matrix.label
+        assert matrix.scale.shape == (groups, cols), matrix.label
+        assert len(matrix.rows.offsets) == len(matrix.cols.offsets) == groups + 1, matrix.label
+        for kept, size in ((matrix.rows, rows), (matrix.cols, cols)):
+            assert kept.indices.min(initial=0) >= 0, matrix.label
+            assert kept.indices.max(initial=-1) < size, matrix.label
             owner = np.repeat(np.arange(groups), kept.counts())
-            assert len(np.unique(owner * size + kept.indices)) == len(kept.indices), f"{op.name}: an index stands twice"
+            assert len(np.unique(owner * size + kept.indices)) == len(kept.indices), f"{matrix.label}: an index twice"
+    for site in program.sites:
+        assert 0 <= site.input.zero_point <= site.input.largest, f"{site.label}: zero point {site.input.zero_point}"
+        assert site.steps >= 1, site.label
+    assert {site.matrix for site in program.sites} == set(range(len(program.matrices))), "a matrix without a site"
+    assert len({site.label for site in program.sites}) == len(program.sites), "two layers with one label"
 
 
 @check.register
 def _(program: TiledProgram, target: Target) -> None:
     shape = array_shape(target)
-    for op, table in zip(program.matrix.ops, program.tables, strict=True):
+    for matrix, table in zip(program.matrix.matrices, program.tables, strict=True):
         if len(table):
-            assert int(table["rows"].max()) <= shape.rows, op.name
-            assert int(table["cols"].max()) <= shape.tile_columns, op.name
-        assert len(table) % shape.arrays_per_tile == 0, op.name
+            assert int(table["rows"].max()) <= shape.rows, matrix.label
+            assert int(table["cols"].max()) <= shape.tile_columns, matrix.label
+        assert len(table) % shape.arrays_per_tile == 0, matrix.label
 
 
 @check.register

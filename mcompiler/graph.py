@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from mcompiler.ir import Fate, GraphProgram, NodeFate
+from mcompiler.ir import ANALOG_DOMAIN, ANALOG_OP, Fate, GraphProgram, NodeFate
 
 Array = npt.NDArray[Any]
 
@@ -23,6 +23,13 @@ def standard(node: ir.Node, *ops: str) -> bool:
 def dequantizes(node: ir.Node) -> bool:
     """Whether the node is a DequantizeLinear: of ONNX, or onnxruntime's for types that older operator sets lack."""
     return node.op_type == "DequantizeLinear" and node.domain in ("", "ai.onnx", "com.microsoft")
+
+
+def site_of(node: ir.Node) -> int | None:
+    """Number of the site that a placeholder stands for; None for any other node."""
+    if node.domain != ANALOG_DOMAIN or node.op_type != ANALOG_OP:
+        return None
+    return node.attributes["site"].as_int()
 
 
 def constant_tensor(value: ir.Value | None) -> ir.TensorProtocol | None:

@@ -105,7 +105,7 @@ def _operation_facts(layers: Sequence[LayerData], cost: Cost) -> list[tuple[str,
 
 def multiplications(layer: LayerData) -> int:
     """Multiply-accumulates of a layer per inference, those with weights that compaction dropped included."""
-    return layer.op.vectors * int(layer.op.codes.size)
+    return layer.op.site.vectors * int(layer.op.matrix.codes.size)
 
 
 def _totals(cost: Cost) -> list[tuple[str, str]]:
@@ -120,18 +120,20 @@ def _totals(cost: Cost) -> list[tuple[str, str]]:
 
 def matrix_text(layer: LayerData) -> str:
     """The size of a layer's matrix: ``144 x 32``, with its groups in front where it has several."""
-    groups, rows, cols = layer.op.codes.shape
+    groups, rows, cols = layer.op.matrix.codes.shape
     return f"{groups} x {rows} x {cols}" if groups > 1 else f"{rows} x {cols}"
 
 
 def _largest(layers: Sequence[LayerData], cost: Cost) -> str:
     """The layers with the most crossbars, in the order of the model."""
-    order = sorted(range(len(layers)), key=lambda i: (-len(layers[i].table), -layers[i].op.codes.size, i))[:LARGEST]
+    order = sorted(range(len(layers)), key=lambda i: (-len(layers[i].table), -layers[i].op.matrix.codes.size, i))[
+        :LARGEST
+    ]
     rows = []
     for layer in (layers[index] for index in sorted(order)):
-        op, price = layer.op, cost.layers.get(layer.op.name, Price(0.0, 0.0))
+        op, price = layer.op, cost.layers.get(layer.op.site.name, Price(0.0, 0.0))
         rows.append([
-            op.name, matrix_text(layer), f"{op.weight_bits}/{op.input.bits}", f"{op.vectors:,}",
+            op.site.name, matrix_text(layer), f"{op.matrix.weight_bits}/{op.site.input.bits}", f"{op.site.vectors:,}",
             f"{len(layer.table):,}", f"{layer.dense:,}", percent(price.utilisation), quantity(price.energy_j, "J"),
             str(layer.analog.adc_range), "yes" if layer.analog.lossless else "no",
         ])  # fmt: skip

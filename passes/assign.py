@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -13,7 +14,7 @@ import numpy as np
 from mcompiler.conductance import Fitted, code_range, column_sums, fit_ranges, is_lossless, largest_sum, make_adc
 from mcompiler.errors import CompileError
 from mcompiler.geometry import ArrayShape, TileTable, array_shape, tile_blocks
-from mcompiler.ir import AnalogOp, AnalogProgram, CodeSample, IntArray, MatrixOp, TiledProgram
+from mcompiler.ir import AnalogLayer, AnalogProgram, CodeSample, EncodedMatrix, IntArray, TiledProgram, WeightMatrix
 from mcompiler.target import AdcRange, Target, WeightEncoding
 
 
@@ -31,41 +32,46 @@ class Assign:
                 without calibration data.
         """
         shape = array_shape(target)
-        samples = [program.matrix.samples.get(op.name) for op in program.matrix.ops]
+        matrix = program.matrix
+        uses = [matrix.sites_of(number) for number in range(len(matrix.matrices))]
+        for site in matrix.layers:
+            _check_accumulator(site, target)
+        samples = [[sample for use in each if (sample := matrix.sample(use)) is not None] for each in uses]
         with ThreadPoolExecutor(os.cpu_count()) as pool:  # numpy leaves the interpreter to others meanwhile
             assign = partial(_assign, shape=shape, target=target)
-            analog = tuple(pool.map(assign, program.matrix.ops, program.tables, samples))
+            analog = tuple(pool.map(assign, matrix.matrices, program.tables, samples))
         return AnalogProgram(program, analog)
 
 
-def _assign(op: MatrixOp, table: TileTable, sample: CodeSample | None, shape: ArrayShape, target: Target) -> AnalogOp:
-    shift = _fit_codes(op, shape, target)
-    _check_accumulator(op, target)
-    sums = column_sums(op, table, shape, target, shift)
+def _assign(
+    matrix: WeightMatrix, table: TileTable, samples: Sequence[CodeSample], shape: ArrayShape, target: Target
+) -> EncodedMatrix:
+    shift = _fit_codes(matrix, shape, target)
+    sums = column_sums(matrix, table, shape, target, shift)
     if target.converters.adc.range is AdcRange.CALIBRATED:
-        if sample is None:
+        if not samples:
             raise CompileError(
                 "the target calibrates its ADC range and there is no calibration data; give --calibration DATA.npz, or "
                 "--set converters.adc.range=full",
-                op.name,
+                matrix.label,
             )
-        fitted = fit_ranges(op, table, sample, shape, target, shift, sums.flips)
+        fitted = fit_ranges(matrix, table, samples, shape, target, shift, sums.flips)
     else:
         fitted = Fitted(make_adc(target).gain, None, 0.0)
     adc = replace(make_adc(target), gain=fitted.gain)
     lossless = is_lossless(adc, sums.lowest, sums.highest, sums.inputs)
-    live = _live_cells(op, table, shape)
-    return AnalogOp(
+    live = _live_cells(matrix, table, shape)
+    return EncodedMatrix(
         shift, sums.flips, fitted.gain, lossless, live, fitted.clipped, sums.bits, sums.signs, fitted.zoom
     )  # fmt: skip
 
 
-def _fit_codes(op: MatrixOp, shape: ArrayShape, target: Target) -> int:
+def _fit_codes(matrix: WeightMatrix, shape: ArrayShape, target: Target) -> int:
     """Check that the cells can hold the codes; return the shift of offset encoding (0 otherwise)."""
     if shape.steps:
-        _check_levels(op, shape)
+        _check_levels(matrix, shape)
         return 0
-    low, high = (int(op.codes.min()), int(op.codes.max())) if op.codes.size else (0, 0)
+    low, high = (int(matrix.codes.min()), int(matrix.codes.max())) if matrix.codes.size else (0, 0)
     encoding = target.encoding.weights
     bits = shape.cell_bits * shape.slices
     remedy = (
@@ -78,7 +84,7 @@ def _fit_codes(op: MatrixOp, shape: ArrayShape, target: Target) -> int:
         if low < -shift or high > (1 << bits) - 1 - shift:
             shift = max(0, -low)
         if high + shift > (1 << bits) - 1:
-            raise CompileError(f"weight codes from {low} to {high} do not fit into {remedy}", op.name)
+            raise CompileError(f"weight codes from {low} to {high} do not fit into {remedy}", matrix.label)
         return shift
     span = code_range(shape, encoding)
     if low < span.smallest or high > span.largest:
@@ -86,14 +92,14 @@ def _fit_codes(op: MatrixOp, shape: ArrayShape, target: Target) -> int:
         raise CompileError(
             f"weight codes from {low} to {high} do not fit into -{span.largest}..{span.largest}, which is what "
             f"{holder} {'holds' if encoding is WeightEncoding.DIFFERENTIAL else 'hold'} in {remedy}",
-            op.name,
+            matrix.label,
         )
     return 0
 
 
-def _check_levels(op: MatrixOp, shape: ArrayShape) -> None:
+def _check_levels(matrix: WeightMatrix, shape: ArrayShape) -> None:
     """Every code must be an entry of the level table, with either sign, or 0."""
-    for group, codes in enumerate(op.codes):
+    for group, codes in enumerate(matrix.codes):
         wrong = np.argwhere(~np.isin(np.abs(codes.astype(np.int32)), shape.steps))
         if len(wrong):
             row, column = wrong[0].tolist()
@@ -104,27 +110,29 @@ def _check_levels(op: MatrixOp, shape: ArrayShape) -> None:
                 f"of the target's levels: 0 and +-({shown}), in units of (g_max - g_min) / 4096; train or quantise it "
                 "to these levels (compile the float model, or mcompiler.admm for this target), or compile it for a "
                 "target without device.level_means and encoding.partner",
-                op.name,
+                matrix.label,
             )
 
 
-def _check_accumulator(op: MatrixOp, target: Target) -> None:
+def _check_accumulator(layer: AnalogLayer, target: Target) -> None:
     """The digital accumulator must hold the extreme sum of every column."""
-    extreme = int(largest_sum(op.codes)) * op.input.largest
+    extreme = int(largest_sum(layer.matrix.codes)) * layer.site.input.largest
     if extreme >= 1 << (target.digital.accumulator_bits - 1):
         raise CompileError(
             f"a column can sum to {extreme}, which overflows the target's accumulators of "
             f"{target.digital.accumulator_bits} bits; raise digital.accumulator_bits to "
             f"{extreme.bit_length() + 1} or lower the bits of weights or inputs",
-            op.name,
+            layer.site.name,
         )
 
 
-def _live_cells(op: MatrixOp, table: TileTable, shape: ArrayShape) -> IntArray:
+def _live_cells(matrix: WeightMatrix, table: TileTable, shape: ArrayShape) -> IntArray:
     """Cells of each array that hold a kept weight of its own group: int64 [arrays]."""
     copies = shape.arrays_per_tile
     heads = table[::copies]
     weights = heads["rows"].astype(np.int64) * heads["cols"]
     for position in np.flatnonzero(heads["groups"] > 1):
-        weights[position] = sum(len(b.rows) * len(b.cols) for b in tile_blocks(heads[position], op.rows, op.cols))
+        weights[position] = sum(
+            len(b.rows) * len(b.cols) for b in tile_blocks(heads[position], matrix.rows, matrix.cols)
+        )
     return np.repeat(weights * shape.columns_per_weight, copies)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from mcompiler.geometry import kept_of
-from mcompiler.ir import MatrixOp, MatrixProgram
+from mcompiler.ir import MatrixProgram, WeightMatrix
 from mcompiler.target import Target
 
 
@@ -17,10 +17,10 @@ class Compact:
     name: ClassVar[str] = "compact"
 
     def run(self, program: MatrixProgram, target: Target) -> MatrixProgram:
-        """Return the program with the kept indices of every operation."""
-        return replace(program, ops=tuple(_compact(op) for op in program.ops))
+        """Return the program with the kept indices of every matrix."""
+        return replace(program, matrices=tuple(map(_compact, program.matrices)))
 
 
-def _compact(op: MatrixOp) -> MatrixOp:
-    used = op.codes != 0  # [G, K, N]
-    return replace(op, rows=kept_of(used.any(axis=2)), cols=kept_of(used.any(axis=1)))
+def _compact(matrix: WeightMatrix) -> WeightMatrix:
+    used = matrix.codes != 0  # [G, K, N]
+    return replace(matrix, rows=kept_of(used.any(axis=2)), cols=kept_of(used.any(axis=1)))

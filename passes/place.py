@@ -65,7 +65,7 @@ class Place:
 def _too_large(program: AnalogProgram, counts: list[int], limit: int, per_chip: int) -> str:
     total = sum(counts)
     room = limit * per_chip
-    names = [op.name for op in program.tiled.matrix.ops]
+    names = [matrix.label for matrix in program.tiled.matrix.matrices]
     used, outside = 0, []
     for name, count in zip(names, counts, strict=True):
         used += count

@@ -8,7 +8,7 @@ from typing import ClassVar
 import numpy as np
 
 from mcompiler.geometry import TileTable, array_shape, used_tiles
-from mcompiler.ir import MatrixOp, TiledProgram
+from mcompiler.ir import TiledProgram, WeightMatrix
 from mcompiler.target import Target
 
 
@@ -21,13 +21,13 @@ class Prune:
     def run(self, program: TiledProgram, target: Target) -> TiledProgram:
         """Return the tile tables without the empty positions."""
         copies = array_shape(target).arrays_per_tile
-        ops = program.matrix.ops
-        tables = tuple(_prune(op, table, copies) for op, table in zip(ops, program.tables, strict=True))
+        matrices = program.matrix.matrices
+        tables = tuple(_prune(matrix, table, copies) for matrix, table in zip(matrices, program.tables, strict=True))
         return replace(program, tables=tables)
 
 
-def _prune(op: MatrixOp, table: TileTable, copies: int) -> TileTable:
-    used = used_tiles(op.codes, table[::copies], op.rows, op.cols)
+def _prune(matrix: WeightMatrix, table: TileTable, copies: int) -> TileTable:
+    used = used_tiles(matrix.codes, table[::copies], matrix.rows, matrix.cols)
     if used.all():
         return table
     kept = table[np.repeat(used, copies)]

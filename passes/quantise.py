@@ -27,9 +27,10 @@ from mcompiler.ir import (
     FloatMatrix,
     InputStatistics,
     LoweredProgram,
-    MatrixOp,
     MatrixProgram,
     Quantiser,
+    Site,
+    WeightMatrix,
 )
 from mcompiler.runtime import RunError, Session, open_model
 from mcompiler.target import AdcRange, Skip, Target
@@ -114,21 +115,28 @@ class Quantise:
         want_vectors = (target.converters.adc.range is AdcRange.CALIBRATED and self.calibrated) or skips
         seen, elements = self._observe(program, want_vectors or real)
         quantisers: dict[tuple[str, int], Quantiser] = {}
-        ops: list[MatrixOp] = []
-        samples: dict[str, CodeSample] = {}
-        statistics: dict[str, InputStatistics] = {}
+        sites: list[Site] = []
+        samples: list[CodeSample | None] = []
+        statistics: list[InputStatistics | None] = []
         with ThreadPoolExecutor(os.cpu_count()) as pool:  # numpy leaves the interpreter to others meanwhile
-            coded = list(pool.map(partial(_weight_codes, target=target), matrices))
-        for matrix, weights in zip(matrices, coded, strict=True):
-            op = self._quantise(matrix, weights, seen[matrix.tensor], quantisers, target)
-            ops.append(op)
+            coded = tuple(pool.map(partial(_weight_matrix, target=target), matrices))
+        for number, matrix in enumerate(matrices):
+            quantiser = self._input(matrix, seen[matrix.tensor], quantisers, target)
+            sites.append(_site(number, matrix, quantiser, _vectors(matrix, seen[matrix.tensor])))
+            sample = None
             if want_vectors or real:
-                sample = _code_sample(op, seen[matrix.tensor], self.seed)
-                if want_vectors:
-                    samples[op.name] = sample
-                if real and len(sample.vectors):
-                    statistics[op.name] = input_statistics(sample.vectors, op.input.bits, target.converters.dac.bits)
-        return MatrixProgram(program, tuple(ops), digital_operations(program.skeleton, elements), samples, statistics)
+                sample = _code_sample(matrix, quantiser, seen[matrix.tensor], self.seed)
+            samples.append(sample if want_vectors else None)
+            known = real and sample is not None and len(sample.vectors)
+            statistics.append(input_statistics(sample, target.converters.dac.bits) if sample and known else None)
+        return MatrixProgram(
+            lowered=program,
+            matrices=coded,
+            sites=tuple(sites),
+            digital_ops=digital_operations(program.skeleton, elements),
+            samples=tuple(samples),
+            statistics=tuple(statistics),
+        )
 
     def _observe(self, program: LoweredProgram, keep: bool) -> tuple[dict[str, _Seen], dict[str, int]]:
         """Run the float model on the samples: statistics of every matrix's input, elements of every value."""
@@ -171,28 +179,36 @@ class Quantise:
                 f"onnxruntime fails while running the model on the calibration data: {error}; check --dim and the data"
             ) from error
 
-    def _quantise(
-        self,
-        matrix: FloatMatrix,
-        weights: tuple[CodeArray, FloatArray, int],
-        seen: _Seen,
-        quantisers: dict[tuple[str, int], Quantiser],
-        target: Target,
-    ) -> MatrixOp:
-        codes, scale, weight_bits = weights
+    def _input(
+        self, matrix: FloatMatrix, seen: _Seen, quantisers: dict[tuple[str, int], Quantiser], target: Target
+    ) -> Quantiser:
+        """Quantiser of the input of a site: the model's own, or one that all consumers of the tensor share."""
         if matrix.input_scale is not None and matrix.input_zero_point is not None and matrix.input_bits is not None:
-            quantiser = Quantiser(matrix.tensor, matrix.input_scale, matrix.input_zero_point, matrix.input_bits)
-        else:
-            input_bits = target.layer_bits(matrix.name)[1]
-            key = (matrix.tensor, input_bits)
-            if key not in quantisers:
-                quantisers[key] = _input_quantiser(matrix, seen, input_bits, self.method, self.drawn)
-            quantiser = quantisers[key]
-        groups, rows, cols = codes.shape
-        return MatrixOp(
-            matrix.name, matrix.shape, codes, scale, matrix.bias, quantiser, _vectors(matrix, seen), all_kept(groups,
-            rows), all_kept(groups, cols), matrix.element, weight_bits,
-        )  # fmt: skip
+            return Quantiser(matrix.tensor, matrix.input_scale, matrix.input_zero_point, matrix.input_bits)
+        input_bits = target.layer_bits(matrix.name)[1]
+        key = (matrix.tensor, input_bits)
+        if key not in quantisers:
+            quantisers[key] = _input_quantiser(matrix, seen, input_bits, self.method, self.drawn)
+        return quantisers[key]
+
+
+def _site(number: int, matrix: FloatMatrix, quantiser: Quantiser, vectors: int) -> Site:
+    return Site(
+        matrix=number,
+        name=matrix.name,
+        label=matrix.name,
+        shape=matrix.shape,
+        input=quantiser,
+        bias=matrix.bias,
+        vectors=vectors,
+        element=matrix.element,
+    )
+
+
+def _weight_matrix(matrix: FloatMatrix, target: Target) -> WeightMatrix:
+    codes, scale, bits = _weight_codes(matrix, target)
+    groups, rows, cols = codes.shape
+    return WeightMatrix(matrix.name, codes, scale, bits, all_kept(groups, rows), all_kept(groups, cols))
 
 
 def _weight_codes(matrix: FloatMatrix, target: Target) -> tuple[CodeArray, FloatArray, int]:
@@ -205,15 +221,11 @@ def _weight_codes(matrix: FloatMatrix, target: Target) -> tuple[CodeArray, Float
     return codes, scale, steps[-1].bit_length() + 1 if steps else bits
 
 
-def input_statistics(vectors: npt.NDArray[np.uint16], bits: int, dac_bits: int) -> InputStatistics:
-    """Digits of input codes as a DAC of ``dac_bits`` bits applies them: means over the vectors.
-
-    Args:
-        vectors: [V, G, K] codes of ``bits`` bits.
-    """
+def input_statistics(sample: CodeSample, dac_bits: int) -> InputStatistics:
+    """Digits of input codes as a DAC of ``dac_bits`` bits applies them: means over the vectors of a sample."""
     mean, square, nonzero, idle = [], [], [], []
-    for phase in range(-(-bits // dac_bits)):
-        digit = (vectors >> (phase * dac_bits)) & ((1 << dac_bits) - 1)
+    for phase in range(-(-sample.bits // dac_bits)):
+        digit = (sample.vectors >> (phase * dac_bits)) & ((1 << dac_bits) - 1)
         share, driven = digit / ((1 << dac_bits) - 1), digit != 0
         mean.append(share.mean(axis=0))
         square.append(np.square(share).mean(axis=0))
@@ -389,36 +401,33 @@ def _vectors(matrix: FloatMatrix, seen: _Seen) -> int:
     return -(-total // seen.per_run)
 
 
-def _code_sample(op: MatrixOp, seen: _Seen, seed: int) -> CodeSample:
+def _code_sample(matrix: FloatMatrix, quantiser: Quantiser, seen: _Seen, seed: int) -> CodeSample:
     """Input codes of random vectors: uint16 [V, G, K]."""
     rng = np.random.default_rng(seed)
-    groups, rows, _ = op.codes.shape
+    groups, rows, _ = matrix.weights.shape
     found: list[npt.NDArray[np.uint16]] = []
     share = -(-VECTORS // max(1, len(seen.raw)))
     for tensor in seen.raw:
-        codes = np.clip(np.rint(tensor / np.float32(op.input.scale)) + op.input.zero_point, 0, op.input.largest)
+        codes = np.clip(np.rint(tensor / np.float32(quantiser.scale)) + quantiser.zero_point, 0, quantiser.largest)
         codes = codes.astype(np.uint16)
-        if isinstance(op.shape, ConvShape):
-            found.append(_windows(codes, op.shape, groups, rows, op.input.zero_point, share, rng))
+        if isinstance(matrix.shape, ConvShape):
+            found.append(_windows(codes, matrix, quantiser.zero_point, share, rng))
         else:
             vectors = (
                 codes.reshape(-1, rows) if codes.shape[-1] == rows else np.swapaxes(codes, -1, -2).reshape(-1, rows)
             )
             chosen = vectors[rng.integers(0, len(vectors), share)]
             found.append(np.repeat(chosen[:, None, :], groups, axis=1))
-    return CodeSample(np.concatenate(found)[:VECTORS] if found else np.zeros((0, groups, rows), np.uint16))
+    vectors = np.concatenate(found)[:VECTORS] if found else np.zeros((0, groups, rows), np.uint16)
+    return CodeSample(vectors, quantiser.bits)
 
 
 def _windows(
-    codes: npt.NDArray[np.uint16],
-    shape: ConvShape,
-    groups: int,
-    rows: int,
-    zero: int,
-    count: int,
-    rng: np.random.Generator,
+    codes: npt.NDArray[np.uint16], matrix: FloatMatrix, zero: int, count: int, rng: np.random.Generator
 ) -> npt.NDArray[np.uint16]:
     """``count`` random windows of a convolution's input, as vectors [count, G, K]."""
+    shape, (groups, rows, _) = matrix.shape, matrix.weights.shape
+    assert isinstance(shape, ConvShape)
     rank = len(shape.kernel)
     pads = [(0, 0), (0, 0)] + [(shape.pads[i], shape.pads[i + rank]) for i in range(rank)]
     padded = np.pad(codes, pads, constant_values=zero)

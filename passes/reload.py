@@ -41,7 +41,15 @@ class Reload:
             raise CompileError(
                 f"target '{target.name}' does not say what writing a cell takes; add [device.write] (docs/targets.md)"
             )
-        names = [op.name for op in program.tiled.matrix.ops]
+        matrix = program.tiled.matrix
+        if len(matrix.sites) > len(matrix.matrices):
+            shared = [site for site in matrix.sites if len(matrix.sites_of(site.matrix)) > 1]
+            raise CompileError(
+                f"and '{shared[1].label}' use the same weights, and layers that take turns have arrays of their own; "
+                "use more chips, or drop --reload",
+                shared[0].name,
+            )
+        names = [each.label for each in matrix.matrices]
         for name, size in zip(names, sizes, strict=True):
             if size > room:
                 raise CompileError(
@@ -56,8 +64,8 @@ class Reload:
 def _kept(program: AnalogProgram, target: Target) -> list[float]:
     """Bytes per inference that are kept where layers are cut before each of them: results that later layers read."""
     matrix = program.tiled.matrix
-    steps, _ = network_steps(matrix.lowered.skeleton, matrix.ops, matrix.digital_ops)
-    kept = [0.0] * (len(matrix.ops) + 1)
+    steps, _ = network_steps(matrix.lowered.skeleton, matrix.layers, matrix.digital_ops)
+    kept = [0.0] * (len(matrix.layers) + 1)
     for step in steps:
         for read in step.reads:
             source = steps[read.producer]

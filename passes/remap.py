@@ -27,7 +27,7 @@ from mcompiler.conductance import (
     unpack_levels,
 )
 from mcompiler.geometry import ArrayShape, TileTable, array_shape
-from mcompiler.ir import AnalogOp, CodeArray, IntArray, MatrixOp, PlacedProgram, Remapping
+from mcompiler.ir import CodeArray, EncodedMatrix, IntArray, PlacedProgram, Remapping, WeightMatrix
 from mcompiler.physics.devices import stuck_siemens
 from mcompiler.target import Target, WeightEncoding
 
@@ -56,9 +56,9 @@ class Remap:
         tiled = program.analog.tiled
         free = _free_positions(program, target)
         addresses, remaps = [], []
-        parts = zip(tiled.matrix.ops, tiled.tables, program.analog.analog, program.addresses, strict=True)
-        for op, table, analog, own in parts:
-            layer = _Layer(op, table, analog, array_shape(target), target, self.faults)
+        parts = zip(tiled.matrix.matrices, tiled.tables, program.analog.analog, program.addresses, strict=True)
+        for matrix, table, analog, own in parts:
+            layer = _Layer(matrix, table, analog, array_shape(target), target, self.faults)
             moved, before = layer.moved(own, free)
             addresses.append(moved)
             remaps.append(layer.remap(moved, before))
@@ -227,9 +227,9 @@ def remap_of(
 class _Layer:
     """A layer on the chip."""
 
-    op: MatrixOp
+    matrix: WeightMatrix
     table: TileTable
-    analog: AnalogOp
+    analog: EncodedMatrix
     shape: ArrayShape
     target: Target
     faults: FaultMap
@@ -291,7 +291,7 @@ class _Layer:
     def _arrays(self) -> Iterator[tuple[int, npt.NDArray[np.uint8]]]:
         """Number and level codes [1, rows, columns + extra] of every array as the mapping asks for it."""
         encoding, analog, number = self.target.encoding.weights, self.analog, 0
-        for chunk in encode_cells(self.op, self.table, self.shape, encoding, analog.shift, analog.flips):
+        for chunk in encode_cells(self.matrix, self.table, self.shape, encoding, analog.shift, analog.flips):
             for packed in chunk:
                 columns = self.shape.columns + self.shape.extra
                 yield number, unpack_levels(packed[None], self.shape.storage_bits, columns)

@@ -181,15 +181,15 @@ class _Search:
     def __init__(self, program: AnalogProgram, budget: int, target: Target, spread: bool = False) -> None:
         matrix, shape = program.tiled.matrix, array_shape(target)
         self.budget, self.target, self.spread = budget, target, spread
-        self.steps, _ = network_steps(matrix.lowered.skeleton, matrix.ops, matrix.digital_ops)
+        self.steps, _ = network_steps(matrix.lowered.skeleton, matrix.layers, matrix.digital_ops)
         self.plans = [
             LayerPlan(op, reads_per_vector(op, table, shape, target), tiles=1 if len(table) else 0)
-            for op, table in zip(matrix.ops, program.tiled.tables, strict=True)
+            for op, table in zip(matrix.layers, program.tiled.site_tables, strict=True)
         ]
         self.per_tile = target.hierarchy.arrays_per_core * target.hierarchy.cores_per_tile
         cycle = clocks(read_time(shape, target), target)
         self.candidates = [
-            Candidate(plan.op.vectors, plan.reads * cycle, len(table))
+            Candidate(plan.op.site.vectors, plan.reads * cycle, len(table))
             for plan, table in zip(self.plans, program.tiled.tables, strict=True)
         ]
         self._arrays = np.array([each.arrays for each in self.candidates], dtype=np.float64)

@@ -35,7 +35,6 @@ from mcompiler.dataflow import (
 from mcompiler.geometry import TileTable, array_shape
 from mcompiler.ir import (
     LayerSchedule,
-    MatrixOp,
     MatrixProgram,
     PlacedProgram,
     ScheduledProgram,
@@ -71,7 +70,8 @@ def _pipeline(program: PlacedProgram, target: Target, elsewhere: frozenset[int])
     """The schedule of layers that are there at once; what others make is there from the start."""
     tiled = program.analog.tiled
     matrix, shape = tiled.matrix, array_shape(target)
-    ops, tables, copies = matrix.ops, tiled.tables, program.analog.copies
+    ops, tables, copies = matrix.layers, tiled.site_tables, program.analog.site_copies
+    addresses = program.site_addresses
     steps, _ = network_steps(matrix.lowered.skeleton, ops, matrix.digital_ops)
     steps = tuple(
         replace(step, kind=Kind.INPUT, layer=-1, operations=0.0, reads=()) if step.layer in elsewhere else step
@@ -79,15 +79,15 @@ def _pipeline(program: PlacedProgram, target: Target, elsewhere: frozenset[int])
     )
     moved = traffic(program, target, elsewhere)
     events = [
-        layer_events(op, table, shape, target, way.link_byte_hops, way.chip_bytes, _left(matrix, op, table, target))
-        for op, table, way in zip(ops, tables, moved.layers, strict=True)
+        layer_events(op, table, shape, target, way.link_byte_hops, way.chip_bytes, _left(matrix, index, table, target))
+        for index, (op, table, way) in enumerate(zip(ops, tables, moved.layers, strict=True))
     ]
     plans = [
         LayerPlan(op, reads_per_vector(op, table, shape, target), number, tiles_of(where), way.hops, way.chip_hops)
-        for op, table, number, where, way in zip(ops, tables, copies, program.addresses, moved.layers, strict=True)
+        for op, table, number, where, way in zip(ops, tables, copies, addresses, moved.layers, strict=True)
     ]
-    limits = _shared_limits(moved, events, program.addresses, target)
-    limits["digital"] = digital_bound(steps, len(ops), program.addresses, target)
+    limits = _shared_limits(moved, events, addresses, target)
+    limits["digital"] = digital_bound(steps, len(ops), addresses, target)
     cycle = read_time(shape, target)
     flow = dataflow(steps, plans, max([cycle, *limits.values()]), target)
     waiting = streams(steps, flow.stages, flow.starts, flow.interval)
@@ -105,12 +105,12 @@ def _pipeline(program: PlacedProgram, target: Target, elsewhere: frozenset[int])
     return replace(found, placement=placement)
 
 
-def _left(matrix: MatrixProgram, op: MatrixOp, table: TileTable, target: Target) -> Remaining | None:
+def _left(matrix: MatrixProgram, index: int, table: TileTable, target: Target) -> Remaining | None:
     """What skipping zeros leaves of reads and drives; starts keep to the worst case, as they are known beforehand."""
-    sample = matrix.samples.get(op.name)
+    sample = matrix.sample(index)
     if target.digital.skip is Skip.NONE or sample is None:
         return None
-    return remaining(op, table, sample, array_shape(target), target)
+    return remaining(matrix.layers[index], table, sample, array_shape(target), target)
 
 
 def _shared_limits(
@@ -130,9 +130,9 @@ def _spilled(
 ) -> tuple[dict[str, float], dict[int, float]]:
     """Bytes of activations, by layer, in tiles of others; and bytes times links there and back per inference."""
     tiled = program.analog.tiled
-    ops, nodes, net = tiled.matrix.ops, nodes_of(program.addresses, target), topology_of(target)
-    names = [op.name for op in ops]
-    holders = layer_holders(flow.steps, ops, tiled.tables, nodes, array_shape(target), target)
+    ops, nodes, net = tiled.matrix.layers, nodes_of(program.site_addresses, target), topology_of(target)
+    names = [op.site.name for op in ops]
+    holders = layer_holders(flow.steps, ops, tiled.site_tables, nodes, array_shape(target), target)
 
     def hops(tile: int, other: int) -> int:
         return int(net.hops(np.array([tile]), np.array([other]))[0])
@@ -173,17 +173,17 @@ def _scheduled(
     busy = {stage.name: stage.busy_s for stage in stages}
     layers = []
     tiled = program.analog.tiled
-    for index, (op, table) in enumerate(zip(tiled.matrix.ops, tiled.tables, strict=True)):
+    for index, (op, table) in enumerate(zip(tiled.matrix.layers, tiled.site_tables, strict=True)):
         place = next((i for i, step in enumerate(flow.steps) if step.kind is Kind.ANALOG and step.layer == index), None)
         if place is None:  # it has another turn
             layers.append(LayerSchedule(np.zeros(0, np.int64), 0.0, 0.0, 0.0, {}))
             continue
         begins = flow.starts[place] / (clock * cycle_s)
-        turns = np.minimum(np.repeat(np.arange(program.analog.copies[index]), len(table)), max(0, len(begins) - 1))
+        turns = np.minimum(np.repeat(np.arange(program.analog.site_copies[index]), len(table)), max(0, len(begins) - 1))
         first_reads = np.rint(begins[turns]).astype(np.int64) if len(begins) else np.zeros(len(turns), np.int64)
         way = plans[index]
         layers.append(
-            LayerSchedule(first_reads, *spans[op.name], busy[op.name], events[index], way.hops, way.chip_hops)
+            LayerSchedule(first_reads, *spans[op.site.name], busy[op.site.name], events[index], way.hops, way.chip_hops)
         )
     digital = {
         stage.name: spans[stage.name]
@@ -248,7 +248,7 @@ def _turn(program: PlacedProgram, found: ScheduledProgram, target: Target) -> Tu
     steps = int(arrays.max(initial=0)) * -(-shape.cells // write.parallel_cells)
     matrix = program.analog.tiled.matrix
     made = {index for index, where in enumerate(program.addresses) if len(where)}
-    steps_of, ends = network_steps(matrix.lowered.skeleton, matrix.ops, matrix.digital_ops)
+    steps_of, ends = network_steps(matrix.lowered.skeleton, matrix.layers, matrix.digital_ops)
     kept = {
         read.producer
         for step in steps_of

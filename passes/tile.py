@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from mcompiler.geometry import ArrayShape, array_shape, count_dense, tile_positions, tile_table
-from mcompiler.ir import MatrixOp, MatrixProgram, TiledProgram
+from mcompiler.ir import MatrixProgram, TiledProgram, WeightMatrix
 from mcompiler.target import Target
 
 
@@ -20,12 +20,13 @@ class Tile:
         """Return the tile tables, and the array count of the dense mapping beside them."""
         shape = array_shape(target)
         tables = tuple(
-            tile_table(tile_positions(op.rows.counts(), op.cols.counts(), shape), shape) for op in program.ops
+            tile_table(tile_positions(matrix.rows.counts(), matrix.cols.counts(), shape), shape)
+            for matrix in program.matrices
         )
-        dense = tuple(_dense(op, shape) for op in program.ops)
+        dense = tuple(_dense(matrix, shape) for matrix in program.matrices)
         return TiledProgram(program, tables, dense)
 
 
-def _dense(op: MatrixOp, shape: ArrayShape) -> int:
-    groups, rows, cols = op.codes.shape
+def _dense(matrix: WeightMatrix, shape: ArrayShape) -> int:
+    groups, rows, cols = matrix.codes.shape
     return count_dense(groups, rows, cols, shape)

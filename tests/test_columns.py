@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from mcompiler.conductance import is_signed, make_adc, needed_bits
 from mcompiler.errors import CompileError
-from mcompiler.ir import BitRange, MatrixOp
+from mcompiler.ir import AnalogLayer, BitRange
 from mcompiler.target import Target
 from tests.support.programs import Case, analog, cases, matrix_op, matrix_program, one_sign, spots, target
 
@@ -29,7 +29,7 @@ POLARISED = ("encoding.weights=polarised", "encoding.pedestal=reference_column")
 def test_bits_of_every_array_from_its_weights(case: Case) -> None:
     """Weight by weight from the definition: every slice of every weight, summed over what one read drives."""
     program = case.analog()
-    op, table, made = program.tiled.matrix.ops[0], program.tiled.tables[0], program.analog[0]
+    op, table, made = program.tiled.matrix.layers[0], program.tiled.tables[0], program.analog[0]
     shape, chip = case.shape, case.chip
     sums: dict[tuple[int, int, int], int] = defaultdict(int)  # by array, read and bit line
     live: dict[tuple[int, int], set[int]] = defaultdict(set)
@@ -41,7 +41,7 @@ def test_bits_of_every_array_from_its_weights(case: Case) -> None:
         for line in lines:
             for column in crossed[array]:
                 at = held.get((array, line, column))
-                code = 0 if at is None else int(op.codes[at.group, at.row, at.col])
+                code = 0 if at is None else int(op.matrix.codes[at.group, at.row, at.col])
                 for place, level in enumerate(levels_of(code, table[array], made.shift, case)):
                     bit_line = column * shape.columns_per_weight + place
                     flipped = bool(made.flips[array, bit_line])
@@ -88,7 +88,7 @@ def test_a_converter_of_so_many_bits_is_lossless(case: Case) -> None:
     """The layer's own range is what its arrays need, and one bit less is too few."""
     made = case.analog().analog[0]
     needed = made.adc_range.max
-    if needed is None or not case.op.codes.any():  # what is zero is lost by no converter
+    if needed is None or not case.op.matrix.codes.any():  # what is zero is lost by no converter
         return
     for bits in (needed, needed - 1):
         if bits < (2 if is_signed(case.chip) else 1):  # a sign alone is no range
@@ -99,7 +99,7 @@ def test_a_converter_of_so_many_bits_is_lossless(case: Case) -> None:
             assert again.lossless is (bits == needed)
 
 
-def assigned(op: MatrixOp, chip: Target) -> BitRange:
+def assigned(op: AnalogLayer, chip: Target) -> BitRange:
     """Bits that a layer needs."""
     return analog(matrix_program([op]), chip).analog[0].adc_range
 
@@ -187,11 +187,11 @@ def test_exactly_what_has_one_sign_is_taken(case: Case, seed: int) -> None:
     if not case.shape.signs:
         return
     rng = np.random.default_rng(seed)
-    codes = np.where(rng.random(case.op.codes.shape) < 0.05, -case.op.codes, case.op.codes)
+    codes = np.where(rng.random(case.op.matrix.codes.shape) < 0.05, -case.op.matrix.codes, case.op.matrix.codes)
     changed = replace(case, op=replace(case.op, codes=codes))
     kept = analog(matrix_program([case.op]), case.chip, compact=case.compact, prune=False).tiled
     seen: dict[tuple[int, int, int], set[int]] = defaultdict(set)
-    for spot in spots(kept.matrix.ops[0], kept.tables[0]):
+    for spot in spots(kept.matrix.layers[0], kept.tables[0]):
         sign = int(np.sign(codes[spot.group, spot.row, spot.col]))
         seen[spot.array, spot.line // case.shape.rows_active, spot.column] |= {sign} - {0}
     if any(len(found) > 1 for found in seen.values()):

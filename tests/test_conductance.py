@@ -39,7 +39,7 @@ from mcompiler.conductance import (
     worst_sum,
 )
 from mcompiler.geometry import array_shape
-from mcompiler.ir import AnalogOp, MatrixOp
+from mcompiler.ir import AnalogLayer, EncodedMatrix
 from mcompiler.target import Rounding, Target, WeightEncoding
 from tests.support.programs import OFFSET, Case, cases, matrix_op, matrix_program, overrides, spots, target, tiled
 
@@ -48,13 +48,13 @@ PROPERTY = settings(max_examples=80, deadline=None)
 Table = npt.NDArray[np.void]
 
 
-def analog_of(case: Case) -> tuple[MatrixOp, Table, AnalogOp]:
+def analog_of(case: Case) -> tuple[AnalogLayer, Table, EncodedMatrix]:
     """The operation with its kept indices, its tile table, its encoding."""
     program = case.analog()
-    return program.tiled.matrix.ops[0], program.tiled.tables[0], program.analog[0]
+    return program.tiled.matrix.layers[0], program.tiled.tables[0], program.analog[0]
 
 
-def cells_of(case: Case, op: MatrixOp, table: Table, settings: AnalogOp) -> list[npt.NDArray[np.uint8]]:
+def cells_of(case: Case, op: AnalogLayer, table: Table, settings: EncodedMatrix) -> list[npt.NDArray[np.uint8]]:
     """All cells, a step at a time as they are encoded."""
     encoding = case.chip.encoding.weights
     return list(encode_cells(op, table, case.shape, encoding, settings.shift, settings.flips))
@@ -139,7 +139,7 @@ def test_tiles_reassemble_to_the_weights(case: Case) -> None:
     encoding = case.chip.encoding.weights
     codes = decode_cells(iter(cells), op, table, case.shape, encoding, settings.shift, settings.flips, settings.signs)
     assert codes.dtype in (np.int16, np.int32)
-    assert np.array_equal(codes, case.op.codes)
+    assert np.array_equal(codes, case.op.matrix.codes)
 
 
 @PROPERTY
@@ -152,7 +152,7 @@ def test_any_column_may_be_flipped(case: Case, seed: int) -> None:
     cells = cells_of(case, op, table, flipped)
     encoding = case.chip.encoding.weights
     codes = decode_cells(iter(cells), op, table, case.shape, encoding, settings.shift, flips, settings.signs)
-    assert np.array_equal(codes, case.op.codes)
+    assert np.array_equal(codes, case.op.matrix.codes)
 
 
 @PROPERTY
@@ -164,7 +164,7 @@ def test_levels_hold_the_slices_of_the_weights(case: Case) -> None:
     levels = levels_of(case, cells_of(case, op, table, settings))
     full = (1 << shape.cell_bits) - 1
     for spot in spots(op, table):
-        code = int(op.codes[spot.group, spot.row, spot.col])
+        code = int(op.matrix.codes[spot.group, spot.row, spot.col])
         entry = table[spot.array]
         slices = range(shape.slices) if entry["slice"] < 0 else [int(entry["slice"])]
         pair = [1, -1] if entry["polarity"] == 0 else [int(entry["polarity"])]
@@ -217,7 +217,7 @@ def test_shipped_targets_hold_their_extreme_codes(name: str) -> None:
     codes = np.array([[-top, top, 0], [1, -1, top]])
     case = Case((), matrix_op(codes), compact=True, prune=True)
     program = tiled(matrix_program([case.op]), chip)
-    op, table, shape = program.matrix.ops[0], program.tables[0], array_shape(chip)
+    op, table, shape = program.matrix.layers[0], program.tables[0], array_shape(chip)
     shift = 1 << (bits - 1) if chip.encoding.weights is WeightEncoding.OFFSET else 0
     flips = np.zeros((len(table), shape.columns), dtype=bool)
     cells = encode_cells(op, table, shape, chip.encoding.weights, shift, flips)
@@ -285,19 +285,19 @@ def test_reads_add_up_to_the_product(case: Case, seed: int) -> None:
     shape, chip = case.shape, case.chip
     cells = cells_of(case, op, table, settings)
     blocks = read_blocks(iter(cells), op, table, chip, shape, settings.shift, settings.flips, settings.signs)
-    groups, rows, cols = op.codes.shape
-    x = np.random.default_rng(seed).integers(0, 1 << op.input.bits, (groups, rows))
+    groups, rows, cols = op.matrix.codes.shape
+    x = np.random.default_rng(seed).integers(0, 1 << op.site.input.bits, (groups, rows))
     step = chip.converters.dac.bits
     total = np.zeros(groups * cols, dtype=np.int64)
     for block in blocks:
         inputs = x[block.group : block.group + block.groups].reshape(-1)[block.rows]
         channels = slice(block.group * cols, (block.group + block.groups) * cols)
-        for place in range(0, op.input.bits, step):
+        for place in range(0, op.site.input.bits, step):
             plane = inputs >> place & (1 << step) - 1
             sums = np.einsum("r,rcn->cn", plane, block.levels.astype(np.int64))
             value = (sums * block.worth).sum(axis=0) + block.inputs * plane.sum()
             total[channels] += value << place
-    wanted = np.einsum("gk,gkn->gn", x, op.codes.astype(np.int64)).reshape(-1)
+    wanted = np.einsum("gk,gkn->gn", x, op.matrix.codes.astype(np.int64)).reshape(-1)
     assert np.array_equal(total, wanted)
 
 
@@ -314,7 +314,7 @@ def test_reads_see_the_cells_and_no_more_rows_than_are_active(case: Case) -> Non
     for block in blocks:
         assert 1 <= len(block.rows) <= shape.rows_active
         assert len(set(block.rows.tolist())) == len(block.rows)
-        assert block.levels.shape == (len(block.rows), conversions, block.groups * op.codes.shape[2])
+        assert block.levels.shape == (len(block.rows), conversions, block.groups * op.matrix.codes.shape[2])
         assert block.levels.min() >= lowest
         assert block.levels.max() <= full
         present = block.worth != 0
@@ -324,7 +324,7 @@ def test_reads_see_the_cells_and_no_more_rows_than_are_active(case: Case) -> Non
             assert (block.worth >= 0).all()
     # a word line of a group is read once for every weight on it
     reads: dict[tuple[int, int, int], int] = defaultdict(int)
-    depth, cols = op.codes.shape[1:]
+    depth, cols = op.matrix.codes.shape[1:]
     for block in blocks:
         for line in block.rows.tolist():
             for channel in np.flatnonzero(block.worth.any(axis=0)).tolist():
@@ -586,9 +586,9 @@ def test_full_range_holds_the_worst_sum(keys: tuple[str, ...], bits: int, roundi
 @given(cases(), st.booleans())
 def test_no_read_sums_to_more_than_the_worst_sum(case: Case, largest: bool) -> None:
     if largest:  # every weight at the end of its range
-        ends = np.where(case.op.codes < 0, case.op.codes.min(), case.op.codes.max())
+        ends = np.where(case.op.matrix.codes < 0, case.op.matrix.codes.min(), case.op.matrix.codes.max())
         if case.shape.signs:  # zeros have no sign to keep
-            ends = np.where(case.op.codes == 0, 0, ends)
+            ends = np.where(case.op.matrix.codes == 0, 0, ends)
         case = replace(case, op=replace(case.op, codes=ends.astype(np.int16)))
     op, table, settings = analog_of(case)
     levels = np.array([*case.chip.cell_steps, *[0] * 256])[levels_of(case, cells_of(case, op, table, settings))]

@@ -82,7 +82,7 @@ def test_rows_columns_and_groups_of_zeros(chip: str) -> None:
     made = model([node("Conv", "x w b", group=3)], {"x": x}, {"w": w, "b": activations((6,), 3)})
     build = built(made, {"x": x}, ALL[chip])
     (layer,) = build.layer_data
-    assert layer.op.cols.counts().tolist() == [1, 0, 2]
+    assert layer.op.matrix.cols.counts().tolist() == [1, 0, 2]
     if chip in ("pair", "isaac"):
         close(made, build, {"x": x})
 
@@ -286,7 +286,7 @@ def test_the_models_own_scales_are_taken_exactly() -> None:
     made = model(nodes, {"x": x}, constants)
     build = mcompiler.compile(made, PAIR)
     (layer,) = build.layer_data
-    assert (layer.op.input.scale, layer.op.input.zero_point) == (float(np.float32(0.03)), 77)
+    assert (layer.op.site.input.scale, layer.op.site.input.zero_point) == (float(np.float32(0.03)), 77)
     q = np.clip(np.rint(x / np.float32(0.03)) + 77, 0, 255)
     wanted = (q - 77) @ codes.astype(np.float64) * float(np.float32(0.03)) * 0.5
     np.testing.assert_allclose(run_plain(build.mapped, {"x": x})["y"], wanted, rtol=1e-5)
@@ -391,5 +391,5 @@ def test_every_range_is_exact(method: str) -> None:
 def test_calibration_may_be_the_array_of_the_only_input() -> None:
     case = conv_case([3, 3])
     named, bare = (mcompiler.compile(case.model, PAIR, calibration=data) for data in (case.feeds, case.feeds["x"]))
-    assert bare.layer_data[0].op.input == named.layer_data[0].op.input
+    assert bare.layer_data[0].op.site.input == named.layer_data[0].op.site.input
     assert bare.options == named.options

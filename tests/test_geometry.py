@@ -25,7 +25,7 @@ from mcompiler.geometry import (
     tile_positions,
     tile_table,
 )
-from mcompiler.ir import Kept, MatrixOp
+from mcompiler.ir import AnalogLayer, Kept
 from mcompiler.passes.compact import Compact
 from mcompiler.target import Target
 from tests.support.programs import (
@@ -129,10 +129,10 @@ def test_a_weight_that_fits_no_array_is_an_error() -> None:
 # --- the tile table --------------------------------------------------------------------------------------------------
 
 
-def positions_of(case: Case) -> tuple[MatrixOp, np.ndarray[tuple[int], np.dtype[np.void]]]:
+def positions_of(case: Case) -> tuple[AnalogLayer, np.ndarray[tuple[int], np.dtype[np.void]]]:
     """The operation with its kept indices, and its tile table."""
     program = tiled(matrix_program([case.op]), case.chip, compact=case.compact, prune=case.prune)
-    return program.matrix.ops[0], program.tables[0]
+    return program.matrix.layers[0], program.tables[0]
 
 
 @PROPERTY
@@ -197,7 +197,7 @@ def test_blocks_are_the_weights_of_a_tile(case: Case) -> None:
         expected[spot.array].add((spot.group, spot.row, spot.col, spot.line, spot.column))
     for index, entry in enumerate(table):
         found = set()
-        for block in tile_blocks(entry, op.rows, op.cols):
+        for block in tile_blocks(entry, op.matrix.rows, op.matrix.cols):
             assert len(block.rows), "an empty block"
             assert len(block.cols), "an empty block"
             for i, row in enumerate(block.rows.tolist()):
@@ -274,7 +274,9 @@ def test_vanished_groups_take_no_array() -> None:
     codes = np.zeros((3, 4, 2), dtype=np.int16)
     codes[1, 2, 1] = 5
     program = tiled(matrix_program([matrix_op(codes)]), target())
-    assert [(spot.group, spot.row, spot.col) for spot in spots(program.matrix.ops[0], program.tables[0])] == [(1, 2, 1)]
+    assert [(spot.group, spot.row, spot.col) for spot in spots(program.matrix.layers[0], program.tables[0])] == [
+        (1, 2, 1)
+    ]
 
 
 def test_separate_slices_and_pairs_multiply_the_arrays() -> None:
@@ -339,7 +341,7 @@ def test_the_matrix_of_a_convolution_asks_for_what_every_tensor_has() -> None:
 @given(cases())
 def test_tiles_are_counted_as_the_passes_leave_them(case: Case) -> None:
     table = tiled(matrix_program([case.op]), case.chip).tables[0]
-    assert count_tiles(case.op.codes != 0, case.shape) * case.shape.arrays_per_tile == len(table)
+    assert count_tiles(case.op.matrix.codes != 0, case.shape) * case.shape.arrays_per_tile == len(table)
 
 
 @PROPERTY
@@ -361,14 +363,14 @@ def test_fragments_are_what_one_read_drives(rows: int, height: int, active: int)
 def test_fragments_of_groups_that_share_an_array(case: Case) -> None:
     """Two rows of a group are in one fragment exactly where one read drives their word lines."""
     program = tiled(matrix_program([case.op]), case.chip)
-    op, table = program.matrix.ops[0], program.tables[0]
+    op, table = program.matrix.layers[0], program.tables[0]
     active = case.shape.rows_active
-    lengths = group_fragments(op.rows.counts(), op.cols.counts(), case.shape)
+    lengths = group_fragments(op.matrix.rows.counts(), op.matrix.cols.counts(), case.shape)
     fragment = {}
     for group, found in enumerate(lengths):
-        assert sum(length for _, length in found) == len(op.rows.of(group))
+        assert sum(length for _, length in found) == len(op.matrix.rows.of(group))
         for index, (start, length) in enumerate(found):
-            fragment.update({(group, int(row)): index for row in op.rows.of(group)[start : start + length]})
+            fragment.update({(group, int(row)): index for row in op.matrix.rows.of(group)[start : start + length]})
     read = {}
     for spot in spots(op, table):
         read[spot.group, spot.row] = (int(table["row"][spot.array]), spot.line // active)

@@ -208,7 +208,7 @@ def rooted() -> onnx.ModelProto:
 
 def test_nan_on_random_data_is_left_out_of_the_range(tmp_path: Path) -> None:
     build = proved(rooted(), tmp_path, 1, X)
-    assert 0 < build.layer_data[0].op.input.scale < 0.02
+    assert 0 < build.layer_data[0].op.site.input.scale < 0.02
 
 
 @pytest.mark.parametrize("value", [-1.0, np.inf])

@@ -11,9 +11,10 @@ from mcompiler.artefacts.directory import (
     whole,
     write_build,
 )
-from mcompiler.artefacts.layers import LayerData, file_stem, plain_name, program_layers, read_layers, write_layers
+from mcompiler.artefacts.layers import LayerData, file_stem, plain_name, program_layers, write_layers
 from mcompiler.artefacts.placement import placement_data, placement_faults
 from mcompiler.artefacts.report import report_html
+from mcompiler.artefacts.stored import read_layers
 from mcompiler.artefacts.timeline import chrome_trace, replayed, schedule_data
 
 __all__ = [

@@ -95,10 +95,11 @@ def floor_plan(layers: Sequence[LayerData], hierarchy: Hierarchy) -> FloorPlan:
 def _keys(layers: Sequence[LayerData], hierarchy: Hierarchy) -> tuple[Keys, Keys]:
     """Every array as one number, its address in mixed radix, and the layer that it belongs to."""
     none = np.zeros((0, 4), np.int32)
-    every = np.concatenate([none, *(layer.addresses for layer in layers)]).astype(np.int64)
+    own = [layer.addresses if layer.shares is None else none for layer in layers]
+    every = np.concatenate([none, *own]).astype(np.int64)
     chip, tile, core, position = every.T
     keys = ((chip * hierarchy.tiles_per_chip + tile) * hierarchy.cores_per_tile + core) * hierarchy.positions_per_core
-    return keys + position, np.repeat(np.arange(len(layers)), [len(layer.addresses) for layer in layers])
+    return keys + position, np.repeat(np.arange(len(layers)), [len(each) for each in own])
 
 
 def _dominant(units: Keys, owner: Keys, layers: int) -> tuple[Keys, Keys]:

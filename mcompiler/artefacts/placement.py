@@ -16,7 +16,8 @@ import onnx_ir as ir
 
 from mcompiler.artefacts.layers import LayerData
 from mcompiler.geometry import TileTable
-from mcompiler.ir import ANALOG_DOMAIN, ANALOG_OP, MatrixOp
+from mcompiler.graph import site_of
+from mcompiler.ir import AnalogLayer
 from mcompiler.target import Target
 
 ARRAYS_LIMIT = 1_000_000
@@ -32,11 +33,11 @@ def placement_data(skeleton: ir.Model, layers: Sequence[LayerData], target: Targ
     edges: list[dict[str, Any]] = []
     for layer in layers:
         op = layer.op
-        nodes.append({"id": f"buffer:{op.name}", "kind": "buffer", "layer": op.name})
-        nodes.append({"id": f"layer:{op.name}", "kind": "layer", "layer": op.name})
+        nodes.append({"id": f"buffer:{op.site.name}", "kind": "buffer", "layer": op.site.name})
+        nodes.append({"id": f"layer:{op.site.name}", "kind": "layer", "layer": op.site.name})
         add = _arrays if detailed else _cores
         add(nodes, edges, layer, target)
-    edges.extend(_flows(skeleton, {layer.op.name: layer.op for layer in layers}, target))
+    edges.extend(_flows(skeleton, {layer.op.site.name: layer.op for layer in layers}, target))
     hierarchy = target.hierarchy
     about = {
         "target": target.name,
@@ -60,7 +61,8 @@ def placement_faults(
     faults = []
     every, hierarchy = _every_address(layers), target.hierarchy
     sizes = (hierarchy.tiles_per_chip, hierarchy.cores_per_tile, hierarchy.positions_per_core)
-    turns = np.repeat([layer.turn for layer in layers], [len(layer.addresses) for layer in layers])
+    own = [layer for layer in layers if layer.shares is None]
+    turns = np.repeat([layer.turn for layer in own], [len(layer.addresses) for layer in own])
     if len(np.unique(np.column_stack([every, turns]), axis=0)) != len(every):
         faults.append("two arrays have one address")
     if len(every) and (every.min() < 0 or (every[:, 1:] >= sizes).any()):
@@ -76,13 +78,13 @@ def placement_faults(
 
 
 def _every_address(layers: Sequence[LayerData]) -> npt.NDArray[np.int32]:
-    return np.concatenate([np.zeros((0, 4), np.int32), *(layer.addresses for layer in layers)])
+    return np.concatenate([np.zeros((0, 4), np.int32), *(layer.addresses for layer in layers if layer.shares is None)])
 
 
-def _traffic(op: MatrixOp, table: TileTable, target: Target) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+def _traffic(op: AnalogLayer, table: TileTable, target: Target) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
     """Bytes per inference into and out of each array."""
-    into = op.vectors * table["rows"] * op.input.bits / 8
-    out = op.vectors * table["cols"] * target.digital.accumulator_bits / 8
+    into = op.site.vectors * table["rows"] * op.site.input.bits / 8
+    out = op.site.vectors * table["cols"] * target.digital.accumulator_bits / 8
     return into, out
 
 
@@ -104,19 +106,19 @@ def _arrays(
         zip(every, layer.addresses.tolist(), strict=True)
     ):
         _, group, groups, row, height, col, cols, which, polarity = tile
-        name = f"array:{op.name}:{index}"
+        name = f"array:{op.site.name}:{index}"
         nodes.append({
-            "id": name, "kind": "array", "layer": op.name, "address": address, "group": group, "groups": groups,
+            "id": name, "kind": "array", "layer": op.site.name, "address": address, "group": group, "groups": groups,
             "row": row, "rows": height, "col": col, "columns": cols, "slice": which, "polarity": polarity,
             "replica": copy, "adc_bits": bits or None,
         })  # fmt: skip
-        unit = f"accumulator:{op.name}:{group}:{col}"
-        blocks[group, col] = (unit, op.vectors * cols * width)
-        edges.append({"source": f"buffer:{op.name}", "target": name, "bytes": bytes_in / copies})
+        unit = f"accumulator:{op.site.name}:{group}:{col}"
+        blocks[group, col] = (unit, op.site.vectors * cols * width)
+        edges.append({"source": f"buffer:{op.site.name}", "target": name, "bytes": bytes_in / copies})
         edges.append({"source": name, "target": unit, "bytes": bytes_out / copies})
     for unit, bytes_out in blocks.values():
-        nodes.append({"id": unit, "kind": "accumulator", "layer": op.name})
-        edges.append({"source": unit, "target": f"layer:{op.name}", "bytes": bytes_out})
+        nodes.append({"id": unit, "kind": "accumulator", "layer": op.site.name})
+        edges.append({"source": unit, "target": f"layer:{op.site.name}", "bytes": bytes_out})
 
 
 def _cores(
@@ -134,13 +136,13 @@ def _cores(
     for address, arrays, first, last in zip(
         cores.tolist(), count.tolist(), bytes_in.tolist(), bytes_out.tolist(), strict=True
     ):
-        name = f"core:{op.name}:{'.'.join(map(str, address))}"
-        nodes.append({"id": name, "kind": "core", "layer": op.name, "address": address, "arrays": arrays})
-        edges.append({"source": f"buffer:{op.name}", "target": name, "bytes": first})
-        edges.append({"source": name, "target": f"layer:{op.name}", "bytes": last})
+        name = f"core:{op.site.name}:{'.'.join(map(str, address))}"
+        nodes.append({"id": name, "kind": "core", "layer": op.site.name, "address": address, "arrays": arrays})
+        edges.append({"source": f"buffer:{op.site.name}", "target": name, "bytes": first})
+        edges.append({"source": name, "target": f"layer:{op.site.name}", "bytes": last})
 
 
-def _flows(skeleton: ir.Model, ops: Mapping[str, MatrixOp], target: Target) -> list[dict[str, Any]]:
+def _flows(skeleton: ir.Model, ops: Mapping[str, AnalogLayer], target: Target) -> list[dict[str, Any]]:
     """Edges between layers, through whatever stays digital between them, and from and to the outside ("" below)."""
     sources: dict[str, frozenset[str]] = {value.name or "": frozenset({""}) for value in skeleton.graph.inputs}
     edges: list[dict[str, Any]] = []
@@ -148,13 +150,13 @@ def _flows(skeleton: ir.Model, ops: Mapping[str, MatrixOp], target: Target) -> l
         reaching: frozenset[str] = frozenset().union(
             *(sources.get(value.name or "", frozenset()) for value in node.inputs if value is not None)
         )
-        if node.domain == ANALOG_DOMAIN and node.op_type == ANALOG_OP:
+        if site_of(node) is not None:
             op = ops[node.name or ""]
             edges += [
-                {"source": _out(source), "target": f"buffer:{op.name}", "bytes": _bytes(source, ops, target)}
+                {"source": _out(source), "target": f"buffer:{op.site.name}", "bytes": _bytes(source, ops, target)}
                 for source in sorted(reaching)
             ]
-            reaching = frozenset({op.name})
+            reaching = frozenset({op.site.name})
         sources.update((value.name or "", reaching) for value in node.outputs)
     final: frozenset[str] = frozenset().union(
         *(sources.get(value.name or "", frozenset()) for value in skeleton.graph.outputs)
@@ -169,10 +171,10 @@ def _out(source: str) -> str:
     return INPUT if not source else f"layer:{source}"
 
 
-def _bytes(source: str, ops: Mapping[str, MatrixOp], target: Target) -> float:
+def _bytes(source: str, ops: Mapping[str, AnalogLayer], target: Target) -> float:
     """Bytes of a layer's results per inference, in input codes; 0 where the source is the model's input itself."""
     if not source:
         return 0.0
     op = ops[source]
-    groups, _, cols = op.codes.shape
-    return float(op.vectors * groups * cols * target.precision.inputs) / 8
+    groups, _, cols = op.matrix.codes.shape
+    return float(op.site.vectors * groups * cols * target.precision.inputs) / 8

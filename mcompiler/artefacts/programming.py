@@ -160,11 +160,11 @@ def write_programming_tables(folder: Path, layers: Sequence[LayerData], target: 
     with whole(folder) as beside:
         beside.mkdir()
         for index, layer in enumerate(layers):
-            name = f"{file_stem(index, layer.op.name)}.npy"
+            name = f"{file_stem(index, layer.op.site.name)}.npy"
             with (beside / name).open("wb") as file:
                 _write_npy(file, layer, target, None)
                 _sync(file)
-            written[layer.op.name] = (name, _count(layer, target, None))
+            written[layer.op.site.name] = (name, _count(layer, target, None))
         sync_folder(beside)
     return written
 
@@ -214,11 +214,14 @@ def programming_cost(layers: Iterable[LayerData], target: Target) -> tuple[Progr
     found: list[Programming] = []
     everywhere: dict[tuple[int, ...], int] = {}
     for layer in layers:
+        if layer.shares is not None:  # its cells are written once, with those of the layer that has them
+            found.append(priced(layer.op.site.name, 0, {}))
+            continue
         written = written_cells(layer, target)
         steps = _by_core(-(-written // write.parallel_cells), layer.addresses)
         for core, own in steps.items():
             everywhere[core] = everywhere.get(core, 0) + own
-        found.append(priced(layer.op.name, int(written.sum()), steps))
+        found.append(priced(layer.op.site.name, int(written.sum()), steps))
     return (*found, priced("total", sum(each.cells for each in found), everywhere))
 
 

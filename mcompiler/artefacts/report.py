@@ -84,7 +84,7 @@ def report_html(
         events=_event_table(cost, layers),
         plan=floor_plan(layers, target.hierarchy),
         colours=colours,
-        names=[clean(layer.op.name) for layer in layers],
+        names=[clean(layer.op.site.name) for layer in layers],
         fates=_fates(fates),
         assumptions=_assumptions(target),
         core=target.hierarchy.core_name,
@@ -157,7 +157,7 @@ def _summary(cost: Cost, fates: Sequence[NodeFate], layers: Sequence[LayerData])
     saved = 1 - cost.crossbars / cost.crossbars_dense if cost.crossbars_dense else 0.0
     dense = f"{cost.crossbars_dense:,} in the dense mapping" + (f", {percent(saved)} saved" if saved > 0 else "")
     chips = len({int(chip) for layer in layers for chip in set(layer.addresses[:, 0].tolist())})
-    products = sum(layer.op.vectors * int(layer.op.codes.size) for layer in layers)
+    products = sum(layer.op.site.vectors * int(layer.op.matrix.codes.size) for layer in layers)
     return [
         ("Latency", _quantity(cost.latency_s, "s"), "of one inference"),
         ("Throughput", _quantity(cost.throughput_per_s, "/s"), "inferences, in a pipeline"),
@@ -247,7 +247,7 @@ def _places(layout: str) -> str:
 
 def _operation(layer: LayerData) -> str:
     """What a layer does, in two words."""
-    shape = layer.op.shape
+    shape = layer.op.site.shape
     if not isinstance(shape, ConvShape):
         return "product"
     stride = f", stride {'×'.join(map(str, dict.fromkeys(shape.strides)))}" if set(shape.strides) != {1} else ""
@@ -256,8 +256,8 @@ def _operation(layer: LayerData) -> str:
 
 def _matrix(layer: LayerData) -> Cell:
     """G × K × N, and how much of it compaction kept."""
-    groups, rows, cols = layer.op.codes.shape
-    kept = int((layer.op.rows.counts() * layer.op.cols.counts()).sum())
+    groups, rows, cols = layer.op.matrix.codes.shape
+    kept = int((layer.op.matrix.rows.counts() * layer.op.matrix.cols.counts()).sum())
     text = f"{groups} × {rows} × {cols}"
     if kept == groups * rows * cols:
         return Cell(text)
@@ -284,15 +284,15 @@ def _layer_table(cost: Cost, layers: Sequence[LayerData], colours: Sequence[str]
     """One row per layer in the order of the model, then what stays digital; the sums below."""
     rows = []
     for layer, colour in zip(layers, colours, strict=True):
-        op, price = layer.op, cost.layers.get(layer.op.name, Price(0.0, 0.0))
+        op, price = layer.op, cost.layers.get(layer.op.site.name, Price(0.0, 0.0))
         rows.append(_cells(
-            Cell(clean(op.name), colour=colour), _operation(layer), _matrix(layer),
-            f"{op.weight_bits} / {op.input.bits}", f"{op.vectors:,}", f"{len(layer.table):,}", f"{layer.dense:,}",
+            Cell(clean(op.site.name), colour=colour), _operation(layer), _matrix(layer),
+            f"{op.matrix.weight_bits} / {op.site.input.bits}", f"{op.site.vectors:,}", f"{len(layer.table):,}", f"{layer.dense:,}",
             percent(price.utilisation),
             _quantity(price.latency_s, "s"), _quantity(price.energy_j, "J"), _share(price.energy_j, cost.energy_j),
             _area(price.area_m2), Cell(str(price.adc_bits), hint=_ADC_BITS), _converters(layer),
         ))  # fmt: skip
-    known = {layer.op.name for layer in layers}
+    known = {layer.op.site.name for layer in layers}
     for name in (name for name in cost.layers if name not in known):
         price = cost.layers[name]
         what = "operations that stay digital" if name == DIGITAL else ""
@@ -342,7 +342,7 @@ def _words(event: str) -> str:
 
 def _event_table(cost: Cost, layers: Sequence[LayerData]) -> Table:
     """Events per inference: layers down, events across."""
-    numbers: dict[str, dict[str, float]] = {layer.op.name: {} for layer in layers}
+    numbers: dict[str, dict[str, float]] = {layer.op.site.name: {} for layer in layers}
     for name, event, number in cost.events:
         row = numbers.setdefault(name, {})
         row[event] = row.get(event, 0.0) + number

@@ -40,8 +40,8 @@ def schedule_data(program: ScheduledProgram) -> dict[str, Any]:
         "turns": [asdict(turn) for turn in program.turns],
         "digital_operations": dict(matrix.digital_ops),
         "layers": [
-            {"name": op.name, "copies": copies, "hops": layer.hops, "chip_hops": layer.chip_hops}
-            for op, copies, layer in zip(matrix.ops, program.placed.analog.copies, program.layers, strict=True)
+            {"name": op.site.name, "copies": copies, "hops": layer.hops, "chip_hops": layer.chip_hops}
+            for op, copies, layer in zip(matrix.layers, program.placed.analog.site_copies, program.layers, strict=True)
         ],
         "stages": [asdict(stage) for stage in program.stages],
         "streams": [asdict(stream) for stream in program.streams],

@@ -146,7 +146,7 @@ def compile_command(
             "nodes": [{"name": f.name, "op": f.op, "fate": str(f.fate), "reason": f.reason} for f in build.fates],
             "seconds": dict(build.seconds),
             "layers": [
-                {"name": layer.op.name, "adc_bits": layer.analog.adc_range.as_json()} for layer in build.layer_data
+                {"name": layer.op.site.name, "adc_bits": layer.analog.adc_range.as_json()} for layer in build.layer_data
             ],
             **({} if ordered is None else {"reorder": ordered}),
             "placement": build.schedule["placement"],

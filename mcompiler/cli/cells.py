@@ -69,7 +69,7 @@ def _show(build: Build, layer: str, tile: int | None, as_json: bool) -> None:
     """Cells on stdout, an array at a time as CSV."""
     from mcompiler.artefacts.programming import layer_levels, programming_csv
 
-    (data,) = (data for data in build.layer_data if data.op.name == layer)
+    (data,) = (data for data in build.layer_data if data.op.site.name == layer)
     if not as_json:
         for piece in programming_csv(data, build.target, tile):
             click.echo(piece, nl=False)

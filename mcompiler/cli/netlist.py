@@ -56,9 +56,9 @@ def _applied(build: Build, layer: str, given: str | None) -> tuple[list[int] | N
 
     if given is None:
         return None, None
-    (data,) = (data for data in build.layer_data if data.op.name == layer)
+    (data,) = (data for data in build.layer_data if data.op.site.name == layer)
     if given.endswith(".npz"):
-        groups, depth, _ = data.op.codes.shape
+        groups, depth, _ = data.op.matrix.codes.shape
         spec = InputSpec("x", np.dtype(np.float64), ("n", groups * depth))
         x = load_samples(Path(given), (spec,)).inputs["x"]
         return None, x[0] if len(x) == 1 else x

@@ -19,7 +19,7 @@ from mcompiler.conductance.codes import (
     tile_runs,
 )
 from mcompiler.geometry import ArrayShape, TileTable, span, tile_blocks
-from mcompiler.ir import IntArray, MatrixOp
+from mcompiler.ir import IntArray, WeightMatrix
 from mcompiler.target import MEAN_STEPS, Partner, Target, WeightEncoding
 
 Cells = npt.NDArray[np.uint8]
@@ -54,7 +54,7 @@ def unpack_levels(cells: Cells, bits: int, columns: int) -> Levels:
 
 
 def encode_cells(
-    op: MatrixOp,
+    matrix: WeightMatrix,
     table: TileTable,
     shape: ArrayShape,
     encoding: WeightEncoding,
@@ -64,7 +64,7 @@ def encode_cells(
     """Level codes of the arrays of an operation, in table order, packed: uint8 [n, rows, row_bytes] a step.
 
     Args:
-        op: the operation.
+        matrix: the operation.
         table: its tile table.
         shape: array geometry.
         encoding: how codes become levels.
@@ -84,7 +84,7 @@ def encode_cells(
     else:
         packed = []
     full = np.uint8((1 << shape.cell_bits) - 1)
-    for run in tile_runs(op, table, shape, smallest):
+    for run in tile_runs(matrix, table, shape, smallest):
         count = len(run.index) * shape.arrays_per_tile
         cells = np.zeros((count, shape.rows, shape.row_bytes), dtype=np.uint8)
         if packed:
@@ -111,7 +111,7 @@ def encode_cells(
 
 def decode_cells(
     cells: Iterator[Cells],
-    op: MatrixOp,
+    matrix: WeightMatrix,
     table: TileTable,
     shape: ArrayShape,
     encoding: WeightEncoding,
@@ -125,12 +125,12 @@ def decode_cells(
 
     Args:
         cells: packed level codes, in table order (any number of arrays a step, whole tiles).
-        op: operation whose shape and kept indices say where the cells belong; its codes are not read.
+        matrix: operation whose shape and kept indices say where the cells belong; its codes are not read.
         table, shape, encoding, shift, flips: as in encode_cells.
         signs: polarised encoding: bool [arrays, reads, tile_columns], what counts negative.
     """
     largest = 1 << (shape.cell_bits * shape.slices)
-    out = np.zeros(op.codes.shape, dtype=np.int16 if largest <= 1 << 15 else np.int32)
+    out = np.zeros(matrix.codes.shape, dtype=np.int16 if largest <= 1 << 15 else np.int32)
     copies = shape.arrays_per_tile
     full = np.uint8((1 << shape.cell_bits) - 1)
     bits = shape.storage_bits
@@ -159,7 +159,7 @@ def decode_cells(
             merged = total.transpose(1, 0, 2).reshape(height, -1)[:, :width]
             if shift:
                 merged = merged - out.dtype.type(shift)
-            _place_run(out, op, heads[start], width, merged)
+            _place_run(out, matrix, heads[start], width, merged)
         first += len(chunk)
     return out
 
@@ -184,7 +184,7 @@ def _worth_of(
 
 def _place_run(
     out: npt.NDArray[np.signedinteger[Any]],
-    op: MatrixOp,
+    matrix: WeightMatrix,
     head: np.void,
     width: int,
     codes: npt.NDArray[np.signedinteger[Any]],
@@ -192,10 +192,10 @@ def _place_run(
     """Put the codes of a run of tiles [rows, width] where they belong in [G, K, N]."""
     if int(head["groups"]) == 1:
         group, row, col = int(head["group"]), int(head["row"]), int(head["col"])
-        rows = op.rows.of(group)[row : row + len(codes)]
-        _assign(out[group], rows, op.cols.of(group)[col : col + width], codes)
+        rows = matrix.rows.of(group)[row : row + len(codes)]
+        _assign(out[group], rows, matrix.cols.of(group)[col : col + width], codes)
         return
-    for block in tile_blocks(head, op.rows, op.cols):
+    for block in tile_blocks(head, matrix.rows, matrix.cols):
         part = codes[block.row : block.row + len(block.rows), block.col : block.col + len(block.cols)]
         _assign(out[block.group], block.rows, block.cols, part)
 

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mcompiler.geometry import ArrayShape, TileTable, span, tile_blocks
-from mcompiler.ir import CodeArray, IntArray, MatrixOp
+from mcompiler.ir import CodeArray, IntArray, WeightMatrix
 from mcompiler.target import WeightEncoding
 
 Levels = npt.NDArray[np.uint8]
@@ -81,11 +81,11 @@ def step_table(shape: ArrayShape) -> npt.NDArray[np.int16]:
 def largest_sum(codes: npt.NDArray[np.signedinteger[Any]]) -> int:
     """Largest sum of magnitudes over the rows of any column of codes [G, K, N]; bounds every partial sum."""
     largest = 0
-    for matrix in codes:
-        total = np.zeros(matrix.shape[1], dtype=np.int64)
-        step = max(1, (1 << 18) // max(1, matrix.shape[1]))
-        for row in range(0, len(matrix), step):  # in pieces that stay in cache
-            total += np.abs(matrix[row : row + step], dtype=np.int32).sum(axis=0)
+    for group in codes:
+        total = np.zeros(group.shape[1], dtype=np.int64)
+        step = max(1, (1 << 18) // max(1, group.shape[1]))
+        for row in range(0, len(group), step):  # in pieces that stay in cache
+            total += np.abs(group[row : row + step], dtype=np.int32).sum(axis=0)
         largest = max(largest, int(total.max(initial=0)))
     return largest
 
@@ -103,11 +103,11 @@ class TileRun:
     index: npt.NDArray[np.int32]
 
 
-def tile_runs(op: MatrixOp, table: TileTable, shape: ArrayShape, smallest: int) -> Iterator[TileRun]:
+def tile_runs(matrix: WeightMatrix, table: TileTable, shape: ArrayShape, smallest: int) -> Iterator[TileRun]:
     """Walk the array positions of an operation, a row block at a time.
 
     Args:
-        op: the operation.
+        matrix: the operation.
         table: its tile table.
         shape: array geometry.
         smallest: the code of entry 0 of the level table.
@@ -120,16 +120,16 @@ def tile_runs(op: MatrixOp, table: TileTable, shape: ArrayShape, smallest: int) 
         index = np.full((shape.rows, (stop - start) * shape.tile_columns), -1, dtype=np.int32)
         if int(first["groups"]) == 1:
             group, row, col = int(first["group"]), int(first["row"]), int(first["col"])
-            rows = op.rows.of(group)[row : row + int(first["rows"])]
+            rows = matrix.rows.of(group)[row : row + int(first["rows"])]
             width = int(heads[start:stop]["cols"].sum())
-            cols = op.cols.of(group)[col : col + width]
-            index[: len(rows), :width] = _submatrix(op.codes[group], rows, cols) - np.int32(smallest)
+            cols = matrix.cols.of(group)[col : col + width]
+            index[: len(rows), :width] = _submatrix(matrix.codes[group], rows, cols) - np.int32(smallest)
         else:
             height, width = int(first["rows"]), int(first["cols"])
             index[:height, :width] = -smallest  # code 0 off the diagonal: live rows cross it
-            for block in tile_blocks(first, op.rows, op.cols):
+            for block in tile_blocks(first, matrix.rows, matrix.cols):
                 index[block.row : block.row + len(block.rows), block.col : block.col + len(block.cols)] = _submatrix(
-                    op.codes[block.group], block.rows, block.cols
+                    matrix.codes[block.group], block.rows, block.cols
                 ) - np.int32(smallest)
         tiles = index.reshape(shape.rows, stop - start, shape.tile_columns).transpose(1, 0, 2)
         yield TileRun(slice(start * copies, stop * copies), tiles)

@@ -12,7 +12,7 @@ from mcompiler.conductance.codes import Levels, TileRun, code_range, level_table
 from mcompiler.conductance.converters import Adc, is_signed, make_adc, needed_bits
 from mcompiler.errors import CompileError
 from mcompiler.geometry import ArrayShape, TileTable, tile_blocks
-from mcompiler.ir import IntArray, MatrixOp
+from mcompiler.ir import IntArray, WeightMatrix
 from mcompiler.target import Target
 
 BoolArray = npt.NDArray[np.bool_]
@@ -38,7 +38,7 @@ class Columns:
     bits: IntArray
 
 
-def column_sums(op: MatrixOp, table: TileTable, shape: ArrayShape, target: Target, shift: int) -> Columns:
+def column_sums(matrix: WeightMatrix, table: TileTable, shape: ArrayShape, target: Target, shift: int) -> Columns:
     """Sum the cells of every column over every read.
 
     Raises:
@@ -51,10 +51,12 @@ def column_sums(op: MatrixOp, table: TileTable, shape: ArrayShape, target: Targe
     lowest = highest = inputs = 0
     adc, span = make_adc(target), code_range(shape, target.encoding.weights, shift)
     lanes = _Lanes.of(level_table(shape, target.encoding.weights, shift), shape)
-    for run in tile_runs(op, table, shape, span.smallest):
+    for run in tile_runs(matrix, table, shape, span.smallest):
         live = _live(run, shape)  # [tiles, reads]
         if signs is not None:
-            signs[run.arrays] = np.repeat(_signs(run, span.smallest, op, table, shape), shape.arrays_per_tile, axis=0)
+            signs[run.arrays] = np.repeat(
+                _signs(run, span.smallest, matrix, table, shape), shape.arrays_per_tile, axis=0
+            )
         sums = lanes.sums(run, shape)  # [tiles, reads, tile_columns, polarities, slices]
         if target.encoding.flip:
             full = int(step_table(shape)[(1 << shape.cell_bits) - 1])
@@ -78,7 +80,7 @@ def _live(run: TileRun, shape: ArrayShape) -> IntArray:
     return np.add.reduceat((run.index[:, :, 0] >= 0).astype(np.int64), _starts(shape), axis=1)
 
 
-def _signs(run: TileRun, smallest: int, op: MatrixOp, table: TileTable, shape: ArrayShape) -> BoolArray:
+def _signs(run: TileRun, smallest: int, matrix: WeightMatrix, table: TileTable, shape: ArrayShape) -> BoolArray:
     """Columns of weights whose codes are negative, of each read: bool [tiles, reads, tile_columns]."""
     starts = _starts(shape)
     negative = np.logical_or.reduceat((run.index >= 0) & (run.index < -smallest), starts, axis=1)
@@ -87,12 +89,12 @@ def _signs(run: TileRun, smallest: int, op: MatrixOp, table: TileTable, shape: A
     if len(both):
         tile, read, column = both[0].tolist()
         head = table[run.arrays][tile * shape.arrays_per_tile]
-        raise CompileError(_conflict(head, read, column, len(both), op, shape), op.name)
+        raise CompileError(_conflict(head, read, column, len(both), matrix, shape), matrix.label)
     return np.asarray(negative)
 
 
-def _conflict(head: np.void, read: int, column: int, others: int, op: MatrixOp, shape: ArrayShape) -> str:
-    block = next(b for b in tile_blocks(head, op.rows, op.cols) if b.col <= column < b.col + len(b.cols))
+def _conflict(head: np.void, read: int, column: int, others: int, matrix: WeightMatrix, shape: ArrayShape) -> str:
+    block = next(b for b in tile_blocks(head, matrix.rows, matrix.cols) if b.col <= column < b.col + len(b.cols))
     first, last = read * shape.rows_active, min((read + 1) * shape.rows_active, int(head["rows"])) - 1
     more = f" (and {others - 1} more columns near it)" if others > 1 else ""
     return (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,7 +12,7 @@ import numpy.typing as npt
 from mcompiler.conductance.codes import Levels, TileRun, code_range, level_table, run_levels, steps_of, tile_runs
 from mcompiler.conductance.converters import convert, eight_bit_floor, is_signed, make_adc, round_codes
 from mcompiler.geometry import ArrayShape, TileTable, tile_blocks
-from mcompiler.ir import CodeSample, IntArray, MatrixOp
+from mcompiler.ir import CodeSample, IntArray, WeightMatrix
 from mcompiler.target import RangePer, Target
 
 SAMPLED_TILES = 24
@@ -43,9 +43,9 @@ class Fitted:
 
 
 def fit_ranges(
-    op: MatrixOp,
+    matrix: WeightMatrix,
     table: TileTable,
-    sample: CodeSample,
+    samples: Sequence[CodeSample],
     shape: ArrayShape,
     target: Target,
     shift: int,
@@ -54,20 +54,25 @@ def fit_ranges(
     """The ranges that err least on sampled reads, in the mean square over conversions.
 
     Args:
-        op, table, shape, shift, flips: as in ``encode_cells``.
-        sample: input codes of the calibration data.
+        matrix, table, shape, shift, flips: as in ``encode_cells``.
+        samples: input codes of the calibration data, of every site that uses the matrix.
         target: says what has a range of its own.
     """
     tiles = np.arange(len(table) // shape.arrays_per_tile)
     if target.converters.adc.range_per is RangePer.LAYER:
         chosen = tiles[np.unique(np.linspace(0, len(tiles) - 1, min(SAMPLED_TILES, len(tiles))).astype(np.int64))]
-        reads = _Sampled(op, table, sample, shape, target, shift, flips).reads(chosen)
+        reads = _Sampled(matrix, table, tuple(samples), shape, target, shift, flips).reads(chosen)
         return _of_layer(np.concatenate([np.zeros(0, np.float32), *(values.ravel() for values in reads)]), target)
-    phases, seen = -(-op.input.bits // target.converters.dac.bits), len(sample.vectors)
-    kept = np.linspace(0, seen - 1, min(seen, max(1, SAMPLED_READS // (phases * shape.reads)))).astype(np.int64)
-    sample = replace(sample, vectors=sample.vectors[kept])
-    reads = _Sampled(op, table, sample, shape, target, shift, flips).reads(tiles)
+    few = tuple(_few(sample, shape, target) for sample in samples)
+    reads = _Sampled(matrix, table, few, shape, target, shift, flips).reads(tiles)
     return _of_parts(reads, table, shape, target)
+
+
+def _few(sample: CodeSample, shape: ArrayShape, target: Target) -> CodeSample:
+    """The vectors, evenly taken from a sample, whose reads of an array are ``SAMPLED_READS`` at most."""
+    phases, seen = -(-sample.bits // target.converters.dac.bits), len(sample.vectors)
+    kept = np.linspace(0, seen - 1, min(seen, max(1, SAMPLED_READS // (phases * shape.reads)))).astype(np.int64)
+    return replace(sample, vectors=sample.vectors[kept])
 
 
 def _of_layer(values: Values, target: Target) -> Fitted:
@@ -165,11 +170,11 @@ def _groups(arrays: TileTable, conversions: int, shape: ArrayShape, target: Targ
 
 @dataclass(frozen=True)
 class _Sampled:
-    """A layer and the input codes on which its ranges are fitted; as in ``fit_ranges``."""
+    """A matrix and the input codes on which its ranges are fitted; as in ``fit_ranges``."""
 
-    op: MatrixOp
+    matrix: WeightMatrix
     table: TileTable
-    sample: CodeSample
+    samples: tuple[CodeSample, ...]
     shape: ArrayShape
     target: Target
     shift: int
@@ -188,22 +193,24 @@ class _Sampled:
         pedestal, full = make_adc(target).pedestal, (1 << shape.cell_bits) - 1
         for position in tiles:
             arrays = slice(position * copies, (position + 1) * copies)
-            run = next(tile_runs(self.op, self.table[arrays], shape, smallest))
+            run = next(tile_runs(self.matrix, self.table[arrays], shape, smallest))
             levels = steps_of(_flipped(run_levels(run, lut, shape), run, self.flips[arrays], full, shape), shape)
             height, width = int(heads[position]["rows"]), int(heads[position]["cols"]) * shape.columns_per_weight
-            inputs = self._inputs(heads[position])[:, :height]  # [V, rows]
             columns = _converted(levels[:, :height, :width], self.table[arrays], shape, target).astype(np.float32)
             if shape.unit:  # one in each array
                 columns = np.concatenate([columns, np.ones((height, copies), np.float32)], axis=1)  # [rows, columns]
-            reads = _reads(inputs, self.op.input.bits, shape, target)
-            parts = [read @ columns + pedestal * read.sum(axis=1, keepdims=True) for read in reads]
+            parts = []
+            for sample in self.samples:
+                inputs = self._inputs(sample, heads[position])[:, :height]  # [V, rows]
+                reads = _reads(inputs, sample.bits, shape, target)
+                parts += [read @ columns + pedestal * read.sum(axis=1, keepdims=True) for read in reads]
             yield np.concatenate(parts).astype(np.float32)
 
-    def _inputs(self, tile: np.void) -> npt.NDArray[np.uint16]:
+    def _inputs(self, sample: CodeSample, tile: np.void) -> npt.NDArray[np.uint16]:
         """What the sampled vectors put on the word lines of a tile: [V, rows]."""
-        seen = self.sample.vectors
+        seen = sample.vectors
         vectors = np.zeros((len(seen), self.shape.rows), dtype=np.uint16)
-        for block in tile_blocks(tile, self.op.rows, self.op.cols):
+        for block in tile_blocks(tile, self.matrix.rows, self.matrix.cols):
             vectors[:, block.row : block.row + len(block.rows)] = seen[:, block.group, block.rows]
         return vectors
 

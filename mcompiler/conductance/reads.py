@@ -15,7 +15,7 @@ from mcompiler.conductance.converters import Adc, Decoding, is_signed, make_adc
 from mcompiler.conductance.lines import restored, restored_state
 from mcompiler.conductance.states import ArrayState, Beside, Realise, Values, beside_of, single
 from mcompiler.geometry import ArrayShape, TileTable, tile_blocks
-from mcompiler.ir import IntArray, MatrixOp, Remapping
+from mcompiler.ir import IntArray, Remapping, WeightMatrix
 from mcompiler.target import Pedestal, Target, WeightEncoding
 
 
@@ -69,7 +69,7 @@ class ReadBlock:
 
 def read_blocks(
     cells: Iterator[Cells],
-    op: MatrixOp,
+    matrix: WeightMatrix,
     table: TileTable,
     target: Target,
     shape: ArrayShape,
@@ -85,14 +85,14 @@ def read_blocks(
 
     Args:
         cells: packed level codes, in table order.
-        op: operation whose shape and kept indices say where the cells belong; its codes are not read.
+        matrix: operation whose shape and kept indices say where the cells belong; its codes are not read.
         table, shape, shift, flips: as in encode_cells.
         signs: as in decode_cells.
         target: where pairs are subtracted, how many word lines are active.
         realise: what one chip makes of level codes; None: cells as the mapping asks for them.
         gain: of the layer's converter, in codes per level step; read for a chip only.
         remap: where the lines stand, of cells as they lie on a chip; None: as the mapping numbers them.
-        zoom: int8 [arrays, columns]: of the converters' ranges, as in ``AnalogOp``.
+        zoom: int8 [arrays, columns]: of the converters' ranges, as in ``EncodedMatrix``.
     """
     lines = shape.columns + shape.extra if remap is None else remap.lines[1]
     copies, adc = shape.arrays_per_tile, replace(make_adc(target), gain=gain)
@@ -107,16 +107,16 @@ def read_blocks(
         for position in range(0, len(chunk), copies):
             inside = slice(position, position + copies)
             arrays = slice(first + position, first + position + copies)
-            block = _tile_block(levels[inside, :, : shape.columns], op, table[arrays], shape, flips[arrays])
+            block = _tile_block(levels[inside, :, : shape.columns], matrix, table[arrays], shape, flips[arrays])
             block = _apply_shift(block, shift, shape, target.encoding.weights)
             if zoom is not None:
-                block = replace(block, zoom=_spread(zoom[arrays], table[arrays], op, shape, np.int8))
+                block = replace(block, zoom=_spread(zoom[arrays], table[arrays], matrix, shape, np.int8))
             if state is not None:
-                block = _realised(block, state.of(inside), table[arrays], op, shape, target, adc)
-                block = replace(block, adc=_converters(block, arrays, table[arrays], op, shape, target))
+                block = _realised(block, state.of(inside), table[arrays], matrix, shape, target, adc)
+                block = replace(block, adc=_converters(block, arrays, table[arrays], matrix, shape, target))
             tile = table[first + position]
             for read, part in enumerate(_split_rows(block, shape.rows_active)):
-                part = part if signs is None else _signed(part, signs[arrays, read], table[arrays], op, shape)
+                part = part if signs is None else _signed(part, signs[arrays, read], table[arrays], matrix, shape)
                 key = (int(tile["group"]), int(tile["groups"]), int(tile["row"]), read)
                 merged.setdefault(key, []).append(part)
         first += len(chunk)
@@ -125,23 +125,23 @@ def read_blocks(
 
 
 def _tile_block(
-    levels: Levels, op: MatrixOp, arrays: TileTable, shape: ArrayShape, flips: npt.NDArray[np.bool_]
+    levels: Levels, matrix: WeightMatrix, arrays: TileTable, shape: ArrayShape, flips: npt.NDArray[np.bool_]
 ) -> ReadBlock:
     """One tile: its columns spread over the output channels of its groups. Conversions: slices x polarities."""
     tile = arrays[0]
-    group, groups, cols = int(tile["group"]), int(tile["groups"]), op.codes.shape[2]
-    depth = op.codes.shape[1]
-    blocks = tile_blocks(tile, op.rows, op.cols)
+    group, groups, cols = int(tile["group"]), int(tile["groups"]), matrix.codes.shape[2]
+    depth = matrix.codes.shape[1]
+    blocks = tile_blocks(tile, matrix.rows, matrix.cols)
     rows = (
         np.concatenate([(block.group - group) * depth + block.rows for block in blocks])
         if int(tile["groups"]) > 1
         else blocks[0].rows
     )
-    channels = _channels(tile, op)
+    channels = _channels(tile, matrix)
     worth = np.zeros((shape.slices * shape.polarities, groups * cols), dtype=np.int32)
     inputs = np.zeros(groups * cols, dtype=np.int64)
     full = (1 << shape.cell_bits) - 1
-    spread = _spread(steps_of(levels[:, : len(rows)], shape), arrays, op, shape, np.int16)
+    spread = _spread(steps_of(levels[:, : len(rows)], shape), arrays, matrix, shape, np.int16)
     for array, flip in zip(arrays, flips, strict=True):
         flipped = _by_weight(flip, shape)[: len(channels)]  # [width, cells]
         for place, (which_slice, sign, index) in enumerate(_places(array, shape)):
@@ -158,11 +158,11 @@ def _by_weight(values: npt.NDArray[Any], shape: ArrayShape) -> npt.NDArray[Any]:
 
 
 def _spread(
-    values: npt.NDArray[Any], arrays: TileTable, op: MatrixOp, shape: ArrayShape, kind: npt.DTypeLike
+    values: npt.NDArray[Any], arrays: TileTable, matrix: WeightMatrix, shape: ArrayShape, kind: npt.DTypeLike
 ) -> npt.NDArray[Any]:
     """Values of bit lines [arrays, ..., columns] of a tile by conversion: [..., conversions, channels], else 0."""
-    channels = _channels(arrays[0], op)
-    width = int(arrays[0]["groups"]) * op.codes.shape[2]
+    channels = _channels(arrays[0], matrix)
+    width = int(arrays[0]["groups"]) * matrix.codes.shape[2]
     spread = np.zeros((*values.shape[1:-1], shape.slices * shape.polarities, width), dtype=kind)
     for array, held in zip(arrays, values, strict=True):
         parts = _by_weight(held, shape)
@@ -175,7 +175,7 @@ def _realised(
     block: ReadBlock,
     state: ArrayState,
     arrays: TileTable,
-    op: MatrixOp,
+    matrix: WeightMatrix,
     shape: ArrayShape,
     target: Target,
     adc: Adc,
@@ -189,7 +189,7 @@ def _realised(
         bare = bare.less_reference()
 
     def spread(values: Values) -> Values:
-        return _spread(values, arrays, op, shape, np.result_type(values, np.float64))
+        return _spread(values, arrays, matrix, shape, np.result_type(values, np.float64))
 
     gain, trim, present = spread(bare.gain), spread(bare.trim), block.worth != 0
     if is_signed(target):  # one converter for both lines of a pair
@@ -206,32 +206,32 @@ def _realised(
         variance=None if bare.variance is None else single(spread(bare.variance) * gain**2),
         offset=added.astype(np.float32) if bare.offset.any() or bare.trim.any() else None,
         bow=spread(bare.bow).astype(np.float32) if bare.bow.any() else None,
-        beside=beside_of(bare, adc, pedestal, shape, target, _spread(own, arrays, op, shape, np.int64)),
+        beside=beside_of(bare, adc, pedestal, shape, target, _spread(own, arrays, matrix, shape, np.int64)),
     )
 
 
 def _converters(
-    block: ReadBlock, numbers: slice, arrays: TileTable, op: MatrixOp, shape: ArrayShape, target: Target
+    block: ReadBlock, numbers: slice, arrays: TileTable, matrix: WeightMatrix, shape: ArrayShape, target: Target
 ) -> IntArray:
     """Number of the converter of each conversion of a tile whose arrays have these numbers, as ``ReadBlock.adc``."""
     per_array = -(-shape.columns // target.converters.adc.columns)
     columns = np.arange(shape.columns) // target.converters.adc.columns
     own = np.arange(numbers.start, numbers.stop)[:, None] * per_array + columns
-    return np.where(block.worth != 0, _spread(own, arrays, op, shape, np.int64), -1)
+    return np.where(block.worth != 0, _spread(own, arrays, matrix, shape, np.int64), -1)
 
 
-def _channels(tile: np.void, op: MatrixOp) -> IntArray:
+def _channels(tile: np.void, matrix: WeightMatrix) -> IntArray:
     """Output channel of each column of weights of a tile, counted over its groups."""
-    group, cols = int(tile["group"]), op.codes.shape[2]
-    blocks = tile_blocks(tile, op.rows, op.cols)
+    group, cols = int(tile["group"]), matrix.codes.shape[2]
+    blocks = tile_blocks(tile, matrix.rows, matrix.cols)
     return np.concatenate([(block.group - group) * cols + block.cols for block in blocks])
 
 
 def _signed(
-    block: ReadBlock, negative: npt.NDArray[np.bool_], arrays: TileTable, op: MatrixOp, shape: ArrayShape
+    block: ReadBlock, negative: npt.NDArray[np.bool_], arrays: TileTable, matrix: WeightMatrix, shape: ArrayShape
 ) -> ReadBlock:
     """One read of one tile with the signs of its columns [arrays, tile_columns] in what their codes are worth."""
-    worth, channels = block.worth.copy(), _channels(arrays[0], op)
+    worth, channels = block.worth.copy(), _channels(arrays[0], matrix)
     for array, signs in zip(arrays, negative, strict=True):
         for _, _, index in _places(array, shape):
             worth[index, channels] *= np.where(signs[: len(channels)], -1, 1)

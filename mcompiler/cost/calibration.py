@@ -55,16 +55,21 @@ def calibration_cost(layers: Iterable[LayerData], target: Target) -> tuple[Calib
     arrays, groups, deepest = 0, 0.0, 0
     operations = {"correction": 0.0, "drift": 0.0}
     for layer in layers:
+        for kind, count in corrections(layer.op, layer.table, shape, target).items():
+            operations[kind] += count
+        if layer.shares is not None:  # its arrays are measured once
+            continue
         copies = len(layer.addresses) // max(1, len(layer.table))
-        one = replace(layer.op, vectors=1, input=replace(layer.op.input, bits=target.converters.dac.bits))
+        site = layer.op.site
+        one = replace(
+            layer.op, site=replace(site, vectors=1, input=replace(site.input, bits=target.converters.dac.bits))
+        )
         events = layer_events(one, layer.table, shape, target, 0.0, 0.0)
         for event in MEASURING:
             once[event] += copies * events[event]
         arrays += copies * len(layer.table)
         groups += copies * events[Event.ARRAY_READ]
         deepest = max(deepest, -(-int(layer.table["rows"].max(initial=0)) // shape.rows_active))
-        for kind, count in corrections(layer.op, layer.table, shape, target).items():
-            operations[kind] += count
     each = {event: sum(c.energy_j for c in target.components.values() if c.event is event) for event in MEASURING}
     energy = sum(once[event] * each[event] for event in MEASURING)
     time_s = deepest * read_time(shape, target)

@@ -10,7 +10,7 @@ estimate.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
@@ -78,7 +78,7 @@ class LayerInputs:
 
 
 def data_energy(
-    layers: Iterable[LayerData], counts: Counts, target: Target, inputs: Mapping[str, LayerInputs] | None = None
+    layers: Iterable[LayerData], counts: Counts, target: Target, inputs: Sequence[LayerInputs] | None = None
 ) -> tuple[DataEnergy, ...]:
     """Energies of every layer, and of all of them as the last; cells are read an array at a time.
 
@@ -86,19 +86,19 @@ def data_energy(
         layers: with their cells and the statistics of their inputs.
         counts: of the same build.
         target: the chip.
-        inputs: of every layer by name; None: the mean field of what calibration saw.
+        inputs: of every layer; None: the mean field of what calibration saw.
 
     Raises:
         BuildError: no statistics; the build was made without calibration data.
     """
     found = []
-    for layer in layers:
+    for number, layer in enumerate(layers):
         if inputs is None and layer.statistics is None:
             raise BuildError(
-                f"layer '{layer.op.name}' has no statistics of its inputs: the build was made without calibration "
+                f"layer '{layer.op.site.name}' has no statistics of its inputs: the build was made without calibration "
                 "data; compile with --calibration DATA.npz, or give inputs (--exact DATA.npz)"
             )
-        own = mean_field(layer, layer.statistics, target) if inputs is None else inputs[layer.op.name]
+        own = mean_field(layer, layer.statistics, target) if inputs is None else inputs[number]
         found.append(_layer(layer, own, counts, target))
     names = [each.name for each in fields(DataEnergy)[1:]]
     return (*found, DataEnergy("total", *(sum(getattr(each, name) for each in found) for name in names)))
@@ -124,8 +124,8 @@ class ExactInputs:
     """
 
     def __init__(self, layer: LayerData, target: Target) -> None:
-        bits, shape = target.converters.dac.bits, layer.op.codes.shape[:2]
-        self._bits, self._phases = bits, -(-layer.op.input.bits // bits)
+        bits, shape = target.converters.dac.bits, layer.op.matrix.codes.shape[:2]
+        self._bits, self._phases = bits, -(-layer.op.site.input.bits // bits)
         self._converted = Converted(layer, target) if code_share(target) else None
         shares = np.arange(1 << bits) / ((1 << bits) - 1)
         curve, volts = Curve.of(target), target.device.read_voltage_v
@@ -202,7 +202,7 @@ def code_share(target: Target) -> float:
 
 
 def _layer(layer: LayerData, inputs: LayerInputs, counts: Counts, target: Target) -> DataEnergy:
-    events = counts.layers[layer.op.name].events
+    events = counts.layers[layer.op.site.name].events
     shape = array_shape(target)
     siemens = square = driven = 0.0
     index = 0
@@ -215,13 +215,13 @@ def _layer(layer: LayerData, inputs: LayerInputs, counts: Counts, target: Target
             square += float(charged.sum())
             driven += float(active.sum())
             index += 1
-    device, array, vectors = target.device, target.array, layer.op.vectors
+    device, array, vectors = target.device, target.array, layer.op.site.vectors
     volts = device.read_voltage_v**2
     segment = array.wire_capacitance_f * (shape.columns + shape.extra)
     rate = {event: _price(event, target) for event in (Event.ARRAY_READ, Event.CELL_READ, Event.DAC_DRIVE)}
     conversions = events[Event.ADC_CONVERSION]
     return DataEnergy(
-        name=layer.op.name,
+        name=layer.op.site.name,
         cells_fixed=sum(rate[event] * events[event] for event in (Event.ARRAY_READ, Event.CELL_READ)),
         cells=vectors * volts * device.read_pulse_s * siemens,
         lines=vectors * volts * segment * square,
@@ -253,10 +253,10 @@ def _price(event: Event, target: Target) -> float:
 def _rows(layer: LayerData, index: int, shape: ArrayShape, inputs: LayerInputs) -> tuple[Floats, Floats, Floats]:
     """Power, square and drives of each word line of an array that holds weights: [rows]."""
     tile = layer.table[index]
-    parts = [(block.group, block.rows) for block in tile_blocks(tile, layer.op.rows, layer.op.cols)]
+    parts = [(block.group, block.rows) for block in tile_blocks(tile, layer.op.matrix.rows, layer.op.matrix.cols)]
     if int(tile["groups"]) > 1:  # a group that vanished has word lines too where others stand behind it
         members = range(int(tile["group"]), int(tile["group"]) + int(tile["groups"]))
-        parts = [(member, layer.op.rows.of(member)) for member in members]
+        parts = [(member, layer.op.matrix.rows.of(member)) for member in members]
     power, square, driven = (
         np.concatenate([found[group, rows] for group, rows in parts])
         for found in (inputs.power, inputs.square, inputs.driven)

@@ -192,19 +192,27 @@ def estimate(program: ScheduledProgram, target: Target) -> Cost:
 def count(program: ScheduledProgram, target: Target) -> Counts:
     """What a scheduled program takes of everything that has a price."""
     analog = program.placed.analog
-    ops, tables = analog.tiled.matrix.ops, analog.tiled.tables
-    shape = array_shape(target)
+    matrix, shape = analog.tiled.matrix, array_shape(target)
     shares = _shares(program)
     layers = {}
-    for index, (op, table, layer) in enumerate(zip(ops, tables, program.layers, strict=True)):
-        arrays = len(table) * analog.copies[index]
-        layers[op.name] = LayerCounts(
-            dict(layer.events), {place: shares[place].get(op.name, 0.0) for place in Place}, layer.busy_s,
-            layer.end_s - layer.start_s, arrays, analog.tiled.dense[index], arrays * shape.rows * shape.columns,
-            int(analog.analog[index].live.sum()) * analog.copies[index], analog.analog[index].adc_range,
-            arrays * shape.cells / analog.batch if analog.turns else 0.0,
-        )  # fmt: skip
-    digital = float(sum(analog.tiled.matrix.digital_ops.values()))
+    for number, (site, layer) in enumerate(zip(matrix.sites, program.layers, strict=True)):
+        which, uses = site.matrix, matrix.sites_of(site.matrix)
+        owner = uses[0] == number  # arrays that several sites use are booked on the first of them
+        copies, encoded = analog.copies[which], analog.analog[which]
+        arrays = len(analog.tiled.tables[which]) * copies if owner else 0
+        layers[site.name] = LayerCounts(
+            events=dict(layer.events),
+            shares={place: shares[place].get(site.name, 0.0) for place in Place},
+            busy_s=sum(program.layers[use].busy_s for use in uses),
+            span_s=layer.end_s - layer.start_s,
+            crossbars=arrays,
+            crossbars_dense=analog.tiled.dense[which] if owner else 0,
+            cells=arrays * shape.rows * shape.columns,
+            live=int(encoded.live.sum()) * copies if owner else 0,
+            adc_bits=encoded.adc_range,
+            written_cells=arrays * shape.cells / analog.batch if analog.turns else 0.0,
+        )
+    digital = float(sum(matrix.digital_ops.values()))
     spans = program.digital_s.values()
     layers[DIGITAL] = LayerCounts(
         {Event.DIGITAL_OP: digital}, {place: shares[place].get(DIGITAL, 0.0) for place in Place},
@@ -316,9 +324,9 @@ def _peak(components: dict[str, _Priced], counts: Counts, target: Target) -> flo
 
 def _shares(program: ScheduledProgram) -> dict[Place, dict[str, float]]:
     """Units of each kind that each layer occupies; a unit that layers share is split by their arrays."""
-    ops = program.placed.analog.tiled.matrix.ops
-    addresses = program.placed.addresses
-    owner = np.repeat(np.arange(len(ops)), [len(a) for a in addresses])
+    matrix, addresses = program.placed.analog.tiled.matrix, program.placed.addresses
+    names = [matrix.sites[matrix.sites_of(number)[0]].name for number in range(len(matrix.matrices))]
+    owner = np.repeat(np.arange(len(names)), [len(a) for a in addresses])
     every: npt.NDArray[np.int32] = np.concatenate([*addresses, np.zeros((0, 4), np.int32)])
     shares: dict[Place, dict[str, float]] = {}
     for place, depth in ((Place.CHIP, 1), (Place.TILE, 2), (Place.CORE, 3), (Place.ARRAY, 4)):
@@ -329,6 +337,6 @@ def _shares(program: ScheduledProgram) -> dict[Place, dict[str, float]]:
         for column in range(1, depth):
             key = key * (int(every[:, column].max()) + 1) + every[:, column]
         _, unit, size = np.unique(key, return_inverse=True, return_counts=True)
-        part = np.bincount(owner, weights=1 / size[unit.reshape(-1)], minlength=len(ops))
-        shares[place] = {op.name: float(value) for op, value in zip(ops, part, strict=True)}
+        part = np.bincount(owner, weights=1 / size[unit.reshape(-1)], minlength=len(names))
+        shares[place] = {name: float(value) for name, value in zip(names, part, strict=True)}
     return shares

@@ -13,7 +13,7 @@ from mcompiler.conductance import is_signed
 from mcompiler.dataflow.stages import Kind, Read, Step
 from mcompiler.dataflow.timing import Edge, Stage
 from mcompiler.geometry import ArrayShape, TileTable, array_shape
-from mcompiler.ir import MatrixOp
+from mcompiler.ir import AnalogLayer
 from mcompiler.target import Event, Target
 
 SLACK = 1e-6
@@ -32,7 +32,7 @@ class LayerPlan:
         hops, chip_hops: links that the farthest word crosses on its way to the arrays, or a partial sum behind them.
     """
 
-    op: MatrixOp
+    op: AnalogLayer
     reads: int
     copies: int = 1
     tiles: int = 1
@@ -63,12 +63,12 @@ def conversion_time(shape: ArrayShape, target: Target) -> float:
     return (-(-lines // 2) if is_signed(target) else lines) / adc.rate_hz
 
 
-def phases(op: MatrixOp, target: Target) -> int:
+def phases(op: AnalogLayer, target: Target) -> int:
     """Parts in which an input is applied."""
-    return -(-op.input.bits // target.converters.dac.bits)
+    return -(-op.site.input.bits // target.converters.dac.bits)
 
 
-def reads_per_vector(op: MatrixOp, table: TileTable, shape: ArrayShape, target: Target) -> int:
+def reads_per_vector(op: AnalogLayer, table: TileTable, shape: ArrayShape, target: Target) -> int:
     """Reads of the fullest array for one vector: phases times row groups."""
     if not len(table):
         return 0
@@ -151,7 +151,7 @@ def timed(steps: Sequence[Step], layers: Sequence[LayerPlan], target: Target) ->
 
 def _edge(read: Read, plan: LayerPlan | None, target: Target) -> Edge:
     """What a stage reads; ``plan`` where it is a layer's arrays, to which its input travels."""
-    size = math.ceil(read.width * (target.precision.inputs if plan is None else plan.op.input.bits) / 8)
+    size = math.ceil(read.width * (target.precision.inputs if plan is None else plan.op.site.input.bits) / 8)
     return Edge(read.producer, read.needs, 0 if plan is None else _transfer(plan, size, target), size)
 
 

@@ -9,12 +9,12 @@ from mcompiler.conductance import is_signed
 from mcompiler.dataflow.durations import phases
 from mcompiler.dataflow.skip import Remaining
 from mcompiler.geometry import ArrayShape, TileTable
-from mcompiler.ir import MatrixOp
+from mcompiler.ir import AnalogLayer
 from mcompiler.target import Event, Pedestal, Target
 
 
 def layer_events(
-    op: MatrixOp,
+    op: AnalogLayer,
     table: TileTable,
     shape: ArrayShape,
     target: Target,
@@ -33,8 +33,8 @@ def layer_events(
         chip_bytes: bytes between chips.
         left: what is left of reads and drives where zeros are skipped; None: all of them.
     """
-    groups, _, cols = op.codes.shape
-    parts, vectors = phases(op, target), op.vectors
+    groups, _, cols = op.matrix.codes.shape
+    parts, vectors = phases(op, target), op.site.vectors
     rows, width = table["rows"].astype(np.float64), table["cols"].astype(np.float64)
     full, driven = np.ones(len(table)), np.ones(len(table))
     if left is not None:
@@ -53,7 +53,7 @@ def layer_events(
         Event.ADC_CONVERSION: vectors * float((reads * conversions).sum()),
         Event.SAMPLE_HOLD: vectors * float((reads * bit_lines).sum()),
         Event.SHIFT_ADD: vectors * float((reads * conversions).sum()) + partial,
-        Event.BUFFER_READ_BYTE: vectors * (held * op.input.bits / 8 + address_bytes(op, tiles)),
+        Event.BUFFER_READ_BYTE: vectors * (held * op.site.input.bits / 8 + address_bytes(op, tiles)),
         Event.BUFFER_WRITE_BYTE: outputs * target.precision.inputs / 8,
         Event.LINK_BYTE: link_bytes,
         Event.CHIP_LINK_BYTE: chip_bytes,
@@ -62,7 +62,7 @@ def layer_events(
     }
 
 
-def corrections(op: MatrixOp, table: TileTable, shape: ArrayShape, target: Target) -> dict[str, float]:
+def corrections(op: AnalogLayer, table: TileTable, shape: ArrayShape, target: Target) -> dict[str, float]:
     """Digital operations of one inference that apply what calibration has measured, by kind.
 
     A factor and a summand for each code of a ``correction``, a factor for ``drift`` where it has no such factor to go
@@ -72,7 +72,7 @@ def corrections(op: MatrixOp, table: TileTable, shape: ArrayShape, target: Targe
     if calibration is None:
         return {}
     groups = np.ceil(table["rows"] / shape.rows_active)
-    sums = op.vectors * float((groups * conversions_per_read(table, shape, target)).sum())
+    sums = op.site.vectors * float((groups * conversions_per_read(table, shape, target)).sum())
     corrected, drifts = calibration.correction != "none", target.device.drift is not None
     return {
         "correction": 2 * sums * corrected,
@@ -80,15 +80,15 @@ def corrections(op: MatrixOp, table: TileTable, shape: ArrayShape, target: Targe
     }
 
 
-def address_bytes(op: MatrixOp, tiles: TileTable) -> float:
+def address_bytes(op: AnalogLayer, tiles: TileTable) -> float:
     """Bytes that one vector reads of the tables that say which line belongs to what; none where lines ascend.
 
     An input's address is looked up where a word line is driven, in every array position; an output's once.
     """
-    if op.reorder is None:
+    if op.matrix.reorder is None:
         return 0.0
-    inputs = float(tiles["rows"].astype(np.float64).sum()) * op.reorder.row_bits
-    return (inputs + len(op.cols.indices) * op.reorder.col_bits) / 8
+    inputs = float(tiles["rows"].astype(np.float64).sum()) * op.matrix.reorder.row_bits
+    return (inputs + len(op.matrix.cols.indices) * op.matrix.reorder.col_bits) / 8
 
 
 def conversions_per_read(

@@ -13,7 +13,7 @@ from mcompiler.dataflow.stages import Step
 from mcompiler.dataflow.timing import Edge, Stage, waiting
 from mcompiler.errors import CompileError
 from mcompiler.geometry import TileTable
-from mcompiler.ir import ConvShape, MatrixOp, Stream
+from mcompiler.ir import AnalogLayer, ConvShape, Stream
 from mcompiler.target import Target
 
 
@@ -151,19 +151,19 @@ def tile_memory(
     )
 
 
-def input_shares(op: MatrixOp, table: TileTable) -> npt.NDArray[np.float64]:
+def input_shares(op: AnalogLayer, table: TileTable) -> npt.NDArray[np.float64]:
     """Part of a layer's input that each array takes: its rows, or whole channels where its rows are out of order.
 
     Rows in ascending order are those of neighbouring channels; reordered ones may be of all of them.
     """
-    shares: npt.NDArray[np.float64] = table["rows"] / max(1, len(op.rows.indices))
-    if op.reorder is None or not op.reorder.row_bits or not isinstance(op.shape, ConvShape):
+    shares: npt.NDArray[np.float64] = table["rows"] / max(1, len(op.matrix.rows.indices))
+    if op.matrix.reorder is None or not op.matrix.reorder.row_bits or not isinstance(op.site.shape, ConvShape):
         return shares
-    positions = int(np.prod(op.shape.kernel))
-    groups, depth, _ = op.codes.shape
+    positions = int(np.prod(op.site.shape.kernel))
+    groups, depth, _ = op.matrix.codes.shape
     for index in np.flatnonzero(table["groups"] == 1).tolist():
         first = int(table[index]["row"])
-        rows = op.rows.of(int(table[index]["group"]))[first : first + int(table[index]["rows"])]
+        rows = op.matrix.rows.of(int(table[index]["group"]))[first : first + int(table[index]["rows"])]
         shares[index] = len(np.unique(rows // positions)) * positions / (groups * depth)
     return shares
 

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from mcompiler.dataflow.durations import phases
 from mcompiler.geometry import ArrayShape, TileTable, tile_blocks
-from mcompiler.ir import CodeSample, MatrixOp
+from mcompiler.ir import AnalogLayer, CodeSample
 from mcompiler.target import Skip, Target
 
 Floats = npt.NDArray[np.float64]
@@ -23,7 +23,7 @@ class Remaining:
     drives: Floats
 
 
-def remaining(op: MatrixOp, table: TileTable, sample: CodeSample, shape: ArrayShape, target: Target) -> Remaining:
+def remaining(op: AnalogLayer, table: TileTable, sample: CodeSample, shape: ArrayShape, target: Target) -> Remaining:
     """Shares over the vectors of a sample.
 
     A read of a fragment of rows in one phase is left out where none of its rows is driven (``fragments``), or only
@@ -40,7 +40,7 @@ def remaining(op: MatrixOp, table: TileTable, sample: CodeSample, shape: ArraySh
     if skip is Skip.NONE or not len(sample.vectors):
         return Remaining(reads, drives)
     for index in range(0, len(table), shape.arrays_per_tile):
-        blocks = tile_blocks(table[index], op.rows, op.cols)
+        blocks = tile_blocks(table[index], op.matrix.rows, op.matrix.cols)
         codes = np.concatenate([sample.vectors[:, block.group, block.rows] for block in blocks], axis=1)
         starts = np.arange(0, codes.shape[1], shape.rows_active)
         done = driven = 0.0

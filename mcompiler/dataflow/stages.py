@@ -14,8 +14,8 @@ import onnx_ir as ir
 
 from mcompiler.dataflow.grids import Channels, Grid, Needs, Window, everything, same_place, whole, windows
 from mcompiler.dataflow.operators import digital_grid, grid_of, sample_shape
-from mcompiler.graph import constant_tensor
-from mcompiler.ir import ANALOG_DOMAIN, ANALOG_OP, ConvShape, MatrixOp
+from mcompiler.graph import constant_tensor, site_of
+from mcompiler.ir import AnalogLayer, ConvShape
 
 REQUANTISE = "requantise"
 """Stage of an analog layer: its name and this after a slash."""
@@ -62,7 +62,7 @@ class Step:
 
 
 def network_steps(
-    skeleton: ir.Model, ops: Sequence[MatrixOp], digital_ops: Mapping[str, int]
+    skeleton: ir.Model, ops: Sequence[AnalogLayer], digital_ops: Mapping[str, int]
 ) -> tuple[tuple[Step, ...], tuple[int, ...]]:
     """The stages of a network in topological order.
 
@@ -88,14 +88,14 @@ def network_steps(
 class _Builder:
     """Goes through the nodes in order and keeps who makes each value."""
 
-    def __init__(self, ops: Sequence[MatrixOp], digital_ops: Mapping[str, int]) -> None:
+    def __init__(self, ops: Sequence[AnalogLayer], digital_ops: Mapping[str, int]) -> None:
         self.steps: list[Step] = []
         self.made: dict[str, int] = {}  # value name -> stage
-        self.ops = {op.name: (index, op) for index, op in enumerate(ops)}
+        self.ops = ops
         self.digital_ops = digital_ops
 
     def add_input(self, value: ir.Value) -> None:
-        channels = _channels_of_readers(value, {name: op for name, (_, op) in self.ops.items()})
+        channels = _channels_of_readers(value, self.ops)
         self.made[value.name or ""] = len(self.steps)
         self.steps.append(Step(value.name or "", Kind.INPUT, -1, grid_of(sample_shape(value), channels)))
 
@@ -106,13 +106,14 @@ class _Builder:
         ]
 
     def add(self, node: ir.Node) -> None:
-        if node.domain == ANALOG_DOMAIN and node.op_type == ANALOG_OP:
-            self._add_layer(node)
+        site = site_of(node)
+        if site is not None:
+            self._add_layer(node, site)
         else:
             self._add_digital(node)
 
-    def _add_layer(self, node: ir.Node) -> None:
-        index, op = self.ops[node.name or ""]
+    def _add_layer(self, node: ir.Node, index: int) -> None:
+        op = self.ops[index]
         source = node.inputs[0]
         producer = self.made.get(source.name or "") if source is not None else None
         grid = _layer_grid(op, node)
@@ -120,11 +121,11 @@ class _Builder:
         if producer is not None and source is not None:
             given = self.steps[producer].grid
             reads = (Read(producer, _layer_needs(op, given, grid), given.width),)
-        self.steps.append(Step(op.name, Kind.ANALOG, index, grid, reads=reads))
-        groups, _, cols = op.codes.shape
-        results = float(op.vectors * groups * cols)  # one pass through a lane scales, adds and quantises
+        self.steps.append(Step(op.site.name, Kind.ANALOG, index, grid, reads=reads))
+        groups, _, cols = op.matrix.codes.shape
+        results = float(op.site.vectors * groups * cols)  # one pass through a lane scales, adds and quantises
         behind = Read(len(self.steps) - 1, same_place(grid.tokens), grid.width)
-        name = f"{op.name}/{REQUANTISE}"
+        name = f"{op.site.name}/{REQUANTISE}"
         self.steps.append(Step(name, Kind.REQUANTISE, index, grid, results / max(1, grid.tokens), (behind,)))
         self.made[node.outputs[0].name or ""] = len(self.steps) - 1
 
@@ -152,42 +153,42 @@ class _Builder:
         self.made.update((value.name or "", index) for value in node.outputs)
 
 
-def _channels_of_readers(value: ir.Value, ops: Mapping[str, MatrixOp]) -> Channels:
+def _channels_of_readers(value: ir.Value, ops: Sequence[AnalogLayer]) -> Channels:
     """How a model's input comes in: a feature map where a convolution, or what works alike, reads it, else rows."""
-    todo, seen = [value], set()
+    todo, seen = [value], set[ir.Node]()
     while todo:
         for user, _ in todo.pop(0).uses():
-            if user.name in seen:
+            if user in seen:
                 continue
-            seen.add(user.name)
-            op = ops.get(user.name or "")
-            if op is not None:
-                return Channels.FIRST if isinstance(op.shape, ConvShape) else Channels.LAST
+            seen.add(user)
+            site = site_of(user)
+            if site is not None:
+                return Channels.FIRST if isinstance(ops[site].site.shape, ConvShape) else Channels.LAST
             if user.op_type in ("Conv", "MaxPool", "AveragePool", "GlobalAveragePool"):
                 return Channels.FIRST
             todo += user.outputs
     return Channels.LAST
 
 
-def _layer_grid(op: MatrixOp, node: ir.Node) -> Grid:
+def _layer_grid(op: AnalogLayer, node: ir.Node) -> Grid:
     """The tokens of a layer: one a vector."""
-    channels = Channels.FIRST if isinstance(op.shape, ConvShape) else Channels.LAST
-    groups, _, cols = op.codes.shape
+    channels = Channels.FIRST if isinstance(op.site.shape, ConvShape) else Channels.LAST
+    groups, _, cols = op.matrix.codes.shape
     shape = sample_shape(node.outputs[0])
     grid = grid_of(shape, channels) if shape is not None else whole(groups * cols)
-    if grid.tokens == op.vectors:
+    if grid.tokens == op.site.vectors:
         return Grid(grid.sizes, channels, groups * cols)
-    return Grid((op.vectors,), Channels.ALL, groups * cols)
+    return Grid((op.site.vectors,), Channels.ALL, groups * cols)
 
 
-def _layer_needs(op: MatrixOp, given: Grid, grid: Grid) -> Needs:
+def _layer_needs(op: AnalogLayer, given: Grid, grid: Grid) -> Needs:
     """What the vectors of a layer read of its input."""
-    if isinstance(op.shape, ConvShape):
-        conv, rank = op.shape, len(op.shape.kernel)
+    if isinstance(op.site.shape, ConvShape):
+        conv, rank = op.site.shape, len(op.site.shape.kernel)
         if given.channels is Channels.FIRST and len(given.sizes) == len(grid.sizes) == rank:
             axes = [Window(conv.kernel[i], conv.strides[i], conv.dilations[i], conv.pads[i]) for i in range(rank)]
             return windows(given.sizes, grid.sizes, axes)
-    elif given.like(grid) and not op.shape.batch:
+    elif given.like(grid) and not op.site.shape.batch:
         return same_place(grid.tokens)
     return everything(given.tokens, grid.tokens)
 

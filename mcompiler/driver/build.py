@@ -69,7 +69,7 @@ class Build:
     @property
     def layers(self) -> tuple[str, ...]:
         """Names of the analog layers."""
-        return tuple(layer.op.name for layer in self._content.layers)
+        return tuple(layer.op.site.name for layer in self._content.layers)
 
     @property
     def cost(self) -> Cost:
@@ -128,8 +128,8 @@ class Build:
         chip, content = self.target if target is None else target, self._content
         specs = input_specs(content.float_session(), content.skeleton)
         found = exact_inputs(content, specs, self._samples(x, None, specs, limit, 0), chip)
-        means = {layer.op.name: mean_field(layer, found[layer.op.name].statistics(), chip) for layer in content.layers}
-        exact = {name: inputs.inputs() for name, inputs in found.items()}
+        means = [mean_field(layer, each.statistics(), chip) for layer, each in zip(content.layers, found, strict=True)]
+        exact = [each.inputs() for each in found]
         mean, each = (data_energy(content.layers, self.cost.counts, chip, inputs) for inputs in (means, exact))
         return mean, each
 
@@ -198,7 +198,11 @@ class Build:
         ``tiles_before``, ``tiles_after``: array positions in use; ``bound``: those that no order could do without;
         ``routing_bytes``: memory of the tables that say which line belongs to which input and output channel.
         """
-        found = [(layer.op.name, layer.op.reorder) for layer in self._content.layers if layer.op.reorder is not None]
+        found = [
+            (layer.op.site.name, layer.op.matrix.reorder)
+            for layer in self._content.layers
+            if layer.op.matrix.reorder is not None
+        ]
         if not found:
             return None
         keys = ("tiles_before", "tiles_after", "bound", "routing_bytes")
@@ -212,7 +216,11 @@ class Build:
         ``stuck``: of the cells of the arrays in use; ``harm_before``, ``harm_after``: sum over them of (deviation in
         level steps x worth of a step)^2.
         """
-        moved = [(layer.op.name, layer.remap) for layer in self._content.layers if layer.remap is not None]
+        moved = [
+            (layer.op.site.name, layer.remap)
+            for layer in self._content.layers
+            if layer.remap is not None and layer.shares is None
+        ]
         if not moved:
             return None
         layers = [
@@ -335,14 +343,17 @@ class Build:
 
     def _probes(self, ideal: bool) -> list[LayerProbe]:
         layers = self._content.layers
-        names = code_names(self._content.skeleton, {layer.op.name: layer.op for layer in layers})
+        names = code_names(self._content.skeleton, [layer.op.site for layer in layers])
         return [
             LayerProbe(
-                layer.op.name, names[layer.op.name], f"{layer.op.name}/accumulator", ideal or layer.analog.lossless,
-                0.0 if ideal else layer.analog.clipped,
+                name=layer.op.site.name,
+                codes=codes,
+                accumulator=f"{layer.op.site.name}/accumulator",
+                lossless=ideal or layer.analog.lossless,
+                clipped=0.0 if ideal else layer.analog.clipped,
             )
-            for layer in layers
-        ]  # fmt: skip
+            for layer, codes in zip(layers, names, strict=True)
+        ]
 
     def report(self) -> str:
         """The report as one HTML page."""
@@ -370,7 +381,7 @@ class Build:
 
     def _layer(self, name: str) -> LayerData:
         for layer in self._content.layers:
-            if layer.op.name == name:
+            if layer.op.site.name == name:
                 return layer
         known = ", ".join(f"'{layer}'" for layer in self.layers[:8]) + (" ..." if len(self.layers) > 8 else "")
         raise BuildError(f"no layer '{name}'; the layers are {known}")

@@ -179,11 +179,13 @@ def mapped_from_cells(
     """
     shape = array_shape(target)
     if chip is None:
-        made = {layer.op.name: partial(_mapped_layer, layer, target, shape, ideal) for layer in layers}
+        made = [partial(_mapped_layer, layer, target, shape, ideal) for layer in layers]
     else:
-        chip = replace(chip, stuck={layer.op.name: layer.remap.faults for layer in layers if layer.remap is not None})
+        chip = replace(
+            chip, stuck={layer.op.site.name: layer.remap.faults for layer in layers if layer.remap is not None}
+        )
         bank = noise_bank(layers, target, chip)[0]
-        made = {layer.op.name: partial(_layer_on, chip, bank, layer, target, shape) for layer in layers}
+        made = [partial(_layer_on, chip, bank, layer, target, shape) for layer in layers]
     return build_mapped(skeleton, made, target)
 
 
@@ -199,11 +201,11 @@ def noise_bank(layers: Sequence[LayerData], target: Target, chip: Chip) -> tuple
     shape = array_shape(target)
     each = [1]
     for layer in layers:
-        phases = -(-layer.op.input.bits // target.converters.dac.bits)
-        groups, _, columns = layer.op.codes.shape
+        phases = -(-layer.op.site.input.bits // target.converters.dac.bits)
+        groups, _, columns = layer.op.matrix.codes.shape
         conversions = shape.slices * (1 if is_signed(target) else shape.polarities)
         lines = groups * columns * conversions + shape.extra * len(layer.table)
-        each.append(phases * layer.op.vectors * lines)
+        each.append(phases * layer.op.site.vectors * lines)
     samples = max(1, min(most, WINDOW // max(each)))
     return max(1 << 16, -(-5 * samples * max(each) // 4)), samples
 
@@ -217,7 +219,7 @@ def _mapped_layer(layer: LayerData, target: Target, shape: ArrayShape, ideal: bo
 
 def _layer_on(chip: Chip, bank: int, layer: LayerData, target: Target, shape: ArrayShape) -> MappedLayer:
     """A layer on one chip: no conversion is taken to be lossless."""
-    name = layer.op.name
+    name = layer.op.site.name
     physics = Physics(chip.inputs(), chip.converter_noise, bank, chip.seeds(name))
     blocks = layer.reads(target, shape, partial(chip.realise, name))
     calibration = target.calibration
@@ -237,4 +239,6 @@ def _weights(layer: LayerData, target: Target, shape: ArrayShape) -> npt.NDArray
     """Weight codes that the cells stand for."""
     analog = layer.analog
     settings = (analog.shift, analog.flips, analog.signs)
-    return decode_cells(layer.mapped_cells(shape), layer.op, layer.table, shape, target.encoding.weights, *settings)
+    return decode_cells(
+        layer.mapped_cells(shape), layer.op.matrix, layer.table, shape, target.encoding.weights, *settings
+    )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,7 @@ from mcompiler.cost import ExactInputs
 from mcompiler.data import InputSpec, Samples, batch_size, batches
 from mcompiler.driver.content import Compiled, Stored
 from mcompiler.errors import DataError
-from mcompiler.ir import ConvShape, MatrixOp
+from mcompiler.ir import AnalogLayer, ConvShape
 from mcompiler.onnx_export import code_names
 from mcompiler.runtime import RunError, open_model
 from mcompiler.target import Target
@@ -23,16 +22,15 @@ TOGETHER = 8
 
 def exact_inputs(
     content: Compiled | Stored, specs: tuple[InputSpec, ...], samples: Samples, target: Target
-) -> Mapping[str, ExactInputs]:
-    """Run the quantised model and add up what every layer of it reads, by name.
+) -> tuple[ExactInputs, ...]:
+    """Run the quantised model and add up what every site reads.
 
     Raises:
         DataError: onnxruntime fails on the data.
     """
-    layers = {layer.op.name: layer for layer in content.layers}
-    names = code_names(content.skeleton, {name: layer.op for name, layer in layers.items()})
-    found = {name: ExactInputs(layer, target) for name, layer in layers.items()}
-    wanted = list(dict.fromkeys(names.values()))
+    names = code_names(content.skeleton, [layer.op.site for layer in content.layers])
+    found = [ExactInputs(layer, target) for layer in content.layers]
+    wanted = list(dict.fromkeys(names))
     session = open_model(content.reference, outputs=wanted, origin="reference model")
     shared = batch_size(specs) is not None
     for feeds, count in batches(specs, samples, TOGETHER):
@@ -40,25 +38,25 @@ def exact_inputs(
             values = session.run(feeds, wanted)
         except RunError as error:
             raise DataError(f"onnxruntime fails on the data: {error}; check --dim and the data's values") from error
-        for name, layer in layers.items():
-            codes = values[names[name]]
-            found[name].add(read_vectors(layer.op, codes[:count] if shared else codes))
-    return found
+        for layer, name, inputs in zip(content.layers, names, found, strict=True):
+            codes = values[name]
+            inputs.add(read_vectors(layer.op, codes[:count] if shared else codes))
+    return tuple(found)
 
 
-def read_vectors(op: MatrixOp, codes: npt.NDArray[Any]) -> npt.NDArray[np.uint16]:
+def read_vectors(op: AnalogLayer, codes: npt.NDArray[Any]) -> npt.NDArray[np.uint16]:
     """Every vector that a layer reads of a tensor of input codes: [V, G, K]."""
-    groups, rows, _ = op.codes.shape
+    groups, rows, _ = op.matrix.codes.shape
     codes = np.asarray(codes, dtype=np.uint16)
-    if not isinstance(op.shape, ConvShape):
-        if not op.shape.batch:
+    if not isinstance(op.site.shape, ConvShape):
+        if not op.site.shape.batch:
             return codes.reshape(-1, 1, rows)
-        outer = np.broadcast_shapes(codes.shape[:-2], op.shape.batch)
+        outer = np.broadcast_shapes(codes.shape[:-2], op.site.shape.batch)
         whole = np.broadcast_to(codes, (*outer, *codes.shape[-2:])).reshape(-1, groups, *codes.shape[-2:])
         return np.swapaxes(whole, 1, 2).reshape(-1, groups, rows)
-    conv, rank = op.shape, len(op.shape.kernel)
+    conv, rank = op.site.shape, len(op.site.shape.kernel)
     pads = [(0, 0), (0, 0), *((conv.pads[axis], conv.pads[axis + rank]) for axis in range(rank))]
-    padded = np.pad(codes, pads, constant_values=op.input.zero_point)
+    padded = np.pad(codes, pads, constant_values=op.site.input.zero_point)
     spans = [step * (size - 1) + 1 for size, step in zip(conv.kernel, conv.dilations, strict=True)]
     windows = np.lib.stride_tricks.sliding_window_view(padded, spans, axis=tuple(range(2, 2 + rank)))
     places = tuple(slice(None, None, step) for step in conv.strides)

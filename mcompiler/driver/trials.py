@@ -242,7 +242,7 @@ class TrialRun:
         shares = {}
         for probe, layer in zip(self.probes, self.content.layers, strict=True):
             values = codes[probe.codes].astype(np.int64)
-            phases = [values >> place & ((1 << step) - 1) for place in range(0, layer.op.input.bits, step)]
+            phases = [values >> place & ((1 << step) - 1) for place in range(0, layer.op.site.input.bits, step)]
             shares[probe.name] = float(np.mean(phases)) / ((1 << step) - 1)
         return shares
 
@@ -252,7 +252,7 @@ class TrialRun:
         shape = array_shape(self.target)
         packed, lines = next(layer.cells())[0], layer.lines(shape)
         cells = conductances(unpack_levels(packed, shape.storage_bits, lines[1]), self.target)
-        activity = np.full(lines[0], chip.activity.get(layer.op.name, ACTIVITY))
+        activity = np.full(lines[0], chip.activity.get(layer.op.site.name, ACTIVITY))
         levels = 1 << self.target.converters.dac.bits
         rng = np.random.default_rng(chip.seed)
         error = linearisation_error(cells, activity, chip.circuit, rng, LINEAR_VECTORS, levels)

@@ -27,21 +27,26 @@ TILE = np.dtype(
 
 @dataclass(frozen=True)
 class TiledProgram:
-    """TILED: the tile table of each operation, and what the dense mapping would have taken.
+    """TILED: the tile table of each matrix, and what the dense mapping would have taken.
 
     Attributes:
-        tables: one structured array (dtype TILE) per operation.
-        dense: arrays of the dense mapping of each operation (no compaction, no pruning, no replicas).
+        tables: one structured array (dtype TILE) per matrix.
+        dense: arrays of the dense mapping of each matrix (no compaction, no pruning, no replicas).
     """
 
     matrix: MatrixProgram
     tables: tuple[npt.NDArray[np.void], ...]
     dense: tuple[int, ...]
 
+    @property
+    def site_tables(self) -> tuple[npt.NDArray[np.void], ...]:
+        """The table of the matrix of each site."""
+        return tuple(self.tables[site.matrix] for site in self.matrix.sites)
+
 
 @dataclass(frozen=True)
-class AnalogOp:
-    """Encoding and converter settings of one operation.
+class EncodedMatrix:
+    """How the cells of one matrix are encoded and converted.
 
     Attributes:
         shift: offset encoding: what was added to every code before slicing; 0 otherwise.
@@ -125,19 +130,19 @@ class Replication:
 
 @dataclass(frozen=True)
 class AnalogProgram:
-    """ANALOG: one AnalogOp per operation.
+    """ANALOG: one EncodedMatrix per matrix.
 
     Attributes:
-        replicas: copies of the arrays of each operation; empty: one of each. Copies are equal, cell by cell, and serve
-            its vectors in turn.
+        replicas: copies of the arrays of each matrix; empty: one of each. Copies are equal, cell by cell, and serve
+            the vectors of its sites in turn.
         replication: what they gain; None where none were asked for.
-        turns: of each operation, where layers take turns on the same arrays, written anew each time; empty: all of them
+        turns: of each matrix, where layers take turns on the same arrays, written anew each time; empty: all of them
             are there at once.
         batch: inferences that go through one turn before the next.
     """
 
     tiled: TiledProgram
-    analog: tuple[AnalogOp, ...]
+    analog: tuple[EncodedMatrix, ...]
     replicas: tuple[int, ...] = ()
     replication: Replication | None = None
     turns: tuple[int, ...] = ()
@@ -145,8 +150,13 @@ class AnalogProgram:
 
     @property
     def copies(self) -> tuple[int, ...]:
-        """Copies of the arrays of each operation."""
+        """Copies of the arrays of each matrix."""
         return self.replicas or (1,) * len(self.analog)
+
+    @property
+    def site_copies(self) -> tuple[int, ...]:
+        """Copies of the arrays of the matrix of each site."""
+        return tuple(self.copies[site.matrix] for site in self.tiled.matrix.sites)
 
     def turn(self, number: int) -> AnalogProgram:
         """The same with the arrays of one turn only: layers of others have none."""
@@ -185,14 +195,19 @@ class Remapping:
 
 @dataclass(frozen=True)
 class PlacedProgram:
-    """PLACED: int32 [replicas * arrays, 4] per operation: chip, tile, core, array position within the core.
+    """PLACED: int32 [replicas * arrays, 4] per matrix: chip, tile, core, array position within the core.
 
     Array a of replica r is row r * arrays + a.
 
-    With ``remaps`` (one per operation, or none at all) the arrays of a chip with known stuck cells.
+    With ``remaps`` (one per matrix, or none at all) the arrays of a chip with known stuck cells.
     """
 
     analog: AnalogProgram
     addresses: tuple[npt.NDArray[np.int32], ...]
     chips: int
     remaps: tuple[Remapping, ...] = ()
+
+    @property
+    def site_addresses(self) -> tuple[npt.NDArray[np.int32], ...]:
+        """Addresses of the arrays of the matrix of each site."""
+        return tuple(self.addresses[site.matrix] for site in self.analog.tiled.matrix.sites)

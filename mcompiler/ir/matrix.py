@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +21,7 @@ ANALOG_DOMAIN = "mcompiler"
 
 
 ANALOG_OP = "Analog"
-"""Operator of those placeholders: one input [B, C, *spatial] or [..., K], one output, name = layer name."""
+"""Operator of those placeholders: one input [B, C, *spatial] or [..., K], one output, number of the site as ``site``."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class LoweredProgram:
     Attributes:
         graph: the normalised float graph, with the original Conv, Gemm, MatMul nodes (calibration runs it).
         skeleton: the same graph with a placeholder node (ANALOG_DOMAIN, ANALOG_OP) for each analog operation.
-        matrices: one per placeholder, in graph order.
+        matrices: one per placeholder; the placeholder of the first has ``site`` 0.
     """
 
     graph: GraphProgram
@@ -150,35 +150,67 @@ class Reordering:
 
 
 @dataclass(frozen=True)
-class MatrixOp:
-    """One weight-stationary operation as integers.
+class WeightMatrix:
+    """A constant of the model as integer weights: held once, however many sites use it.
 
     Attributes:
-        name: layer name.
-        shape: how its vectors are formed.
+        label: for messages: the label of the first site that uses it.
         codes: int16 [G, K, N], uncompacted; weight zero points subtracted.
         scale: float32 [G, N], weight scale of each output channel.
-        bias: float32 [G, N] or None.
-        input: quantiser of the input tensor.
-        vectors: matrix-vector products per inference and group.
-        rows, cols: what compaction keeps of K and N (everything, before it ran).
-        element: ONNX element type of input and output.
         weight_bits: bits of the codes, sign included.
+        rows, cols: what compaction keeps of K and N (everything, before it ran).
         reorder: what ``reorder`` gained, or found that there is none to gain; None where it did not run.
     """
 
-    name: str
-    shape: ConvShape | MatMulShape
+    label: str
     codes: CodeArray
     scale: FloatArray
-    bias: FloatArray | None
-    input: Quantiser
-    vectors: int
+    weight_bits: int
     rows: Kept
     cols: Kept
-    element: ir.DataType
-    weight_bits: int
     reorder: Reordering | None = None
+
+
+@dataclass(frozen=True)
+class Site:
+    """One use of a matrix: a layer of the network.
+
+    Attributes:
+        matrix: index of the matrix in its program.
+        name: layer name of the JSON outputs: name of the ONNX node.
+        label: for people; unique in a program.
+        shape: how its vectors are formed.
+        input: quantiser of the input tensor.
+        bias: float32 [G, N] or None.
+        vectors: matrix-vector products per inference and group, all steps together.
+        element: ONNX element type of input and output.
+        steps: parts of the vectors that depend on one another (time steps of a recurrence, iterations of a loop); a
+            step begins when the one before has its result. 1: all vectors may follow at once.
+    """
+
+    matrix: int
+    name: str
+    label: str
+    shape: ConvShape | MatMulShape
+    input: Quantiser
+    bias: FloatArray | None
+    vectors: int
+    element: ir.DataType
+    steps: int = 1
+
+
+@dataclass(frozen=True)
+class AnalogLayer:
+    """A site together with the matrix that it uses."""
+
+    site: Site
+    matrix: WeightMatrix
+
+    @property
+    def results(self) -> int:
+        """Elements of its output per inference."""
+        groups, _, columns = self.matrix.codes.shape
+        return int(self.site.vectors * groups * columns)
 
 
 @dataclass(frozen=True)
@@ -187,9 +219,11 @@ class CodeSample:
 
     Attributes:
         vectors: uint16 [V, G, K] input codes of a few hundred vectors drawn from the calibration data.
+        bits: of an input code.
     """
 
     vectors: npt.NDArray[np.uint16]
+    bits: int
 
 
 @dataclass(frozen=True)
@@ -211,18 +245,33 @@ class InputStatistics:
 
 @dataclass(frozen=True)
 class MatrixProgram:
-    """MATRIX: integer matrices.
+    """MATRIX: integer matrices, and the sites that use them.
 
     Attributes:
         lowered: where they came from.
-        ops: one per placeholder, in graph order.
+        matrices: each used by one site at least.
+        sites: one per placeholder, in graph order; placeholder and site have the same number.
         digital_ops: element operations per inference of each node of the skeleton that stays digital, by node name.
-        samples: input codes that calibration saw, by layer, where the target's converter ranges are calibrated.
-        statistics: of the inputs, by layer; none where no data were given.
+        samples: input codes that calibration saw, by site; None where converter ranges are not calibrated.
+        statistics: of the inputs, by site; None where no data were given.
     """
 
     lowered: LoweredProgram
-    ops: tuple[MatrixOp, ...]
+    matrices: tuple[WeightMatrix, ...]
+    sites: tuple[Site, ...]
     digital_ops: Mapping[str, int]
-    samples: Mapping[str, CodeSample] = field(default_factory=dict)
-    statistics: Mapping[str, InputStatistics] = field(default_factory=dict)
+    samples: tuple[CodeSample | None, ...] = ()
+    statistics: tuple[InputStatistics | None, ...] = ()
+
+    @property
+    def layers(self) -> tuple[AnalogLayer, ...]:
+        """The sites, each with its matrix."""
+        return tuple(AnalogLayer(site, self.matrices[site.matrix]) for site in self.sites)
+
+    def sample(self, site: int) -> CodeSample | None:
+        """Input codes that calibration saw of one site."""
+        return self.samples[site] if self.samples else None
+
+    def sites_of(self, matrix: int) -> tuple[int, ...]:
+        """Numbers of the sites that use a matrix."""
+        return tuple(number for number, site in enumerate(self.sites) if site.matrix == matrix)

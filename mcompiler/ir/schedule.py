@@ -12,7 +12,7 @@ from mcompiler.target import Event
 
 @dataclass(frozen=True)
 class LayerSchedule:
-    """When one operation works, in seconds from the start of an inference.
+    """When one site works, in seconds from the start of an inference.
 
     Attributes:
         start: int64 [copies * arrays], first cycle of each array (a cycle is one read).
@@ -99,10 +99,10 @@ class Turn:
 
 @dataclass(frozen=True)
 class ScheduledProgram:
-    """SCHEDULED: one LayerSchedule per operation, and the digital operations that stay in the graph.
+    """SCHEDULED: one LayerSchedule per site, and the digital operations that stay in the graph.
 
     Attributes:
-        layers: in the order of the operations.
+        layers: in the order of the sites.
         digital_s: start and end of each digital node of the skeleton, by node name.
         cycle_s: one read of an array, conversions included.
         latency_s: one inference from input to output.

@@ -44,7 +44,7 @@ def write_layer(
         BuildError: no such array.
         DataError: inputs that do not fit the word lines, the layer or the drive.
     """
-    name, count = layer.op.name, len(layer.table)
+    name, count = layer.op.site.name, len(layer.table)
     if tile is not None and not 0 <= tile < count:
         raise BuildError(f"layer '{name}' has {count} arrays; there is no number {tile}")
     circuit = Circuit.of(target)
@@ -78,7 +78,7 @@ def _applied(
         return (x for _ in chosen)
     if inputs is not None:
         raise DataError("inputs for word lines and vectors for the layer; give one of them")
-    groups, depth, _ = layer.op.codes.shape
+    groups, depth, _ = layer.op.matrix.codes.shape
     whole = _shares(vectors, groups * depth, "one an input of the layer", (1, 2), circuit)
     if whole.ndim == 2 and not sources_only(circuit):
         raise DataError(
@@ -95,7 +95,7 @@ def word_lines(layer: LayerData, index: int, rows: int, values: Floats) -> Float
     if layer.remap is not None:
         copies = len(layer.table) // len(layer.remap.word_lines)
         where = layer.remap.word_lines[index // copies]
-    for block in tile_blocks(layer.table[index], layer.op.rows, layer.op.cols):
+    for block in tile_blocks(layer.table[index], layer.op.matrix.rows, layer.op.matrix.cols):
         lines[..., where[block.row : block.row + len(block.rows)]] = values[..., block.group, block.rows]
     return lines
 

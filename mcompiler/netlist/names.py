@@ -18,17 +18,17 @@ def notes_of(layer: LayerData, index: int, shape: ArrayShape) -> tuple[str, ...]
     array = layer.table[index]
     chip, tile, core, position = layer.addresses[index].tolist()
     notes = [
-        f"array {index} of layer '{layer.op.name}': chip {chip}, tile {tile}, core {core}, position {position}",
+        f"array {index} of layer '{layer.op.site.name}': chip {chip}, tile {tile}, core {core}, position {position}",
         f"slice {_or_all(int(array['slice']))}, polarity {_sign(int(array['polarity']), shape)}",
     ]
     words, bits = _lines(layer, index, shape)
-    for block in tile_blocks(array, layer.op.rows, layer.op.cols):
+    for block in tile_blocks(array, layer.op.matrix.rows, layer.op.matrix.cols):
         for line, row in enumerate(block.rows.tolist()):
             notes.append(f"word line {words[block.row + line]}: input {row} of group {block.group}")
     slices = range(shape.adjacent_slices) if int(array["slice"]) < 0 else (int(array["slice"]),)
     single = {1: "+", -1: "-", 0: "+-"}[int(array["polarity"])]  # an array of its own for each polarity, or both
     signs = single if shape.polarities > 1 else ""
-    for block in tile_blocks(array, layer.op.rows, layer.op.cols):
+    for block in tile_blocks(array, layer.op.matrix.rows, layer.op.matrix.cols):
         for place, channel in enumerate(block.cols.tolist()):
             first = (block.col + place) * shape.columns_per_weight
             held = [(sign, which) for sign in signs or " " for which in slices]

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from mcompiler.dataflow import Holders, Kind, Step, input_shares
 from mcompiler.dataflow.grids import Needs, same_place
 from mcompiler.geometry import ArrayShape, TileTable
-from mcompiler.ir import ConvShape, MatrixOp
+from mcompiler.ir import AnalogLayer, ConvShape
 from mcompiler.target import Target
 
 Ints = npt.NDArray[np.int64]
@@ -97,7 +97,7 @@ class Spread:
 def layer_flows(
     steps: Sequence[Step],
     ends: Sequence[int],
-    ops: Sequence[MatrixOp],
+    ops: Sequence[AnalogLayer],
     tables: Sequence[TileTable],
     nodes: Sequence[Ints],
     shape: ArrayShape,
@@ -125,7 +125,7 @@ def layer_flows(
             if step.layer in elsewhere:
                 _leave(found, steps[read.producer], spreads, target)
                 continue
-            bits = ops[step.layer].input.bits if step.kind is Kind.ANALOG else target.precision.inputs
+            bits = ops[step.layer].site.input.bits if step.kind is Kind.ANALOG else target.precision.inputs
             _read(found, step, steps[read.producer], read.needs, bits, spreads)
     for index in ends:
         step = steps[index]
@@ -138,7 +138,7 @@ def layer_flows(
 
 def layer_holders(
     steps: Sequence[Step],
-    ops: Sequence[MatrixOp],
+    ops: Sequence[AnalogLayer],
     tables: Sequence[TileTable],
     nodes: Sequence[Ints],
     shape: ArrayShape,
@@ -231,7 +231,7 @@ def _made_by(step: Step, spreads: Sequence[Spread]) -> tuple[Ints, Floats]:
     return spreads[step.layer].makers.by_node(spreads[step.layer].copies)
 
 
-def input_share(op: MatrixOp, copies: int, together: Ints, runs: Ints, columns: int) -> Floats:
+def input_share(op: AnalogLayer, copies: int, together: Ints, runs: Ints, columns: int) -> Floats:
     """Part of its input that some of the copies of a layer read together.
 
     Copies take vectors in turn, along the rows of the raster. Windows of neighbours overlap, and so do windows of one
@@ -246,18 +246,20 @@ def input_share(op: MatrixOp, copies: int, together: Ints, runs: Ints, columns: 
     Returns:
         Elementwise, at most 1.
     """
-    if not isinstance(op.shape, ConvShape):
+    if not isinstance(op.site.shape, ConvShape):
         return np.minimum(1.0, together / copies)
-    kernel, stride = op.shape.kernel[-1], op.shape.strides[-1]
+    kernel, stride = op.site.shape.kernel[-1], op.site.shape.strides[-1]
     across = (runs * max(0, kernel - stride) + together * min(kernel, stride)) / (copies * stride)
-    down = float(np.prod(op.shape.kernel[:-1], dtype=np.float64) / np.prod(op.shape.strides[:-1], dtype=np.float64))
+    down = float(
+        np.prod(op.site.shape.kernel[:-1], dtype=np.float64) / np.prod(op.site.shape.strides[:-1], dtype=np.float64)
+    )
     offsets = copies // math.gcd(copies, max(1, columns))
     rows = min(1.0, down) * max(1.0, min(float(offsets), down))
     return np.minimum(min(1.0, down) * min(1.0, kernel / stride), rows * across)
 
 
 def _spread(
-    op: MatrixOp, table: TileTable, where: Ints, columns: int, shape: ArrayShape, target: Target
+    op: AnalogLayer, table: TileTable, where: Ints, columns: int, shape: ArrayShape, target: Target
 ) -> tuple[Spread, tuple[Ints, Ints, Floats]]:
     """Where a layer works, and the flows of its partial sums."""
     if not len(table):
@@ -277,7 +279,7 @@ def _spread(
     owned, tile = owned[order], tile[order]
     heads_of = np.flatnonzero(np.concatenate([[True], owned[1:] != owned[:-1]]))
     adder = np.repeat(tile[heads_of], np.diff(np.append(heads_of, len(owned))))
-    bytes_each = width[owned % count] * np.ceil(target.digital.accumulator_bits / 8) * op.vectors / copies
+    bytes_each = width[owned % count] * np.ceil(target.digital.accumulator_bits / 8) * op.site.vectors / copies
     makers = _held(owned[heads_of] // count, tile[heads_of], width[owned[heads_of] % count] / width.sum())
     return Spread(copies, readers, makers, tiles, needs), (tile, adder, bytes_each)
 
@@ -312,7 +314,7 @@ def _held(copy: Ints, node: Ints, part: Floats) -> Held:
     return Held(both.columns[0], both.columns[1], total)
 
 
-def _needs(op: MatrixOp, heads: TileTable, node: Ints, copies: int, columns: int) -> tuple[Held, Ints, Floats]:
+def _needs(op: AnalogLayer, heads: TileTable, node: Ints, copies: int, columns: int) -> tuple[Held, Ints, Floats]:
     """Tiles that read the input of a layer: rows by copy and tile, and parts of all input by tile."""
     kinds = _distinct(*(heads[name].astype(np.int64) for name in ("group", "row", "rows")))
     kind = np.broadcast_to(kinds.which, node.shape).reshape(-1)

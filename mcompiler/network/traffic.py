@@ -63,7 +63,7 @@ def traffic(program: PlacedProgram, target: Target, elsewhere: frozenset[int] = 
         elsewhere: layers that are not there in this turn.
     """
     flows = program_flows(program.analog, nodes_of(program.addresses, target), target, None, elsewhere)
-    return measured(flows, len(program.addresses), target, lower_bound(program.analog, target))
+    return measured(flows, len(program.analog.tiled.matrix.sites), target, lower_bound(program.analog, target))
 
 
 def nodes_of(addresses: Sequence[np.ndarray[tuple[int, ...], np.dtype[np.int32]]], target: Target) -> list[Ints]:
@@ -83,14 +83,17 @@ def program_flows(
 
     Args:
         program: with the tables of the arrays.
-        nodes: of the arrays of each layer, copies included.
+        nodes: of the arrays of each matrix, copies included.
         target: the chip.
         stages: of the network, where they are known already.
         elsewhere: layers that are not there in this turn.
     """
     matrix = program.tiled.matrix
-    steps, ends = stages or network_steps(matrix.lowered.skeleton, matrix.ops, matrix.digital_ops)
-    return layer_flows(steps, ends, matrix.ops, program.tiled.tables, nodes, array_shape(target), target, elsewhere)
+    steps, ends = stages or network_steps(matrix.lowered.skeleton, matrix.layers, matrix.digital_ops)
+    own = [nodes[site.matrix] for site in matrix.sites]
+    return layer_flows(
+        steps, ends, matrix.layers, program.tiled.site_tables, own, array_shape(target), target, elsewhere
+    )
 
 
 def measured(flows: Flows, layers: int, target: Target, bound: float) -> Traffic:
@@ -148,19 +151,19 @@ def lower_bound(program: AnalogProgram, target: Target) -> float:
     chips = max(1, -(-every // hierarchy.arrays_per_chip))
     total = 0.0
     matrix = program.tiled.matrix
-    steps, _ = network_steps(matrix.lowered.skeleton, matrix.ops, matrix.digital_ops)
+    steps, _ = network_steps(matrix.lowered.skeleton, matrix.layers, matrix.digital_ops)
     size = {step.layer: sum(steps[r.producer].grid.tokens * steps[r.producer].grid.width for r in step.reads)
             for step in steps if step.kind == "analog"}  # fmt: skip
-    for index, (op, table) in enumerate(zip(matrix.ops, program.tiled.tables, strict=True)):
-        copies, arrays = program.copies[index], len(table)
+    for index, (op, table) in enumerate(zip(matrix.layers, program.tiled.site_tables, strict=True)):
+        copies, arrays = program.site_copies[index], len(table)
         if not arrays:
             continue
         heads = table[:: shape.arrays_per_tile]
         columns = np.unique(np.stack([heads["group"], heads["row"]], axis=1), axis=0, return_counts=True)[1]
         every_copy = np.array([copies])
         share = float(input_share(op, copies, every_copy, np.ones(1, np.int64), 1)[0]) / copies
-        least_rows = int(heads["rows"].min()) / max(1, int(op.rows.offsets[-1]))
-        per_array = size.get(index, 0.0) * op.input.bits / 8 * least_rows * share
+        least_rows = int(heads["rows"].min()) / max(1, int(op.matrix.rows.offsets[-1]))
+        per_array = size.get(index, 0.0) * op.site.input.bits / 8 * least_rows * share
         per_array /= int(columns.max()) * shape.arrays_per_tile
         tiles = -(-arrays * copies // room)
         near = np.sort(np.tile(net.nearest(min(tiles, hierarchy.tiles_per_chip)), chips))[:tiles]

@@ -59,30 +59,40 @@ class Work:
     ) -> None:
         matrix, shape = program.tiled.matrix, array_shape(target)
         self.program, self.counts, self.target, self.latency, self.seed = program, counts, target, latency, seed
-        self.stages = network_steps(matrix.lowered.skeleton, matrix.ops, matrix.digital_ops)
+        self.stages = network_steps(matrix.lowered.skeleton, matrix.layers, matrix.digital_ops)
         self.steps = self.stages[0]
         cycle = read_time(shape, target)
         reads = [
             reads_per_vector(op, table, shape, target)
-            for op, table in zip(matrix.ops, program.tiled.tables, strict=True)
+            for op, table in zip(matrix.layers, program.tiled.site_tables, strict=True)
         ]
         self.plans = [
-            LayerPlan(op, number, copies) for op, number, copies in zip(matrix.ops, reads, program.copies, strict=True)
+            LayerPlan(op, number, copies)
+            for op, number, copies in zip(matrix.layers, reads, program.site_copies, strict=True)
         ]
-        self.array_s = max(-(-plan.op.vectors // plan.copies) * plan.reads * cycle for plan in self.plans)
+        busy = np.zeros(len(matrix.matrices))  # sites of one matrix share its arrays, one after the other
+        for site, plan in zip(matrix.sites, self.plans, strict=True):
+            busy[site.matrix] += -(-site.vectors // plan.copies) * plan.reads * cycle
+        self.array_s = float(busy.max(initial=0.0))
 
     def flows_between(self, nodes: Ints) -> Flows:
         """Flows between these nodes of all arrays, layer after layer."""
         return program_flows(self.program, np.split(nodes, np.cumsum(self.counts)[:-1]), self.target, self.stages)
 
     def operations(self) -> Floats:
-        """Digital operations of each layer and of what stands behind it, [layers]."""
-        return digital_work(self.steps, len(self.counts))[:-1]
+        """Digital operations behind the arrays of each matrix, of all its sites: [matrices]."""
+        sites = self.program.tiled.matrix.sites
+        work = digital_work(self.steps, len(sites))[:-1]
+        return np.bincount([site.matrix for site in sites], weights=work, minlength=len(self.counts)).astype(np.float64)
+
+    def _by_site(self, of_matrices: Addresses) -> Addresses:
+        return tuple(of_matrices[site.matrix] for site in self.program.tiled.matrix.sites)
 
     def filling(self, slots: Ints, chips: int) -> Filling:
         """What is to know of tiles that are filled so, wherever they stand."""
         addresses = addresses_of(self.counts, slots, None, self.target)
-        units = digital_bound(self.steps, len(addresses), addresses, self.target)
+        own = self._by_site(addresses)
+        units = digital_bound(self.steps, len(own), own, self.target)
         nodes = filled_tiles(slots, self.target)
         if not self.latency:
             units = max(units, self.array_s)
@@ -112,13 +122,13 @@ class Work:
     def _traffic(self, filling: Filling, site: Ints) -> Traffic:
         tiles = self.target.hierarchy.tiles_per_chip
         node = np.arange(len(site)) // tiles * tiles + site
-        return measured(filling.flows.between(node), len(self.counts) if self.latency else 0, self.target, 0.0)
+        return measured(filling.flows.between(node), len(self.plans) if self.latency else 0, self.target, 0.0)
 
     def _apart(self, filling: Filling, found: Traffic) -> float:
         """Seconds, were no link full. Of an inference: the end of its last token; no unit is faster."""
         if not self.latency:
             return filling.units
-        addresses = addresses_of(self.counts, filling.slots, None, self.target)
+        addresses = self._by_site(addresses_of(self.counts, filling.slots, None, self.target))
         plans = [
             replace(plan, tiles=tiles_of(where), hops=way.hops, chip_hops=way.chip_hops)
             for plan, where, way in zip(self.plans, addresses, found.layers, strict=True)
@@ -130,7 +140,7 @@ class Work:
 
 
 def array_counts(program: AnalogProgram) -> list[int]:
-    """Arrays of each layer, copies included."""
+    """Arrays of each matrix, copies included."""
     return [len(table) * copies for table, copies in zip(program.tiled.tables, program.copies, strict=True)]
 
 
@@ -138,8 +148,8 @@ def addresses_of(counts: list[int], slots: Ints, site: Ints | None, target: Targ
     """Addresses of arrays that stand in these slots, a slot being an array position counted through all chips.
 
     Args:
-        counts: arrays of each layer.
-        slots: of each array, layer after layer.
+        counts: arrays of each matrix.
+        slots: of each array, matrix after matrix.
         site: tile of the chip that each tile of slots becomes, [chips * tiles per chip]; None: as they are counted.
         target: the chip.
     """

@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
-from mcompiler.ir import ANALOG_DOMAIN, ANALOG_OP, ConvShape, MatrixOp, Quantiser
+from mcompiler.graph import site_of
+from mcompiler.ir import AnalogLayer, ConvShape, Quantiser, Site
 from mcompiler.onnx_export.emitter import Emitter, insert_before
 
 
-def code_names(skeleton: ir.Model, ops: Mapping[str, MatrixOp]) -> dict[str, str]:
-    """Name of the value that carries each layer's input codes: ``<layer>/codes`` of the first layer that needs them."""
+def code_names(skeleton: ir.Model, sites: Sequence[Site]) -> list[str]:
+    """Name of the value that carries the input codes of each site: ``<layer>/codes`` of the first that needs them."""
     first: dict[tuple[str, float, int, int], str] = {}
-    names = {}
+    names = [""] * len(sites)
     for node in skeleton.graph:
-        if node.domain == ANALOG_DOMAIN and node.op_type == ANALOG_OP:
-            op, source = ops[node.name or ""], node.inputs[0]
-            key = (source.name or "" if source is not None else "", op.input.scale, op.input.zero_point, op.input.bits)
-            names[op.name] = first.setdefault(key, f"{op.name}/codes")
+        number = site_of(node)
+        if number is not None:
+            site, source = sites[number], node.inputs[0]
+            given = source.name or "" if source is not None else ""
+            key = (given, site.input.scale, site.input.zero_point, site.input.bits)
+            names[number] = first.setdefault(key, f"{site.name}/codes")
     return names
 
 
@@ -32,20 +35,20 @@ class CodeTable:
 
     def __init__(self, graph: ir.Graph) -> None:
         self._graph = graph
-        self._known: dict[tuple[int, float, int, int], ir.Value] = {}
+        self._known: dict[tuple[ir.Value, float, int, int], ir.Value] = {}
 
-    def of(self, place: ir.Node, op: MatrixOp) -> ir.Value:
+    def of(self, place: ir.Node, site: Site) -> ir.Value:
         """Codes of the input of a placeholder node, emitted before it unless they exist.
 
         The value is named ``<layer>/codes`` after the first layer that needs it.
         """
         source = place.inputs[0]
         assert source is not None  # a placeholder has its input
-        quantiser = op.input
-        key = (id(source), quantiser.scale, quantiser.zero_point, quantiser.bits)
+        quantiser = site.input
+        key = (source, quantiser.scale, quantiser.zero_point, quantiser.bits)
         if key not in self._known:
-            emitter = Emitter(f"{op.name}/quantise")
-            self._known[key] = quantise(emitter, source, quantiser, op.element, f"{op.name}/codes")
+            emitter = Emitter(f"{site.name}/quantise")
+            self._known[key] = quantise(emitter, source, quantiser, site.element, f"{site.name}/codes")
             insert_before(self._graph, place, emitter)
         return self._known[key]
 
@@ -67,23 +70,23 @@ def quantise(emitter: Emitter, x: ir.Value, quantiser: Quantiser, element: ir.Da
     return emitter.cast(emitter("Clip", shifted, low, high), ir.DataType.INT32, name=name)
 
 
-def channel_shape(op: MatrixOp) -> tuple[int, ...]:
+def channel_shape(op: AnalogLayer) -> tuple[int, ...]:
     """Shape that broadcasts one number per output channel over the accumulator."""
-    groups, _, cols = op.codes.shape
-    if isinstance(op.shape, ConvShape):
-        return (1, groups * cols, *(1 for _ in op.shape.kernel))
-    return (*op.shape.batch, 1, cols) if op.shape.batch else (cols,)
+    groups, _, cols = op.matrix.codes.shape
+    if isinstance(op.site.shape, ConvShape):
+        return (1, groups * cols, *(1 for _ in op.site.shape.kernel))
+    return (*op.site.shape.batch, 1, cols) if op.site.shape.batch else (cols,)
 
 
-def scale_and_bias(emitter: Emitter, accumulator: ir.Value, op: MatrixOp) -> ir.Value:
+def scale_and_bias(emitter: Emitter, accumulator: ir.Value, op: AnalogLayer) -> ir.Value:
     """Accumulator (float32, behind the barrier) * s_x * s_w + bias, in the element type of the operation."""
     with np.errstate(over="ignore"):  # weights of 1e30 and inputs of 1e30: the float model overflows too
-        factors = (np.float32(op.input.scale) * op.scale).reshape(channel_shape(op))
+        factors = (np.float32(op.site.input.scale) * op.matrix.scale).reshape(channel_shape(op))
     y = emitter("Mul", accumulator, emitter.constant(factors, np.float32))
-    if op.bias is not None:
-        y = emitter("Add", y, emitter.constant(op.bias.reshape(channel_shape(op)), np.float32))
-    if op.element != ir.DataType.FLOAT:
-        y = emitter.cast(y, op.element)
+    if op.site.bias is not None:
+        y = emitter("Add", y, emitter.constant(op.site.bias.reshape(channel_shape(op)), np.float32))
+    if op.site.element != ir.DataType.FLOAT:
+        y = emitter.cast(y, op.site.element)
     return y
 
 
@@ -99,10 +102,10 @@ def conv_attributes(shape: ConvShape, *, padded: bool, groups: int | None = None
 
 
 def conv_kernel(
-    op: MatrixOp, codes: np.ndarray[tuple[int, ...], np.dtype[np.signedinteger]]
+    op: AnalogLayer, codes: np.ndarray[tuple[int, ...], np.dtype[np.signedinteger]]
 ) -> np.ndarray[tuple[int, ...], np.dtype[np.signedinteger]]:
     """Codes [G, K, N] as a Conv kernel [G * N, K / prod(kernel), *kernel]."""
-    assert isinstance(op.shape, ConvShape)
+    assert isinstance(op.site.shape, ConvShape)
     groups, rows, cols = codes.shape
-    channels = rows // int(np.prod(op.shape.kernel))
-    return codes.transpose(0, 2, 1).reshape(groups * cols, channels, *op.shape.kernel)
+    channels = rows // int(np.prod(op.site.shape.kernel))
+    return codes.transpose(0, 2, 1).reshape(groups * cols, channels, *op.site.shape.kernel)

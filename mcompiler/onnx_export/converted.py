@@ -17,7 +17,7 @@ import onnx_ir as ir
 from mcompiler.conductance import Adc, Decoding, ReadBlock
 from mcompiler.errors import CompileError
 from mcompiler.geometry import span
-from mcompiler.ir import ConvShape, MatrixOp
+from mcompiler.ir import AnalogLayer, ConvShape
 from mcompiler.onnx_export.codes import conv_attributes
 from mcompiler.onnx_export.converter import Converter, Lines, analog, narrow, zero_code
 from mcompiler.onnx_export.emitter import Emitter, sizes_of
@@ -52,12 +52,12 @@ def converted_layer(
         CompileError: a product with a batched constant (one matrix per batch element).
     """
     op, blocks = mapped.op, mapped.blocks
-    if not isinstance(op.shape, ConvShape) and op.shape.batch:
+    if not isinstance(op.site.shape, ConvShape) and op.site.shape.batch:
         raise CompileError(
             "a product with one constant matrix per batch element needs lossless converters; raise converters.adc.bits",
-            op.name,
+            op.site.name,
         )
-    phases = -(-op.input.bits // target.converters.dac.bits)
+    phases = -(-op.site.input.bits // target.converters.dac.bits)
     in_bytes = adc.largest - adc.smallest <= 255 and adc.rounding is Rounding.HALF_EVEN
     integer = in_bytes and _fits_integer_kernels(op, blocks, adc, target)
     zoom = max((int(block.zoom.max(initial=0)) for block in blocks if block.zoom is not None), default=0)
@@ -72,7 +72,7 @@ def converted_layer(
     if layer.conv is not None:
         return scaled_output(emitter, restored_shape(emitter, joined, source, layer), layer, mapped.weights)
     leading = emitter("Slice", emitter("Shape", codes), emitter.ints(0), emitter.ints(-1))
-    shape = emitter("Concat", leading, emitter.ints(op.codes.shape[2]), axis=0)
+    shape = emitter("Concat", leading, emitter.ints(op.matrix.codes.shape[2]), axis=0)
     return scaled_output(emitter, emitter("Reshape", joined, shape), layer, mapped.weights)
 
 
@@ -84,15 +84,15 @@ def _is_direct(layer: LossyLayer, segments: Sequence[tuple[int, int, list[ReadBl
     blocks = segments[0][2]
     return (
         len(blocks) == 1
-        and blocks[0].groups == layer.op.codes.shape[0]
+        and blocks[0].groups == layer.op.matrix.codes.shape[0]
         and bool(not blocks[0].inputs.any() and blocks[0].worth.shape[0] == 1 and (full_worth(blocks[0]) == 1).all())
     )
 
 
-def _fits_integer_kernels(op: MatrixOp, blocks: Sequence[ReadBlock], adc: Adc, target: Target) -> bool:
+def _fits_integer_kernels(op: AnalogLayer, blocks: Sequence[ReadBlock], adc: Adc, target: Target) -> bool:
     """Whether QLinearConv and QLinearMatMul compute this conversion exactly, 16-bit saturation included."""
     largest = max((_largest(block) for block in blocks), default=0.0)
-    inputs = (1 << min(target.converters.dac.bits, op.input.bits)) - 1
+    inputs = (1 << min(target.converters.dac.bits, op.site.input.bits)) - 1
     on_levels = all(np.issubdtype(block.levels.dtype, np.integer) for block in blocks)
     return on_levels and adc.decoding is Decoding.CLEAN and largest <= 127 and 2 * largest * inputs <= 32767
 
@@ -103,14 +103,14 @@ def _largest(block: ReadBlock) -> float:
     return float(np.abs(levels).max(initial=0))
 
 
-def _segments(op: MatrixOp, blocks: Sequence[ReadBlock]) -> list[tuple[int, int, list[ReadBlock]]]:
+def _segments(op: AnalogLayer, blocks: Sequence[ReadBlock]) -> list[tuple[int, int, list[ReadBlock]]]:
     """(first group, end, reads) of runs of groups that share reads; together they cover all groups."""
     by_groups: dict[tuple[int, int], list[ReadBlock]] = {}
     for block in blocks:
         by_groups.setdefault((block.group, block.groups), []).append(block)
     keys = sorted(by_groups)
     starts = [0, *(group for group, _ in keys[1:])]
-    ends = [*starts[1:], op.codes.shape[0]]
+    ends = [*starts[1:], op.matrix.codes.shape[0]]
     return [(start, end, by_groups[key]) for start, end, key in zip(starts, ends, keys, strict=True)]
 
 
@@ -121,13 +121,13 @@ def _padded(emitter: Emitter, codes: ir.Value, layer: LossyLayer) -> ir.Value:
     """Convolutions: pad with z_x, where that is not what Conv pads with. Products: [vectors, K]."""
     conv = layer.conv
     if conv is None:
-        return emitter("Reshape", codes, emitter.ints(-1, layer.op.codes.shape[1]))
+        return emitter("Reshape", codes, emitter.ints(-1, layer.op.matrix.codes.shape[1]))
     if not layer.pads_itself:
         return codes
     rank = len(conv.kernel)
     pads = emitter.ints(0, 0, *conv.pads[:rank], 0, 0, *conv.pads[rank:])
-    kind = np.uint8 if layer.op.input.bits <= 8 else np.int32
-    return emitter("Pad", codes, pads, emitter.constant(layer.op.input.zero_point, kind))
+    kind = np.uint8 if layer.op.site.input.bits <= 8 else np.int32
+    return emitter("Pad", codes, pads, emitter.constant(layer.op.site.input.zero_point, kind))
 
 
 def _channels_last(emitter: Emitter, codes: ir.Value, layer: LossyLayer) -> ir.Value:
@@ -141,12 +141,12 @@ def _planes(emitter: Emitter, values: ir.Value, layer: LossyLayer, width: int) -
     """Input codes of each phase, stacked on the first axis: uint8 [phases * n, ..., width]."""
     step, phases = layer.step, layer.phases
     if phases == 1:
-        return values if layer.op.input.bits <= 8 else emitter.cast(values, ir.DataType.UINT8)
+        return values if layer.op.site.input.bits <= 8 else emitter.cast(values, ir.DataType.UINT8)
     rank = 2 if layer.conv is None else len(layer.conv.kernel) + 2
     each = (phases, *(1 for _ in range(rank)))
     stacked = emitter("Unsqueeze", values, emitter.ints(0))
     places = step * np.arange(phases)
-    if layer.op.input.bits > 8:
+    if layer.op.site.input.bits > 8:
         shifted = emitter("Div", stacked, emitter.constant((1 << places).reshape(each), np.int32))
         plane = emitter.cast(emitter("Mod", shifted, emitter.constant(1 << step, np.int32)), ir.DataType.UINT8)
     else:
@@ -169,7 +169,7 @@ def _segment(
     emitter: Emitter, source: ir.Value, layer: LossyLayer, first: int, end: int, blocks: list[ReadBlock]
 ) -> ir.Value:
     """Sum of all reads of a run of groups, in ADC codes: int32 (or float64 with a pedestal) [vectors, channels]."""
-    cols = layer.op.codes.shape[2]
+    cols = layer.op.matrix.codes.shape[2]
     channels = (end - first) * cols
     kept = blocks[0].group - first  # vanished groups before these: their channels are zero
     if same_worth(blocks, layer) and layer.adc.decoding is Decoding.CLEAN:
@@ -206,7 +206,7 @@ def _read(emitter: Emitter, source: ir.Value, layer: LossyLayer, block: ReadBloc
         return _to_int32(emitter, flat, layer)
     stacked = emitter("Reshape", codes, emitter.ints(layer.phases, -1))
     worth = 1 << (layer.step * np.arange(layer.phases))
-    if layer.bytes and layer.op.input.bits <= 8:
+    if layer.bytes and layer.op.site.input.bits <= 8:
         total = emitter(
             "MatMulInteger",
             emitter.constant(worth[None], np.uint8),
@@ -215,7 +215,7 @@ def _read(emitter: Emitter, source: ir.Value, layer: LossyLayer, block: ReadBloc
             _zero(emitter, layer),
         )
     else:
-        wide = np.float64 if (layer.adc.largest + 1) << layer.op.input.bits > FLOAT32_EXACT else np.float32
+        wide = np.float64 if (layer.adc.largest + 1) << layer.op.site.input.bits > FLOAT32_EXACT else np.float32
         kind = ir.DataType.DOUBLE if wide is np.float64 else ir.DataType.FLOAT
         if layer.bytes:
             stacked = emitter("Sub", emitter.cast(stacked, kind), emitter.constant(zero_code(layer.adc), wide))

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from mcompiler.conductance import ReadBlock
 from mcompiler.geometry import TileTable
-from mcompiler.ir import AnalogOp, MatrixOp
+from mcompiler.ir import AnalogLayer, EncodedMatrix
 from mcompiler.onnx_export.converter import Physics
 
 
@@ -27,9 +27,9 @@ class MappedLayer:
         physics: what the chip does between reads; None for the mapping itself.
     """
 
-    op: MatrixOp
+    op: AnalogLayer
     table: TileTable
-    analog: AnalogOp
+    analog: EncodedMatrix
     weights: npt.NDArray[np.signedinteger[Any]]
     blocks: tuple[ReadBlock, ...] = ()
     physics: Physics | None = None

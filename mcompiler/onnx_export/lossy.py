@@ -11,7 +11,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from mcompiler.conductance import Adc, Decoding, ReadBlock
-from mcompiler.ir import ConvShape, MatrixOp
+from mcompiler.ir import AnalogLayer, ConvShape
 from mcompiler.onnx_export.converter import Lines, Physics
 from mcompiler.target import Target
 
@@ -25,7 +25,7 @@ class LossyLayer:
     ``zoom``: binary steps from the layer's range to its finest.
     """
 
-    op: MatrixOp
+    op: AnalogLayer
     adc: Adc
     target: Target
     phases: int
@@ -49,7 +49,7 @@ class LossyLayer:
     @property
     def pads_itself(self) -> bool:
         """Whether the codes are padded with z_x before the convolution (which pads with 0)."""
-        return self.conv is not None and any(self.conv.pads) and self.op.input.zero_point != 0
+        return self.conv is not None and any(self.conv.pads) and self.op.site.input.zero_point != 0
 
     @property
     def source_sizes(self) -> tuple[int, ...] | None:
@@ -62,7 +62,7 @@ class LossyLayer:
     @property
     def conv(self) -> ConvShape | None:
         """Geometry of a convolution, None for a product."""
-        return self.op.shape if isinstance(self.op.shape, ConvShape) else None
+        return self.op.site.shape if isinstance(self.op.site.shape, ConvShape) else None
 
 
 def same_worth(blocks: Sequence[ReadBlock], layer: LossyLayer) -> bool:
@@ -156,6 +156,6 @@ def word_lines(layer: LossyLayer, block: ReadBlock) -> tuple[int, npt.NDArray[np
     """Input channels of the layer; channel and kernel position of each word line."""
     assert layer.conv is not None
     positions = int(np.prod(layer.conv.kernel))
-    per_group = layer.op.codes.shape[1] // positions
+    per_group = layer.op.matrix.codes.shape[1] // positions
     channel, position = np.divmod(block.rows, positions)
-    return layer.op.codes.shape[0] * per_group, channel + block.group * per_group, position
+    return layer.op.matrix.codes.shape[0] * per_group, channel + block.group * per_group, position

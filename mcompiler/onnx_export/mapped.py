@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import onnx_ir as ir
 
 from mcompiler.conductance import make_adc
-from mcompiler.ir import ANALOG_DOMAIN, ANALOG_OP
+from mcompiler.graph import site_of
+from mcompiler.ir import ANALOG_DOMAIN
 from mcompiler.onnx_export.codes import CodeTable, scale_and_bias
 from mcompiler.onnx_export.converted import converted_layer
 from mcompiler.onnx_export.converter import Physics
@@ -19,12 +20,12 @@ from mcompiler.onnx_export.reference import replace_node
 from mcompiler.target import Target
 
 
-def build_mapped(skeleton: ir.Model, layers: Mapping[str, Callable[[], MappedLayer]], target: Target) -> ir.Model:
+def build_mapped(skeleton: ir.Model, layers: Sequence[Callable[[], MappedLayer]], target: Target) -> ir.Model:
     """The mapped model.
 
     Args:
         skeleton: graph with placeholders.
-        layers: by layer name; called one after the other, so that only one layer's weights are decoded at a time.
+        layers: one per site; called one after the other, so that only one layer's weights are decoded at a time.
         target: its converters.
 
     Returns:
@@ -35,13 +36,14 @@ def build_mapped(skeleton: ir.Model, layers: Mapping[str, Callable[[], MappedLay
     table = CodeTable(model.graph)
     names, drawn = set[str](), None
     for node in list(model.graph):
-        if node.domain != ANALOG_DOMAIN or node.op_type != ANALOG_OP:
+        site = site_of(node)
+        if site is None:
             continue
-        layer = layers[node.name or ""]()
-        codes = table.of(node, layer.op)
+        layer = layers[site]()
+        codes = table.of(node, layer.op.site)
         if drawn is None and layer.physics is not None and layer.physics.bank:
             drawn = _drawn(model.graph, layer.physics)
-        _replace(model, node, codes, layer, target, _identifier(layer.op.name, names), drawn)
+        _replace(model, node, codes, layer, target, _identifier(layer.op.site.name, names), drawn)
     model.opset_imports[ANALOG_DOMAIN] = 1
     return model
 
@@ -98,12 +100,12 @@ def _replace(
     graph.opset_imports.pop(ANALOG_DOMAIN, None)
     function = ir.Function(ANALOG_DOMAIN, function_name, graph=graph, attributes=[])
     model.functions[function.identifier()] = function
-    outside = Emitter(layer.op.name)
+    outside = Emitter(layer.op.site.name)
     actual = [outside.constant(array) for _, array in body.constants]
     given = [codes] if noise is None else [codes, drawn]
-    call = ir.node(function_name, [*given, *actual], domain=ANALOG_DOMAIN, num_outputs=2, name=layer.op.name)
+    call = ir.node(function_name, [*given, *actual], domain=ANALOG_DOMAIN, num_outputs=2, name=layer.op.site.name)
     outside.nodes.append(call)
-    call.outputs[1].name = f"{layer.op.name}/accumulator"
+    call.outputs[1].name = f"{layer.op.site.name}/accumulator"
     insert_before(model.graph, node, outside)
     replace_node(model, node, call.outputs[0])
 

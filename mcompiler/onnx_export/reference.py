@@ -9,7 +9,8 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from mcompiler.conductance import largest_sum
-from mcompiler.ir import ANALOG_DOMAIN, ANALOG_OP, ConvShape, MatrixOp, MatrixProgram
+from mcompiler.graph import site_of
+from mcompiler.ir import ANALOG_DOMAIN, AnalogLayer, ConvShape, MatrixProgram
 from mcompiler.onnx_export.codes import CodeTable, conv_attributes, conv_kernel, scale_and_bias
 from mcompiler.onnx_export.emitter import Emitter, insert_before
 
@@ -21,14 +22,15 @@ def build_reference(program: MatrixProgram) -> ir.Model:
     int64 where 32 bits could overflow.
     """
     model = program.lowered.skeleton.clone()
-    ops = {op.name: op for op in program.ops}
+    layers = program.layers
     table = CodeTable(model.graph)
     for node in list(model.graph):
-        if node.domain != ANALOG_DOMAIN or node.op_type != ANALOG_OP:
+        site = site_of(node)
+        if site is None:
             continue
-        op = ops[node.name or ""]
-        codes = table.of(node, op)
-        emitter = Emitter(f"{op.name}/reference")
+        op = layers[site]
+        codes = table.of(node, op.site)
+        emitter = Emitter(f"{op.site.name}/reference")
         accumulator = reference_accumulator(emitter, codes, op)
         y = scale_and_bias(emitter, emitter.cast(accumulator, ir.DataType.FLOAT), op)
         insert_before(model.graph, node, emitter)
@@ -47,19 +49,19 @@ def replace_node(model: ir.Model, node: ir.Node, value: ir.Value) -> None:
     model.graph.remove(node, safe=True)
 
 
-def reference_accumulator(emitter: Emitter, codes: ir.Value, op: MatrixOp) -> ir.Value:
+def reference_accumulator(emitter: Emitter, codes: ir.Value, op: AnalogLayer) -> ir.Value:
     """Sum over k of (q_x - z_x) q_w as int32 or int64, named ``<layer>/accumulator``.
 
     Codes of more than 8 bits are cut into bytes (weights into a signed high and a 7-bit low part), multiplied piece by
     piece and added in int64.
     """
-    name = f"{op.name}/accumulator"
-    low, high = (int(op.codes.min()), int(op.codes.max())) if op.codes.size else (0, 0)
-    if op.input.bits <= 8 and low >= -128 and high <= 127 and _bound(op) < 1 << 31:
-        return _product(emitter, codes, op.input.zero_point, op.codes, op, name)
+    name = f"{op.site.name}/accumulator"
+    low, high = (int(op.matrix.codes.min()), int(op.matrix.codes.max())) if op.matrix.codes.size else (0, 0)
+    if op.site.input.bits <= 8 and low >= -128 and high <= 127 and _bound(op) < 1 << 31:
+        return _product(emitter, codes, op.site.input.zero_point, op.matrix.codes, op, name)
     inputs = _input_pieces(emitter, codes, op)
     total: ir.Value | None = None
-    for weight, weight_shift in _weight_pieces(op.codes):
+    for weight, weight_shift in _weight_pieces(op.matrix.codes):
         for piece, zero, input_shift in inputs:
             part = emitter.cast(_product(emitter, piece, zero, weight, op, None), ir.DataType.INT64)
             part = emitter("Mul", part, emitter.constant(1 << (weight_shift + input_shift), np.int64))
@@ -68,16 +70,16 @@ def reference_accumulator(emitter: Emitter, codes: ir.Value, op: MatrixOp) -> ir
     return emitter("Identity", total, name=name)
 
 
-def _bound(op: MatrixOp) -> int:
+def _bound(op: AnalogLayer) -> int:
     """No sum of the operation exceeds this in magnitude."""
-    largest = max(op.input.zero_point, op.input.largest - op.input.zero_point)
-    return largest * largest_sum(op.codes)
+    largest = max(op.site.input.zero_point, op.site.input.largest - op.site.input.zero_point)
+    return largest * largest_sum(op.matrix.codes)
 
 
-def _input_pieces(emitter: Emitter, codes: ir.Value, op: MatrixOp) -> list[tuple[ir.Value, int, int]]:
+def _input_pieces(emitter: Emitter, codes: ir.Value, op: AnalogLayer) -> list[tuple[ir.Value, int, int]]:
     """(bytes of the codes, their zero point, shift)."""
-    zero = op.input.zero_point
-    if op.input.bits <= 8:
+    zero = op.site.input.zero_point
+    if op.site.input.bits <= 8:
         return [(codes, zero, 0)]
     base = emitter.constant(256, np.int32)
     low, high = emitter("Mod", codes, base), emitter("Div", codes, base)
@@ -97,16 +99,16 @@ def _weight_pieces(codes: npt.NDArray[np.int16]) -> list[tuple[npt.NDArray[np.in
 
 
 def _product(
-    emitter: Emitter, codes: ir.Value, zero: int, weights: npt.NDArray[np.int16], op: MatrixOp, name: str | None
+    emitter: Emitter, codes: ir.Value, zero: int, weights: npt.NDArray[np.int16], op: AnalogLayer, name: str | None
 ) -> ir.Value:
     """Integer product of uint8 codes with weights in -128..127, stored as uint8 around 128 (see docs/arithmetic.md)."""
     zero_x, zero_w = emitter.constant(zero, np.uint8), emitter.constant(128, np.uint8)
-    if isinstance(op.shape, ConvShape):
+    if isinstance(op.site.shape, ConvShape):
         kernel = emitter.constant(_around_128(conv_kernel(op, weights)))
         return emitter(
-            "ConvInteger", codes, kernel, zero_x, zero_w, name=name, **conv_attributes(op.shape, padded=False)
+            "ConvInteger", codes, kernel, zero_x, zero_w, name=name, **conv_attributes(op.site.shape, padded=False)
         )
-    matrix = weights.reshape(*op.shape.batch, *weights.shape[1:]) if op.shape.batch else weights[0]
+    matrix = weights.reshape(*op.site.shape.batch, *weights.shape[1:]) if op.site.shape.batch else weights[0]
     return emitter("MatMulInteger", codes, emitter.constant(_around_128(matrix)), zero_x, zero_w, name=name)
 
 

@@ -57,7 +57,7 @@ def _weighted(
     emitter: Emitter, codes: ir.Value, layer: LossyLayer, matrix: npt.NDArray[np.float64]
 ) -> tuple[ir.Value, type[np.floating[Any]]]:
     """Codes times a matrix, in a type that holds every sum; and that type."""
-    bound = np.abs(matrix).sum(axis=0).max() * (layer.adc.largest + 1) * (1 << layer.op.input.bits)
+    bound = np.abs(matrix).sum(axis=0).max() * (layer.adc.largest + 1) * (1 << layer.op.site.input.bits)
     wide = bound >= FLOAT32_EXACT
     kind, dtype = (ir.DataType.DOUBLE, np.float64) if wide else (ir.DataType.FLOAT, np.float32)
     return emitter("MatMul", emitter.cast(codes, kind), emitter.constant(matrix, dtype)), dtype
@@ -109,7 +109,7 @@ def _input_sum(emitter: Emitter, source: ir.Value, layer: LossyLayer, block: Rea
     conv = layer.conv
     values = emitter.cast(source, ir.DataType.FLOAT)
     if conv is None:
-        mask = np.zeros((layer.op.codes.shape[1], 1), dtype=np.float32)
+        mask = np.zeros((layer.op.matrix.codes.shape[1], 1), dtype=np.float32)
         mask[block.rows] = 1
         return emitter("MatMul", values, emitter.constant(mask))
     rank = len(conv.kernel)
@@ -129,7 +129,7 @@ def restored_shape(emitter: Emitter, total: ir.Value, source: ir.Value, layer: L
     conv = layer.conv
     assert conv is not None
     sizes = [_output_size(emitter, source, layer, axis) for axis in range(len(conv.kernel))]
-    groups, _, cols = layer.op.codes.shape
+    groups, _, cols = layer.op.matrix.codes.shape
     shaped = emitter("Reshape", total, emitter("Concat", emitter.ints(-1), *sizes, emitter.ints(groups * cols), axis=0))
     rank = len(conv.kernel)
     return emitter("Transpose", shaped, perm=[0, rank + 1, *range(1, rank + 1)])
@@ -155,13 +155,13 @@ def scaled_output(
     op, shape = layer.op, channel_shape(layer.op)
     values = emitter.cast(total, ir.DataType.FLOAT)
     gain = np.float64(layer.gain)
-    correction = -op.input.zero_point * weights.sum(axis=1, dtype=np.int64).astype(np.float64)  # [G, N]
-    scale = np.float32(op.input.scale) * op.scale
-    offset = correction * scale + (0.0 if op.bias is None else op.bias)
+    correction = -op.site.input.zero_point * weights.sum(axis=1, dtype=np.int64).astype(np.float64)  # [G, N]
+    scale = np.float32(op.site.input.scale) * op.matrix.scale
+    offset = correction * scale + (0.0 if op.site.bias is None else op.site.bias)
     y = emitter("Mul", values, emitter.constant((scale / gain).reshape(shape), np.float32))
     y = emitter("Add", y, emitter.constant(offset.reshape(shape), np.float32))
     probe = emitter("Mul", values, emitter.constant(1 / gain, np.float32))
     probe = emitter("Add", probe, emitter.constant(correction.reshape(shape), np.float32))
-    if op.element != ir.DataType.FLOAT:
-        y = emitter.cast(y, op.element)
+    if op.site.element != ir.DataType.FLOAT:
+        y = emitter.cast(y, op.site.element)
     return y, probe

@@ -23,8 +23,8 @@ def build_skeleton(model: ir.Model, matches: list[Match]) -> tuple[ir.Model, set
     nodes = {node.name: node for node in graph}
     values = ir.convenience.create_value_mapping(graph, include_subgraphs=False)
     names = Names(skeleton)
-    for match in matches:
-        _replace(graph, match, nodes, values, names)
+    for site, match in enumerate(matches):
+        _replace(graph, match, site, nodes, values, names)
     if matches:
         skeleton.opset_imports[ANALOG_DOMAIN] = 1
     dropped = {node.name or "" for node in remove_unused_nodes(graph)}
@@ -32,7 +32,12 @@ def build_skeleton(model: ir.Model, matches: list[Match]) -> tuple[ir.Model, set
 
 
 def _replace(
-    graph: ir.Graph, match: Match, nodes: dict[str | None, ir.Node], values: dict[str, ir.Value], names: Names
+    graph: ir.Graph,
+    match: Match,
+    site: int,
+    nodes: dict[str | None, ir.Node],
+    values: dict[str, ir.Value],
+    names: Names,
 ) -> None:
     node = nodes[match.node.name]
     last = node if match.absorbed is None else nodes[match.absorbed.name]
@@ -43,7 +48,8 @@ def _replace(
     for step in match.before:
         x = _step(graph, step, x, layer, values, names, added)
     like = old if not match.after else None
-    placeholder = new_node(ANALOG_OP, [x], layer, names.fresh(f"{layer}/y"), domain=ANALOG_DOMAIN, like=like)
+    label, attributes = names.fresh(f"{layer}/y"), {"site": site}
+    placeholder = new_node(ANALOG_OP, [x], layer, label, domain=ANALOG_DOMAIN, attributes=attributes, like=like)
     added.append(placeholder)
     y = placeholder.outputs[0]
     if y.type is None:

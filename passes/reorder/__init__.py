@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from mcompiler.errors import CompileError
 from mcompiler.geometry import ArrayShape, array_shape, tile_positions, tile_table, used_tiles
-from mcompiler.ir import IntArray, Kept, MatrixOp, MatrixProgram, Reordering
+from mcompiler.ir import IntArray, Kept, MatrixProgram, Reordering, WeightMatrix
 from mcompiler.passes.reorder.bound import fewest_tiles
 from mcompiler.passes.reorder.search import Search
 from mcompiler.target import Target
@@ -46,25 +46,27 @@ class Reorder:
     def run(self, program: MatrixProgram, target: Target) -> MatrixProgram:
         """Return the program with the lines of every operation in the best order found, ascending where none is."""
         shape = array_shape(target)
-        return replace(program, ops=tuple(self._reordered(op, shape) for op in program.ops))
+        return replace(program, matrices=tuple(self._reordered(matrix, shape) for matrix in program.matrices))
 
-    def _reordered(self, op: MatrixOp, shape: ArrayShape) -> MatrixOp:
-        rows, cols, bound = [], [], _shared_positions(op, shape)
-        for group in range(len(op.codes)):
-            kept_rows, kept_cols = op.rows.of(group), op.cols.of(group)
+    def _reordered(self, matrix: WeightMatrix, shape: ArrayShape) -> WeightMatrix:
+        rows, cols, bound = [], [], _shared_positions(matrix, shape)
+        for group in range(len(matrix.codes)):
+            kept_rows, kept_cols = matrix.rows.of(group), matrix.cols.of(group)
             if len(kept_rows) > shape.rows or len(kept_cols) > shape.tile_columns:
-                used = op.codes[group][np.ix_(kept_rows, kept_cols)] != 0
+                used = matrix.codes[group][np.ix_(kept_rows, kept_cols)] != 0
                 row_order, col_order, least = self._order(used, shape)
                 kept_rows, kept_cols, bound = kept_rows[row_order], kept_cols[col_order], bound + least
             rows.append(kept_rows)
             cols.append(kept_cols)
         found = replace(
-            op, rows=Kept(np.concatenate(rows), op.rows.offsets), cols=Kept(np.concatenate(cols), op.cols.offsets)
+            matrix,
+            rows=Kept(np.concatenate(rows), matrix.rows.offsets),
+            cols=Kept(np.concatenate(cols), matrix.cols.offsets),
         )
-        before, after = _positions(op, shape), _positions(found, shape)
+        before, after = _positions(matrix, shape), _positions(found, shape)
         if after >= before:
-            found, after = op, before
-        return replace(found, reorder=_reordering(op, found, before, after, bound))
+            found, after = matrix, before
+        return replace(found, reorder=_reordering(matrix, found, before, after, bound))
 
     def _order(self, used: npt.NDArray[np.bool_], shape: ArrayShape) -> tuple[IntArray, IntArray, int]:
         """Order of the rows and columns of one group, and the positions that no order can do without."""
@@ -92,23 +94,23 @@ def _unit(shape: ArrayShape) -> int:
     return shape.rows_active if shape.rows % shape.rows_active == 0 else shape.rows
 
 
-def _positions(op: MatrixOp, shape: ArrayShape) -> int:
+def _positions(matrix: WeightMatrix, shape: ArrayShape) -> int:
     """Array positions that hold a weight."""
-    table = tile_table(tile_positions(op.rows.counts(), op.cols.counts(), shape), shape)
-    return int(used_tiles(op.codes, table[:: shape.arrays_per_tile], op.rows, op.cols).sum())
+    table = tile_table(tile_positions(matrix.rows.counts(), matrix.cols.counts(), shape), shape)
+    return int(used_tiles(matrix.codes, table[:: shape.arrays_per_tile], matrix.rows, matrix.cols).sum())
 
 
-def _shared_positions(op: MatrixOp, shape: ArrayShape) -> int:
+def _shared_positions(matrix: WeightMatrix, shape: ArrayShape) -> int:
     """Array positions of groups that fit one: they hold weights in every order."""
-    rows, cols = op.rows.counts(), op.cols.counts()
+    rows, cols = matrix.rows.counts(), matrix.cols.counts()
     fits = (rows <= shape.rows) & (cols <= shape.tile_columns)
     return sum(bool(fits[group]) for group, *_ in tile_positions(rows, cols, shape))
 
 
-def _reordering(op: MatrixOp, found: MatrixOp, before: int, after: int, bound: int) -> Reordering:
+def _reordering(matrix: WeightMatrix, found: WeightMatrix, before: int, after: int, bound: int) -> Reordering:
     """The note of an operation: what was gained, and what the tables of addresses take."""
-    row_bits, row_bytes = _address_table(op.rows, found.rows, op.codes.shape[1])
-    col_bits, col_bytes = _address_table(op.cols, found.cols, op.codes.shape[2])
+    row_bits, row_bytes = _address_table(matrix.rows, found.rows, matrix.codes.shape[1])
+    col_bits, col_bytes = _address_table(matrix.cols, found.cols, matrix.codes.shape[2])
     return Reordering(before, after, bound, row_bits, col_bits, row_bytes + col_bytes)
 
 

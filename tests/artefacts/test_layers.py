@@ -42,11 +42,11 @@ def test_layers_come_back_as_they_were(case: Case, chip: str, tmp_path: Path) ->
     (after,) = read_layers(out, array_shape(build.target))
     for name in ("name", "shape", "input", "vectors", "element", "weight_bits"):
         assert getattr(after.op, name) == getattr(before.op, name), name
-    np.testing.assert_array_equal(after.op.scale, before.op.scale)
-    assert (after.op.bias is None) == (before.op.bias is None)
-    if before.op.bias is not None and after.op.bias is not None:
-        np.testing.assert_array_equal(after.op.bias, before.op.bias)
-    for one, other in ((after.op.rows, before.op.rows), (after.op.cols, before.op.cols)):
+    np.testing.assert_array_equal(after.op.matrix.scale, before.op.matrix.scale)
+    assert (after.op.site.bias is None) == (before.op.site.bias is None)
+    if before.op.site.bias is not None and after.op.site.bias is not None:
+        np.testing.assert_array_equal(after.op.site.bias, before.op.site.bias)
+    for one, other in ((after.op.matrix.rows, before.op.matrix.rows), (after.op.matrix.cols, before.op.matrix.cols)):
         np.testing.assert_array_equal(one.indices, other.indices)
         np.testing.assert_array_equal(one.offsets, other.offsets)
     for name in ("table", "addresses", "start"):
@@ -66,7 +66,7 @@ def test_layers_come_back_as_they_were(case: Case, chip: str, tmp_path: Path) ->
 def test_layers_of_a_stored_build_take_no_memory_for_their_codes(tmp_path: Path) -> None:
     out = CASES[0].compile(target()).save(tmp_path / "b")
     (layer,) = read_layers(out, array_shape(target()))
-    assert layer.op.codes.strides == (0, 0, 0)
+    assert layer.op.matrix.codes.strides == (0, 0, 0)
 
 
 def test_layers_json_can_be_read_by_a_person(tmp_path: Path) -> None:
@@ -83,8 +83,8 @@ def test_layers_json_can_be_read_by_a_person(tmp_path: Path) -> None:
 
 
 def test_both_kinds_of_shape() -> None:
-    assert isinstance(CASES[0].compile(target()).layer_data[0].op.shape, ConvShape)
-    assert CASES[2].compile(target()).layer_data[0].op.shape == MatMulShape((4,))
+    assert isinstance(CASES[0].compile(target()).layer_data[0].op.site.shape, ConvShape)
+    assert CASES[2].compile(target()).layer_data[0].op.site.shape == MatMulShape((4,))
 
 
 def set_first(field: str, value: int, arrays: dict[str, Array]) -> None:

@@ -219,7 +219,7 @@ def test_all_layers_go_to_a_file_each(
     written = write_programming_tables(out, layers, chip)
     assert sorted(path.name for path in out.iterdir()) == [f"{i:04d}_layer{i}.npy" for i in range(len(layers))]
     for layer, codes in zip(layers, levels, strict=True):
-        name, count = written[layer.op.name]
+        name, count = written[layer.op.site.name]
         np.testing.assert_array_equal(np.load(out / name)["level"], codes.ravel())
         assert count == codes.size
 
@@ -237,7 +237,7 @@ def test_write_verify_is_what_a_loop_over_cells_says(
     assert write is not None
     found = programming_cost(layers, chip)
     assert found is not None
-    assert [each.name for each in found] == [*(layer.op.name for layer in layers), "total"]
+    assert [each.name for each in found] == [*(layer.op.site.name for layer in layers), "total"]
     unformed = chip.encoding.partner == "unformed"
     clocks: dict[tuple[int, int, int], float] = {}
     total = 0

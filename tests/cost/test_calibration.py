@@ -47,10 +47,10 @@ def test_a_correction_and_drift(per: str) -> None:
     assert drift.energy_j == pytest.approx(energy)
     assert drift.power_w == pytest.approx(energy / 100)
     assert drift.words == 2 * len(layer.table)
-    vectors = layer.op.vectors
+    vectors = layer.op.site.vectors
     assert correction.operations == 2 * vectors * conversions
     assert drift.operations == 0, "the factor is part of the correction's"
-    before, after = (_digital(each, layer.op.name) for each in (plain, build))
+    before, after = (_digital(each, layer.op.site.name) for each in (plain, build))
     assert after - before == correction.operations
 
 
@@ -60,7 +60,7 @@ def test_drift_alone_and_nothing() -> None:
     (drift,) = calibration_cost(build.layer_data, chip)
     (layer,) = build.layer_data
     plain = CASE.compile(target(*KEYS))
-    assert drift.operations == _digital(build, layer.op.name) - _digital(plain, layer.op.name) > 0
+    assert drift.operations == _digital(build, layer.op.site.name) - _digital(plain, layer.op.site.name) > 0
     assert calibration_cost(plain.layer_data, plain.target) == ()
 
 

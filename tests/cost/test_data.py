@@ -33,20 +33,20 @@ from tests.support.programs import Case, cases, matrix_program, one_sign, schedu
 @given(cases(), st.integers(0, 2**32 - 1), st.integers(1, 4))
 def test_cells_and_drives_are_summed_one_by_one(case: Case, seed: int, vectors: int) -> None:
     chip, shape = case.chip, case.shape
-    groups, rows, _ = case.op.codes.shape
-    bits, dac = case.op.input.bits, chip.converters.dac.bits
+    groups, rows, _ = case.op.matrix.codes.shape
+    bits, dac = case.op.site.input.bits, chip.converters.dac.bits
     seen = np.random.default_rng(seed).integers(0, 1 << bits, (vectors, groups, rows)).astype(np.uint16)
     op = replace(case.op, vectors=vectors)
     if shape.signs:
         op = one_sign(op, chip)  # in the fragments of the compacted matrix, which `scheduled` makes
     program = matrix_program([op])
-    program = replace(program, statistics={op.name: input_statistics(seen, bits, dac)})
+    program = replace(program, statistics={op.site.name: input_statistics(seen, bits, dac)})
     done = scheduled(program, chip)
     (layer,) = program_layers(done, chip)
     found, total = data_energy([layer], count(done, chip), chip)
     assert found == replace(total, name=found.name)
 
-    kept, table = done.placed.analog.tiled.matrix.ops[0], done.placed.analog.tiled.tables[0]
+    kept, table = done.placed.analog.tiled.matrix.layers[0], done.placed.analog.tiled.tables[0]
     wires: dict[tuple[int, int], tuple[int, int]] = {}
     for spot in spots(kept, table):
         wires[spot.array, spot.line] = (spot.group, spot.row)
@@ -69,7 +69,7 @@ def test_cells_and_drives_are_summed_one_by_one(case: Case, seed: int, vectors: 
     assert found.dac <= found.dac_fixed * (1 + 1e-6)
     exact = ExactInputs(layer, chip)
     exact.add(seen)
-    one, _ = data_energy([layer], count(done, chip), chip, {op.name: exact.inputs()})
+    one, _ = data_energy([layer], count(done, chip), chip, {op.site.name: exact.inputs()})
     for part in ("cells", "lines", "dac", "adc"):
         assert getattr(one, part) == pytest.approx(getattr(found, part), rel=1e-5, abs=1e-25)
 
@@ -117,14 +117,14 @@ def test_conversions_take_what_their_codes_say(encoding: tuple[str, ...], more: 
     build = CASE.compile(chip)
     (layer,) = build.layer_data
     mean, exact = build.exact_energy(CASE.feeds["x"])
-    codes = run_plain(build.mapped, CASE.feeds, [f"{layer.op.name}/codes"])[f"{layer.op.name}/codes"]
+    codes = run_plain(build.mapped, CASE.feeds, [f"{layer.op.site.name}/codes"])[f"{layer.op.site.name}/codes"]
     joule = chip.components["adc"].energy_j
-    events = build.cost.counts.layers[layer.op.name].events[Event.ADC_CONVERSION]
+    events = build.cost.counts.layers[layer.op.site.name].events[Event.ADC_CONVERSION]
     reads = np.ceil(layer.table["rows"] / 8) * 8  # phases
-    own = layer.op.vectors * float(
+    own = layer.op.site.vectors * float(
         (reads * conversions_per_read(layer.table, array_shape(chip), chip, extra=False)).sum()
     )
-    wanted = 0.25 * events + 0.75 * (events - own + layer.op.vectors * crossbar.full_scale(build, layer, codes))
+    wanted = 0.25 * events + 0.75 * (events - own + layer.op.site.vectors * crossbar.full_scale(build, layer, codes))
     assert exact[0].adc == pytest.approx(joule * wanted, rel=1e-5)
     assert exact[0].adc_fixed == pytest.approx(joule * events)
     for each in (mean[0], exact[0]):
@@ -151,15 +151,15 @@ def test_curved_cells_burn_what_their_curve_says() -> None:
     assert exact[0].cells < mean[0].cells
     volts, codes = build.target.device.read_voltage_v, np.arange(4) / 3
     burnt = codes * np.sinh(codes * volts / 0.1) / np.sinh(volts / 0.1)
-    q = run_plain(build.mapped, CASE.feeds, [f"{layer.op.name}/codes"])[f"{layer.op.name}/codes"]
+    q = run_plain(build.mapped, CASE.feeds, [f"{layer.op.site.name}/codes"])[f"{layer.op.site.name}/codes"]
     wanted = 0.0
     for tile in range(len(layer.table)):
-        siemens = build.conductances(layer.op.name, tile)
-        vectors = crossbar.vectors(q, layer)[:, 0, layer.op.rows.of(0)[int(layer.table[tile]["row"]) :]]
+        siemens = build.conductances(layer.op.site.name, tile)
+        vectors = crossbar.vectors(q, layer)[:, 0, layer.op.matrix.rows.of(0)[int(layer.table[tile]["row"]) :]]
         driven = vectors[:, : int(layer.table[tile]["rows"])]
         for phase in range(4):
             wanted += float((burnt[(driven >> 2 * phase) & 3] @ siemens[: driven.shape[1]].sum(axis=1)).mean())
-    joules = wanted * layer.op.vectors * volts**2 * build.target.device.read_pulse_s
+    joules = wanted * layer.op.site.vectors * volts**2 * build.target.device.read_pulse_s
     assert exact[0].cells == pytest.approx(joules, rel=1e-5)
 
 
@@ -171,7 +171,7 @@ def test_every_vector_that_a_layer_reads() -> None:
     for case in cases:
         build = case.compile(build_target())
         (layer,) = build.layer_data
-        codes = run_plain(build.mapped, case.feeds, [f"{layer.op.name}/codes"])[f"{layer.op.name}/codes"]
+        codes = run_plain(build.mapped, case.feeds, [f"{layer.op.site.name}/codes"])[f"{layer.op.site.name}/codes"]
         np.testing.assert_array_equal(read_vectors(layer.op, codes), crossbar.vectors(codes, layer))
 
 

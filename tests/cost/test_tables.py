@@ -46,7 +46,7 @@ def network(*codes: object, digital: int = 0, vectors: int = 3) -> MatrixProgram
     def build(source: ir.Value) -> list[ir.Node]:
         nodes: list[ir.Node] = []
         for op in ops:
-            nodes.append(placeholder(op.name, nodes[-1].outputs[0] if nodes else source))
+            nodes.append(placeholder(op.site.name, nodes[-1].outputs[0] if nodes else source))
         return [*nodes, node("Relu", [nodes[-1].outputs[0]], "relu")]
 
     return matrix_program(ops, model=skeleton(build), digital={"relu": digital})
@@ -144,7 +144,7 @@ def test_tables_of_the_shipped_targets_add_up(name: str) -> None:
 def test_tables_add_up(drawn: list[Case]) -> None:
     chip = target(*drawn[0].overrides, *TIGHT)
     step = chip.cell_steps[1]
-    ops = [matrix_op(case.op.codes % 2 * step, name=f"l{i}", vectors=i + 1) for i, case in enumerate(drawn)]
+    ops = [matrix_op(case.op.matrix.codes % 2 * step, name=f"l{i}", vectors=i + 1) for i, case in enumerate(drawn)]
     program = scheduled(matrix_program(ops, digital={"relu": 7}), chip)
     cost = estimate(program, chip)
     check_sums(cost)
@@ -156,9 +156,9 @@ def test_tables_add_up(drawn: list[Case]) -> None:
     # utilisation: cells that hold weights, counted one by one
     tiled = program.placed.analog.tiled
     shape = drawn[0].shape
-    held = [sum(1 for _ in spots(op, table)) for op, table in zip(tiled.matrix.ops, tiled.tables, strict=True)]
-    for op, table, weights in zip(tiled.matrix.ops, tiled.tables, held, strict=True):
-        price = cost.layers[op.name]
+    held = [sum(1 for _ in spots(op, table)) for op, table in zip(tiled.matrix.layers, tiled.tables, strict=True)]
+    for op, table, weights in zip(tiled.matrix.layers, tiled.tables, held, strict=True):
+        price = cost.layers[op.site.name]
         assert price.crossbars == len(table)
         cells = len(table) * shape.rows * shape.columns
         assert price.utilisation == pytest.approx(weights * shape.columns_per_weight / cells if cells else 0.0)

@@ -25,16 +25,16 @@ from tests.support.programs import Case, cases, matrix_program, spots, target, t
 def test_shares_are_counted_one_by_one(case: Case, skip: str, seed: int) -> None:
     chip, shape = target(*case.overrides, f"digital.skip={skip}"), case.shape
     rng = np.random.default_rng(seed)
-    groups, rows, _ = case.op.codes.shape
-    sample = rng.integers(0, 1 << case.op.input.bits, (3, groups, rows)) * (rng.random((3, groups, rows)) < 0.2)
+    groups, rows, _ = case.op.matrix.codes.shape
+    sample = rng.integers(0, 1 << case.op.site.input.bits, (3, groups, rows)) * (rng.random((3, groups, rows)) < 0.2)
     program = tiled(matrix_program([case.op]), chip, compact=case.compact, prune=case.prune)
-    op, table = program.matrix.ops[0], program.tables[0]
+    op, table = program.matrix.layers[0], program.tables[0]
     found = remaining(op, table, CodeSample(sample.astype(np.uint16)), shape, chip)
     lines: dict[int, dict[int, tuple[int, int]]] = {}
     for spot in spots(op, table):
         lines.setdefault(spot.array, {})[spot.line] = (spot.group, spot.row)
     dac = chip.converters.dac.bits
-    phases = -(-op.input.bits // dac)
+    phases = -(-op.site.input.bits // dac)
     for array, own in lines.items():
         if len(own) != int(table[array]["rows"]):
             continue  # a group that vanished stands between others
@@ -80,7 +80,7 @@ def test_without_zeros_everything_is_done() -> None:
     from tests.support.programs import matrix_op
 
     program = tiled(matrix_program([matrix_op(np.ones((4, 2), int), input_bits=1)]), chip)
-    op = replace(program.matrix.ops[0])
+    op = replace(program.matrix.layers[0])
     ones = CodeSample(np.ones((2, 1, 4), np.uint16))
     found = remaining(op, program.tables[0], ones, Case((), op, True, True).shape, chip)
     assert found.reads.tolist() == found.drives.tolist() == [1.0] * len(program.tables[0])

@@ -54,11 +54,11 @@ def images(count: int) -> dict[str, Any]:
 
 def simulated(build: Build, layer: LayerData, codes: npt.NDArray[Any], deck: Path) -> npt.NDArray[Any]:
     """Accumulators of a layer for its input codes, with ngspice in place of the arrays."""
-    chip, name = build.target, layer.op.name
+    chip, name = build.target, layer.op.site.name
     assert (chip.converters.dac.bits, chip.encoding.subtract) == (1, "before_adc")  # what is decoded below
     q = vectors(codes, layer)  # [V, G, K]
-    planes = (q[None] >> np.arange(layer.op.input.bits)[:, None, None, None]) & 1  # [phases, V, G, K]
-    sums = np.zeros((*planes.shape[:2], q.shape[1], layer.op.codes.shape[2]))  # [phases, V, G, N]
+    planes = (q[None] >> np.arange(layer.op.site.input.bits)[:, None, None, None]) & 1  # [phases, V, G, K]
+    sums = np.zeros((*planes.shape[:2], q.shape[1], layer.op.matrix.codes.shape[2]))  # [phases, V, G, N]
     step = chip.device.read_voltage_v * (chip.device.g_max_siemens - chip.device.g_min_siemens)
     step /= chip.device.levels - 1  # ampere of one level
     adc = replace(make_adc(chip), gain=layer.analog.gain)
@@ -78,7 +78,9 @@ def simulated(build: Build, layer: LayerData, codes: npt.NDArray[Any], deck: Pat
                 value = convert(adc, pair / step) / adc.gain * chip.device.levels ** int(piece)
                 sums[..., int(group), int(channel)] += value[which].reshape(planes.shape[:2])
     total = np.tensordot(2.0 ** np.arange(len(sums)), sums, 1)
-    return in_place(total - layer.op.input.zero_point * layer.op.codes.astype(float).sum(axis=1), codes, layer)
+    return in_place(
+        total - layer.op.site.input.zero_point * layer.op.matrix.codes.astype(float).sum(axis=1), codes, layer
+    )
 
 
 def given(model: onnx.ModelProto, accumulators: Mapping[str, Any]) -> tuple[onnx.ModelProto, dict[str, Any]]:
@@ -105,10 +107,10 @@ def through_ngspice(build: Build, feeds: Mapping[str, Any], deck: Path) -> tuple
     """First output of the network, and the accumulators of every layer on the way."""
     model, known = proto_of(build.mapped), dict[str, Any]()
     for layer in build.layer_data:
-        codes = f"{layer.op.name}/codes"
+        codes = f"{layer.op.site.name}/codes"
         changed, inputs = given(model, known)
         seen = run_plain(changed, {**feeds, **inputs}, [codes])[codes]
-        known[layer.op.name] = simulated(build, layer, seen, deck)
+        known[layer.op.site.name] = simulated(build, layer, seen, deck)
     changed, inputs = given(model, known)
     return run_plain(changed, {**feeds, **inputs})["y"], known
 

@@ -125,10 +125,10 @@ def test_arrays_of_a_layer_get_the_inputs_of_their_word_lines(tmp_path: Path, gr
     case = conv_case([3, 3], channels=3, outputs=6, group=groups)
     build = case.compile(target(*WIRED))
     (layer,) = build.layer_data
-    count, depth, _ = layer.op.codes.shape
+    count, depth, _ = layer.op.matrix.codes.shape
     x = np.random.default_rng(5).integers(0, 2, (3, count * depth)).astype(float)
-    got = run_text(tmp_path, build.netlist(layer.op.name, vectors=x))
-    assert list(got) == [f"a{index}" for index in range(build.arrays(layer.op.name))]
+    got = run_text(tmp_path, build.netlist(layer.op.site.name, vectors=x))
+    assert list(got) == [f"a{index}" for index in range(build.arrays(layer.op.site.name))]
     seen = set()
     for index, currents in enumerate(got.values()):
         lines = word_lines(layer, index, 8, x.reshape(3, count, depth))

@@ -69,7 +69,7 @@ def only(build: Build) -> LayerData:
 def measure(case: Case, chip: Target) -> tuple[Build, npt.NDArray[Any], npt.NDArray[Any]]:
     """The build, its input codes, and its accumulator from onnxruntime, alike with optimisation on and off."""
     build = case.compile(chip)
-    name = only(build).op.name
+    name = only(build).op.site.name
     probes = [f"{name}/codes", f"{name}/accumulator"]
     seen = run_plain(build.mapped, case.feeds, probes)
     plain = run_plain(build.mapped, case.feeds, probes, optimise=False)
@@ -85,7 +85,9 @@ def hold(case: Case, chip: Target) -> Build:
     np.testing.assert_array_equal(crossbar.weights(build, layer), case.codes)
     wanted = crossbar.accumulators(build, layer, codes)
     exact = crossbar.exact(codes, case.codes, layer)
-    phase = layer.op.input.bits if layer.analog.lossless else min(chip.converters.dac.bits, layer.op.input.bits)
+    phase = (
+        layer.op.site.input.bits if layer.analog.lossless else min(chip.converters.dac.bits, layer.op.site.input.bits)
+    )
     assert saturating(build.mapped, (1 << phase) - 1) == []
     if layer.analog.lossless:
         np.testing.assert_array_equal(wanted, exact)

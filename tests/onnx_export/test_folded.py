@@ -50,7 +50,7 @@ def hold(case: Case, build: Build) -> None:
         np.testing.assert_array_equal(seen["y"], wanted["y"])
     for emitted in (build.mapped, build.reference):
         np.testing.assert_array_equal(run_plain(emitted, case.feeds)["y"], wanted["y"], err_msg="without probes")
-    assert saturating(build.mapped, (1 << layer.op.input.bits) - 1) == []
+    assert saturating(build.mapped, (1 << layer.op.site.input.bits) - 1) == []
 
 
 def operators(build: Build) -> Counter[str]:
@@ -206,7 +206,7 @@ def test_zero_point_of_a_padded_convolution() -> None:
     made = model([node("Conv", "x w", pads=[1, 1, 1, 1])], {"x": x}, {"w": floats(q)})
     case = Case(made, {"x": x}, q.reshape(3, -1).T[None], "conv-padded")
     build = case.compile(target())
-    assert build.layer_data[0].op.input.zero_point == 255
+    assert build.layer_data[0].op.site.input.zero_point == 255
     hold(case, build)
 
 

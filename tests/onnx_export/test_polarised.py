@@ -323,8 +323,8 @@ def test_codes_behind_a_gather_stay_exact(kind: type[np.signedinteger[Any]]) -> 
     build = mcompiler.compile(made, chip, calibration={"x": x})
     layer = only(build)
     assert np.array_equal(crossbar.weights(build, layer), wanted)
-    np.testing.assert_array_equal(layer.op.scale[0], scale)
-    assert layer.op.weight_bits == 13
+    np.testing.assert_array_equal(layer.op.matrix.scale[0], scale)
+    assert layer.op.matrix.weight_bits == 13
     assert build.verify({"x": x}).exact
 
 

@@ -73,9 +73,9 @@ def test_compilation_needs_no_calibration_and_keeps_codes_and_name(source: Any, 
     table = np.unique(codes) if tabled else None
     build = mcompiler.compile(insert_quantisers(source(), {"a": layer(codes, table=table)}), target())
     (data,) = build.layer_data
-    assert data.op.name == "a"
-    np.testing.assert_array_equal(data.op.codes[0], codes.T)
-    assert (data.op.input.scale, data.op.input.zero_point) == (0.5, 7)
+    assert data.op.site.name == "a"
+    np.testing.assert_array_equal(data.op.matrix.codes[0], codes.T)
+    assert (data.op.site.input.scale, data.op.site.input.zero_point) == (0.5, 7)
     assert build.verify(X).exact
 
 

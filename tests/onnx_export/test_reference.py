@@ -54,7 +54,7 @@ def hold(case: Case, build: Build) -> dict[str, Any]:
     (layer,) = build.layer_data
     codes, accumulator = f"{case.name}/codes", f"{case.name}/accumulator"
     seen = run_plain(build.reference, case.feeds, [codes, accumulator])
-    quantiser = layer.op.input
+    quantiser = layer.op.site.input
     x = case.feeds["x"].astype(np.float32)
     wanted = np.clip(np.rint(x / np.float32(quantiser.scale)) + quantiser.zero_point, 0, (1 << quantiser.bits) - 1)
     np.testing.assert_array_equal(seen[codes], wanted)
@@ -75,7 +75,7 @@ def test_every_operator(case: Case) -> None:
     (layer,) = build.layer_data
     wide = run_plain(case.model, case.feeds)["y"]
     assert seen["y"].dtype == wide.dtype
-    step = float(layer.op.input.scale) * np.abs(case.codes * 2.0**-6).sum(axis=1).max()
+    step = float(layer.op.site.input.scale) * np.abs(case.codes * 2.0**-6).sum(axis=1).max()
     assert np.abs(seen["y"] - wide).max() <= step, "half a step of each input code, and twice that to spare"
 
 

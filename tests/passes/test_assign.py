@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from mcompiler.conductance import convert, decode_cells, encode_cells, is_lossless, is_signed, make_adc, unpack_levels
 from mcompiler.errors import CompileError, TargetError
 from mcompiler.geometry import array_shape
-from mcompiler.ir import AnalogOp, AnalogProgram, CodeSample, MatrixOp
+from mcompiler.ir import AnalogLayer, AnalogProgram, CodeSample, EncodedMatrix
 from mcompiler.passes.assign import Assign
 from mcompiler.target import Target, WeightEncoding
 from tests.support.programs import OFFSET, Case, cases, matrix_op, matrix_program, spots, target, tiled
@@ -25,21 +25,21 @@ PROPERTY = settings(max_examples=80, deadline=None)
 CALIBRATED = "converters.adc.range=calibrated"
 
 
-def assigned(op: MatrixOp, chip: Target, vectors: npt.NDArray[Any] | None = None) -> AnalogOp:
+def assigned(op: AnalogLayer, chip: Target, vectors: npt.NDArray[Any] | None = None) -> EncodedMatrix:
     """Settings of one operation; ``vectors`` [V, G, K] are the calibration's."""
     return analog(op, chip, vectors).analog[0]
 
 
-def analog(op: MatrixOp, chip: Target, vectors: npt.NDArray[Any] | None = None) -> AnalogProgram:
+def analog(op: AnalogLayer, chip: Target, vectors: npt.NDArray[Any] | None = None) -> AnalogProgram:
     program = matrix_program([op])
     if vectors is not None:
-        program = replace(program, samples={op.name: CodeSample(vectors.astype(np.uint16))})
+        program = replace(program, samples={op.site.name: CodeSample(vectors.astype(np.uint16))})
     return Assign().run(tiled(program, chip), chip)
 
 
 def stored(program: AnalogProgram, chip: Target) -> npt.NDArray[np.int64]:
     """Levels of the weight columns of all arrays as they are stored: [arrays, rows, columns]."""
-    op, table, made = program.tiled.matrix.ops[0], program.tiled.tables[0], program.analog[0]
+    op, table, made = program.tiled.matrix.layers[0], program.tiled.tables[0], program.analog[0]
     shape = array_shape(chip)
     cells = encode_cells(op, table, shape, chip.encoding.weights, made.shift, made.flips)
     packed = np.concatenate([np.zeros((0, shape.rows, shape.row_bytes), np.uint8), *cells])
@@ -86,7 +86,7 @@ def test_shift(low: int, high: int, shift: int) -> None:
     made = assigned(matrix_op(codes), chip)
     assert made.shift == shift
     program = tiled(matrix_program([matrix_op(codes)]), chip)
-    op, table, shape = program.matrix.ops[0], program.tables[0], array_shape(chip)
+    op, table, shape = program.matrix.layers[0], program.tables[0], array_shape(chip)
     assert len(table) == 1, "two groups on one diagonal"
     cells = list(encode_cells(op, table, shape, WeightEncoding.OFFSET, shift, made.flips))
     decoded = decode_cells(iter(cells), op, table, shape, WeightEncoding.OFFSET, shift, made.flips)
@@ -132,7 +132,7 @@ def test_an_accumulator_that_overflows() -> None:
 @given(cases())
 def test_columns_flip_exactly_where_they_sum_to_more_than_half(case: Case) -> None:
     program = case.analog()
-    op, table, made = program.tiled.matrix.ops[0], program.tiled.tables[0], program.analog[0]
+    op, table, made = program.tiled.matrix.layers[0], program.tiled.tables[0], program.analog[0]
     assert made.flips.shape == (len(table), case.shape.columns)
     if not case.chip.encoding.flip:
         assert not made.flips.any()
@@ -341,7 +341,7 @@ def test_a_unit_column_that_can_clip_is_not_lossless() -> None:
 @given(cases())
 def test_live_cells(case: Case) -> None:
     program = case.analog()
-    op, table = program.tiled.matrix.ops[0], program.tiled.tables[0]
+    op, table = program.tiled.matrix.layers[0], program.tiled.tables[0]
     weights = Counter(spot.array for spot in spots(op, table))
     wanted = [weights[array] * case.shape.columns_per_weight for array in range(len(table))]
     assert program.analog[0].live.tolist() == wanted

@@ -6,25 +6,25 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mcompiler.ir import Kept, MatrixOp
+from mcompiler.ir import AnalogLayer, Kept
 from mcompiler.passes.compact import Compact
 from tests.support.programs import kept_of, matrix_op, matrix_program, operations, target
 
 CHIP = target()
 
 
-def compacted(op: MatrixOp) -> MatrixOp:
+def compacted(op: AnalogLayer) -> AnalogLayer:
     """The operation after the pass."""
     return Compact().run(matrix_program([op]), CHIP).ops[0]
 
 
 @settings(max_examples=100, deadline=None)
 @given(operations(CHIP))
-def test_exactly_the_rows_and_columns_with_a_weight_are_kept(op: MatrixOp) -> None:
+def test_exactly_the_rows_and_columns_with_a_weight_are_kept(op: AnalogLayer) -> None:
     found = compacted(op)
-    groups, rows, cols = op.codes.shape
+    groups, rows, cols = op.matrix.codes.shape
     for group, kept in enumerate(kept_of(found)):
-        matrix = op.codes[group].tolist()
+        matrix = op.matrix.codes[group].tolist()
         assert kept[0] == [k for k in range(rows) if any(matrix[k][n] != 0 for n in range(cols))]
         assert kept[1] == [n for n in range(cols) if any(matrix[k][n] != 0 for k in range(rows))]
     for side in (found.rows, found.cols):
@@ -36,11 +36,11 @@ def test_exactly_the_rows_and_columns_with_a_weight_are_kept(op: MatrixOp) -> No
 
 @settings(max_examples=50, deadline=None)
 @given(operations(CHIP), st.integers(0, 2**32 - 1))
-def test_the_kept_part_computes_the_product(op: MatrixOp, seed: int) -> None:
+def test_the_kept_part_computes_the_product(op: AnalogLayer, seed: int) -> None:
     found = compacted(op)
-    x = np.random.default_rng(seed).integers(0, 256, op.codes.shape[:2])
+    x = np.random.default_rng(seed).integers(0, 256, op.matrix.codes.shape[:2])
     for group, (rows, cols) in enumerate(kept_of(found)):
-        codes = op.codes[group].astype(np.int64)
+        codes = op.matrix.codes[group].astype(np.int64)
         wanted = x[group] @ codes
         part = x[group][rows] @ codes[np.ix_(rows, cols)]
         whole = np.zeros_like(wanted)
@@ -52,7 +52,7 @@ def test_by_hand() -> None:
     codes = [[[0, 0, 0], [5, 0, -1], [0, 0, 0]], [[0, 0, 0], [0, 0, 0], [0, 0, 0]], [[1, 0, 0], [0, 2, 0], [0, 0, 3]]]
     op = compacted(matrix_op(codes))
     assert kept_of(op) == [([1], [0, 2]), ([], []), ([0, 1, 2], [0, 1, 2])]
-    assert np.array_equal(op.codes, codes), "codes stay as they were"
+    assert np.array_equal(op.matrix.codes, codes), "codes stay as they were"
 
 
 def test_it_runs_again_and_drops_nothing_more() -> None:
@@ -62,7 +62,7 @@ def test_it_runs_again_and_drops_nothing_more() -> None:
     for before, after in zip(once.ops, twice.ops, strict=True):
         assert same(before.rows, after.rows)
         assert same(before.cols, after.cols)
-    assert program.ops[0].cols.counts().tolist() == [2], "the program that was given is left alone"
+    assert program.layers[0].cols.counts().tolist() == [2], "the program that was given is left alone"
 
 
 def same(one: Kept, other: Kept) -> bool:

@@ -18,10 +18,10 @@ KEYS = ("array.rows=2", "array.rows_active=2", "array.columns=16")  # 2 x 2 weig
 def test_exactly_the_positions_without_a_weight_vanish(case: Case) -> None:
     before = tiled(matrix_program([case.op]), case.chip, compact=case.compact, prune=False)
     after = Prune().run(before, case.chip)
-    op, copies = before.matrix.ops[0], case.shape.arrays_per_tile
+    op, copies = before.matrix.layers[0], case.shape.arrays_per_tile
     weights = defaultdict(set)
     for spot in spots(op, before.tables[0]):
-        weights[spot.array // copies].add(int(op.codes[spot.group, spot.row, spot.col]))
+        weights[spot.array // copies].add(int(op.matrix.codes[spot.group, spot.row, spot.col]))
     kept = [tile for tile in range(len(before.tables[0]) // copies) if weights[tile] != {0}]
     wanted = before.tables[0].reshape(-1, copies)[kept].reshape(-1)
     columns = [name for name in wanted.dtype.names or () if name != "tile"]

@@ -17,7 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 from mcompiler.data import from_arrays
 from mcompiler.dataflow import digital_operations
 from mcompiler.errors import CompileError
-from mcompiler.ir import MatrixOp, MatrixProgram, Quantiser
+from mcompiler.ir import AnalogLayer, MatrixProgram, Quantiser
 from mcompiler.passes.quantise import VECTORS, Quantise, RangeMethod, affine, quantise_weights
 from mcompiler.runtime import input_specs, open_model
 from mcompiler.target import Target
@@ -304,11 +304,20 @@ def test_a_models_own_codes_are_untouched(zero_point: int, weight_zero: int, cal
     # bits and method of the target and of the command line do not matter
     chip = target("precision.weights=3", "precision.inputs=3")
     (op,) = quantised(proto, x, chip, calibrated=calibrated, method=RangeMethod.PERCENTILE).ops
-    assert np.array_equal(op.codes[0], codes.astype(int) - weight_zero)
-    assert op.codes.dtype == np.int16
-    assert op.scale.tolist() == [[0.25, 0.5, np.float32(0.01)]]
-    assert (op.input.scale, op.input.zero_point, op.input.bits) == (float(np.float32(0.05)), zero_point, 8)
-    assert -(2 ** (op.weight_bits - 1)) <= op.codes.min() <= op.codes.max() < 2 ** (op.weight_bits - 1)
+    assert np.array_equal(op.matrix.codes[0], codes.astype(int) - weight_zero)
+    assert op.matrix.codes.dtype == np.int16
+    assert op.matrix.scale.tolist() == [[0.25, 0.5, np.float32(0.01)]]
+    assert (op.site.input.scale, op.site.input.zero_point, op.site.input.bits) == (
+        float(np.float32(0.05)),
+        zero_point,
+        8,
+    )
+    assert (
+        -(2 ** (op.matrix.weight_bits - 1))
+        <= op.matrix.codes.min()
+        <= op.matrix.codes.max()
+        < 2 ** (op.matrix.weight_bits - 1)
+    )
 
 
 # --- vectors ---------------------------------------------------------------------------------------------------------
@@ -334,10 +343,10 @@ def test_vectors_of_convolutions(
     (y,) = run(proto, {"x": x})
     (op,) = quantised(proto, {"x": x}).ops
     groups = attributes.get("group", 1)
-    assert op.codes.shape == (groups, int(np.prod(w_shape[1:])), w_shape[0] // groups)
-    assert op.vectors == int(np.prod(y.shape[2:]))
+    assert op.matrix.codes.shape == (groups, int(np.prod(w_shape[1:])), w_shape[0] // groups)
+    assert op.site.vectors == int(np.prod(y.shape[2:]))
     # a matrix-vector product for each output pixel, whatever the batch
-    assert op.vectors * groups * op.codes.shape[2] * x_shape[0] == y.size
+    assert op.site.vectors * groups * op.matrix.codes.shape[2] * x_shape[0] == y.size
 
 
 @pytest.mark.parametrize(
@@ -360,8 +369,8 @@ def test_vectors_of_products(x_shape: tuple[int | str, ...], w_shape: tuple[int,
     proto = product(*x_shape, weights=rng(1).standard_normal(w_shape))
     (y,) = run(proto, {"x": x})
     (op,) = quantised(proto, {"x": x}).ops
-    assert op.codes.shape[0] == groups
-    assert op.vectors * groups * op.codes.shape[2] * count == y.size
+    assert op.matrix.codes.shape[0] == groups
+    assert op.site.vectors * groups * op.matrix.codes.shape[2] * count == y.size
 
 
 def test_vectors_of_a_gemm_with_a_transposed_input() -> None:
@@ -374,9 +383,9 @@ def test_vectors_of_a_gemm_with_a_transposed_input() -> None:
     proto = model(nodes, {"x": ["N", 5]}, {"w": np.ones((5, 2), np.float32)})
     x = rng().uniform(0, 1, (4, 5)).astype(np.float32)
     program = quantised(proto, {"x": x}, target(CALIBRATED))
-    (op,) = program.ops
-    assert op.codes.shape == (1, 5, 2)
-    assert op.vectors == 1
+    (op,) = program.layers
+    assert op.matrix.codes.shape == (1, 5, 2)
+    assert op.site.vectors == 1
     rows = {tuple(row) for row in input_codes(op, x).tolist()}
     assert {tuple(row) for row in program.samples["fc"].vectors[:, 0].tolist()} == rows
 
@@ -389,15 +398,17 @@ def test_vectors_where_the_batch_is_not_in_front() -> None:
     ]
     proto = model(nodes, {"x": ["N", 6, 4]}, {"w": np.ones((4, 2), np.float32)})
     (op,) = quantised(proto, {"x": np.ones((5, 6, 4), np.float32)}).ops
-    assert op.vectors == 6
+    assert op.site.vectors == 6
 
 
 # --- what a calibrated converter range is fitted on ------------------------------------------------------------------
 
 
-def input_codes(op: MatrixOp, x: Array) -> Array:
+def input_codes(op: AnalogLayer, x: Array) -> Array:
     """Codes of an input."""
-    codes: Array = np.clip(np.rint(x / np.float32(op.input.scale)) + op.input.zero_point, 0, 255).astype(np.int64)
+    codes: Array = np.clip(np.rint(x / np.float32(op.site.input.scale)) + op.site.input.zero_point, 0, 255).astype(
+        np.int64
+    )
     return codes
 
 
@@ -407,7 +418,7 @@ def test_sampled_vectors_of_a_product_are_rows_of_its_input() -> None:
     vectors = program.samples["fc"].vectors
     assert vectors.shape == (VECTORS, 1, 4)
     assert vectors.dtype == np.uint16
-    rows = {tuple(row) for row in input_codes(program.ops[0], x).tolist()}
+    rows = {tuple(row) for row in input_codes(program.layers[0], x).tolist()}
     drawn = {tuple(row) for row in vectors[:, 0].tolist()}
     assert drawn <= rows
     assert len(drawn) > 5
@@ -420,9 +431,9 @@ def test_sampled_vectors_of_a_convolution_are_its_windows() -> None:
     weights = np.ones((4, 2, 3, 2), np.float32)
     x = rng().uniform(-1, 3, (3, 4, 6, 5)).astype(np.float32)
     program = quantised(model([conv], {"x": ["N", 4, 6, 5]}, {"w": weights}), {"x": x}, target(CALIBRATED))
-    (op,) = program.ops
-    assert op.input.zero_point > 0
-    codes = np.pad(input_codes(op, x), [(0, 0), (0, 0), (1, 2), (0, 1)], constant_values=op.input.zero_point)
+    (op,) = program.layers
+    assert op.site.input.zero_point > 0
+    codes = np.pad(input_codes(op, x), [(0, 0), (0, 0), (1, 2), (0, 1)], constant_values=op.site.input.zero_point)
     windows = set()
     for image in codes:
         for top in range(0, 9 - 3 + 1, 2):

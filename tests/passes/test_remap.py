@@ -107,7 +107,7 @@ def test_cells_are_those_of_the_mapping_moved_by_whole_lines(chip: str) -> None:
     assert layer.remap is not None
     width = shape.columns_per_weight
     for number, (before, after) in enumerate(
-        zip(plain.all_cells(layer.op.name), moved.all_cells(layer.op.name), strict=True)
+        zip(plain.all_cells(layer.op.site.name), moved.all_cells(layer.op.site.name), strict=True)
     ):
         assert after.shape == physical_lines(moved.target)
         tile = number // shape.arrays_per_tile
@@ -133,7 +133,7 @@ def harm_by_hand(build: Build) -> float:
     assert layer.remap is not None
     stuck = {(a, r, c): on for a, r, c, on in layer.remap.faults.tolist()}
     device = chip.device
-    for number, levels in enumerate(build.all_cells(layer.op.name)):
+    for number, levels in enumerate(build.all_cells(layer.op.site.name)):
         G, tile = conductances(levels, chip), layer.table[number]
         for row, column in np.ndindex(int(tile["rows"]), int(tile["cols"])):
             word = int(layer.remap.word_lines[number, row])
@@ -261,14 +261,14 @@ def test_a_chip_has_the_stuck_cells_of_its_map_and_no_others() -> None:
     _, moved = built("product", "spares")
     (layer,), shape = moved.layer_data, array_shape(moved.target)
     assert layer.remap is not None
-    chip = Chip(moved.target, 3, frozenset({Effect.FAULTS}), 1.0, stuck={layer.op.name: layer.remap.faults})
+    chip = Chip(moved.target, 3, frozenset({Effect.FAULTS}), 1.0, stuck={layer.op.site.name: layer.remap.faults})
     packed = np.concatenate(list(layer.cells()))
     levels = unpack_levels(packed, shape.storage_bits, layer.remap.lines[1])
     changed = conductances(levels, moved.target)
     device = moved.target.device
     for array, row, column, on in layer.remap.faults.tolist():
         changed[array, row, column] = device.g_max_siemens if on else device.g_min_siemens
-    found = chip.realise(layer.op.name, 0, levels).currents * moved.target.unit_siemens
+    found = chip.realise(layer.op.site.name, 0, levels).currents * moved.target.unit_siemens
     np.testing.assert_allclose(found, changed, rtol=1e-12)
 
 
@@ -375,7 +375,7 @@ def test_a_map_by_number_is_the_same_map() -> None:
 def test_a_netlist_puts_inputs_where_the_lines_stand(chip: str) -> None:
     """With perfect wires a deck's currents are the products of its inputs and cells: they carry the same weights."""
     plain, moved = built("groups", chip)
-    name, x = plain.layers[0], np.random.default_rng(0).random(plain.layer_data[0].op.codes.shape[:2])
+    name, x = plain.layers[0], np.random.default_rng(0).random(plain.layer_data[0].op.matrix.codes.shape[:2])
     for index in range(plain.arrays(name)):
         currents = []
         for build in (plain, moved):

@@ -26,7 +26,7 @@ from mcompiler.dataflow.memory import input_shares
 from mcompiler.driver import Build
 from mcompiler.errors import CompileError
 from mcompiler.geometry import array_shape, span, tile_positions, tile_table
-from mcompiler.ir import ConvShape, Kept, MatrixOp, PlacedProgram, TiledProgram
+from mcompiler.ir import AnalogLayer, ConvShape, Kept, PlacedProgram, TiledProgram
 from mcompiler.network import traffic
 from mcompiler.passes.compact import Compact
 from mcompiler.passes.prune import Prune
@@ -42,14 +42,14 @@ from tests.support.sealed import rewrite_npz
 Bools = npt.NDArray[np.bool_]
 
 
-def tiles_of(op: MatrixOp, chip: Target) -> tuple[MatrixOp, TiledProgram]:
+def tiles_of(op: AnalogLayer, chip: Target) -> tuple[AnalogLayer, TiledProgram]:
     """The operation reordered, and cut into the arrays that hold weights."""
     program = Reorder().run(Compact().run(matrix_program([op]), chip), chip)
     check(program, chip)
-    return program.ops[0], Prune().run(Tile().run(program, chip), chip)
+    return program.layers[0], Prune().run(Tile().run(program, chip), chip)
 
 
-def without(op: MatrixOp, chip: Target) -> int:
+def without(op: AnalogLayer, chip: Target) -> int:
     """Array positions that the operation takes in ascending order."""
     return len(programs.tiled(matrix_program([op]), chip).tables[0]) // array_shape(chip).arrays_per_tile
 
@@ -63,8 +63,8 @@ def test_it_is_a_permutation_that_never_takes_more_tiles(case: Case) -> None:
     op, tiled = tiles_of(case.op, case.chip)
     compacted = Compact().run(matrix_program([case.op]), case.chip).ops[0]
     assert [(sorted(rows), sorted(cols)) for rows, cols in kept_of(op)] == kept_of(compacted)
-    assert op.codes is compacted.codes
-    note, copies = op.reorder, case.shape.arrays_per_tile
+    assert op.matrix.codes is compacted.codes
+    note, copies = op.matrix.reorder, case.shape.arrays_per_tile
     assert note is not None
     assert note.tiles_before == without(case.op, case.chip)
     assert note.bound <= note.tiles_after <= note.tiles_before
@@ -78,12 +78,12 @@ def test_it_is_a_permutation_that_never_takes_more_tiles(case: Case) -> None:
 @given(cases())
 def test_tiles_reassemble_to_the_weights(case: Case) -> None:
     op, tiled = tiles_of(case.op, case.chip)
-    whole = np.zeros_like(op.codes)
+    whole = np.zeros_like(op.matrix.codes)
     lines: dict[tuple[int, int, int], tuple[int, int]] = {}
     for spot in spots(op, tiled.tables[0][:: case.shape.arrays_per_tile]):
         assert lines.setdefault((spot.array, spot.line, spot.column), (spot.row, spot.col)) == (spot.row, spot.col)
-        whole[spot.group, spot.row, spot.col] += op.codes[spot.group, spot.row, spot.col]
-    np.testing.assert_array_equal(whole, op.codes)  # a weight that stood twice would count twice
+        whole[spot.group, spot.row, spot.col] += op.matrix.codes[spot.group, spot.row, spot.col]
+    np.testing.assert_array_equal(whole, op.matrix.codes)  # a weight that stood twice would count twice
 
 
 @settings(max_examples=60, deadline=None)
@@ -93,7 +93,7 @@ def test_polarised_weights_keep_one_sign_in_a_fragment(case: Case) -> None:
     op, tiled = tiles_of(assigned.op, case.chip)
     shape, signs = case.shape, dict[tuple[int, int, int], int]()
     for spot in spots(op, tiled.tables[0]):
-        code = int(op.codes[spot.group, spot.row, spot.col])
+        code = int(op.matrix.codes[spot.group, spot.row, spot.col])
         if code:
             key = (spot.array, spot.line // shape.rows_active, spot.column)
             assert signs.setdefault(key, code > 0) == (code > 0)
@@ -131,7 +131,7 @@ def test_a_dense_layer_stays_as_it_is() -> None:
     chip = programs.target()
     codes = np.random.default_rng(0).integers(1, 100, (1000, 100))
     op, _ = tiles_of(matrix_op(codes), chip)
-    note = op.reorder
+    note = op.matrix.reorder
     assert note is not None
     assert note.tiles_before == note.tiles_after == note.bound == 56  # 8 row blocks, 7 column blocks of 16
     assert note.routing_bytes == 0
@@ -250,7 +250,7 @@ def test_hidden_empty_tiles_are_found(shape: tuple[int, int], empty: float, dens
     used, hidden = planted(shape, (128, 16), empty, density, seed)
     signs = np.random.default_rng(seed).choice([-1, 1], used.shape)
     op, _ = tiles_of(matrix_op(used * signs), chip)
-    note = op.reorder
+    note = op.matrix.reorder
     assert note is not None
     assert note.tiles_before - note.tiles_after >= 0.95 * hidden
     assert note.tiles_before == -(-shape[0] // 128) * -(-shape[1] // 16)  # shuffled, none of them is empty
@@ -343,7 +343,7 @@ def test_residuals_and_concatenations_compute_what_they_did(chip: str, tmp_path:
     assert loaded.reorder == moved.reorder
     for before, after in zip(moved.layer_data, loaded.layer_data, strict=True):
         assert kept_of(before.op) == kept_of(after.op)
-        assert before.op.reorder == after.op.reorder
+        assert before.op.matrix.reorder == after.op.matrix.reorder
 
 
 def test_two_inputs_that_change_places_are_found_out(tmp_path: Path) -> None:
@@ -353,7 +353,7 @@ def test_two_inputs_that_change_places_are_found_out(tmp_path: Path) -> None:
     def swapped(arrays: dict[str, npt.NDArray[np.int64]]) -> None:
         arrays["row_indices"][[0, -1]] = arrays["row_indices"][[-1, 0]]
 
-    rewrite_npz(root, f"layers/{index:04d}_{layer.op.name}.npz", swapped)
+    rewrite_npz(root, f"layers/{index:04d}_{layer.op.site.name}.npz", swapped)
     assert mcompiler.load(root).verify(network()[1]).failures
 
 
@@ -399,7 +399,7 @@ def test_tables_of_addresses_are_charged() -> None:
     chip = target()
     codes = planted((40, 10), (8, 2), 0.6, 1.0, 0)[0].astype(np.int16)
     op, tiled = tiles_of(matrix_op(codes, vectors=7), chip)
-    note, table, shape = op.reorder, tiled.tables[0], array_shape(chip)
+    note, table, shape = op.matrix.reorder, tiled.tables[0], array_shape(chip)
     assert note is not None
     assert (note.row_bits, note.col_bits) == (6, 4)  # of 40 inputs and 10 outputs
     assert note.routing_bytes == 40 * 6 // 8 + 10 * 4 // 8
@@ -432,13 +432,13 @@ def test_whole_channels_travel_to_where_reordered_rows_are() -> None:
     mcompiler.compile(net, chip, calibration=feeds, reorder=True, observers=(see,))
     placed: PlacedProgram = seen["place"]
     matrix = placed.analog.tiled.matrix
-    ops = tuple(replace(op, reorder=None) for op in matrix.ops)
+    ops = tuple(replace(op, reorder=None) for op in matrix.layers)
     tiled = replace(placed.analog.tiled, matrix=replace(matrix, ops=ops))
     free = traffic(replace(placed, analog=replace(placed.analog, tiled=tiled)), chip)
     charged = traffic(placed, chip)
     assert charged.byte_hops > free.byte_hops
-    for op, one, other in zip(matrix.ops, charged.layers, free.layers, strict=True):
-        assert op.reorder is not None
+    for op, one, other in zip(matrix.layers, charged.layers, free.layers, strict=True):
+        assert op.matrix.reorder is not None
         assert one.link_byte_hops >= other.link_byte_hops
-        if not op.reorder.row_bits or not isinstance(op.shape, ConvShape) or op.shape.kernel == (1, 1):
+        if not op.matrix.reorder.row_bits or not isinstance(op.site.shape, ConvShape) or op.site.shape.kernel == (1, 1):
             assert one == other

@@ -221,7 +221,7 @@ def test_conversions_of_separate_pairs(subtract: str, conversions: int) -> None:
 @settings(max_examples=60, deadline=None)
 @given(cases(), st.integers(1, 5))
 def test_events_are_proportional_to_vectors(case: Case, vectors: int) -> None:
-    op = replace(case.op, codes=abs(case.op.codes))  # events know no signs, and compaction moves fragments
+    op = replace(case.op, codes=abs(case.op.matrix.codes))  # events know no signs, and compaction moves fragments
     one = scheduled(matrix_program([op]), case.chip).layers[0]
     many = scheduled(matrix_program([replace(op, vectors=vectors)]), case.chip).layers[0]
     assert set(one.events) == set(Event)

@@ -48,4 +48,4 @@ def test_every_operation_has_its_table() -> None:
     program = tiled(matrix_program(ops), target())
     assert [len(table) for table in program.tables] == [2, 0, 1]
     assert program.dense == (2, 1, 1), "the dense mapping stores zeros too"
-    assert [op.name for op in program.matrix.ops] == ["a", "b", "c"]
+    assert [op.site.name for op in program.matrix.layers] == ["a", "b", "c"]

@@ -58,7 +58,7 @@ def accumulators(build: Build, case: Case, chip: Chip, copies: int = 1) -> Any:
     zoom = steps[layer.table["tile"][:, None], np.arange(shape.columns)[None] // shape.columns_per_weight]
     layer = replace(layer, analog=replace(layer.analog, gain=FINE, zoom=zoom))
     mapped = mapped_from_cells(build.skeleton, [layer], build.target, chip=chip)
-    name = f"{layer.op.name}/accumulator"
+    name = f"{layer.op.site.name}/accumulator"
     session = open_model(mapped, outputs=[name])
     feeds = {name: np.concatenate([array] * copies) for name, array in case.feeds.items()}
     count = len(next(iter(feeds.values())))
@@ -71,7 +71,7 @@ def accumulators(build: Build, case: Case, chip: Chip, copies: int = 1) -> Any:
 
 
 def codes(build: Build, case: Case) -> Any:
-    name = f"{build.layer_data[0].op.name}/codes"
+    name = f"{build.layer_data[0].op.site.name}/codes"
     return run_plain(build.mapped, case.feeds, [name])[name].astype(np.int64)
 
 
@@ -115,12 +115,12 @@ def test_wires_against_a_solve_of_every_read() -> None:
     (layer,) = build.layer_data
     wanted, step = np.zeros(got.shape), chip.device.step_siemens * chip.device.read_voltage_v
     slices, cell_bits = chip.encoding.slices, chip.device.bits
-    inputs = codes(build, MATRIX).reshape(-1, layer.op.codes.shape[1])
+    inputs = codes(build, MATRIX).reshape(-1, layer.op.matrix.codes.shape[1])
     for index, array in enumerate(layer.table):
-        G = build.conductances(layer.op.name, index)
+        G = build.conductances(layer.op.site.name, index)
         rows = slice(int(array["row"]), int(array["row"] + array["rows"]))
         for sample, vector in enumerate(inputs):
-            for phase in range(layer.op.input.bits):
+            for phase in range(layer.op.site.input.bits):
                 x = np.zeros(chip.array.rows)
                 x[: int(array["rows"])] = vector[rows] >> phase & 1
                 currents = solve(G, x, Circuit.of(chip))
@@ -129,7 +129,7 @@ def test_wires_against_a_solve_of_every_read() -> None:
                     pair = currents[at : at + slices] - currents[at + slices : at + 2 * slices]
                     worth = float((pair / step) @ (1 << cell_bits * np.arange(slices))) * 2.0**phase
                     wanted.reshape(len(inputs), -1)[sample, int(array["col"]) + column] += worth
-    wanted -= layer.op.input.zero_point * MATRIX_CODES(build)
+    wanted -= layer.op.site.input.zero_point * MATRIX_CODES(build)
     rounding = 0.5 / FINE * 255 * sum(1 << cell_bits * s for s in range(slices)) * 2  # of two reads
     assert np.abs(got - wanted).max() < rounding
     assert np.abs(got - exact(build, MATRIX)).max() > 20 * rounding
@@ -139,8 +139,8 @@ def MATRIX_CODES(build: Build) -> Any:  # noqa: N802
     """Sum of the weight codes of each channel."""
     layer = build.layer_data[0]
     program = build._content.program  # type: ignore[union-attr]
-    op = next(op for op in program.placed.analog.tiled.matrix.ops if op.name == layer.op.name)
-    return op.codes.sum(axis=1, dtype=np.int64).reshape(-1)
+    op = next(op for op in program.placed.analog.tiled.matrix.layers if op.site.name == layer.op.site.name)
+    return op.matrix.codes.sum(axis=1, dtype=np.int64).reshape(-1)
 
 
 def test_read_noise_has_the_variance_of_its_cells() -> None:
@@ -170,7 +170,7 @@ def test_noise_per_inference_is_one_draw_a_run() -> None:
     build = MATRIX.compile(chip)
     one = Chip(chip, 5, frozenset({Effect.NOISE}), 1.0)
     assert noise_bank(build.layer_data, chip, one)[1] == 1  # one sample a run
-    name = f"{build.layer_data[0].op.name}/accumulator"
+    name = f"{build.layer_data[0].op.site.name}/accumulator"
     session = open_model(mapped_from_cells(build.skeleton, build.layer_data, chip, chip=one), outputs=[name])
     twice = {key: np.concatenate([array, array]) for key, array in MATRIX.feeds.items()}
     first, second = (session.run(twice, [name])[name] for _ in range(2))
@@ -274,7 +274,7 @@ def test_open_word_lines_leave_nothing() -> None:
     chip = made(*faults)
     build = MATRIX.compile(chip)
     got = accumulators(build, MATRIX, Chip(chip, 0, frozenset({Effect.FAULTS}), 1.0))
-    want = -build.layer_data[0].op.input.zero_point * MATRIX_CODES(build)
+    want = -build.layer_data[0].op.site.input.zero_point * MATRIX_CODES(build)
     np.testing.assert_allclose(got.reshape(-1, 5), np.broadcast_to(want, got.reshape(-1, 5).shape), atol=1e-2)
 
 

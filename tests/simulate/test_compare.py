@@ -261,7 +261,7 @@ def pad_with_zero(monkeypatch: pytest.MonkeyPatch) -> None:
     centred = folded.centred
 
     def wrong(emitter: Any, codes: ir.Value, op: Any) -> ir.Value:
-        edge = [0, 0, *op.shape.pads[:2], 0, 0, *op.shape.pads[2:]]
+        edge = [0, 0, *op.site.shape.pads[:2], 0, 0, *op.site.shape.pads[2:]]
         values = centred(emitter, emitter("Pad", codes, emitter.ints(*edge), emitter.constant(0, np.uint8)), op)
         return values
 

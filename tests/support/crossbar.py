@@ -109,12 +109,12 @@ def chip(target: Target) -> Chip:
 def vectors(codes: npt.NDArray[Any], layer: LayerData) -> Ints:
     """Input codes as vectors [V, G, K]; a convolution's windows are padded with the zero point."""
     codes = codes.astype(np.int64)
-    groups, rows, _ = layer.op.codes.shape
-    conv = layer.op.shape
+    groups, rows, _ = layer.op.matrix.codes.shape
+    conv = layer.op.site.shape
     if isinstance(conv, ConvShape):
         rank = len(conv.kernel)
         edges = [(0, 0), (0, 0), *zip(conv.pads[:rank], conv.pads[rank:], strict=True)]
-        padded = np.pad(codes, edges, constant_values=layer.op.input.zero_point)
+        padded = np.pad(codes, edges, constant_values=layer.op.site.input.zero_point)
         return windows(padded, conv).reshape(-1, groups, rows)
     if not conv.batch:
         return codes.reshape(-1, 1, rows)
@@ -151,8 +151,8 @@ def output_sizes(padded: tuple[int, ...], conv: ConvShape) -> tuple[int, ...]:
 
 def in_place(sums: npt.NDArray[Any], codes: npt.NDArray[Any], layer: LayerData) -> npt.NDArray[Any]:
     """Sums [V, G, N] where the operation puts them."""
-    groups, _, cols = layer.op.codes.shape
-    conv = layer.op.shape
+    groups, _, cols = layer.op.matrix.codes.shape
+    conv = layer.op.site.shape
     if isinstance(conv, ConvShape):
         rank = len(conv.kernel)
         sizes = output_sizes(tuple(n + conv.pads[a] + conv.pads[a + rank] for a, n in enumerate(codes.shape[2:])), conv)
@@ -166,7 +166,7 @@ def in_place(sums: npt.NDArray[Any], codes: npt.NDArray[Any], layer: LayerData) 
 
 def exact(codes: npt.NDArray[Any], weights: npt.NDArray[Any], layer: LayerData) -> Ints:
     """Sum over k of (q_x - z_x) q_w in int64, with weights [G, K, N]."""
-    centred = vectors(codes, layer) - layer.op.input.zero_point
+    centred = vectors(codes, layer) - layer.op.site.input.zero_point
     return in_place(np.einsum("vgk,gkn->vgn", centred, weights.astype(np.int64)), codes, layer)
 
 
@@ -198,7 +198,7 @@ def tiles(build: Build, layer: LayerData) -> Iterator[Tile]:
     about = chip(build.target)
     table = layer.table
     steps = np.array(about.steps)
-    cells = [steps[levels] for levels in build.all_cells(layer.op.name)]
+    cells = [steps[levels] for levels in build.all_cells(layer.op.site.name)]
     for position in np.unique(table["tile"]):
         arrays = np.flatnonzero(table["tile"] == position)
         first = table[arrays[0]]
@@ -230,11 +230,13 @@ def _held(tile: np.void, layer: LayerData) -> tuple[Ints, Ints]:
     """Which rows and columns of the matrices stand in a tile: a block of one group, or whole groups on its diagonal."""
     group, groups = int(tile["group"]), int(tile["groups"])
     if groups == 1:
-        rows = layer.op.rows.of(group)[int(tile["row"]) :][: int(tile["rows"])]
-        columns = layer.op.cols.of(group)[int(tile["col"]) :][: int(tile["cols"])]
+        rows = layer.op.matrix.rows.of(group)[int(tile["row"]) :][: int(tile["rows"])]
+        columns = layer.op.matrix.cols.of(group)[int(tile["col"]) :][: int(tile["cols"])]
         return _pairs([(group, rows)]), _pairs([(group, columns)])
     members = range(group, group + groups)
-    return _pairs([(g, layer.op.rows.of(g)) for g in members]), _pairs([(g, layer.op.cols.of(g)) for g in members])
+    return _pairs([(g, layer.op.matrix.rows.of(g)) for g in members]), _pairs(
+        [(g, layer.op.matrix.cols.of(g)) for g in members]
+    )
 
 
 def _pairs(parts: list[tuple[int, Ints]]) -> Ints:
@@ -244,7 +246,7 @@ def _pairs(parts: list[tuple[int, Ints]]) -> Ints:
 def weights(build: Build, layer: LayerData) -> Ints:
     """The codes [G, K, N] that the cells hold; zero where no cell stands."""
     about = chip(build.target)
-    found = np.zeros(layer.op.codes.shape, dtype=np.int64)
+    found = np.zeros(layer.op.matrix.codes.shape, dtype=np.int64)
     full = (1 << about.cell_bits) - 1
     for tile in tiles(build, layer):
         total = np.zeros((len(tile.rows), len(tile.columns)), dtype=np.int64)
@@ -263,9 +265,9 @@ def accumulators(build: Build, layer: LayerData, codes: npt.NDArray[Any], about:
     """What the arrays and converters of a layer make of its input codes: accumulators in their place in the graph."""
     about = chip(build.target) if about is None else about
     q = vectors(codes, layer)
-    groups, _, cols = layer.op.codes.shape
+    groups, _, cols = layer.op.matrix.codes.shape
     sums = np.zeros((len(q), groups, cols))
-    phases = -(-layer.op.input.bits // about.phase_bits)
+    phases = -(-layer.op.site.input.bits // about.phase_bits)
     for tile in tiles(build, layer):
         driven = q[:, tile.rows[:, 0], tile.rows[:, 1]]  # [V, word lines]
         part = np.zeros((len(q), len(tile.columns)))
@@ -276,7 +278,7 @@ def accumulators(build: Build, layer: LayerData, codes: npt.NDArray[Any], about:
                 part += _read(plane, tile, lines, which, about, layer) * (1 << (phase * about.phase_bits))
         for column, (group, index) in enumerate(tile.columns):
             sums[:, group, index] += part[:, column]
-    sums -= layer.op.input.zero_point * weights(build, layer).sum(axis=1)
+    sums -= layer.op.site.input.zero_point * weights(build, layer).sum(axis=1)
     return in_place(sums, codes, layer)
 
 
@@ -289,7 +291,7 @@ def full_scale(build: Build, layer: LayerData, codes: npt.NDArray[Any]) -> float
         driven = q[:, tile.rows[:, 0], tile.rows[:, 1]]
         for start in range(0, len(tile.rows), about.rows_active):
             lines = slice(start, start + about.rows_active)
-            for phase in range(-(-layer.op.input.bits // about.phase_bits)):
+            for phase in range(-(-layer.op.site.input.bits // about.phase_bits)):
                 plane = (driven[:, lines] >> (phase * about.phase_bits)) & ((1 << about.phase_bits) - 1)
                 count = plane.sum(axis=1, keepdims=True) * (about.goes != "reference_column")
                 for (piece, sign), (levels, _) in tile.lines.items():

@@ -16,17 +16,19 @@ from mcompiler.geometry import ArrayShape, TileTable, all_kept, array_shape
 from mcompiler.ir import (
     ANALOG_DOMAIN,
     ANALOG_OP,
+    AnalogLayer,
     AnalogProgram,
     ConvShape,
     GraphProgram,
     LoweredProgram,
     MatMulShape,
-    MatrixOp,
     MatrixProgram,
     PlacedProgram,
     Quantiser,
     ScheduledProgram,
+    Site,
     TiledProgram,
+    WeightMatrix,
 )
 from mcompiler.passes.assign import Assign
 from mcompiler.passes.compact import Compact
@@ -58,24 +60,30 @@ def matrix_op(
     zero_point: int = 0,
     weight_bits: int = 8,
     shape: ConvShape | MatMulShape | None = None,
-) -> MatrixOp:
+) -> AnalogLayer:
     """An operation with the given codes, [G, K, N] or [K, N]; nothing compacted, scales 1, no bias."""
     array: npt.NDArray[np.int16] = np.asarray(codes, dtype=np.int16)
     array = array[None] if array.ndim == 2 else array
     groups, rows, cols = array.shape
-    return MatrixOp(
-        name=name,
-        shape=MatMulShape((groups,) if groups > 1 else ()) if shape is None else shape,
+    matrix = WeightMatrix(
+        label=name,
         codes=array,
         scale=np.ones((groups, cols), dtype=np.float32),
-        bias=None,
-        input=Quantiser(f"{name}.input", 1.0, zero_point, input_bits),
-        vectors=vectors,
+        weight_bits=weight_bits,
         rows=all_kept(groups, rows),
         cols=all_kept(groups, cols),
-        element=ir.DataType.FLOAT,
-        weight_bits=weight_bits,
     )
+    site = Site(
+        matrix=0,
+        name=name,
+        label=name,
+        shape=MatMulShape((groups,) if groups > 1 else ()) if shape is None else shape,
+        input=Quantiser(f"{name}.input", 1.0, zero_point, input_bits),
+        bias=None,
+        vectors=vectors,
+        element=ir.DataType.FLOAT,
+    )
+    return AnalogLayer(site, matrix)
 
 
 def node(
@@ -87,9 +95,9 @@ def node(
     return made
 
 
-def placeholder(name: str, source: ir.Value) -> ir.Node:
+def placeholder(name: str, source: ir.Value, site: int = 0) -> ir.Node:
     """The node that stands for an analog operation."""
-    return node(ANALOG_OP, [source], name, ANALOG_DOMAIN)
+    return node(ANALOG_OP, [source], name, ANALOG_DOMAIN, [ir.AttrInt64("site", site)])
 
 
 def skeleton(build: Callable[[ir.Value], Sequence[ir.Node]]) -> ir.Model:
@@ -105,8 +113,8 @@ def chain(names: Sequence[str]) -> ir.Model:
 
     def build(source: ir.Value) -> list[ir.Node]:
         nodes: list[ir.Node] = []
-        for name in names:
-            nodes.append(placeholder(name, source))
+        for site, name in enumerate(names):
+            nodes.append(placeholder(name, source, site))
             source = nodes[-1].outputs[0]
         return nodes
 
@@ -114,12 +122,22 @@ def chain(names: Sequence[str]) -> ir.Model:
 
 
 def matrix_program(
-    ops: Sequence[MatrixOp], *, model: ir.Model | None = None, digital: Mapping[str, int] | None = None
+    ops: Sequence[AnalogLayer], *, model: ir.Model | None = None, digital: Mapping[str, int] | None = None
 ) -> MatrixProgram:
-    """A program of operations, by default one after the other. Its graph is the skeleton: nothing runs it."""
-    shell = chain([op.name for op in ops]) if model is None else model
+    """A program of operations, by default one after the other. Its graph is the skeleton: nothing runs it.
+
+    Operations that hold the same matrix object share its arrays.
+    """
+    shell = chain([op.site.name for op in ops]) if model is None else model
     lowered = LoweredProgram(GraphProgram(shell, ()), shell, ())
-    return MatrixProgram(lowered, tuple(ops), dict(digital or {}))
+    matrices: list[WeightMatrix] = []
+    sites = []
+    for op in ops:
+        known = [number for number, matrix in enumerate(matrices) if matrix is op.matrix]
+        if not known:
+            matrices.append(op.matrix)
+        sites.append(replace(op.site, matrix=known[0] if known else len(matrices) - 1))
+    return MatrixProgram(lowered, tuple(matrices), tuple(sites), dict(digital or {}))
 
 
 def tiled(program: MatrixProgram, chip: Target, *, compact: bool = True, prune: bool = True) -> TiledProgram:
@@ -148,7 +166,7 @@ class Case:
     """One operation that a target holds, and how far the passes before ``assign`` shrink it."""
 
     overrides: tuple[str, ...]
-    op: MatrixOp
+    op: AnalogLayer
     compact: bool
     prune: bool
 
@@ -229,7 +247,7 @@ def largest_codes(chip: Target) -> tuple[int, int]:
 
 
 @st.composite
-def operations(draw: st.DrawFn, chip: Target) -> MatrixOp:
+def operations(draw: st.DrawFn, chip: Target) -> AnalogLayer:
     """Codes that the target holds: dense or sparse, with vanished rows, columns, groups and tiles; or none at all."""
     if draw(st.booleans()):  # small groups, of which several fit one array
         groups, rows, cols = draw(st.integers(2, 6)), draw(st.integers(1, 4)), draw(st.integers(1, 2))
@@ -262,25 +280,31 @@ def cases(draw: st.DrawFn) -> Case:
     return Case(keys, op, compact, draw(st.booleans()))
 
 
-def one_sign(op: MatrixOp, chip: Target, compact: bool = True, seed: int = 0) -> MatrixOp:
+def one_sign(op: AnalogLayer, chip: Target, compact: bool = True, seed: int = 0) -> AnalogLayer:
     """The operation with one random sign in every column of every fragment, as polarised weights must have it."""
     program = tiled(matrix_program([op]), chip, compact=compact, prune=False)
-    kept, table, shape = program.matrix.ops[0], program.tables[0], array_shape(chip)
+    kept, table, shape = program.matrix.layers[0], program.tables[0], array_shape(chip)
     tiles = len(table) // shape.arrays_per_tile
     signs = np.random.default_rng(seed).choice([-1, 1], (tiles, shape.reads, shape.tile_columns))
-    codes = np.abs(op.codes)
+    codes = np.abs(op.matrix.codes)
     for spot in spots(kept, table):
         sign = signs[spot.array // shape.arrays_per_tile, spot.line // shape.rows_active, spot.column]
-        codes[spot.group, spot.row, spot.col] = sign * abs(int(op.codes[spot.group, spot.row, spot.col]))
+        codes[spot.group, spot.row, spot.col] = sign * abs(int(op.matrix.codes[spot.group, spot.row, spot.col]))
     return replace(op, codes=codes)
 
 
-def kept_of(op: MatrixOp) -> list[tuple[list[int], list[int]]]:
+def kept_of(op: AnalogLayer) -> list[tuple[list[int], list[int]]]:
     """Kept rows and columns of every group, read off ``Kept`` by its definition."""
     found = []
-    for group in range(len(op.codes)):
-        rows = [int(i) for i in op.rows.indices[int(op.rows.offsets[group]) : int(op.rows.offsets[group + 1])]]
-        cols = [int(i) for i in op.cols.indices[int(op.cols.offsets[group]) : int(op.cols.offsets[group + 1])]]
+    for group in range(len(op.matrix.codes)):
+        rows = [
+            int(i)
+            for i in op.matrix.rows.indices[int(op.matrix.rows.offsets[group]) : int(op.matrix.rows.offsets[group + 1])]
+        ]
+        cols = [
+            int(i)
+            for i in op.matrix.cols.indices[int(op.matrix.cols.offsets[group]) : int(op.matrix.cols.offsets[group + 1])]
+        ]
         found.append((rows, cols))
     return found
 
@@ -297,7 +321,7 @@ class Spot:
     column: int
 
 
-def spots(op: MatrixOp, table: TileTable) -> Iterator[Spot]:
+def spots(op: AnalogLayer, table: TileTable) -> Iterator[Spot]:
     """Every weight of every array, read off the tile table by its definition (packed groups on the diagonal)."""
     kept = kept_of(op)
     for index, entry in enumerate(table):
