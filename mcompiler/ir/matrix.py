@@ -21,7 +21,7 @@ ANALOG_DOMAIN = "mcompiler"
 
 
 ANALOG_OP = "Analog"
-"""Operator of those placeholders: one input [B, C, *spatial] or [..., K], one output, number of the site as ``site``."""
+"""Operator of those placeholders: one input [B, C, *spatial] or [..., K], one output, attribute ``site`` (a number)."""
 
 
 @dataclass(frozen=True)
