@@ -25,7 +25,7 @@ from mcompiler.ir import (
     TiledProgram,
 )
 from mcompiler.target import Event
-from tests.support.programs import chain, matrix_op, matrix_program, scheduled, target
+from tests.support.programs import chain, matrix_op, matrix_program, scheduled, target, with_matrix, with_site
 
 CHIP = target("array.rows=4", "array.rows_active=4", "array.columns=16")
 OP = matrix_op(np.arange(1, 25).reshape(6, 4))
@@ -49,7 +49,10 @@ def lowered(*matrices: FloatMatrix, placeholders: tuple[str, ...]) -> LoweredPro
 
 def broken_op(**changes: Any) -> MatrixProgram:
     """A matrix program whose operation has other fields."""
-    return replace(MATRIX, ops=(replace(OP, **changes),))
+    site = {name: value for name, value in changes.items() if name in {"input"}}
+    matrix = {name: value for name, value in changes.items() if name not in site}
+    op = with_site(with_matrix(OP, **matrix), **site)
+    return replace(MATRIX, matrices=(op.matrix,), sites=(op.site,))
 
 
 def broken_table(column: str, value: int) -> TiledProgram:
@@ -92,7 +95,7 @@ BROKEN: dict[str, Callable[[], object]] = {
     "lowered: order": lambda: lowered(float_matrix("a", ONE), float_matrix("b", ONE), placeholders=("b", "a")),
     "lowered: no groups axis": lambda: lowered(float_matrix("a", ONE[0]), placeholders=("a",)),
     "lowered: no weights": lambda: lowered(float_matrix("a", ONE[:, :0]), placeholders=("a",)),
-    "matrix: type": lambda: broken_op(codes=OP.codes.astype(np.int32)),
+    "matrix: type": lambda: broken_op(codes=OP.matrix.codes.astype(np.int32)),
     "matrix: scales": lambda: broken_op(scale=np.ones((1, 3), np.float32)),
     "matrix: zero point below": lambda: broken_op(input=Quantiser("x", 1.0, -1, 8)),
     "matrix: zero point above": lambda: broken_op(input=Quantiser("x", 1.0, 256, 8)),

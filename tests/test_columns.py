@@ -14,7 +14,7 @@ from mcompiler.conductance import is_signed, make_adc, needed_bits
 from mcompiler.errors import CompileError
 from mcompiler.ir import AnalogLayer, BitRange
 from mcompiler.target import Target
-from tests.support.programs import Case, analog, cases, matrix_op, matrix_program, one_sign, spots, target
+from tests.support.programs import Case, analog, cases, matrix_op, matrix_program, one_sign, spots, target, with_matrix
 
 PROPERTY = settings(max_examples=100, deadline=None)
 
@@ -188,7 +188,7 @@ def test_exactly_what_has_one_sign_is_taken(case: Case, seed: int) -> None:
         return
     rng = np.random.default_rng(seed)
     codes = np.where(rng.random(case.op.matrix.codes.shape) < 0.05, -case.op.matrix.codes, case.op.matrix.codes)
-    changed = replace(case, op=replace(case.op, codes=codes))
+    changed = replace(case, op=with_matrix(case.op, codes=codes))
     kept = analog(matrix_program([case.op]), case.chip, compact=case.compact, prune=False).tiled
     seen: dict[tuple[int, int, int], set[int]] = defaultdict(set)
     for spot in spots(kept.matrix.layers[0], kept.tables[0]):

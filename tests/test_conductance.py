@@ -41,7 +41,18 @@ from mcompiler.conductance import (
 from mcompiler.geometry import array_shape
 from mcompiler.ir import AnalogLayer, EncodedMatrix
 from mcompiler.target import Rounding, Target, WeightEncoding
-from tests.support.programs import OFFSET, Case, cases, matrix_op, matrix_program, overrides, spots, target, tiled
+from tests.support.programs import (
+    OFFSET,
+    Case,
+    cases,
+    matrix_op,
+    matrix_program,
+    overrides,
+    spots,
+    target,
+    tiled,
+    with_matrix,
+)
 
 PROPERTY = settings(max_examples=80, deadline=None)
 
@@ -57,7 +68,7 @@ def analog_of(case: Case) -> tuple[AnalogLayer, Table, EncodedMatrix]:
 def cells_of(case: Case, op: AnalogLayer, table: Table, settings: EncodedMatrix) -> list[npt.NDArray[np.uint8]]:
     """All cells, a step at a time as they are encoded."""
     encoding = case.chip.encoding.weights
-    return list(encode_cells(op, table, case.shape, encoding, settings.shift, settings.flips))
+    return list(encode_cells(op.matrix, table, case.shape, encoding, settings.shift, settings.flips))
 
 
 def levels_of(case: Case, cells: list[npt.NDArray[np.uint8]]) -> npt.NDArray[np.int64]:
@@ -137,7 +148,9 @@ def test_tiles_reassemble_to_the_weights(case: Case) -> None:
     op, table, settings = analog_of(case)
     cells = cells_of(case, op, table, settings)
     encoding = case.chip.encoding.weights
-    codes = decode_cells(iter(cells), op, table, case.shape, encoding, settings.shift, settings.flips, settings.signs)
+    codes = decode_cells(
+        iter(cells), op.matrix, table, case.shape, encoding, settings.shift, settings.flips, settings.signs
+    )
     assert codes.dtype in (np.int16, np.int32)
     assert np.array_equal(codes, case.op.matrix.codes)
 
@@ -151,7 +164,7 @@ def test_any_column_may_be_flipped(case: Case, seed: int) -> None:
     flipped = replace(settings, flips=flips)
     cells = cells_of(case, op, table, flipped)
     encoding = case.chip.encoding.weights
-    codes = decode_cells(iter(cells), op, table, case.shape, encoding, settings.shift, flips, settings.signs)
+    codes = decode_cells(iter(cells), op.matrix, table, case.shape, encoding, settings.shift, flips, settings.signs)
     assert np.array_equal(codes, case.op.matrix.codes)
 
 
@@ -205,7 +218,7 @@ def test_cells_that_are_changed_change_the_weights() -> None:
     op, table, settings = analog_of(case)
     (cells,) = cells_of(case, op, table, settings)
     cells[0, 1, 2] ^= 1  # row 1, weight 1, slice 0 of G+
-    codes = decode_cells(iter([cells]), op, table, case.shape, WeightEncoding.DIFFERENTIAL, 0, settings.flips)
+    codes = decode_cells(iter([cells]), op.matrix, table, case.shape, WeightEncoding.DIFFERENTIAL, 0, settings.flips)
     assert codes.tolist() == [[[5, -3], [0, 0]]]
 
 
@@ -220,8 +233,8 @@ def test_shipped_targets_hold_their_extreme_codes(name: str) -> None:
     op, table, shape = program.matrix.layers[0], program.tables[0], array_shape(chip)
     shift = 1 << (bits - 1) if chip.encoding.weights is WeightEncoding.OFFSET else 0
     flips = np.zeros((len(table), shape.columns), dtype=bool)
-    cells = encode_cells(op, table, shape, chip.encoding.weights, shift, flips)
-    decoded = decode_cells(cells, op, table, shape, chip.encoding.weights, shift, flips)
+    cells = encode_cells(op.matrix, table, shape, chip.encoding.weights, shift, flips)
+    decoded = decode_cells(cells, op.matrix, table, shape, chip.encoding.weights, shift, flips)
     assert np.array_equal(decoded[0], codes)
 
 
@@ -239,7 +252,7 @@ def test_wide_weights_in_adjacent_columns(levels: int, slices: int, encoding: st
     op, table, settings = analog_of(case)
     cells = cells_of(case, op, table, settings)
     decoded = decode_cells(
-        iter(cells), op, table, case.shape, case.chip.encoding.weights, settings.shift, settings.flips
+        iter(cells), op.matrix, table, case.shape, case.chip.encoding.weights, settings.shift, settings.flips
     )
     assert np.array_equal(decoded[0], codes)
 
@@ -284,7 +297,7 @@ def test_reads_add_up_to_the_product(case: Case, seed: int) -> None:
     op, table, settings = analog_of(case)
     shape, chip = case.shape, case.chip
     cells = cells_of(case, op, table, settings)
-    blocks = read_blocks(iter(cells), op, table, chip, shape, settings.shift, settings.flips, settings.signs)
+    blocks = read_blocks(iter(cells), op.matrix, table, chip, shape, settings.shift, settings.flips, settings.signs)
     groups, rows, cols = op.matrix.codes.shape
     x = np.random.default_rng(seed).integers(0, 1 << op.site.input.bits, (groups, rows))
     step = chip.converters.dac.bits
@@ -307,7 +320,7 @@ def test_reads_see_the_cells_and_no_more_rows_than_are_active(case: Case) -> Non
     op, table, settings = analog_of(case)
     shape, chip = case.shape, case.chip
     cells = cells_of(case, op, table, settings)
-    blocks = read_blocks(iter(cells), op, table, chip, shape, settings.shift, settings.flips, settings.signs)
+    blocks = read_blocks(iter(cells), op.matrix, table, chip, shape, settings.shift, settings.flips, settings.signs)
     full = chip.cell_steps[-1]
     lowest = -full if is_signed(chip) else 0
     conversions = shape.slices * (1 if is_signed(chip) else shape.polarities)
@@ -589,7 +602,7 @@ def test_no_read_sums_to_more_than_the_worst_sum(case: Case, largest: bool) -> N
         ends = np.where(case.op.matrix.codes < 0, case.op.matrix.codes.min(), case.op.matrix.codes.max())
         if case.shape.signs:  # zeros have no sign to keep
             ends = np.where(case.op.matrix.codes == 0, 0, ends)
-        case = replace(case, op=replace(case.op, codes=ends.astype(np.int16)))
+        case = replace(case, op=with_matrix(case.op, codes=ends.astype(np.int16)))
     op, table, settings = analog_of(case)
     levels = np.array([*case.chip.cell_steps, *[0] * 256])[levels_of(case, cells_of(case, op, table, settings))]
     top = (1 << case.chip.converters.dac.bits) - 1

@@ -310,7 +310,7 @@ def test_compacted_positions_use_kept_indices() -> None:
     codes = np.ones((1, 130, 1), dtype=np.int16)
     codes[0, [0, 77]] = 0
     program = tiled(matrix_program([matrix_op(codes)]), target())
-    op = Compact().run(matrix_program([matrix_op(codes)]), target()).ops[0]
+    op = Compact().run(matrix_program([matrix_op(codes)]), target()).layers[0]
     assert len(program.tables[0]) == 1
     assert program.dense == (2,)
     assert [spot.row for spot in spots(op, program.tables[0])] == [r for r in range(130) if r not in (0, 77)]

@@ -151,7 +151,7 @@ def test_sparse_weights(flat: bool, tmp_path: Path) -> None:
     model.graph.sparse_initializer.append(sparse("w", flat=flat))
     build = compiled(model, tmp_path)
     layer = build.layer_data[0].op
-    np.testing.assert_allclose(layer.codes[0] * layer.scale[0], expected, atol=1e-6)
+    np.testing.assert_allclose(layer.matrix.codes[0] * layer.matrix.scale[0], expected, atol=1e-6)
     constant = node("Constant", "", "w", sparse_value=sparse("", flat=flat))
     proved(product(nodes=[constant, node("MatMul", "x w", "y")], constants={}), tmp_path, 1, X)
 
@@ -184,8 +184,8 @@ def test_onnxruntime_s_own_quantise_operators(codes: list[int], kind: int, tmp_p
             compiled(model, tmp_path, None)
         return
     layer = compiled(model, tmp_path, None).layer_data[0].op
-    np.testing.assert_array_equal(layer.codes[0], values.reshape(6, 4))
-    assert layer.input.bits == 16
+    np.testing.assert_array_equal(layer.matrix.codes[0], values.reshape(6, 4))
+    assert layer.site.input.bits == 16
     proved(model, tmp_path, 1, X)
 
 

@@ -13,6 +13,7 @@ from mcompiler.simulate import LayerResult, Verification
 from mcompiler.summary import compile_summary, cost_summary, fates_table, verify_summary
 from mcompiler.target import Event, Place
 from tests.support.digits import digits_build
+from tests.support.programs import with_site
 
 COST = Cost(
     latency_s=2e-6,
@@ -68,7 +69,7 @@ def test_compile_summary_fits_a_screen_however_large_the_model() -> None:
     build = digits_build()
     long = "/encoder" * 20
     layers = tuple(
-        replace(layer, op=replace(layer.op, name=f"{long}/{index}"))
+        replace(layer, op=with_site(layer.op, name=f"{long}/{index}"))
         for index, layer in enumerate(build.layer_data * 50)
     )
     fates = tuple(NodeFate(f"{long}{i}", "Op", Fate.DIGITAL, f"{long} {i % 40}") for i in range(5000))

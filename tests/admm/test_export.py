@@ -183,14 +183,14 @@ def test_codes_names_and_arrays_survive_compilation(trained: Trained) -> None:
     assert set(build.layers) == set(trained.layers)
     per_tile = array_shape(trained.target).arrays_per_tile
     for layer in build.layer_data:
-        name = layer.op.name
+        name = layer.op.site.name
         wanted = codes(trained, name)
-        np.testing.assert_array_equal(layer.op.codes, wanted, err_msg=name)
+        np.testing.assert_array_equal(layer.op.matrix.codes, wanted, err_msg=name)
         if not (wanted == 0).all(axis=(0, 1)).any():
             assert build.cost.layers[name].crossbars == trained.compressor.tiles()[name] * per_tile
         folded = fold(trained.layers[name].module, trained.model.get_submodule(dict(trained.pairs)[name])
                       if name in dict(trained.pairs) else None)  # fmt: skip
-        np.testing.assert_array_equal(layer.op.scale.ravel(), folded.scale.numpy())
+        np.testing.assert_array_equal(layer.op.matrix.scale.ravel(), folded.scale.numpy())
 
 
 def test_export_leaves_the_model_as_it_was(trained: Trained) -> None:
@@ -252,7 +252,7 @@ def test_structured_layers_take_the_arrays_that_training_counted(chip: str) -> N
     }
     assert sum(tiles.values()) < sum(trained.compressor.dense_tiles().values()) or "column" in chip
     for layer in build.layer_data:
-        np.testing.assert_array_equal(layer.op.codes, codes(trained, layer.op.name))
+        np.testing.assert_array_equal(layer.op.matrix.codes, codes(trained, layer.op.site.name))
     with torch.no_grad():
         twin = trained.twin()(x).numpy()
     np.testing.assert_array_equal(run_plain(build.reference, {"x": x.numpy()})["y"], twin)

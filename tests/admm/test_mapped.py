@@ -90,7 +90,7 @@ def test_what_is_trained_is_what_is_mapped(kind: str, tmp_path: Path) -> None:
 
 def check(kind: str, build: Any, result: admm.Compressed) -> None:
     """The structure, counted on the codes that the compiler has."""
-    (layer,) = (layer for layer in build.layer_data if layer.op.name == "3")
+    (layer,) = (layer for layer in build.layer_data if layer.op.site.name == "3")
     codes = layer.op.codes[0]
     kept = codes[codes.any(axis=1)][:, codes.any(axis=0)]  # [K', N'], as the compiler compacts it
     structure = STRUCTURES[kind]
@@ -125,7 +125,7 @@ def test_fewer_non_zeros_in_a_column_need_fewer_adc_bits(tmp_path: Path) -> None
         )
         result = admm.compress(network(), [(x, torch.arange(32) % 5)], target, spec, device="cpu")
         build = mcompiler.compile(result.export(tmp_path / f"{count}.onnx"), target)
-        most = next(layer.analog.adc_range.max for layer in build.layer_data if layer.op.name == "3")
+        most = next(layer.analog.adc_range.max for layer in build.layer_data if layer.op.site.name == "3")
         assert most is not None
         bits[count] = most
     assert bits[1] < bits[4] < bits[16]

@@ -133,7 +133,7 @@ def test_counts_are_those_of_the_compiler(finished: Path) -> None:
     report = json.loads((finished / "report.json").read_text())
     for layer in report["layers"]:
         assert build.cost.layers[layer["name"]].crossbars == copies * layer["tiles"]
-    codes = {layer.op.name: layer.op.codes for layer in build.layer_data}
+    codes = {layer.op.site.name: layer.op.matrix.codes for layer in build.layer_data}
     assert {name: int(np.count_nonzero(array)) for name, array in codes.items()} == {
         layer["name"]: layer["weights"] for layer in report["layers"]
     }
@@ -358,10 +358,10 @@ def test_a_loop_of_ones_own_exports_the_codes_that_it_trained(tmp_path: Path) ->
     build = mcompiler.compile(
         compressor.export(tmp_path / "own.onnx", x), "yuan2019_32x32", calibration={"x": x.numpy()}
     )
-    (layer,) = (layer for layer in build.layer_data if layer.op.name == "4")
+    (layer,) = (layer for layer in build.layer_data if layer.op.site.name == "4")
     mapped: Any = model.get_submodule("4").parametrizations
     codes = mapped.weight[0].codes(mapped.weight.original)
-    assert np.array_equal(layer.op.codes[0], codes.detach().numpy().T)
+    assert np.array_equal(layer.op.matrix.codes[0], codes.detach().numpy().T)
     assert [fate.op for fate in build.fates if "digital" in str(fate.fate)].count("BatchNormalization") == 0
     assert {name: cost.crossbars // 2 for name, cost in build.cost.layers.items() if name in "04"} == compressor.tiles()
 

@@ -117,5 +117,5 @@ def test_a_layer_that_the_trace_does_not_follow_keeps_its_size(tmp_path_factory:
     assert linear1.weight.shape == (32, 16)
     assert linear2.weight.shape == (16, 32)
     path = result.export(tmp_path_factory.mktemp("onnx") / "model.onnx")
-    names = {layer.op.name for layer in mcompiler.compile(path, "generic_128", calibration="random").layer_data}
+    names = {layer.op.site.name for layer in mcompiler.compile(path, "generic_128", calibration="random").layer_data}
     assert {"inner.linear1", "inner.linear2", "last"} <= names

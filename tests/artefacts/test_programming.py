@@ -31,6 +31,7 @@ from mcompiler.errors import BuildError
 from mcompiler.geometry import array_shape
 from mcompiler.target import Target
 from tests.support.builds import conv_case, target
+from tests.support.programs import with_site
 
 PROPERTY = settings(max_examples=40, deadline=None)
 WRITE = ("device.g_max_siemens=100.1234e-6", "device.write.pulses=4.5", "device.write.pulse_s=1e-6",
@@ -62,7 +63,7 @@ def drawn(name: str, levels: npt.NDArray[np.uint8], addresses: list[list[int]], 
 
     table = np.resize(layer.table, len(levels))
     own = np.array(addresses, np.int32).reshape(-1, 4)
-    return replace(layer, op=replace(layer.op, name=name), table=table, addresses=own, cells=cells)
+    return replace(layer, op=with_site(layer.op, name=name), table=table, addresses=own, cells=cells)
 
 
 @st.composite

@@ -16,6 +16,7 @@ from mcompiler.driver import load
 from mcompiler.ir import Fate, NodeFate
 from mcompiler.target import Hierarchy, assumptions, load_target
 from tests.support.digits import digits_build
+from tests.support.programs import with_site
 
 NASTY = "<b>&/ünï"
 VOID = {"meta", "path", "br"}
@@ -70,7 +71,7 @@ def renamed(name: str) -> tuple[tuple[LayerData, ...], Cost, tuple[NodeFate, ...
     def new(old: str) -> str:
         return name if old == first else old
 
-    layers = tuple(replace(layer, op=replace(layer.op, name=new(layer.op.site.name))) for layer in build.layer_data)
+    layers = tuple(replace(layer, op=with_site(layer.op, name=new(layer.op.site.name))) for layer in build.layer_data)
     cost = replace(
         build.cost,
         layers={new(key): price for key, price in build.cost.layers.items()},

@@ -20,13 +20,14 @@ from mcompiler.dataflow import conversions_per_read
 from mcompiler.driver.exact import read_vectors
 from mcompiler.errors import BuildError
 from mcompiler.geometry import array_shape
+from mcompiler.ir import CodeSample
 from mcompiler.passes.quantise import input_statistics
 from mcompiler.target import Event
 from tests.onnx_export.test_converted import ENCODINGS
 from tests.support import crossbar
 from tests.support.builds import conv_case, matmul_case, run_plain
 from tests.support.builds import target as build_target
-from tests.support.programs import Case, cases, matrix_program, one_sign, scheduled, spots
+from tests.support.programs import Case, cases, matrix_program, one_sign, scheduled, spots, with_site
 
 
 @settings(max_examples=40, deadline=None)
@@ -36,11 +37,11 @@ def test_cells_and_drives_are_summed_one_by_one(case: Case, seed: int, vectors: 
     groups, rows, _ = case.op.matrix.codes.shape
     bits, dac = case.op.site.input.bits, chip.converters.dac.bits
     seen = np.random.default_rng(seed).integers(0, 1 << bits, (vectors, groups, rows)).astype(np.uint16)
-    op = replace(case.op, vectors=vectors)
+    op = with_site(case.op, vectors=vectors)
     if shape.signs:
         op = one_sign(op, chip)  # in the fragments of the compacted matrix, which `scheduled` makes
     program = matrix_program([op])
-    program = replace(program, statistics={op.site.name: input_statistics(seen, bits, dac)})
+    program = replace(program, statistics=(input_statistics(CodeSample(seen, bits), dac),))
     done = scheduled(program, chip)
     (layer,) = program_layers(done, chip)
     found, total = data_energy([layer], count(done, chip), chip)
@@ -62,26 +63,26 @@ def test_cells_and_drives_are_summed_one_by_one(case: Case, seed: int, vectors: 
                 joules += volts**2 * row_siemens * chip.device.read_pulse_s
                 drives += digit > 0
     # Word lines of groups without columns hold no weight, but stand between others: they are driven too.
-    if sum(len(kept.rows.of(g)) > 0 and len(kept.cols.of(g)) == 0 for g in range(groups)) == 0:
+    if sum(len(kept.matrix.rows.of(g)) > 0 and len(kept.matrix.cols.of(g)) == 0 for g in range(groups)) == 0:
         assert found.cells == pytest.approx(joules, rel=1e-5, abs=1e-25)
         each = sum(c.energy_j for c in chip.components.values() if c.event == "dac_drive")
         assert found.dac == pytest.approx(drives * each, rel=1e-5, abs=1e-25)
     assert found.dac <= found.dac_fixed * (1 + 1e-6)
     exact = ExactInputs(layer, chip)
     exact.add(seen)
-    one, _ = data_energy([layer], count(done, chip), chip, {op.site.name: exact.inputs()})
+    one, _ = data_energy([layer], count(done, chip), chip, [exact.inputs()])
     for part in ("cells", "lines", "dac", "adc"):
         assert getattr(one, part) == pytest.approx(getattr(found, part), rel=1e-5, abs=1e-25)
 
 
 def test_statistics_by_hand() -> None:
     vectors = np.array([[[0b01, 0b11]], [[0b00, 0b10]]], np.uint16)  # two vectors of two rows, 2 bits
-    found = input_statistics(vectors, 2, 1)
+    found = input_statistics(CodeSample(vectors, 2), 1)
     assert found.square.tolist() == [[[0.5, 0.5]], [[0.0, 1.0]]]
     assert found.nonzero.tolist() == found.square.tolist()
     assert found.idle.tolist() == [[0.5], [0.0]]
     assert found.mean.tolist() == found.square.tolist()
-    wide = input_statistics(vectors, 2, 2)
+    wide = input_statistics(CodeSample(vectors, 2), 2)
     assert wide.mean.tolist() == [[[pytest.approx(1 / 6), pytest.approx(5 / 6)]]]
     assert wide.square.tolist() == [[[pytest.approx(1 / 18), pytest.approx((1 + 4 / 9) / 2)]]]
     assert wide.nonzero.tolist() == [[[0.5, 1.0]]]

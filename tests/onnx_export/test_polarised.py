@@ -67,7 +67,7 @@ def fitted(case: Case, chip: Target) -> Case:
         codes = np.sign(codes) * steps[np.abs(codes) % len(steps)]
         codes[np.abs(case.codes) == np.abs(case.codes).max()] = steps[-1]  # every channel has its largest code
     if chip.encoding.weights.value == "polarised":
-        codes = one_sign(matrix_op(codes), chip).codes.astype(np.int64)
+        codes = one_sign(matrix_op(codes), chip).matrix.codes.astype(np.int64)
     assert len(case.model.graph.initializers) >= 1
     clone = case.model.clone()
     weights = clone.graph.initializers["w"]

@@ -33,7 +33,7 @@ def assigned(op: AnalogLayer, chip: Target, vectors: npt.NDArray[Any] | None = N
 def analog(op: AnalogLayer, chip: Target, vectors: npt.NDArray[Any] | None = None) -> AnalogProgram:
     program = matrix_program([op])
     if vectors is not None:
-        program = replace(program, samples={op.site.name: CodeSample(vectors.astype(np.uint16))})
+        program = replace(program, samples=(CodeSample(vectors.astype(np.uint16), op.site.input.bits),))
     return Assign().run(tiled(program, chip), chip)
 
 
@@ -41,7 +41,7 @@ def stored(program: AnalogProgram, chip: Target) -> npt.NDArray[np.int64]:
     """Levels of the weight columns of all arrays as they are stored: [arrays, rows, columns]."""
     op, table, made = program.tiled.matrix.layers[0], program.tiled.tables[0], program.analog[0]
     shape = array_shape(chip)
-    cells = encode_cells(op, table, shape, chip.encoding.weights, made.shift, made.flips)
+    cells = encode_cells(op.matrix, table, shape, chip.encoding.weights, made.shift, made.flips)
     packed = np.concatenate([np.zeros((0, shape.rows, shape.row_bytes), np.uint8), *cells])
     return unpack_levels(packed, shape.storage_bits, shape.columns).astype(np.int64)
 
@@ -88,8 +88,8 @@ def test_shift(low: int, high: int, shift: int) -> None:
     program = tiled(matrix_program([matrix_op(codes)]), chip)
     op, table, shape = program.matrix.layers[0], program.tables[0], array_shape(chip)
     assert len(table) == 1, "two groups on one diagonal"
-    cells = list(encode_cells(op, table, shape, WeightEncoding.OFFSET, shift, made.flips))
-    decoded = decode_cells(iter(cells), op, table, shape, WeightEncoding.OFFSET, shift, made.flips)
+    cells = list(encode_cells(op.matrix, table, shape, WeightEncoding.OFFSET, shift, made.flips))
+    decoded = decode_cells(iter(cells), op.matrix, table, shape, WeightEncoding.OFFSET, shift, made.flips)
     assert np.array_equal(decoded, codes)
     # off the diagonal: row 0 crosses the columns of group 1
     crossing = unpack_levels(cells[0], 2, shape.columns)[0, 0, columns(codes)].tolist()

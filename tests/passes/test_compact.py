@@ -15,7 +15,7 @@ CHIP = target()
 
 def compacted(op: AnalogLayer) -> AnalogLayer:
     """The operation after the pass."""
-    return Compact().run(matrix_program([op]), CHIP).ops[0]
+    return Compact().run(matrix_program([op]), CHIP).layers[0]
 
 
 @settings(max_examples=100, deadline=None)
@@ -27,7 +27,7 @@ def test_exactly_the_rows_and_columns_with_a_weight_are_kept(op: AnalogLayer) ->
         matrix = op.matrix.codes[group].tolist()
         assert kept[0] == [k for k in range(rows) if any(matrix[k][n] != 0 for n in range(cols))]
         assert kept[1] == [n for n in range(cols) if any(matrix[k][n] != 0 for k in range(rows))]
-    for side in (found.rows, found.cols):
+    for side in (found.matrix.rows, found.matrix.cols):
         assert side.indices.dtype == side.offsets.dtype == np.int64
         assert len(side.offsets) == groups + 1
         assert side.offsets[0] == 0
@@ -59,10 +59,10 @@ def test_it_runs_again_and_drops_nothing_more() -> None:
     program = matrix_program([matrix_op([[0, 1], [0, 2]]), matrix_op([[3]], name="b")])
     once = Compact().run(program, CHIP)
     twice = Compact().run(once, CHIP)
-    for before, after in zip(once.ops, twice.ops, strict=True):
-        assert same(before.rows, after.rows)
-        assert same(before.cols, after.cols)
-    assert program.layers[0].cols.counts().tolist() == [2], "the program that was given is left alone"
+    for before, after in zip(once.layers, twice.layers, strict=True):
+        assert same(before.matrix.rows, after.matrix.rows)
+        assert same(before.matrix.cols, after.matrix.cols)
+    assert program.layers[0].matrix.cols.counts().tolist() == [2], "the program that was given is left alone"
 
 
 def same(one: Kept, other: Kept) -> bool:

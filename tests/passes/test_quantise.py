@@ -17,7 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 from mcompiler.data import from_arrays
 from mcompiler.dataflow import digital_operations
 from mcompiler.errors import CompileError
-from mcompiler.ir import AnalogLayer, MatrixProgram, Quantiser
+from mcompiler.ir import AnalogLayer, CodeSample, MatrixProgram, Quantiser
 from mcompiler.passes.quantise import VECTORS, Quantise, RangeMethod, affine, quantise_weights
 from mcompiler.runtime import input_specs, open_model
 from mcompiler.target import Target
@@ -50,6 +50,13 @@ def product(*shape: int | str, weights: Array | None = None, name: str = "fc") -
     """One product x [shape] @ w."""
     matrix = np.ones((int(shape[-1]), 2), np.float32) if weights is None else weights.astype(np.float32)
     return model([helper.make_node("MatMul", ["x", "w"], ["y"], name=name)], {"x": shape}, {"w": matrix})
+
+
+def sample_of(program: MatrixProgram) -> CodeSample:
+    """The input codes of the only site."""
+    (sample,) = program.samples
+    assert sample is not None
+    return sample
 
 
 def quantised(
@@ -152,7 +159,7 @@ def test_ranges_by_hand() -> None:
 
 def input_of(data: Array, method: RangeMethod, **options: Any) -> Quantiser:
     """The input quantiser of a product on these data."""
-    return quantised(product("N", data.shape[1]), {"x": data}, method=method, **options).ops[0].input
+    return quantised(product("N", data.shape[1]), {"x": data}, method=method, **options).sites[0].input
 
 
 def test_minmax_on_known_data() -> None:
@@ -250,22 +257,22 @@ def two_consumers() -> onnx.ModelProto:
 
 def test_consumers_of_a_tensor_share_its_quantiser() -> None:
     x = rng().uniform(-9, 5, (20, 4)).astype(np.float32)
-    first, second = quantised(two_consumers(), {"x": x}).ops
-    assert first.input == second.input
-    assert first.input.tensor == "r"
-    assert first.input.zero_point == 0, "after a Relu"
-    assert first.input.scale == pytest.approx(float(x.max()) / 255)
+    first, second = quantised(two_consumers(), {"x": x}).layers
+    assert first.site.input == second.site.input
+    assert first.site.input.tensor == "r"
+    assert first.site.input.zero_point == 0, "after a Relu"
+    assert first.site.input.scale == pytest.approx(float(x.max()) / 255)
 
 
 def test_precision_of_single_layers() -> None:
     x = {"x": rng().uniform(0, 1, (20, 4)).astype(np.float32)}
     chip = target("precision.layers.b.weights=3", "precision.layers.b.inputs=5", "precision.layers.a.weights=6")
-    first, second = quantised(two_consumers(), x, chip).ops
-    assert (first.weight_bits, first.input.bits) == (6, 8)
-    assert (second.weight_bits, second.input.bits) == (3, 5)
-    assert int(first.codes.max()) == 31
-    assert int(second.codes.max()) == 3
-    assert second.input.scale == pytest.approx(first.input.scale * 255 / 31)
+    first, second = quantised(two_consumers(), x, chip).layers
+    assert (first.matrix.weight_bits, first.site.input.bits) == (6, 8)
+    assert (second.matrix.weight_bits, second.site.input.bits) == (3, 5)
+    assert int(first.matrix.codes.max()) == 31
+    assert int(second.matrix.codes.max()) == 3
+    assert second.site.input.scale == pytest.approx(first.site.input.scale * 255 / 31)
 
 
 def test_precision_of_a_layer_that_the_model_lacks() -> None:
@@ -303,7 +310,7 @@ def test_a_models_own_codes_are_untouched(zero_point: int, weight_zero: int, cal
     x = {"x": rng().uniform(-100, 100, (5, 4)).astype(np.float32)}
     # bits and method of the target and of the command line do not matter
     chip = target("precision.weights=3", "precision.inputs=3")
-    (op,) = quantised(proto, x, chip, calibrated=calibrated, method=RangeMethod.PERCENTILE).ops
+    (op,) = quantised(proto, x, chip, calibrated=calibrated, method=RangeMethod.PERCENTILE).layers
     assert np.array_equal(op.matrix.codes[0], codes.astype(int) - weight_zero)
     assert op.matrix.codes.dtype == np.int16
     assert op.matrix.scale.tolist() == [[0.25, 0.5, np.float32(0.01)]]
@@ -341,7 +348,7 @@ def test_vectors_of_convolutions(
     conv = helper.make_node("Conv", ["x", "w"], ["y"], name="conv", **attributes)
     proto = model([conv], {"x": ["N" if dynamic else x_shape[0], *x_shape[1:]]}, {"w": weights})
     (y,) = run(proto, {"x": x})
-    (op,) = quantised(proto, {"x": x}).ops
+    (op,) = quantised(proto, {"x": x}).layers
     groups = attributes.get("group", 1)
     assert op.matrix.codes.shape == (groups, int(np.prod(w_shape[1:])), w_shape[0] // groups)
     assert op.site.vectors == int(np.prod(y.shape[2:]))
@@ -368,7 +375,7 @@ def test_vectors_of_products(x_shape: tuple[int | str, ...], w_shape: tuple[int,
     x = rng(2).standard_normal(sizes).astype(np.float32)
     proto = product(*x_shape, weights=rng(1).standard_normal(w_shape))
     (y,) = run(proto, {"x": x})
-    (op,) = quantised(proto, {"x": x}).ops
+    (op,) = quantised(proto, {"x": x}).layers
     assert op.matrix.codes.shape[0] == groups
     assert op.site.vectors * groups * op.matrix.codes.shape[2] * count == y.size
 
@@ -387,7 +394,7 @@ def test_vectors_of_a_gemm_with_a_transposed_input() -> None:
     assert op.matrix.codes.shape == (1, 5, 2)
     assert op.site.vectors == 1
     rows = {tuple(row) for row in input_codes(op, x).tolist()}
-    assert {tuple(row) for row in program.samples["fc"].vectors[:, 0].tolist()} == rows
+    assert {tuple(row) for row in sample_of(program).vectors[:, 0].tolist()} == rows
 
 
 def test_vectors_where_the_batch_is_not_in_front() -> None:
@@ -397,7 +404,7 @@ def test_vectors_where_the_batch_is_not_in_front() -> None:
         helper.make_node("MatMul", ["t", "w"], ["y"], name="fc"),
     ]
     proto = model(nodes, {"x": ["N", 6, 4]}, {"w": np.ones((4, 2), np.float32)})
-    (op,) = quantised(proto, {"x": np.ones((5, 6, 4), np.float32)}).ops
+    (op,) = quantised(proto, {"x": np.ones((5, 6, 4), np.float32)}).layers
     assert op.site.vectors == 6
 
 
@@ -415,7 +422,7 @@ def input_codes(op: AnalogLayer, x: Array) -> Array:
 def test_sampled_vectors_of_a_product_are_rows_of_its_input() -> None:
     x = rng().uniform(-1, 1, (50, 4)).astype(np.float32)
     program = quantised(product("N", 4), {"x": x}, target(CALIBRATED))
-    vectors = program.samples["fc"].vectors
+    vectors = sample_of(program).vectors
     assert vectors.shape == (VECTORS, 1, 4)
     assert vectors.dtype == np.uint16
     rows = {tuple(row) for row in input_codes(program.layers[0], x).tolist()}
@@ -440,7 +447,7 @@ def test_sampled_vectors_of_a_convolution_are_its_windows() -> None:
             for left in range(6 - 3 + 1):
                 window = image[:, top : top + 3, left : left + 3 : 2]  # channels x 3 x 2
                 windows.add(tuple(window.ravel().tolist()))
-    vectors = program.samples["conv"].vectors
+    vectors = sample_of(program).vectors
     assert vectors.shape == (VECTORS, 2, 12)
     drawn = {tuple(vector.ravel().tolist()) for vector in vectors}
     assert drawn <= windows

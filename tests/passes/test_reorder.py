@@ -36,7 +36,7 @@ from mcompiler.passes.tile import Tile
 from mcompiler.target import Event, Target
 from tests.support import programs
 from tests.support.builds import Array, floats, model, node, target
-from tests.support.programs import Case, cases, kept_of, matrix_op, matrix_program, spots
+from tests.support.programs import Case, cases, kept_of, matrix_op, matrix_program, spots, with_matrix
 from tests.support.sealed import rewrite_npz
 
 Bools = npt.NDArray[np.bool_]
@@ -61,9 +61,9 @@ def without(op: AnalogLayer, chip: Target) -> int:
 @given(cases())
 def test_it_is_a_permutation_that_never_takes_more_tiles(case: Case) -> None:
     op, tiled = tiles_of(case.op, case.chip)
-    compacted = Compact().run(matrix_program([case.op]), case.chip).ops[0]
+    compacted = Compact().run(matrix_program([case.op]), case.chip).layers[0]
     assert [(sorted(rows), sorted(cols)) for rows, cols in kept_of(op)] == kept_of(compacted)
-    assert op.matrix.codes is compacted.codes
+    assert op.matrix.codes is compacted.matrix.codes
     note, copies = op.matrix.reorder, case.shape.arrays_per_tile
     assert note is not None
     assert note.tiles_before == without(case.op, case.chip)
@@ -123,8 +123,8 @@ def test_the_same_seed_gives_the_same_order() -> None:
     chip = programs.target("array.rows=8", "array.columns=16", "array.rows_active=8")
     one, other = (tiles_of(matrix_op(codes), chip)[0] for _ in range(2))
     assert kept_of(one) == kept_of(other)
-    assert one.reorder is not None
-    assert one.reorder.tiles_after < one.reorder.tiles_before
+    assert one.matrix.reorder is not None
+    assert one.matrix.reorder.tiles_after < one.matrix.reorder.tiles_before
 
 
 def test_a_dense_layer_stays_as_it_is() -> None:
@@ -154,7 +154,7 @@ def test_out_of_order_indices_are_no_span() -> None:
 def test_an_index_that_stands_twice_breaks_the_promise_of_the_level() -> None:
     chip, op = programs.target(), matrix_op(np.ones((2, 3, 2)))
     check(matrix_program([op]), chip)
-    twice = replace(op, rows=Kept(np.array([0, 1, 2, 0, 1, 1]), np.array([0, 3, 6])))
+    twice = with_matrix(op, rows=Kept(np.array([0, 1, 2, 0, 1, 1]), np.array([0, 3, 6])))
     with pytest.raises(AssertionError, match="an index stands twice"):
         check(matrix_program([twice]), chip)
 
@@ -404,7 +404,7 @@ def test_tables_of_addresses_are_charged() -> None:
     assert (note.row_bits, note.col_bits) == (6, 4)  # of 40 inputs and 10 outputs
     assert note.routing_bytes == 40 * 6 // 8 + 10 * 4 // 8
     charged = layer_events(op, table, shape, chip, 0.0, 0.0)
-    free = layer_events(replace(op, reorder=None), table, shape, chip, 0.0, 0.0)
+    free = layer_events(with_matrix(op, reorder=None), table, shape, chip, 0.0, 0.0)
     added = charged.pop(Event.BUFFER_READ_BYTE) - free.pop(Event.BUFFER_READ_BYTE)
     assert added == pytest.approx(7 * (8 * len(table) * 6 + 10 * 4) / 8)
     assert charged == free
@@ -417,9 +417,9 @@ def test_an_array_of_reordered_rows_takes_whole_channels() -> None:
     op = matrix_op(np.ones((16, 2)), shape=conv)  # four channels of four positions
     table = tile_table(tile_positions(np.array([16]), np.array([2]), shape), shape)
     assert input_shares(op, table).tolist() == [0.5, 0.5]
-    note = tiles_of(matrix_op(planted((40, 10), (8, 2), 0.6, 1.0, 0)[0]), chip)[0].reorder
+    note = tiles_of(matrix_op(planted((40, 10), (8, 2), 0.6, 1.0, 0)[0]), chip)[0].matrix.reorder
     rows = Kept(np.array([0, 4, 8, 1, 5, 9, 2, 6, 12, 13, 14, 15, 3, 7, 10, 11]), np.array([0, 16]))
-    assert input_shares(replace(op, rows=rows, reorder=note), table).tolist() == [0.75, 1.0]
+    assert input_shares(with_matrix(op, rows=rows, reorder=note), table).tolist() == [0.75, 1.0]
 
 
 def test_whole_channels_travel_to_where_reordered_rows_are() -> None:
@@ -432,8 +432,8 @@ def test_whole_channels_travel_to_where_reordered_rows_are() -> None:
     mcompiler.compile(net, chip, calibration=feeds, reorder=True, observers=(see,))
     placed: PlacedProgram = seen["place"]
     matrix = placed.analog.tiled.matrix
-    ops = tuple(replace(op, reorder=None) for op in matrix.layers)
-    tiled = replace(placed.analog.tiled, matrix=replace(matrix, ops=ops))
+    free_of = tuple(replace(each, reorder=None) for each in matrix.matrices)
+    tiled = replace(placed.analog.tiled, matrix=replace(matrix, matrices=free_of))
     free = traffic(replace(placed, analog=replace(placed.analog, tiled=tiled)), chip)
     charged = traffic(placed, chip)
     assert charged.byte_hops > free.byte_hops

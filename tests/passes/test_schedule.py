@@ -27,6 +27,8 @@ from tests.support.programs import (
     scheduled,
     skeleton,
     target,
+    with_matrix,
+    with_site,
 )
 
 ONES = [[1, 1, 1]] * 6
@@ -221,9 +223,9 @@ def test_conversions_of_separate_pairs(subtract: str, conversions: int) -> None:
 @settings(max_examples=60, deadline=None)
 @given(cases(), st.integers(1, 5))
 def test_events_are_proportional_to_vectors(case: Case, vectors: int) -> None:
-    op = replace(case.op, codes=abs(case.op.matrix.codes))  # events know no signs, and compaction moves fragments
+    op = with_matrix(case.op, codes=abs(case.op.matrix.codes))  # events know no signs, and compaction moves fragments
     one = scheduled(matrix_program([op]), case.chip).layers[0]
-    many = scheduled(matrix_program([replace(op, vectors=vectors)]), case.chip).layers[0]
+    many = scheduled(matrix_program([with_site(op, vectors=vectors)]), case.chip).layers[0]
     assert set(one.events) == set(Event)
     for event, count in one.events.items():
         if event not in LINKS:  # the input is what it is; tests/network counts bytes

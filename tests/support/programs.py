@@ -86,6 +86,16 @@ def matrix_op(
     return AnalogLayer(site, matrix)
 
 
+def with_matrix(op: AnalogLayer, **changes: Any) -> AnalogLayer:
+    """The operation with other fields of its matrix."""
+    return replace(op, matrix=replace(op.matrix, **changes))
+
+
+def with_site(op: AnalogLayer, **changes: Any) -> AnalogLayer:
+    """The operation with other fields of its site."""
+    return replace(op, site=replace(op.site, **changes))
+
+
 def node(
     op: str, inputs: Sequence[ir.Value | None], name: str, domain: str = "", attributes: Sequence[ir.Attr] = ()
 ) -> ir.Node:
@@ -290,7 +300,7 @@ def one_sign(op: AnalogLayer, chip: Target, compact: bool = True, seed: int = 0)
     for spot in spots(kept, table):
         sign = signs[spot.array // shape.arrays_per_tile, spot.line // shape.rows_active, spot.column]
         codes[spot.group, spot.row, spot.col] = sign * abs(int(op.matrix.codes[spot.group, spot.row, spot.col]))
-    return replace(op, codes=codes)
+    return with_matrix(op, codes=codes)
 
 
 def kept_of(op: AnalogLayer) -> list[tuple[list[int], list[int]]]:
