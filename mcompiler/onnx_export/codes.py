@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from mcompiler.bodies import nodes_with_branches
 from mcompiler.graph import site_of
 from mcompiler.ir import AnalogLayer, ConvShape, Quantiser, Site
 from mcompiler.onnx_export.emitter import Emitter, insert_before
@@ -15,27 +16,25 @@ from mcompiler.onnx_export.emitter import Emitter, insert_before
 
 def code_names(skeleton: ir.Model, sites: Sequence[Site]) -> list[str]:
     """Name of the value that carries the input codes of each site: ``<layer>/codes`` of the first that needs them."""
-    first: dict[tuple[str, float, int, int], str] = {}
+    first: dict[tuple[ir.Graph | ir.Function | None, ir.Value | None, float, int, int], str] = {}
     names = [""] * len(sites)
-    for node in skeleton.graph:
+    for node in nodes_with_branches(skeleton.graph):
         number = site_of(node)
         if number is not None:
             site, source = sites[number], node.inputs[0]
-            given = source.name or "" if source is not None else ""
-            key = (given, site.input.scale, site.input.zero_point, site.input.bits)
+            key = (node.graph, source, site.input.scale, site.input.zero_point, site.input.bits)
             names[number] = first.setdefault(key, f"{site.name}/codes")
     return names
 
 
 class CodeTable:
-    """Input codes of a graph: consumers of one tensor with the same quantiser share them.
+    """Input codes of a model: consumers of one tensor with the same quantiser share them, within one graph.
 
     Codes of up to 8 bits are uint8 tensors, wider ones int32.
     """
 
-    def __init__(self, graph: ir.Graph) -> None:
-        self._graph = graph
-        self._known: dict[tuple[ir.Value, float, int, int], ir.Value] = {}
+    def __init__(self) -> None:
+        self._known: dict[tuple[ir.Graph, ir.Value, float, int, int], ir.Value] = {}
 
     def of(self, place: ir.Node, site: Site) -> ir.Value:
         """Codes of the input of a placeholder node, emitted before it unless they exist.
@@ -44,12 +43,15 @@ class CodeTable:
         """
         source = place.inputs[0]
         assert source is not None  # a placeholder has its input
-        quantiser = site.input
-        key = (source, quantiser.scale, quantiser.zero_point, quantiser.bits)
+        quantiser, graph = site.input, place.graph
+        assert isinstance(graph, ir.Graph)
+        key = (graph, source, quantiser.scale, quantiser.zero_point, quantiser.bits)
         if key not in self._known:
             emitter = Emitter(f"{site.name}/quantise")
-            self._known[key] = quantise(emitter, source, quantiser, site.element, f"{site.name}/codes")
-            insert_before(self._graph, place, emitter)
+            codes = quantise(emitter, source, quantiser, site.element, f"{site.name}/codes")
+            codes.type = ir.TensorType(ir.DataType.UINT8 if quantiser.bits <= 8 else ir.DataType.INT32)
+            self._known[key] = codes
+            insert_before(graph, place, emitter)
         return self._known[key]
 
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import onnx_ir as ir
 
+from mcompiler.bodies import nodes_with_branches
 from mcompiler.conductance import make_adc
 from mcompiler.graph import site_of
 from mcompiler.ir import ANALOG_DOMAIN
@@ -33,9 +34,9 @@ def build_mapped(skeleton: ir.Model, layers: Sequence[Callable[[], MappedLayer]]
         ``<layer>/codes`` and ``<layer>/accumulator`` carry what ``verify`` compares.
     """
     model = skeleton.clone()
-    table = CodeTable(model.graph)
+    table = CodeTable()
     names, drawn = set[str](), None
-    for node in list(model.graph):
+    for node in list(nodes_with_branches(model.graph)):
         site = site_of(node)
         if site is None:
             continue
@@ -105,9 +106,15 @@ def _replace(
     given = [codes] if noise is None else [codes, drawn]
     call = ir.node(function_name, [*given, *actual], domain=ANALOG_DOMAIN, num_outputs=2, name=layer.op.site.name)
     outside.nodes.append(call)
-    call.outputs[1].name = f"{layer.op.site.name}/accumulator"
-    insert_before(model.graph, node, outside)
-    replace_node(model, node, call.outputs[0])
+    home, name = node.graph, f"{layer.op.site.name}/accumulator"
+    assert isinstance(home, ir.Graph)
+    if home is model.graph:
+        call.outputs[1].name = name
+    else:  # what is given out of a branch must have a known element type
+        call.outputs[1].name = f"{name}/plain"
+        outside.cast(call.outputs[1], ir.DataType.DOUBLE, name=name).type = ir.TensorType(ir.DataType.DOUBLE)
+    insert_before(home, node, outside)
+    replace_node(node, call.outputs[0])
 
 
 def _spatial_sizes(node: ir.Node) -> tuple[int, ...] | None:

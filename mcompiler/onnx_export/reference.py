@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from mcompiler.bodies import nodes_with_branches
 from mcompiler.conductance import largest_sum
 from mcompiler.graph import site_of
 from mcompiler.ir import ANALOG_DOMAIN, AnalogLayer, ConvShape, MatrixProgram
@@ -23,8 +24,8 @@ def build_reference(program: MatrixProgram) -> ir.Model:
     """
     model = program.lowered.skeleton.clone()
     layers = program.layers
-    table = CodeTable(model.graph)
-    for node in list(model.graph):
+    table = CodeTable()
+    for node in list(nodes_with_branches(model.graph)):
         site = site_of(node)
         if site is None:
             continue
@@ -32,21 +33,24 @@ def build_reference(program: MatrixProgram) -> ir.Model:
         codes = table.of(node, op.site)
         emitter = Emitter(f"{op.site.name}/reference")
         accumulator = reference_accumulator(emitter, codes, op)
+        accumulator.type = ir.TensorType(_accumulator_type(op))
         y = scale_and_bias(emitter, emitter.cast(accumulator, ir.DataType.FLOAT), op)
-        insert_before(model.graph, node, emitter)
-        replace_node(model, node, y)
+        assert isinstance(node.graph, ir.Graph)
+        insert_before(node.graph, node, emitter)
+        replace_node(node, y)
     model.opset_imports.pop(ANALOG_DOMAIN, None)
     return model
 
 
-def replace_node(model: ir.Model, node: ir.Node, value: ir.Value) -> None:
+def replace_node(node: ir.Node, value: ir.Value) -> None:
     """Let ``value`` take the place of a node's output, under that output's name."""
     old = node.outputs[0]
     value.type, value.shape = old.type, old.shape
     name, old.name = old.name, f"{old.name}/replaced"
     value.name = name
     ir.convenience.replace_all_uses_with(old, value, replace_graph_outputs=True)
-    model.graph.remove(node, safe=True)
+    assert node.graph is not None
+    node.graph.remove(node, safe=True)
 
 
 def reference_accumulator(emitter: Emitter, codes: ir.Value, op: AnalogLayer) -> ir.Value:
@@ -56,8 +60,7 @@ def reference_accumulator(emitter: Emitter, codes: ir.Value, op: AnalogLayer) ->
     piece and added in int64.
     """
     name = f"{op.site.name}/accumulator"
-    low, high = (int(op.matrix.codes.min()), int(op.matrix.codes.max())) if op.matrix.codes.size else (0, 0)
-    if op.site.input.bits <= 8 and low >= -128 and high <= 127 and _bound(op) < 1 << 31:
+    if _accumulator_type(op) == ir.DataType.INT32:
         return _product(emitter, codes, op.site.input.zero_point, op.matrix.codes, op, name)
     inputs = _input_pieces(emitter, codes, op)
     total: ir.Value | None = None
@@ -68,6 +71,14 @@ def reference_accumulator(emitter: Emitter, codes: ir.Value, op: AnalogLayer) ->
             total = part if total is None else emitter("Add", total, part)
     assert total is not None  # both have pieces
     return emitter("Identity", total, name=name)
+
+
+def _accumulator_type(op: AnalogLayer) -> ir.DataType:
+    """INT32 where one integer product holds every sum, else INT64."""
+    codes = op.matrix.codes
+    low, high = (int(codes.min()), int(codes.max())) if codes.size else (0, 0)
+    in_bytes = op.site.input.bits <= 8 and low >= -128 and high <= 127
+    return ir.DataType.INT32 if in_bytes and _bound(op) < 1 << 31 else ir.DataType.INT64
 
 
 def _bound(op: AnalogLayer) -> int:

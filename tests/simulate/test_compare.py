@@ -352,8 +352,10 @@ def reads_changed(**changes: Callable[[Any], Any]) -> Callable[[pytest.MonkeyPat
     def apply(monkeypatch: pytest.MonkeyPatch) -> None:
         read: Any = vars(layers_module)["read_blocks"]
 
-        def wrong(*args: Any) -> Any:
-            blocks = [replace(b, **{k: edit(getattr(b, k)) for k, edit in changes.items()}) for b in read(*args)]
+        def wrong(*args: Any, **named: Any) -> Any:
+            blocks = [
+                replace(b, **{k: edit(getattr(b, k)) for k, edit in changes.items()}) for b in read(*args, **named)
+            ]
             return blocks[1:] if not changes else blocks
 
         monkeypatch.setattr(layers_module, "read_blocks", wrong)
