@@ -134,7 +134,7 @@ class Quantise:
             matrices=coded,
             sites=tuple(sites),
             digital_ops=digital_operations(program.skeleton, elements),
-            samples=tuple(samples),
+            samples=tuple(samples) if want_vectors else (),
             statistics=tuple(statistics),
         )
 

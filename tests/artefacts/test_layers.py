@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -40,8 +41,8 @@ def test_layers_come_back_as_they_were(case: Case, chip: str, tmp_path: Path) ->
     (before,) = build.layer_data
     out = build.save(tmp_path / "b")
     (after,) = read_layers(out, array_shape(build.target))
-    for name in ("name", "shape", "input", "vectors", "element", "weight_bits"):
-        assert getattr(after.op, name) == getattr(before.op, name), name
+    assert replace(after.op.site, bias=None) == replace(before.op.site, bias=None)
+    assert after.op.matrix.weight_bits == before.op.matrix.weight_bits
     np.testing.assert_array_equal(after.op.matrix.scale, before.op.matrix.scale)
     assert (after.op.site.bias is None) == (before.op.site.bias is None)
     if before.op.site.bias is not None and after.op.site.bias is not None:
