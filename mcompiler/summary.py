@@ -11,6 +11,7 @@ from typing import Any
 
 from mcompiler.artefacts import LayerData
 from mcompiler.cost import DIGITAL, Cost, Price
+from mcompiler.fates import reason_text
 from mcompiler.ir import Fate, NodeFate
 from mcompiler.simulate import LayerResult, Trials, Verification
 from mcompiler.target import Target
@@ -74,10 +75,10 @@ def remap_line(moved: Mapping[str, Any]) -> str:
 
 def _node_facts(fates: Sequence[NodeFate]) -> list[tuple[str, str]]:
     """How many nodes became what, and the most frequent reasons of those that are not in the arrays."""
-    numbers = Counter(Fate(fate.fate) for fate in fates)
+    numbers = Counter(fate.fate for fate in fates)
     shown = [f"{numbers[fate]:,} {fate.value}" for fate in Fate if numbers[fate] or fate is not Fate.REFUSED]
     lines = [("nodes", f"{len(fates):,}: {', '.join(shown)}")]
-    reasons = Counter(fate.reason for fate in fates if fate.fate != Fate.ANALOG).most_common()
+    reasons = Counter(reason_text(fate.reason) for fate in fates if fate.fate is not Fate.ANALOG).most_common()
     shown_reasons = reasons if len(reasons) <= REASONS + 1 else reasons[:REASONS]
     lines += [("", f"{number:,} x {shorten(reason, _REASON)}") for reason, number in shown_reasons]
     if rest := reasons[len(shown_reasons) :]:
@@ -353,9 +354,15 @@ def _worst(layers: Sequence[LayerResult], promised: frozenset[str]) -> str:
 
 
 def fates_table(fates: Sequence[NodeFate]) -> str:
-    """What became of every node, in the order of the model."""
-    rows = [[shorten(fate.name, 40), fate.op, Fate(fate.fate).value, fate.reason] for fate in fates]
-    return table(["node", "operator", "fate", "reason"], rows, "llll")
+    """What became of every node, in the order of the model; with labels where one is no name."""
+    labelled = any(fate.label != fate.name for fate in fates)
+    rows = []
+    for fate in fates:
+        label = [shorten(fate.label, 40)] if labelled else []
+        name = shorten(fate.name, 40)
+        rows.append([name, *label, fate.op, fate.fate.value, reason_text(fate.reason)])
+    label = ["label"] if labelled else []
+    return table(["node", *label, "operator", "fate", "reason"], rows, "l" * (4 + len(label)))
 
 
 # --- compress and demo -----------------------------------------------------------------------------------------------

@@ -32,8 +32,9 @@ from mcompiler.driver.content import Compiled, Stored, mapped_from_cells
 from mcompiler.driver.inputs import Say, silent
 from mcompiler.driver.saving import versions, write_files
 from mcompiler.errors import BuildError, DataError
+from mcompiler.fates import restored_fate, stored_fate
 from mcompiler.geometry import array_shape
-from mcompiler.ir import Fate, NodeFate
+from mcompiler.ir import NodeFate
 from mcompiler.onnx_export import code_names, same_models
 from mcompiler.runtime import Session, input_specs, open_model
 from mcompiler.simulate import LayerProbe, Models, Verification, verify
@@ -373,8 +374,8 @@ class Build:
 
         def fill(writer: Writer) -> dict[str, Any]:
             write_files(writer, content, self.target, self.cost, self.report())
-            fates = [{"name": f.name, "op": f.op, "fate": f.fate.value, "reason": f.reason} for f in self.fates]
-            return {"versions": versions(), "options": dict(self.options), "nodes": fates}
+            nodes = [stored_fate(fate) for fate in self.fates]
+            return {"versions": versions(), "options": dict(self.options), "nodes": nodes}
 
         write_build(out, force, fill, say)
         return out
@@ -452,7 +453,7 @@ def load(directory: str | Path) -> Build:
     verify_hashes(root, manifest, ["target.toml"])
     target = load_target(root / "target.toml")
     try:
-        fates = tuple(NodeFate(n["name"], n["op"], Fate(n["fate"]), n["reason"]) for n in manifest["nodes"])
+        fates = tuple(restored_fate(record) for record in manifest["nodes"])
         options = dict(manifest["options"])
     except (KeyError, TypeError, ValueError) as error:
         raise BuildError(f"{root / 'manifest.json'}: damaged; compile the model again") from error
