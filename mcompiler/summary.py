@@ -134,7 +134,7 @@ def _largest(layers: Sequence[LayerData], cost: Cost) -> str:
     for layer in (layers[index] for index in sorted(order)):
         op, price = layer.op, cost.layers.get(layer.op.site.name, Price(0.0, 0.0))
         rows.append([
-            op.site.name, matrix_text(layer), f"{op.matrix.weight_bits}/{op.site.input.bits}", f"{op.site.vectors:,}",
+            op.site.label, matrix_text(layer), f"{op.matrix.weight_bits}/{op.site.input.bits}", f"{op.site.vectors:,}",
             f"{len(layer.table):,}", f"{layer.dense:,}", percent(price.utilisation), quantity(price.energy_j, "J"),
             str(layer.analog.adc_range), "yes" if layer.analog.lossless else "no",
         ])  # fmt: skip
@@ -171,10 +171,17 @@ def _share(part: float, whole: float) -> str:
     return percent(part / whole) if whole else "-"
 
 
+def _title(cost: Cost, name: str) -> str:
+    """Label of a layer."""
+    counts = cost.counts.layers.get(name)
+    return name if counts is None else counts.title(name)
+
+
 def _layer_costs(cost: Cost) -> str:
     rows = [
         [
-            shorten(name, _NAME), f"{price.crossbars:,}", f"{price.crossbars_dense:,}", percent(price.utilisation),
+            shorten(_title(cost, name), _NAME), f"{price.crossbars:,}", f"{price.crossbars_dense:,}",
+            percent(price.utilisation),
             quantity(price.latency_s, "s"), quantity(price.energy_j, "J"), _share(price.energy_j, cost.energy_j),
             area(price.area_m2), str(price.adc_bits),
         ]

@@ -19,7 +19,7 @@ from mcompiler.artefacts.floorplan import floor_plan
 from mcompiler.artefacts.layers import LayerData
 from mcompiler.cost import DIGITAL, Cost, Price
 from mcompiler.fates import reason_text
-from mcompiler.ir import ConvShape, Fate, NodeFate
+from mcompiler.ir import ConvShape, Fate, NodeFate, Site
 from mcompiler.target import Event, Partner, Target, WeightEncoding, assumptions
 from mcompiler.text import area, clean, count, percent, plural, quantity
 
@@ -278,6 +278,11 @@ def _converters(layer: LayerData) -> Cell:
     return Cell(f"gain {gain}, {clipped} clipped", hint="codes per unit; share of conversions that clip")
 
 
+def _layer_cell(site: Site, colour: str | None = None) -> Cell:
+    """The label of a layer, and the name of its node as a hint where that is another."""
+    return Cell(clean(site.label), colour=colour, hint=clean(site.name) if site.name != site.label else "")
+
+
 _ADC_BITS = "fewest with which an array converts without loss, given its own cells"
 
 
@@ -287,7 +292,7 @@ def _layer_table(cost: Cost, layers: Sequence[LayerData], colours: Sequence[str]
     for layer, colour in zip(layers, colours, strict=True):
         op, price = layer.op, cost.layers.get(layer.op.site.name, Price(0.0, 0.0))
         rows.append(_cells(
-            Cell(clean(op.site.name), colour=colour), _operation(layer), _matrix(layer),
+            _layer_cell(op.site, colour), _operation(layer), _matrix(layer),
             f"{op.matrix.weight_bits} / {op.site.input.bits}", f"{op.site.vectors:,}", f"{len(layer.table):,}", f"{layer.dense:,}",
             percent(price.utilisation),
             _quantity(price.latency_s, "s"), _quantity(price.energy_j, "J"), _share(price.energy_j, cost.energy_j),

@@ -147,7 +147,8 @@ def compile_command(
             "nodes": [fate_record(fate) for fate in build.fates],
             "seconds": dict(build.seconds),
             "layers": [
-                {"name": layer.op.site.name, "adc_bits": layer.analog.adc_range.as_json()} for layer in build.layer_data
+                {"name": layer.op.site.name, "label": layer.op.site.label, "adc_bits": layer.analog.adc_range.as_json()}
+                for layer in build.layer_data
             ],
             **({} if ordered is None else {"reorder": ordered}),
             "placement": build.schedule["placement"],

@@ -57,10 +57,14 @@ class Origin:
     def from_json(cls, parts: list[int | str]) -> Origin:
         """The origin that ``as_json`` wrote; ValueError for anything else."""
         *outer, position = parts
-        if len(outer) % 2 or not isinstance(position, int):
+        path = []
+        for place, body in zip(outer[::2], outer[1::2], strict=True):
+            if not isinstance(place, int) or not isinstance(body, str):
+                raise ValueError(f"{parts} is no origin")
+            path.append(BodyStep(place, body))
+        if not isinstance(position, int):
             raise ValueError(f"{parts} is no origin")
-        steps = zip(outer[::2], outer[1::2], strict=True)
-        return cls(tuple(BodyStep(int(place), str(body)) for place, body in steps), position)
+        return cls(tuple(path), position)
 
 
 @dataclass(frozen=True)

@@ -114,13 +114,27 @@ def _main(node: ir.Node, old: ir.Node, makers: Mapping[str | None, ir.Node]) -> 
     return node
 
 
+def _nearest(node: ir.Node, found: Mapping[ir.Node, ir.Node]) -> ir.Node | None:
+    """The node of before that an added node leads to, over other added ones; else the one that it comes from."""
+    for neighbours in (ir.Node.successors, ir.Node.predecessors):
+        pending, seen = [node], {node}
+        while pending:
+            for other in neighbours(pending.pop(0)):
+                if other in found:
+                    return found[other]
+                if other not in seen:
+                    seen.add(other)
+                    pending.append(other)
+    return None
+
+
 def _name_added(graph: ir.Graph, found: Mapping[ir.Node, ir.Node]) -> None:
     """Name and note nodes that the converter added after the nearest node that was there before, a reader first."""
     taken = {node.name for node in found}
     for node in graph:
         if node in found:
             continue
-        near = next((found[other] for other in (*node.successors(), *node.predecessors()) if other in found), None)
+        near = _nearest(node, found)
         if near is not None:
             mark_helper(node, near)
         base = name = f"{near.name if near is not None else node.op_type}/{node.op_type}"
