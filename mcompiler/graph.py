@@ -27,7 +27,7 @@ def dequantizes(node: ir.Node) -> bool:
 
 
 def site_of(node: ir.Node) -> int | None:
-    """Number of the site that a placeholder stands for; None for any other node."""
+    """Number of the site whose placeholder a node is; None for any other node."""
     if node.domain != ANALOG_DOMAIN or node.op_type != ANALOG_OP:
         return None
     return node.attributes["site"].as_int()
@@ -62,7 +62,7 @@ def _constant_node_tensor(node: ir.Node) -> ir.TensorProtocol | None:
 
 
 def constant(value: ir.Value | None) -> Array | None:
-    """The constant behind a value as array (read-only, possibly memory-mapped), or None."""
+    """The constant that a value holds as array (read-only, possibly memory-mapped), or None."""
     tensor = constant_tensor(value)
     if tensor is None or tensor.dtype == ir.DataType.STRING:
         return None
@@ -240,7 +240,7 @@ _SAME_INTEGERS = (
 
 
 def index_bounds(model: ir.Model) -> dict[str, int]:
-    """For integer inputs that index something (Gather, OneHot): how many entries that has, by input name."""
+    """For integer inputs that index an axis (Gather, OneHot): the number of its entries, by input name."""
     bounds = {}
     for value in model.graph.inputs:
         found = _indexed_sizes(value, set())
@@ -250,7 +250,7 @@ def index_bounds(model: ir.Model) -> dict[str, int]:
 
 
 def _indexed_sizes(value: ir.Value, seen: set[ir.Value]) -> list[int]:
-    """Sizes of what a value indexes, directly or after operators that only move integers."""
+    """Sizes of the axes that a value indexes, directly or after operators that only move integers."""
     if value in seen:
         return []
     seen.add(value)

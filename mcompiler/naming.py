@@ -15,7 +15,7 @@ _LISTED = 8
 
 @dataclass(frozen=True)
 class LayerName:
-    """What a layer is called: the name of its node, and its label for people."""
+    """The name of a layer's node, and the label of the layer for people."""
 
     name: str
     label: str

@@ -1,4 +1,4 @@
-"""Where nodes and constants come from: notes in the ``meta`` of ``onnx_ir`` objects, which its clones keep.
+"""Origins of nodes and roots of constants, kept in the ``meta`` of ``onnx_ir`` objects, which its clones copy.
 
 Names of nodes decide nothing: they may repeat, be missing, or be made up by a pass.
 """
@@ -16,17 +16,17 @@ _PROVENANCE = "mcompiler.provenance"
 _ROOTS = "mcompiler.roots"
 
 Decision = tuple[ir.Node, Fate, Reason]
-"""What a pass decided about a node."""
+"""A node, and the fate and reason that a pass decided for it."""
 
 
 def provenance(node: ir.Node) -> Provenance:
-    """What a node was made from; no origins where nobody noted any."""
+    """The provenance of a node; without origins where none was set."""
     found = node.meta.get(_PROVENANCE)
     return found if isinstance(found, Provenance) else Provenance(())
 
 
 def set_provenance(node: ir.Node, found: Provenance) -> None:
-    """Note what a node was made from."""
+    """Set the provenance of a node."""
     node.meta[_PROVENANCE] = found
 
 
@@ -42,12 +42,12 @@ def mark_replacement(new: ir.Node, old: ir.Node) -> None:
 
 
 def mark_helper(new: ir.Node, old: ir.Node) -> None:
-    """``new`` prepares inputs or outputs of ``old``, or of what replaces it; it decides no fate."""
+    """``new`` prepares inputs or outputs of ``old``, or of its replacement; it decides no fate."""
     set_provenance(new, replace(provenance(old), label="", helper=True))
 
 
 def merge_origins(node: ir.Node, taken_up: ir.Node) -> None:
-    """``node`` has taken up what ``taken_up`` did: it carries both origins."""
+    """``node`` computes what ``taken_up`` did, too: it carries the origins of both."""
     set_provenance(node, provenance(node).with_origins(provenance(taken_up).origins))
 
 
@@ -67,7 +67,7 @@ def roots(*values: ir.Value | None) -> tuple[ConstantRoot, ...]:
 
 
 def set_roots(value: ir.Value, found: Iterable[ConstantRoot]) -> None:
-    """Note what a constant was computed from."""
+    """Set the constants of the model that a constant was computed from."""
     value.meta[_ROOTS] = tuple(found)
 
 

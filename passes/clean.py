@@ -49,7 +49,7 @@ def _bypass(graph: ir.Graph, node: ir.Node) -> bool:
     if output.is_graph_output():
         producer = source.producer()
         if producer is None or producer.graph is not graph or source.is_graph_output():
-            return False  # an output that is an input, a constant, or another output needs a node of its own
+            return False  # an output that is an input, a constant, or another output needs a node
         name = output.name
         source.type, source.shape = output.type or source.type, output.shape or source.shape
         for key, item in output.meta.items():

@@ -51,8 +51,8 @@ _FILL_LIMIT = 4 << 30
 class FoldConstants:
     """Evaluate nodes whose inputs are all constants, and inline control flow whose condition is constant.
 
-    A DequantizeLinear of constants stays, and so does what follows it: it carries quantised weights, and lowering reads
-    codes, scale and zero point from it. Nodes that produce a graph output stay too.
+    A DequantizeLinear of constants stays, and so do the nodes after it: it carries quantised weights, and lowering
+    reads codes, scale and zero point from it. Nodes that produce a graph output stay too.
 
     Attributes:
         limit: bytes up to which a result is kept that is larger than its inputs. ConstantOfShape is folded up to 4 GiB
@@ -80,13 +80,13 @@ class FoldConstants:
                 if results is not None:
                     _replace(model.graph, node, results)
                     fates.append((node, Fate.DIGITAL, Reason(ReasonKind.EVALUATED)))
-            # A branch that moved up may make nodes behind it constant.
+            # A branch that moved up may make later nodes constant.
             pending = list(model.graph) if inlined else []
         remove_unused_initializers(model.graph)
         return with_fates(program, model, fates)
 
     def _results(self, node: ir.Node, model: ir.Model) -> list[ir.TensorProtocol] | None:
-        """Outputs of a node as tensors, or None where it cannot or shall not be evaluated."""
+        """Outputs of a node as tensors, or None where it cannot or must not be evaluated."""
         if any(output.is_graph_output() for output in node.outputs):
             return None
         if standard(node, "Constant"):
@@ -132,7 +132,7 @@ def _tensor(array: Array, output: ir.Value) -> ir.TensorProtocol:
 
 
 def _shape_results(node: ir.Node) -> list[ir.TensorProtocol] | None:
-    """Shape and Size of a value whose sizes, as far as asked for, are known."""
+    """Shape and Size of a value whose sizes, as far as they are read, are known."""
     value = node.inputs[0]
     if value is None or value.shape is None:
         return None
@@ -148,7 +148,7 @@ def _shape_results(node: ir.Node) -> list[ir.TensorProtocol] | None:
 
 
 def _gathered_sizes(node: ir.Node) -> list[ir.TensorProtocol] | None:
-    """Gather from the shape of a value of which the sizes asked for are known, though others are not."""
+    """Gather from the shape of a value of which the sizes that are read are known, though others are not."""
     source = node.inputs[0].producer() if node.inputs[0] is not None else None
     indices = constant(node.inputs[1])
     if source is None or indices is None or not standard(source, "Shape") or source.inputs[0] is None:
@@ -176,10 +176,10 @@ def _filled(node: ir.Node, shape: Array | None) -> list[ir.TensorProtocol] | Non
 
 
 def _replace(graph: ir.Graph, node: ir.Node, results: list[ir.TensorProtocol]) -> None:
-    """Initializers of the same names in place of a node's outputs; they keep the roots of what they came from."""
+    """Initializers of the same names in place of a node's outputs; with the roots of its inputs."""
     if standard(node, "Constant"):
         sources = roots(node.outputs[0])
-    else:  # what a shape was computed from is no source of the numbers
+    else:  # the constants that a shape was computed from give no numbers
         sources = roots(*node.inputs[:1] if node.op_type in _MOVING else node.inputs)
     for output, tensor in zip(node.outputs, results, strict=True):
         name = output.name or ""

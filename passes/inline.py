@@ -44,8 +44,8 @@ class Inline:
 def _copy_functions(model: ir.Model) -> list[ir.Node]:
     """Give each call, nested ones too, a copy of its function, in place; returns the calls.
 
-    The inliner of onnx_ir clones bodies and says nothing about which call a node comes from. In a copy of its own, each
-    node can carry that: its origin, its label, and a name that starts with the call's (names that are unique are kept).
+    The inliner of onnx_ir clones bodies and does not say which call a node comes from. In a copy made for one call,
+    each node can carry that: its origin, its label, and a name that starts with the call's (unique names are kept).
     """
     originals = dict(model.functions)
     calls: list[ir.Node] = []

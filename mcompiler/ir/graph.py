@@ -69,7 +69,7 @@ class Origin:
 
 @dataclass(frozen=True)
 class Provenance:
-    """What a node of a normalised graph was made from. Travels with the node (``mcompiler.provenance``).
+    """The nodes of the user's model from which a node of a graph was made; kept in its meta (``mcompiler.provenance``).
 
     Attributes:
         origins: nodes of the user's model, the one whose part this node plays first. Empty for a node made from none.
@@ -108,7 +108,7 @@ class ConstantKey:
 
 
 class Fate(StrEnum):
-    """What becomes of a node of the input model."""
+    """Where a node of the input model is computed."""
 
     ANALOG = "analog"
     DIGITAL = "digital"
@@ -223,7 +223,7 @@ class ModelNode:
 
 @dataclass(frozen=True)
 class NodeFate:
-    """What became of a node of the input model: one row of the table that ``compile --json`` prints as ``nodes``."""
+    """Fate of a node of the input model: one row of the table that ``compile --json`` prints as ``nodes``."""
 
     node: ModelNode
     fate: Fate

@@ -56,7 +56,7 @@ def program_of(model: ir.Model, label: str = "the model") -> GraphProgram:
 
     Args:
         model: the model, which belongs to the program from now on.
-        label: what messages call it.
+        label: name of the model in messages.
 
     Raises:
         ModelError: nodes that no inference can have, all of them listed.

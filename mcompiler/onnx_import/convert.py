@@ -27,7 +27,7 @@ def convert_opset(model: ir.Model, version: int) -> ir.Model | None:
         version: the operator set wanted, not older than the model's.
     """
     if any(True for _ in model.graph.subgraphs()) or model.functions:
-        return None  # the converter leaves bodies as they are, which changes what they mean
+        return None  # the converter leaves bodies as they are, which changes their meaning
     tensors = {value.name: value for value in model.graph.initializers.values()}
     try:
         proto = _prepared(model)

@@ -75,7 +75,7 @@ def _placed(graph: ir.Graph, path: tuple[BodyStep, ...], holder: str = "") -> It
 
 
 def _labels(placed: Iterator[tuple[ir.Node, Origin, str]]) -> dict[ir.Node, str]:
-    """Note origin and label of every node; returns the labels, each of which occurs once."""
+    """Set origin and label of every node; returns the labels, each of which occurs once."""
     nodes = [(node, place, _module_path(node) or name) for node, place, name in placed]
     uses = Counter(label for _, _, label in nodes)
     labels: dict[ir.Node, str] = {}
@@ -115,7 +115,7 @@ def _module_path(node: ir.Node) -> str:
 
 
 def _root_constants(graph: ir.Graph, path: tuple[BodyStep, ...]) -> None:
-    """Note every initializer and every output of a Constant node as a root of its own."""
+    """Set the roots of every initializer and every output of a Constant node: the constant itself."""
     for value in graph.initializers.values():
         set_roots(value, (ConstantRoot(path, value.name or ""),))
     for index, node in enumerate(graph):

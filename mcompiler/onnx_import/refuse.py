@@ -1,4 +1,4 @@
-"""What can be refused by looking at a model: foreign operators, training mode, random generators."""
+"""Nodes that are refused at import: foreign operators, training mode, random generators."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ class Lower:
     """Take every node that a lowering rule matches (Conv, Gemm, MatMul with constant weights) out as a matrix.
 
     The skeleton has a placeholder in its place; nodes that bring its input and output into canonical layout are called
-    ``<layer>/...``. What stays digital, and why, is in the fates.
+    ``<layer>/...``. The fates say which nodes stay digital, and why.
     """
 
     name: ClassVar[str] = "lower"
@@ -83,7 +83,7 @@ def final_fates(program: LoweredProgram) -> tuple[NodeFate, ...]:
 
 
 def operator_fates() -> tuple[tuple[str, Fate, Reason], ...]:
-    """What becomes of every ONNX operator, by the rules of this pass and of the import, in alphabetical order.
+    """The fate of every ONNX operator, by the rules of this pass and of the import, in alphabetical order.
 
     Operators of other domains are listed after those where a package registers a rule for them.
     """

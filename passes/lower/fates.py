@@ -21,7 +21,7 @@ def decide_fates(
 
     Args:
         program: with the fates of the passes before.
-        matches: what became analog, by layer name.
+        matches: the analog nodes, by layer name.
         reasons: why the other nodes of the graph stay digital.
         dropped: nodes that lowering took out since only weights needed them.
 

@@ -1,4 +1,4 @@
-"""Lowering rules: which operators become matrices, and how. Found in ``rules`` and in other packages."""
+"""Lowering rules: which operators become matrices, and how. They are found in ``rules`` and in other packages."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class LoweringRule:
     Attributes:
         operators: domain and name of each operator.
         match: a node as matrix, or the reason why it stays digital.
-        general: what ``mcompiler ops`` says about the operators.
+        general: the text of ``mcompiler ops`` for the operators.
     """
 
     operators: tuple[OperatorId, ...]
@@ -42,7 +42,7 @@ class LoweringRule:
 
 @dataclass(frozen=True)
 class RegisteredRule:
-    """A rule, and how messages call the package that it comes from; None for our own."""
+    """A rule, and the package that it comes from, as messages name it; None for our own."""
 
     rule: LoweringRule
     package: str | None = None
@@ -56,7 +56,7 @@ class RegisteredRule:
         if self.package is None:
             return self.rule.match(node)
         try:
-            found = self.rule.match(node)
+            found: object = self.rule.match(node)  # whatever its annotation says
         except CompileError:
             raise
         except Exception as error:  # code of others: any kind
@@ -64,13 +64,13 @@ class RegisteredRule:
                 f"the lowering rule of {self.package} failed ({type(error).__name__}: {error}); update or remove it",
                 node.name,
             ) from error
-        if not isinstance(found, Match | Reason) or (isinstance(found, Match) and len(found.weights.shape) != 3):
-            raise CompileError(
-                f"the lowering rule of {self.package} returned neither a Match with weights [G, K, N] nor a Reason; "
-                "update or remove it",
-                node.name,
-            )
-        return found
+        if isinstance(found, Reason) or (isinstance(found, Match) and len(found.weights.shape) == 3):
+            return found
+        raise CompileError(
+            f"the lowering rule of {self.package} returned neither a Match with weights [G, K, N] nor a Reason; "
+            "update or remove it",
+            node.name,
+        )
 
 
 def operator_id(node: ir.Node) -> OperatorId:

@@ -45,7 +45,7 @@ class _Copy:
 
     @classmethod
     def of(cls, model: ir.Model) -> _Copy:
-        """Clones keep the order of nodes, inputs and initializers: that is what pairs them."""
+        """Clones keep the order of nodes, inputs and initializers; equal positions pair them."""
         clone = model.clone()
         nodes = dict(zip(model.graph, clone.graph, strict=True))
         values = dict(zip(model.graph.inputs, clone.graph.inputs, strict=True))

@@ -27,6 +27,7 @@ _CODES = frozenset(
         ir.DataType.INT32,
     ]
 )
+_MOVING = ("Identity", "Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze")
 _INT16 = np.iinfo(np.int16)
 
 
@@ -94,7 +95,7 @@ def _through(node: ir.Node) -> Constant | None:
         return _dequantised(node)
     if standard(node, "Gather"):
         return _gathered(node)
-    if not standard(node, "Identity", "Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Cast"):
+    if not standard(node, *_MOVING, "Cast"):
         return None
     source = trace(node.inputs[0])
     if source is None or node.op_type == "Identity":
@@ -108,7 +109,7 @@ def _through(node: ir.Node) -> Constant | None:
 
 
 def _move(node: ir.Node, shape: tuple[int, ...]) -> Callable[[Array], Array] | None:
-    """What a shape operator does to an array of this shape; None where its arguments are not constant."""
+    """The function on arrays of this shape that a shape operator is; None where its arguments are not constant."""
     if node.op_type == "Transpose":
         perm = ints_attr(node, "perm")
         return lambda array: array.transpose(perm)
