@@ -68,7 +68,7 @@ def test_compile_summary_fits_a_screen_however_large_the_model() -> None:
     build = digits_build()
     long = "/encoder" * 20
     layers = tuple(
-        replace(layer, op=with_site(layer.op, name=f"{long}/{index}"))
+        replace(layer, op=with_site(layer.op, name=f"{long}/{index}", label=f"{long}/{index}"))
         for index, layer in enumerate(build.layer_data * 50)
     )
     fates = tuple(

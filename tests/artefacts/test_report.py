@@ -73,7 +73,10 @@ def renamed(name: str) -> tuple[tuple[LayerData, ...], Cost, tuple[NodeFate, ...
     def new(old: str) -> str:
         return name if old == first else old
 
-    layers = tuple(replace(layer, op=with_site(layer.op, name=new(layer.op.site.name))) for layer in build.layer_data)
+    layers = tuple(
+        replace(layer, op=with_site(layer.op, name=new(layer.op.site.name), label=new(layer.op.site.label)))
+        for layer in build.layer_data
+    )
     cost = replace(
         build.cost,
         layers={new(key): price for key, price in build.cost.layers.items()},
