@@ -230,6 +230,8 @@ def scoped(scopes: Sequence[str | None], key: str = "pkg.torch.onnx.name_scopes"
 
 def test_labels_are_module_paths_where_the_file_has_them() -> None:
     model = scoped(["['', 'layer1', 'layer1.0', 'layer1.0.act', 'relu_3']", "['', 'relu']", None, "not a list"])
+    model.graph.node[3].metadata_props[0].value = "['', '_empty_nn_module_stack_from_metadata_hook', 'sym_size']"
+    assert imported(model).nodes[3].label == "node_relu_3"
     assert [node.label for node in imported(model).nodes] == [
         "layer1.0.act",
         "node_relu_1",  # in forward of the model itself
@@ -251,6 +253,18 @@ def test_labels_are_unique() -> None:
         "node_relu_3/Relu",
         "node_relu_3/Relu_2",
     ]
+
+
+def test_the_node_with_the_weights_has_the_path_of_its_module() -> None:
+    graph = (
+        "g (float[2, 2] x) => (float[2, 2] y) <float[2, 2] w = {1, 2, 3, 4}, float[2] b = {1, 2}>"
+        " { [m] h = MatMul(x, w) \n [a] y = Add(h, b) }"
+    )
+    model = parsed(f"{HEAD} {graph}")
+    for node in model.graph.node:
+        entry = node.metadata_props.add()
+        entry.key, entry.value = "pkg.torch.onnx.name_scopes", "['', 'net.0', 'linear']"
+    assert [node.label for node in imported(model).nodes] == ["net.0", "net.0/Add"]
 
 
 def test_labels_of_inlined_nodes_start_with_the_label_of_the_call() -> None:

@@ -15,6 +15,9 @@ from mcompiler.provenance import set_provenance, set_roots
 _SCOPES = "pkg.torch.onnx.name_scopes"
 """Metadata of PyTorch's exporter: a list, as text, of the modules around a node, outermost first, then the call."""
 
+_NO_MODULE = "_empty_nn_module_stack"
+"""Written by the exporter in place of a module where it knows none."""
+
 _NAMESPACE = "namespace"
 """The same with classes: ``: Net/layer1: Sequential/layer1.0: Block/conv: aten.conv2d``."""
 
@@ -78,14 +81,22 @@ def _labels(placed: Iterator[tuple[ir.Node, Origin, str]]) -> dict[ir.Node, str]
     """Set origin and label of every node; returns the labels, each of which occurs once."""
     nodes = [(node, place, _module_path(node) or name) for node, place, name in placed]
     uses = Counter(label for _, _, label in nodes)
+    weighted = Counter(label for node, _, label in nodes if _holds_matrix(node))
     labels: dict[ir.Node, str] = {}
-    taken = {label for label, count in uses.items() if count == 1}
+    taken = {label for label in uses if uses[label] == 1 or weighted[label] == 1}
     for node, place, label in nodes:
-        if uses[label] > 1:  # several operators of one module: the operator tells them apart, else a number
+        # Several operators of one module: the only one with weights has the module's path, others add their operator.
+        if uses[label] > 1 and not (weighted[label] == 1 and _holds_matrix(node)):
             label = unique(f"{label}/{node.op_type}", taken)
         labels[node] = label
         set_provenance(node, Provenance((place,), label))
     return labels
+
+
+def _holds_matrix(node: ir.Node) -> bool:
+    """Whether an input is a constant with rows and columns: weights rather than a bias or a scale."""
+    constants = [value.const_value for value in node.inputs if value is not None and value.is_initializer()]
+    return any(tensor is not None and len(tensor.shape) > 1 for tensor in constants)
 
 
 def unique(base: str, taken: set[str]) -> str:
@@ -107,7 +118,7 @@ def _module_path(node: ir.Node) -> str:
         except (ValueError, SyntaxError):
             names = ()
         if isinstance(names, list) and len(names) > 1 and isinstance(names[-2], str):
-            return names[-2]
+            return "" if names[-2].startswith(_NO_MODULE) else names[-2]
     parts = node.metadata_props.get(_NAMESPACE, "").split("/")
     if len(parts) > 1 and all(": " in part for part in parts):
         return parts[-2].split(": ", 1)[0].strip()

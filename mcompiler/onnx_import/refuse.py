@@ -51,10 +51,10 @@ def check(model: ir.Model, label: str) -> None:
             "export it again with a current exporter"
         )
     found = []
-    for node, opsets in _all_nodes(model):
+    for index, (node, opsets) in enumerate(_all_nodes(model)):
         reason = refusal(node, opsets, model)
         if reason is not None:
-            found.append(f"{node.name or '(unnamed)'} ({node.op_type}): {reason_text(reason)}")
+            found.append(f"{node.name or f'{node.op_type}_{index}'} ({node.op_type}): {reason_text(reason)}")
     if found:
         more = f"; and {len(found) - _LISTED} more" if len(found) > _LISTED else ""
         raise ModelError(
