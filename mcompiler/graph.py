@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
+from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-from mcompiler.ir import ANALOG_DOMAIN, ANALOG_OP, Fate, GraphProgram, NodeFate
+from mcompiler.ir import ANALOG_DOMAIN, ANALOG_OP
+from mcompiler.provenance import mark_helper, mark_replacement
 
 Array = npt.NDArray[Any]
 
@@ -26,7 +27,7 @@ def dequantizes(node: ir.Node) -> bool:
 
 
 def site_of(node: ir.Node) -> int | None:
-    """Number of the site that a placeholder stands for; None for any other node."""
+    """Number of the site whose placeholder a node is; None for any other node."""
     if node.domain != ANALOG_DOMAIN or node.op_type != ANALOG_OP:
         return None
     return node.attributes["site"].as_int()
@@ -61,7 +62,7 @@ def _constant_node_tensor(node: ir.Node) -> ir.TensorProtocol | None:
 
 
 def constant(value: ir.Value | None) -> Array | None:
-    """The constant behind a value as array (read-only, possibly memory-mapped), or None."""
+    """The constant that a value holds as array (read-only, possibly memory-mapped), or None."""
     tensor = constant_tensor(value)
     if tensor is None or tensor.dtype == ir.DataType.STRING:
         return None
@@ -168,21 +169,35 @@ def new_node(
     domain: str = "",
     attributes: Mapping[str, Any] | None = None,
     like: ir.Value | None = None,
+    replaces: ir.Node | None = None,
+    helps: ir.Node | None = None,
 ) -> ir.Node:
-    """A node with one output called ``output``, of the type and shape of ``like`` where given."""
+    """A node with one output called ``output``, of the type and shape of ``like`` where given.
+
+    Args:
+        op, inputs, name, output, domain, attributes: of the node.
+        like: a value of the same type and shape as the output.
+        replaces: the node whose part the new one plays.
+        helps: the node whose inputs or outputs the new one prepares.
+    """
     attrs = ir.convenience.convert_attributes(attributes or {})
     node = ir.Node(domain, op, inputs, attrs, num_outputs=1, name=name)
     node.outputs[0].name = output
     if like is not None:
         node.outputs[0].type = like.type
         node.outputs[0].shape = like.shape
+    if replaces is not None:
+        mark_replacement(node, replaces)
+    elif helps is not None:
+        mark_helper(node, helps)
     return node
 
 
-def take_over(graph: ir.Graph, old: ir.Value, new: ir.Value) -> None:
-    """Let ``new`` stand wherever ``old`` stood, graph outputs included, under the old name, type and shape.
+def replace_value(old: ir.Value, new: ir.Value) -> None:
+    """Let every reader of ``old``, and the graph's outputs, take ``new`` instead, under the old name, type and shape.
 
-    ``new`` must not be an initializer or a graph input (their names are fixed).
+    ``new`` must not be an initializer or a graph input (their names are fixed). It gets the meta of ``old`` too: for an
+    output, the type that the file states.
     """
     name, is_output = old.name, old.is_graph_output()
     if new.type is None or is_output:
@@ -203,28 +218,11 @@ def remove_unused_initializers(graph: ir.Graph) -> None:
             del graph.initializers[name]
 
 
-def remove_unused_nodes(graph: ir.Graph) -> list[ir.Node]:
-    """Drop top-level nodes whose outputs nothing reads; returns them. Unused initializers go too."""
-    removed = []
-    for node in reversed(graph):
-        if not any(output.uses() or output.is_graph_output() for output in node.outputs):
-            graph.remove(node, safe=True)
-            removed.append(node)
-    remove_unused_initializers(graph)
-    return removed
-
-
-def decided(program: GraphProgram, model: ir.Model, fates: Iterable[tuple[str, Fate, str]]) -> GraphProgram:
-    """The program with another model and the fates (name, fate, reason) that a pass decided.
-
-    Names that are no nodes of the input model (nodes that another pass added) are passed over.
-    """
-    ops = dict(program.nodes)
-    table = dict(program.fates)
-    for name, fate, reason in fates:
-        if name in ops:
-            table[name] = NodeFate(name, ops[name], fate, reason)
-    return replace(program, model=model, fates=table)
+def remove_unused_nodes(model: ir.Model) -> list[ir.Node]:
+    """Drop nodes and initializers that no output depends on, in place; returns the nodes of the main graph."""
+    before = list(model.graph)
+    RemoveUnusedNodesPass()(model)
+    return [node for node in reversed(before) if node.graph is None]
 
 
 _SAME_INTEGERS = (
@@ -242,7 +240,7 @@ _SAME_INTEGERS = (
 
 
 def index_bounds(model: ir.Model) -> dict[str, int]:
-    """For integer inputs that index something (Gather, OneHot): how many entries that has, by input name."""
+    """For integer inputs that index an axis (Gather, OneHot): the number of its entries, by input name."""
     bounds = {}
     for value in model.graph.inputs:
         found = _indexed_sizes(value, set())
@@ -252,7 +250,7 @@ def index_bounds(model: ir.Model) -> dict[str, int]:
 
 
 def _indexed_sizes(value: ir.Value, seen: set[ir.Value]) -> list[int]:
-    """Sizes of what a value indexes, directly or after operators that only move integers."""
+    """Sizes of the axes that a value indexes, directly or after operators that only move integers."""
     if value in seen:
         return []
     seen.add(value)

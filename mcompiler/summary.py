@@ -11,6 +11,7 @@ from typing import Any
 
 from mcompiler.artefacts import LayerData
 from mcompiler.cost import DIGITAL, Cost, Price
+from mcompiler.fates import reason_text
 from mcompiler.ir import Fate, NodeFate
 from mcompiler.simulate import LayerResult, Trials, Verification
 from mcompiler.target import Target
@@ -74,10 +75,10 @@ def remap_line(moved: Mapping[str, Any]) -> str:
 
 def _node_facts(fates: Sequence[NodeFate]) -> list[tuple[str, str]]:
     """How many nodes became what, and the most frequent reasons of those that are not in the arrays."""
-    numbers = Counter(Fate(fate.fate) for fate in fates)
+    numbers = Counter(fate.fate for fate in fates)
     shown = [f"{numbers[fate]:,} {fate.value}" for fate in Fate if numbers[fate] or fate is not Fate.REFUSED]
     lines = [("nodes", f"{len(fates):,}: {', '.join(shown)}")]
-    reasons = Counter(fate.reason for fate in fates if fate.fate != Fate.ANALOG).most_common()
+    reasons = Counter(reason_text(fate.reason) for fate in fates if fate.fate is not Fate.ANALOG).most_common()
     shown_reasons = reasons if len(reasons) <= REASONS + 1 else reasons[:REASONS]
     lines += [("", f"{number:,} x {shorten(reason, _REASON)}") for reason, number in shown_reasons]
     if rest := reasons[len(shown_reasons) :]:
@@ -133,7 +134,7 @@ def _largest(layers: Sequence[LayerData], cost: Cost) -> str:
     for layer in (layers[index] for index in sorted(order)):
         op, price = layer.op, cost.layers.get(layer.op.site.name, Price(0.0, 0.0))
         rows.append([
-            op.site.name, matrix_text(layer), f"{op.matrix.weight_bits}/{op.site.input.bits}", f"{op.site.vectors:,}",
+            op.site.label, matrix_text(layer), f"{op.matrix.weight_bits}/{op.site.input.bits}", f"{op.site.vectors:,}",
             f"{len(layer.table):,}", f"{layer.dense:,}", percent(price.utilisation), quantity(price.energy_j, "J"),
             str(layer.analog.adc_range), "yes" if layer.analog.lossless else "no",
         ])  # fmt: skip
@@ -170,10 +171,17 @@ def _share(part: float, whole: float) -> str:
     return percent(part / whole) if whole else "-"
 
 
+def _title(cost: Cost, name: str) -> str:
+    """Label of a layer."""
+    counts = cost.counts.layers.get(name)
+    return name if counts is None else counts.title(name)
+
+
 def _layer_costs(cost: Cost) -> str:
     rows = [
         [
-            shorten(name, _NAME), f"{price.crossbars:,}", f"{price.crossbars_dense:,}", percent(price.utilisation),
+            shorten(_title(cost, name), _NAME), f"{price.crossbars:,}", f"{price.crossbars_dense:,}",
+            percent(price.utilisation),
             quantity(price.latency_s, "s"), quantity(price.energy_j, "J"), _share(price.energy_j, cost.energy_j),
             area(price.area_m2), str(price.adc_bits),
         ]
@@ -353,9 +361,15 @@ def _worst(layers: Sequence[LayerResult], promised: frozenset[str]) -> str:
 
 
 def fates_table(fates: Sequence[NodeFate]) -> str:
-    """What became of every node, in the order of the model."""
-    rows = [[shorten(fate.name, 40), fate.op, Fate(fate.fate).value, fate.reason] for fate in fates]
-    return table(["node", "operator", "fate", "reason"], rows, "llll")
+    """What became of every node, in the order of the model; with labels where one is no name."""
+    labelled = any(fate.label != fate.name for fate in fates)
+    rows = []
+    for fate in fates:
+        label = [shorten(fate.label, 40)] if labelled else []
+        name = shorten(fate.name, 40)
+        rows.append([name, *label, fate.op, fate.fate.value, reason_text(fate.reason)])
+    label = ["label"] if labelled else []
+    return table(["node", *label, "operator", "fate", "reason"], rows, "l" * (4 + len(label)))
 
 
 # --- compress and demo -----------------------------------------------------------------------------------------------

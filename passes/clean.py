@@ -1,4 +1,4 @@
-"""Nodes that do nothing, or for nobody, are dropped."""
+"""Remove nodes that change nothing, and nodes that no output depends on."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from typing import ClassVar
 
 import onnx_ir as ir
 
-from mcompiler.graph import decided, remove_unused_initializers, remove_unused_nodes, standard
-from mcompiler.ir import Fate, GraphProgram
+from mcompiler.graph import remove_unused_initializers, remove_unused_nodes, standard
+from mcompiler.ir import Fate, GraphProgram, Reason, ReasonKind
+from mcompiler.provenance import Decision, with_fates
 from mcompiler.target import Target
 
 
@@ -22,12 +23,13 @@ class Clean:
         """Return the program with the same inputs and outputs; an unused input stays an input."""
         model = program.model.clone()
         graph = model.graph
-        fates = [(node.name or "", Fate.DIGITAL, "removed: unused") for node in remove_unused_nodes(graph)]
+        unused = Reason(ReasonKind.UNUSED)
+        fates: list[Decision] = [(node, Fate.DIGITAL, unused) for node in remove_unused_nodes(model)]
         for node in list(graph):
             if _passes_through(node) and _bypass(graph, node):
-                fates.append((node.name or "", Fate.DIGITAL, f"removed: {node.op_type} changes nothing in inference"))
+                fates.append((node, Fate.DIGITAL, Reason(ReasonKind.NO_EFFECT, operator=node.op_type)))
         remove_unused_initializers(graph)
-        return decided(program, model, fates)
+        return with_fates(program, model, fates)
 
 
 def _passes_through(node: ir.Node) -> bool:
@@ -47,7 +49,7 @@ def _bypass(graph: ir.Graph, node: ir.Node) -> bool:
     if output.is_graph_output():
         producer = source.producer()
         if producer is None or producer.graph is not graph or source.is_graph_output():
-            return False  # an output that is an input, a constant, or another output needs a node of its own
+            return False  # an output that is an input, a constant, or another output needs a node
         name = output.name
         source.type, source.shape = output.type or source.type, output.shape or source.shape
         for key, item in output.meta.items():

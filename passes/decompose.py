@@ -1,4 +1,4 @@
-"""Fused and retired operators become the standard operators that they stand for."""
+"""Replace fused and retired operators by the standard operators that they are defined by."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from typing import ClassVar
 import numpy as np
 import onnx_ir as ir
 
-from mcompiler.graph import Names, add_initializer, float_attr, input_at, ints_attr, new_node, standard, take_over
+from mcompiler.graph import Names, add_initializer, float_attr, input_at, ints_attr, new_node, replace_value, standard
 from mcompiler.ir import GraphProgram
+from mcompiler.provenance import mark_replacement
 from mcompiler.target import Target
 
 _FUSED = {"FusedConv": "Conv", "FusedGemm": "Gemm"}
@@ -24,7 +25,7 @@ _END = np.iinfo(np.int64).max
 class Decompose:
     """Replace FusedConv and FusedGemm of onnxruntime, and the retired ImageScaler, Crop and Affine, by standard ones.
 
-    The main operator keeps the node's name; what is added is called ``<node>/<operator>``.
+    The main operator keeps the node's name; nodes that are added are called ``<node>/<operator>``.
     """
 
     name: ClassVar[str] = "decompose"
@@ -57,9 +58,9 @@ def _rule(node: ir.Node) -> Callable[[ir.Model, ir.Node, Names], None] | None:
 
 
 def _chain(model: ir.Model, node: ir.Node, nodes: list[ir.Node]) -> None:
-    """Put ``nodes`` in the place of ``node``; the last one's output takes over."""
+    """Put ``nodes`` in the place of ``node``; the last one's output replaces that of ``node``."""
     model.graph.insert_after(node, nodes)
-    take_over(model.graph, node.outputs[0], nodes[-1].outputs[0])
+    replace_value(node.outputs[0], nodes[-1].outputs[0])
     model.graph.remove(node, safe=True)
 
 
@@ -68,12 +69,13 @@ def _unfuse(model: ir.Model, node: ir.Node, names: Names) -> None:
     op, name = _FUSED[node.op_type], node.name or ""
     attrs = [attr for key, attr in node.attributes.items() if not key.startswith("activation")]
     main = ir.Node("", op, list(node.inputs[:3]), attrs, num_outputs=1, name=name)
+    mark_replacement(main, node)
     main.outputs[0].name = names.fresh(f"{name}/{op}")
     main.outputs[0].type = node.outputs[0].type
     nodes = [main]
     if node.op_type == "FusedConv" and input_at(node, 3) is not None:
         added = names.fresh(f"{name}/Add")
-        nodes.append(new_node("Add", [main.outputs[0], node.inputs[3]], added, added))
+        nodes.append(new_node("Add", [main.outputs[0], node.inputs[3]], added, added, helps=node))
     activation = node.attributes.get("activation")
     if activation is not None and activation.as_string():
         nodes.append(_activation(model, node, nodes[-1].outputs[0], activation.as_string(), names))
@@ -81,6 +83,7 @@ def _unfuse(model: ir.Model, node: ir.Node, names: Names) -> None:
 
 
 def _activation(model: ir.Model, node: ir.Node, x: ir.Value, op: str, names: Names) -> ir.Node:
+    """The activation ``op`` of a fused node, with the parameters that the node states."""
     attr = node.attributes.get("activation_params") or node.attributes.get("activation_alpha")
     values = [float(v) for v in attr.as_floats()] if attr is not None and attr.type == ir.AttributeType.FLOATS else []
     if attr is not None and attr.type == ir.AttributeType.FLOAT:
@@ -96,7 +99,7 @@ def _activation(model: ir.Model, node: ir.Node, x: ir.Value, op: str, names: Nam
         attributes = dict(zip(("min", "max"), values, strict=False))
     else:
         attributes = dict(zip(("alpha", "beta"), values, strict=False))
-    return new_node(op, inputs, label, label, attributes=attributes)
+    return new_node(op, inputs, label, label, attributes=attributes, helps=node)
 
 
 def _scale_shift(model: ir.Model, node: ir.Node, names: Names, scale: float, shift: np.ndarray) -> None:
@@ -108,8 +111,9 @@ def _scale_shift(model: ir.Model, node: ir.Node, names: Names, scale: float, shi
     first = names.fresh(f"{name}/Mul")
     factor = add_initializer(graph, names.fresh(f"{name}/scale"), np.array(scale, dtype))
     offset = add_initializer(graph, names.fresh(f"{name}/shift"), shift.astype(dtype))
-    product = new_node("Mul", [x, factor], first, first)
-    _chain(model, node, [product, new_node("Add", [product.outputs[0], offset], name, names.fresh(f"{name}/sum"))])
+    product = new_node("Mul", [x, factor], first, first, helps=node)
+    total = names.fresh(f"{name}/sum")
+    _chain(model, node, [product, new_node("Add", [product.outputs[0], offset], name, total, replaces=node)])
 
 
 def _image_scaler(model: ir.Model, node: ir.Node, names: Names) -> None:
@@ -131,9 +135,10 @@ def _crop(model: ir.Model, node: ir.Node, names: Names) -> None:
     if model.opset_imports.get("", 1) < 10:
         attributes = {"starts": starts, "ends": ends, "axes": [2, 3]}
         output = names.fresh(f"{name}/cropped")
-        _chain(model, node, [new_node("Slice", [node.inputs[0]], name, output, attributes=attributes)])
+        crop = new_node("Slice", [node.inputs[0]], name, output, attributes=attributes, replaces=node)
+        _chain(model, node, [crop])
         return
     inputs: list[ir.Value | None] = [node.inputs[0]]
     for key, values in (("starts", starts), ("ends", ends), ("axes", [2, 3])):
         inputs.append(add_initializer(model.graph, names.fresh(f"{name}/{key}"), np.array(values, np.int64)))
-    _chain(model, node, [new_node("Slice", inputs, name, names.fresh(f"{name}/cropped"))])
+    _chain(model, node, [new_node("Slice", inputs, name, names.fresh(f"{name}/cropped"), replaces=node)])

@@ -1,4 +1,4 @@
-"""Batch normalisation behind a product with constant weights becomes part of the weights."""
+"""Fold batch normalisation after a product with constant weights into the weights."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from mcompiler.graph import (
     Names,
     add_initializer,
     constant,
-    decided,
     float_attr,
     input_at,
     int_attr,
@@ -23,10 +22,11 @@ from mcompiler.graph import (
     only_consumer,
     rank,
     remove_unused_initializers,
+    replace_value,
     standard,
-    take_over,
 )
-from mcompiler.ir import Fate, GraphProgram
+from mcompiler.ir import Fate, GraphProgram, Reason, ReasonKind
+from mcompiler.provenance import Decision, merge_origins, reference, roots, set_roots, with_fates
 from mcompiler.target import Target
 
 Vector = npt.NDArray[np.float64]
@@ -46,19 +46,34 @@ class FoldBatchNorm:
         """Return the program with fewer BatchNormalization nodes."""
         model = program.model.clone()
         names = Names(model)
-        fates = []
+        fates: list[Decision] = []
         for node in list(model.graph):
             if not standard(node, "BatchNormalization"):
                 continue
             into = _fold(model, node, names)
             if into is not None:
-                fates.append((node.name or "", Fate.ANALOG, f"folded into {into}"))
+                fates.append((node, Fate.ANALOG, Reason(ReasonKind.FOLDED, into=reference(into))))
         remove_unused_initializers(model.graph)
-        return decided(program, model, fates)
+        return with_fates(program, model, fates)
 
 
-def _fold(model: ir.Model, node: ir.Node, names: Names) -> str | None:
-    """Fold one normalisation; returns the name of the node that took it up, or None."""
+@dataclass(frozen=True)
+class _Normalisation:
+    """A BatchNormalization in inference, y = factor * x + shift per channel, in the model where it is folded."""
+
+    model: ir.Model
+    node: ir.Node
+    factor: Vector
+    shift: Vector
+    names: Names
+
+
+_Rule = Callable[[_Normalisation, ir.Node], ir.Node | None]
+"""Folds a normalisation into the node before it; returns the product that took it up, or None."""
+
+
+def _fold(model: ir.Model, node: ir.Node, names: Names) -> ir.Node | None:
+    """Fold one normalisation; returns the node that took it up, or None."""
     linear = _linear(node, model.opset_imports.get("", 1))
     source = node.inputs[0]
     if linear is None or source is None or only_consumer(source) is not node:
@@ -66,15 +81,19 @@ def _fold(model: ir.Model, node: ir.Node, names: Names) -> str | None:
     before = source.producer()
     if before is None or before.graph is not node.graph:
         return None
-    factor, shift = linear
-    rules: dict[str, Callable[[ir.Model, ir.Node, ir.Node, Vector, Vector, Names], str | None]] = {
+    rules: dict[str, _Rule] = {
         "Conv": _into_conv,
         "Gemm": _into_gemm,
         "MatMul": _into_matmul,
         "Add": _into_add,
     }
     rule = rules.get(before.op_type) if before.domain == "" else None
-    return None if rule is None else rule(model, before, node, factor, shift, names)
+    if rule is None:
+        return None
+    into = rule(_Normalisation(model, node, *linear, names), before)
+    if into is not None:
+        merge_origins(into, node)
+    return into
 
 
 def _linear(node: ir.Node, opset: int) -> tuple[Vector, Vector] | None:
@@ -110,60 +129,59 @@ def _folded(weights: Array, factor: Vector, total: Vector) -> tuple[Array, Array
     return out, bias
 
 
-def _bypass(model: ir.Model, product: ir.Node, norm: ir.Node) -> None:
+def _bypass(norm: _Normalisation, product: ir.Node) -> None:
     """The product's output takes the place of the normalisation's."""
-    take_over(model.graph, norm.outputs[0], product.outputs[0])
-    model.graph.remove(norm, safe=True)
+    replace_value(norm.node.outputs[0], product.outputs[0])
+    norm.model.graph.remove(norm.node, safe=True)
 
 
-def _put(model: ir.Model, node: ir.Node, index: int, array: Array, names: Names, what: str) -> None:
+def _put(norm: _Normalisation, node: ir.Node, index: int, array: Array, suffix: str) -> None:
     """Make a new constant input number ``index`` of a node (another reader keeps the old one)."""
-    value = add_initializer(model.graph, names.fresh(f"{node.name}/{what}"), array)
+    value = add_initializer(norm.model.graph, norm.names.fresh(f"{node.name}/{suffix}"), array)
+    set_roots(value, roots(input_at(node, index), *norm.node.inputs[1:5]))
     if index >= len(node.inputs):
         node.resize_inputs(index + 1)
     node.replace_input_with(index, value)
 
 
-def _into_conv(
-    model: ir.Model, conv: ir.Node, norm: ir.Node, factor: Vector, shift: Vector, names: Names
-) -> str | None:
+def _into_conv(norm: _Normalisation, conv: ir.Node) -> ir.Node | None:
     weights = constant(input_at(conv, 1))  # [O, C / groups, *kernel]
     bias = constant(input_at(conv, 2))
+    factor = norm.factor
     if weights is None or (bias is None and input_at(conv, 2) is not None) or weights.shape[0] != factor.size:
         return None
-    total = shift if bias is None else bias.astype(np.float64) * factor + shift
+    total = norm.shift if bias is None else bias.astype(np.float64) * factor + norm.shift
     folded = _folded(weights, factor.reshape(-1, *[1] * (weights.ndim - 1)), total)
     if folded is None:
         return None
-    _put(model, conv, 1, folded[0], names, "folded_weight")
-    _put(model, conv, 2, folded[1], names, "folded_bias")
-    _bypass(model, conv, norm)
-    return conv.name
+    _put(norm, conv, 1, folded[0], "folded_weight")
+    _put(norm, conv, 2, folded[1], "folded_bias")
+    _bypass(norm, conv)
+    return conv
 
 
-def _into_gemm(
-    model: ir.Model, gemm: ir.Node, norm: ir.Node, factor: Vector, shift: Vector, names: Names
-) -> str | None:
+def _into_gemm(norm: _Normalisation, gemm: ir.Node) -> ir.Node | None:
     weights = constant(input_at(gemm, 1))
     addend = constant(input_at(gemm, 2))
+    factor = norm.factor
     if weights is None or (addend is None and input_at(gemm, 2) is not None):
         return None
     transposed = int_attr(gemm, "transB", 0) != 0
     if weights.shape[0 if transposed else 1] != factor.size:
         return None
-    total = shift
+    total = norm.shift
     if addend is not None:
         if addend.size not in (1, factor.size) or (addend.ndim and addend.shape[-1] != addend.size):
             return None  # differs by row
-        total = float_attr(gemm, "beta", 1.0) * addend.astype(np.float64).reshape(-1) * factor + shift
+        total = float_attr(gemm, "beta", 1.0) * addend.astype(np.float64).reshape(-1) * factor + norm.shift
     folded = _folded(weights, factor[:, None] if transposed else factor, total)
     if folded is None:
         return None
-    _put(model, gemm, 1, folded[0], names, "folded_weight")
-    _put(model, gemm, 2, folded[1], names, "folded_bias")
+    _put(norm, gemm, 1, folded[0], "folded_weight")
+    _put(norm, gemm, 2, folded[1], "folded_bias")
     gemm.attributes["beta"] = ir.AttrFloat32("beta", 1.0)
-    _bypass(model, gemm, norm)
-    return gemm.name
+    _bypass(norm, gemm)
+    return gemm
 
 
 def _columns(product: ir.Node, count: int) -> Array | None:
@@ -174,25 +192,26 @@ def _columns(product: ir.Node, count: int) -> Array | None:
     return weights
 
 
-def _into_matmul(
-    model: ir.Model, product: ir.Node, norm: ir.Node, factor: Vector, shift: Vector, names: Names
-) -> str | None:
-    weights = _columns(product, factor.size)
-    folded = None if weights is None else _folded(weights, factor, shift)
+def _into_matmul(norm: _Normalisation, product: ir.Node) -> ir.Node | None:
+    weights = _columns(product, norm.factor.size)
+    folded = None if weights is None else _folded(weights, norm.factor, norm.shift)
     if folded is None:
         return None
-    _put(model, product, 1, folded[0], names, "folded_weight")
-    offset = add_initializer(model.graph, names.fresh(f"{norm.name}/shift"), folded[1])
-    # The addition keeps the normalisation's name; lowering makes it the bias.
-    added = new_node("Add", [product.outputs[0], offset], norm.name or "", names.fresh(f"{norm.name}/sum"))
-    model.graph.insert_after(norm, added)
-    take_over(model.graph, norm.outputs[0], added.outputs[0])
-    model.graph.remove(norm, safe=True)
-    return product.name
+    node, graph, names = norm.node, norm.model.graph, norm.names
+    _put(norm, product, 1, folded[0], "folded_weight")
+    offset = add_initializer(graph, names.fresh(f"{node.name}/shift"), folded[1])
+    # The addition replaces the normalisation; lowering makes it the bias.
+    inputs: list[ir.Value | None] = [product.outputs[0], offset]
+    added = new_node("Add", inputs, node.name or "", names.fresh(f"{node.name}/sum"), replaces=node)
+    graph.insert_after(node, added)
+    replace_value(node.outputs[0], added.outputs[0])
+    graph.remove(node, safe=True)
+    return product
 
 
-def _into_add(model: ir.Model, add: ir.Node, norm: ir.Node, factor: Vector, shift: Vector, names: Names) -> str | None:
+def _into_add(norm: _Normalisation, add: ir.Node) -> ir.Node | None:
     """MatMul, Add of a constant row, normalisation."""
+    factor = norm.factor
     for index in (0, 1):
         source, addend = add.inputs[index], constant(add.inputs[1 - index])
         product = source.producer() if source is not None else None
@@ -206,11 +225,11 @@ def _into_add(model: ir.Model, add: ir.Node, norm: ir.Node, factor: Vector, shif
         )
         if source is None or weights is None or not row or only_consumer(source) is not add:
             continue
-        folded = _folded(weights, factor, addend.astype(np.float64).reshape(-1) * factor + shift)
+        folded = _folded(weights, factor, addend.astype(np.float64).reshape(-1) * factor + norm.shift)
         if folded is None:
             return None
-        _put(model, product, 1, folded[0], names, "folded_weight")
-        _put(model, add, 1 - index, folded[1], names, "folded_bias")
-        _bypass(model, add, norm)
-        return product.name
+        _put(norm, product, 1, folded[0], "folded_weight")
+        _put(norm, add, 1 - index, folded[1], "folded_bias")
+        _bypass(norm, add)
+        return product
     return None

@@ -1,4 +1,4 @@
-"""What depends on constants only is evaluated at compile time."""
+"""Evaluate at compile time every node that depends on constants only."""
 
 from __future__ import annotations
 
@@ -15,15 +15,21 @@ from mcompiler.graph import (
     add_initializer,
     constant,
     constant_tensor,
-    decided,
     has_subgraph,
     int_attr,
     remove_unused_initializers,
     standard,
     static_shape,
 )
-from mcompiler.ir import Fate, GraphProgram
+from mcompiler.ir import Fate, GraphProgram, Reason, ReasonKind
 from mcompiler.onnx_import import evaluate
+from mcompiler.provenance import (
+    Decision,
+    mark_helper,
+    roots,
+    set_roots,
+    with_fates,
+)
 from mcompiler.target import Target
 
 _RANDOM = frozenset(
@@ -31,6 +37,9 @@ _RANDOM = frozenset(
 )
 _OTHERWISE = frozenset(["Attention", "MaxUnpool", "Resize", "Upsample"])
 """Operators that the evaluator and onnxruntime compute differently in some modes: left to onnxruntime."""
+
+_MOVING = frozenset(["Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Expand", "Tile", "Slice", "Gather"])
+"""Operators whose results are elements of their first input."""
 
 _GROWING = frozenset(["Expand", "Tile", "Range", "OneHot", "Pad", "EyeLike"])
 """Operators whose output can be far larger than their inputs: folded only where its size is known beforehand."""
@@ -42,8 +51,8 @@ _FILL_LIMIT = 4 << 30
 class FoldConstants:
     """Evaluate nodes whose inputs are all constants, and inline control flow whose condition is constant.
 
-    A DequantizeLinear of constants stays, and so does what follows it: it carries quantised weights, and lowering reads
-    codes, scale and zero point from it. Nodes that produce a graph output stay too.
+    A DequantizeLinear of constants stays, and so do the nodes after it: it carries quantised weights, and lowering
+    reads codes, scale and zero point from it. Nodes that produce a graph output stay too.
 
     Attributes:
         limit: bytes up to which a result is kept that is larger than its inputs. ConstantOfShape is folded up to 4 GiB
@@ -57,7 +66,7 @@ class FoldConstants:
         """Return the program with results in place of nodes."""
         model = program.model.clone()
         names = Names(model)
-        fates: list[tuple[str, Fate, str]] = []
+        fates: list[Decision] = []
         pending = list(model.graph)
         while pending:
             inlined: list[ir.Node] = []
@@ -65,19 +74,19 @@ class FoldConstants:
                 branch = _selected_branch(node)
                 if branch is not None:
                     inlined += _inline_branch(model.graph, node, branch, names)
-                    fates.append((node.name or "", Fate.DIGITAL, "inlined: its condition is constant"))
+                    fates.append((node, Fate.DIGITAL, Reason(ReasonKind.INLINED_BRANCH)))
                     continue
                 results = self._results(node, model)
                 if results is not None:
                     _replace(model.graph, node, results)
-                    fates.append((node.name or "", Fate.DIGITAL, "evaluated at compile time"))
-            # A branch that moved up may make nodes behind it constant.
+                    fates.append((node, Fate.DIGITAL, Reason(ReasonKind.EVALUATED)))
+            # A branch that moved up may make later nodes constant.
             pending = list(model.graph) if inlined else []
         remove_unused_initializers(model.graph)
-        return decided(program, model, fates)
+        return with_fates(program, model, fates)
 
     def _results(self, node: ir.Node, model: ir.Model) -> list[ir.TensorProtocol] | None:
-        """Outputs of a node as tensors, or None where it cannot or shall not be evaluated."""
+        """Outputs of a node as tensors, or None where it cannot or must not be evaluated."""
         if any(output.is_graph_output() for output in node.outputs):
             return None
         if standard(node, "Constant"):
@@ -123,7 +132,7 @@ def _tensor(array: Array, output: ir.Value) -> ir.TensorProtocol:
 
 
 def _shape_results(node: ir.Node) -> list[ir.TensorProtocol] | None:
-    """Shape and Size of a value whose sizes, as far as asked for, are known."""
+    """Shape and Size of a value whose sizes, as far as they are read, are known."""
     value = node.inputs[0]
     if value is None or value.shape is None:
         return None
@@ -139,7 +148,7 @@ def _shape_results(node: ir.Node) -> list[ir.TensorProtocol] | None:
 
 
 def _gathered_sizes(node: ir.Node) -> list[ir.TensorProtocol] | None:
-    """Gather from the shape of a value of which the sizes asked for are known, though others are not."""
+    """Gather from the shape of a value of which the sizes that are read are known, though others are not."""
     source = node.inputs[0].producer() if node.inputs[0] is not None else None
     indices = constant(node.inputs[1])
     if source is None or indices is None or not standard(source, "Shape") or source.inputs[0] is None:
@@ -167,7 +176,11 @@ def _filled(node: ir.Node, shape: Array | None) -> list[ir.TensorProtocol] | Non
 
 
 def _replace(graph: ir.Graph, node: ir.Node, results: list[ir.TensorProtocol]) -> None:
-    """Initializers of the same names in place of a node's outputs."""
+    """Initializers of the same names in place of a node's outputs; with the roots of its inputs."""
+    if standard(node, "Constant"):
+        sources = roots(node.outputs[0])
+    else:  # the constants that a shape was computed from give no numbers
+        sources = roots(*node.inputs[:1] if node.op_type in _MOVING else node.inputs)
     for output, tensor in zip(node.outputs, results, strict=True):
         name = output.name or ""
         if not name or not output.uses():
@@ -175,6 +188,7 @@ def _replace(graph: ir.Graph, node: ir.Node, results: list[ir.TensorProtocol]) -
         tensor.name = name
         shape = ir.Shape(tensor.shape.numpy())
         value = ir.Value(name=name, type=ir.TensorType(tensor.dtype), shape=shape, const_value=tensor)
+        set_roots(value, sources)
         output.replace_all_uses_with(value)
         output.name = f"{name}/replaced"
         graph.register_initializer(value)
@@ -194,7 +208,7 @@ def _selected_branch(node: ir.Node) -> ir.Graph | None:
 def _inline_branch(graph: ir.Graph, node: ir.Node, branch: ir.Graph, names: Names) -> list[ir.Node]:
     """Move a branch of an If into the graph in its place; returns its nodes.
 
-    An output that is no node of the branch (a captured value, a constant) passes through an Identity.
+    Every output passes through an Identity, since it may be no node of the branch (a captured value, a constant).
     """
     prefix = node.name or "If"
     outputs = list(branch.outputs)
@@ -203,6 +217,7 @@ def _inline_branch(graph: ir.Graph, node: ir.Node, branch: ir.Graph, names: Name
         array = constant(value)
         assert array is not None
         moved = add_initializer(graph, names.fresh(f"{prefix}/{name}"), array, value.dtype)
+        set_roots(moved, roots(value))
         outputs = [moved if output is value else output for output in outputs]
         value.replace_all_uses_with(moved, replace_graph_outputs=True)
     nodes = list(branch)
@@ -217,6 +232,7 @@ def _inline_branch(graph: ir.Graph, node: ir.Node, branch: ir.Graph, names: Name
     for old, new in zip(node.outputs, outputs, strict=True):
         label = names.fresh(f"{prefix}/Identity")
         passed = ir.Node("", "Identity", [new], num_outputs=1, name=label)
+        mark_helper(passed, node)
         passed.outputs[0].type, passed.outputs[0].shape = old.type or new.type, old.shape or new.shape
         result = old.name
         graph.insert_before(node, passed)

@@ -12,7 +12,7 @@ from mcompiler.target import Target
 
 @dataclass(frozen=True)
 class InferShapes:
-    """Infer types and shapes, symbolic sizes included; values that cannot be inferred keep what the model says."""
+    """Infer types and shapes, symbolic sizes included; values that cannot be inferred keep those of the model."""
 
     name: ClassVar[str] = "infer_shapes"
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -32,6 +31,7 @@ from mcompiler.ir import (
     Site,
     WeightMatrix,
 )
+from mcompiler.naming import LayerName, with_node_names
 from mcompiler.runtime import RunError, Session, open_model
 from mcompiler.target import AdcRange, Skip, Target
 
@@ -96,7 +96,7 @@ class Quantise:
             CompileError: a float edge without calibration data; ranges that are not finite.
         """
         matrices = program.matrices
-        _check_layers(target, [matrix.name for matrix in matrices])
+        target = with_node_names(target, [LayerName(matrix.name, matrix.label) for matrix in matrices])
         missing = [matrix.name for matrix in matrices if matrix.input_scale is None]
         if missing and not self.calibrated:
             raise CompileError(
@@ -196,7 +196,7 @@ def _site(number: int, matrix: FloatMatrix, quantiser: Quantiser, vectors: int) 
     return Site(
         matrix=number,
         name=matrix.name,
-        label=matrix.name,
+        label=matrix.label,
         shape=matrix.shape,
         input=quantiser,
         bias=matrix.bias,
@@ -239,17 +239,6 @@ def _size(value: Any) -> int:
     if isinstance(value, list):
         return sum(_size(part) for part in value)
     return int(np.size(value)) if value is not None else 0
-
-
-def _check_layers(target: Target, names: list[str]) -> None:
-    """A precision for a layer that the model does not have is a mistake, not a wish."""
-    for layer in target.precision.layers:
-        if layer not in names:
-            close = difflib.get_close_matches(layer, names, 1)
-            hint = f"did you mean '{close[0]}'?" if close else f"the layers are {', '.join(map(repr, names[:8]))}"
-            raise CompileError(
-                f"target '{target.name}': precision.layers names '{layer}', which the model lacks; {hint}"
-            )
 
 
 def _others(names: Iterable[str]) -> str:

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import onnx_ir as ir
 
-from mcompiler.graph import Names, new_node, standard, take_over
+from mcompiler.graph import Names, new_node, replace_value, standard
 from mcompiler.ir import GraphProgram
 from mcompiler.target import Target
 
@@ -36,7 +36,7 @@ class Widen:
 
     onnxruntime has no float16 kernels for them, writes them out as the operators that define them, and then drops
     roundings between those: how many depends on the rest of the graph, so that reference.onnx and mapped.onnx would
-    round differently. Casts that stand in the graph are kept.
+    round differently. Casts that are part of the graph are kept.
     """
 
     name: ClassVar[str] = "widen"
@@ -73,14 +73,14 @@ def _widen(graph: ir.Graph, node: ir.Node, names: Names) -> None:
             continue
         cast = _cast(None, ir.DataType.FLOAT16, node, names)
         graph.insert_after(node, cast)
-        take_over(graph, value, cast.outputs[0])
+        replace_value(value, cast.outputs[0])
         cast.replace_input_with(0, value)
         value.name, value.type = names.fresh(f"{node.name}/wide"), ir.TensorType(ir.DataType.FLOAT)
 
 
 def _cast(value: ir.Value | None, to: ir.DataType, node: ir.Node, names: Names) -> ir.Node:
     label = names.fresh(f"{node.name}/Cast")
-    cast = new_node("Cast", [value], label, label, attributes={"to": int(to)})
+    cast = new_node("Cast", [value], label, label, attributes={"to": int(to)}, helps=node)
     cast.outputs[0].type = ir.TensorType(to)
     cast.outputs[0].shape = value.shape if value is not None else None
     return cast

@@ -13,6 +13,8 @@ import pytest
 from mcompiler.check import check
 from mcompiler.ir import (
     AnalogProgram,
+    ConstantKey,
+    ConstantRoot,
     FloatMatrix,
     GraphProgram,
     Kept,
@@ -38,7 +40,17 @@ MATRIX: MatrixProgram = TILED.matrix
 
 def float_matrix(name: str, weights: Any) -> FloatMatrix:
     """A float matrix as ``lower`` gives it."""
-    return FloatMatrix(name, MatMulShape(), np.asarray(weights, np.float32), None, "x", ir.DataType.FLOAT)
+    return FloatMatrix(
+        name=name,
+        shape=MatMulShape(),
+        weights=np.asarray(weights, np.float32),
+        bias=None,
+        tensor="x",
+        element=ir.DataType.FLOAT,
+        label=name,
+        origin=None,
+        source=ConstantKey((ConstantRoot((), name),), ""),
+    )
 
 
 def lowered(*matrices: FloatMatrix, placeholders: tuple[str, ...]) -> LoweredProgram:

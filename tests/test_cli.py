@@ -214,9 +214,9 @@ def test_compile_prints_the_contract_and_the_default_place(
     assert code == 0
     assert list(data) == ["out", "crossbars", "crossbars_dense", "nodes", "seconds", "layers", "placement"]
     assert data["out"] == "digits.build"
-    assert data["layers"][0] == {"name": "/conv1/Conv", "adc_bits": {"min": 6, "max": 6}}
+    assert data["layers"][0] == {"name": "/conv1/Conv", "label": "/conv1/Conv", "adc_bits": {"min": 6, "max": 6}}
     assert len(data["layers"]) == 4
-    assert {tuple(node) for node in data["nodes"]} == {("name", "op", "fate", "reason")}
+    assert {tuple(node) for node in data["nodes"]} == {("name", "op", "fate", "reason", "label", "reason_kind")}
     assert {node["fate"] for node in data["nodes"]} == {"analog", "digital"}
     assert [node["name"] for node in data["nodes"]] == [node.name for node in onnx.load(MODEL).graph.node]
     assert all(seconds >= 0 for seconds in data["seconds"].values())

@@ -15,6 +15,7 @@ from onnx import helper
 import mcompiler
 from mcompiler.driver import Build
 from mcompiler.errors import CompileError, DataError, TargetError
+from mcompiler.fates import reason_text
 from mcompiler.target import Target
 from tests.support.builds import Array, activations, codes_of, conv_case, floats, model, node, run_plain, target
 from tests.support.models import run
@@ -309,7 +310,7 @@ def test_fates_tell_what_became_of_every_node() -> None:
         "k": np.float32(3) * one[:1],
     }
     build = built(model(nodes, {"x": x}, constants), {"x": x})
-    fates = {fate.name: (str(fate.fate), fate.reason) for fate in build.fates}
+    fates = {fate.name: (str(fate.fate), reason_text(fate.reason)) for fate in build.fates}
     assert list(fates) == ["conv", "bn", "relu", "mul", "add", "neg"]
     assert fates["conv"][0] == fates["bn"][0] == "analog"
     assert "folded into" in fates["bn"][1]

@@ -51,14 +51,14 @@ def test_missing_or_double_names_become_operator_and_index() -> None:
         "{ [a] p = Relu(x) \n [a] q = Sigmoid(p) \n r = Tanh(q) \n [Neg_4] s = Abs(r) \n y = Neg(s) }"
     )
     program = imported(model)
-    assert program.nodes == (
+    assert [(node.name, node.op) for node in program.nodes] == [
         ("a", "Relu"),
         ("Sigmoid_1", "Sigmoid"),
         ("Tanh_2", "Tanh"),
         ("Neg_4", "Abs"),
         ("Neg_4_", "Neg"),
-    )
-    assert [node.name for node in program.model.graph] == [name for name, _ in program.nodes]
+    ]
+    assert [node.name for node in program.model.graph] == [node.name for node in program.nodes]
 
 
 def test_initializers_are_no_inputs() -> None:

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import pytest
-
 from mcompiler.artefacts import LayerData
 from mcompiler.cost import Cost, Counts, LayerCounts, Price
-from mcompiler.ir import BitRange, Fate, NodeFate
+from mcompiler.ir import BitRange, Fate, NodeFate, Reason, ReasonKind
 from mcompiler.simulate import LayerResult, Verification
 from mcompiler.summary import compile_summary, cost_summary, fates_table, verify_summary
 from mcompiler.target import Event, Place
 from tests.support.digits import digits_build
+from tests.support.models import model_node
 from tests.support.programs import with_site
 
 COST = Cost(
@@ -69,10 +68,15 @@ def test_compile_summary_fits_a_screen_however_large_the_model() -> None:
     build = digits_build()
     long = "/encoder" * 20
     layers = tuple(
-        replace(layer, op=with_site(layer.op, name=f"{long}/{index}"))
+        replace(layer, op=with_site(layer.op, name=f"{long}/{index}", label=f"{long}/{index}"))
         for index, layer in enumerate(build.layer_data * 50)
     )
-    fates = tuple(NodeFate(f"{long}{i}", "Op", Fate.DIGITAL, f"{long} {i % 40}") for i in range(5000))
+    fates = tuple(
+        NodeFate(
+            model_node(i, f"{long}{i}", "Op"), Fate.DIGITAL, Reason(ReasonKind.STATED_BY_RULE, note=f"{long} {i % 40}")
+        )
+        for i in range(5000)
+    )
     lines = compiled(layers, fates).splitlines()
     assert len(lines) <= 40
     assert max(map(len, lines)) <= 100
@@ -202,10 +206,21 @@ def test_worst_layers_broken_promises_first() -> None:
     assert rows[-1] == "... 12 more that are not exact"
 
 
-@pytest.mark.parametrize("fate", [Fate.ANALOG, "analog"])
-def test_fates_table(fate: Fate) -> None:
-    assert fates_table([NodeFate("/a/Conv", "Conv", fate, "3 x 4"), NodeFate("b", "Relu", Fate.DIGITAL, "none")]) == (
+PRODUCT = Reason(ReasonKind.MATRIX_PRODUCT, shape=(1, 3, 4))
+
+
+def test_fates_table() -> None:
+    conv = NodeFate(model_node(0, "/a/Conv", "Conv"), Fate.ANALOG, PRODUCT)
+    relu = NodeFate(model_node(1, "b", "Relu"), Fate.DIGITAL, Reason(ReasonKind.NO_MATRIX_PRODUCT))
+    assert fates_table([conv, relu]) == (
         "node     operator  fate     reason\n"
-        "/a/Conv  Conv      analog   3 x 4\n"
-        "b        Relu      digital  none"
-    )  # fmt: skip
+        "/a/Conv  Conv      analog   matrix product with constant weights, 3 x 4\n"
+        "b        Relu      digital  no matrix product"
+    )
+
+
+def test_fates_table_shows_labels_that_are_no_names() -> None:
+    fate = NodeFate(model_node(0, "node_Gemm_7", "Gemm", "classifier.1"), Fate.ANALOG, PRODUCT)
+    header, row = fates_table([fate]).splitlines()
+    assert header.split() == ["node", "label", "operator", "fate", "reason"]
+    assert row.split()[:3] == ["node_Gemm_7", "classifier.1", "Gemm"]

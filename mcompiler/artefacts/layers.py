@@ -194,6 +194,7 @@ def _record(layer: LayerData, schedule: LayerSchedule, stem: str) -> dict[str, A
         moved["reorder"] = asdict(op.matrix.reorder)
     return {
         "name": op.site.name,
+        "label": op.site.label,
         "files": stem,
         "matrix": list(op.matrix.codes.shape),
         "shape": shape,

@@ -18,7 +18,8 @@ import jinja2
 from mcompiler.artefacts.floorplan import floor_plan
 from mcompiler.artefacts.layers import LayerData
 from mcompiler.cost import DIGITAL, Cost, Price
-from mcompiler.ir import ConvShape, Fate, NodeFate
+from mcompiler.fates import reason_text
+from mcompiler.ir import ConvShape, Fate, NodeFate, Site
 from mcompiler.target import Event, Partner, Target, WeightEncoding, assumptions
 from mcompiler.text import area, clean, count, percent, plural, quantity
 
@@ -152,7 +153,7 @@ def _interval(cost: Cost) -> float:
 
 def _summary(cost: Cost, fates: Sequence[NodeFate], layers: Sequence[LayerData]) -> list[tuple[str, str, str]]:
     """(name, value, note) of what a reader looks for first."""
-    numbers = Counter(Fate(fate.fate) for fate in fates)
+    numbers = Counter(fate.fate for fate in fates)
     lossless = sum(layer.analog.lossless for layer in layers)
     saved = 1 - cost.crossbars / cost.crossbars_dense if cost.crossbars_dense else 0.0
     dense = f"{cost.crossbars_dense:,} in the dense mapping" + (f", {percent(saved)} saved" if saved > 0 else "")
@@ -277,6 +278,11 @@ def _converters(layer: LayerData) -> Cell:
     return Cell(f"gain {gain}, {clipped} clipped", hint="codes per unit; share of conversions that clip")
 
 
+def _layer_cell(site: Site, colour: str | None = None) -> Cell:
+    """The label of a layer, and the name of its node as a hint where that is another."""
+    return Cell(clean(site.label), colour=colour, hint=clean(site.name) if site.name != site.label else "")
+
+
 _ADC_BITS = "fewest with which an array converts without loss, given its own cells"
 
 
@@ -286,7 +292,7 @@ def _layer_table(cost: Cost, layers: Sequence[LayerData], colours: Sequence[str]
     for layer, colour in zip(layers, colours, strict=True):
         op, price = layer.op, cost.layers.get(layer.op.site.name, Price(0.0, 0.0))
         rows.append(_cells(
-            Cell(clean(op.site.name), colour=colour), _operation(layer), _matrix(layer),
+            _layer_cell(op.site, colour), _operation(layer), _matrix(layer),
             f"{op.matrix.weight_bits} / {op.site.input.bits}", f"{op.site.vectors:,}", f"{len(layer.table):,}", f"{layer.dense:,}",
             percent(price.utilisation),
             _quantity(price.latency_s, "s"), _quantity(price.energy_j, "J"), _share(price.energy_j, cost.energy_j),
@@ -360,14 +366,14 @@ def _fates(fates: Iterable[NodeFate]) -> list[tuple[str, str, Table]]:
     """(fate, its reasons in short, table) for each fate that occurs."""
     groups: dict[Fate, list[NodeFate]] = {fate: [] for fate in Fate}
     for node in fates:
-        groups[Fate(node.fate)].append(node)
+        groups[node.fate].append(node)
     found = []
     for fate, nodes in groups.items():
         if not nodes:
             continue
         operators = Counter(node.op for node in nodes).most_common(6)
         short = ", ".join(f"{number:,} {clean(name)}" for name, number in operators)
-        rows = tuple(_cells(clean(node.name), clean(node.op), clean(node.reason)) for node in nodes)
+        rows = tuple(_cells(clean(node.name), clean(node.op), clean(reason_text(node.reason))) for node in nodes)
         found.append((fate.value, short, Table(("Node", "Operator", "Reason"), "lll", rows)))
     return found
 

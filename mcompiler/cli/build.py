@@ -109,6 +109,7 @@ def compile_command(
     from mcompiler.artefacts import check_place, clean_leftovers
     from mcompiler.cli.layout import placement_line, replication_lines, turn_lines
     from mcompiler.driver import compile
+    from mcompiler.fates import fate_record
     from mcompiler.summary import compile_summary, remap_line, reorder_line
 
     if arrays is not None and replicate == "none":
@@ -143,10 +144,11 @@ def compile_command(
             "out": str(place),
             "crossbars": build.cost.crossbars,
             "crossbars_dense": build.cost.crossbars_dense,
-            "nodes": [{"name": f.name, "op": f.op, "fate": str(f.fate), "reason": f.reason} for f in build.fates],
+            "nodes": [fate_record(fate) for fate in build.fates],
             "seconds": dict(build.seconds),
             "layers": [
-                {"name": layer.op.site.name, "adc_bits": layer.analog.adc_range.as_json()} for layer in build.layer_data
+                {"name": layer.op.site.name, "label": layer.op.site.label, "adc_bits": layer.analog.adc_range.as_json()}
+                for layer in build.layer_data
             ],
             **({} if ordered is None else {"reorder": ordered}),
             "placement": build.schedule["placement"],

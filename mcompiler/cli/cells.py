@@ -19,7 +19,11 @@ FILES = {".npy", ".csv"}
 
 @click.command()
 @DIRECTORY
-@click.option("--layer", metavar="L", help="Layer name; without it --out is a folder with a file for every layer.")
+@click.option(
+    "--layer",
+    metavar="L",
+    help="Layer: name, label, or a part of either; without it --out is a folder with a file for every layer.",
+)
 @click.option("--tile", type=click.IntRange(min=0), metavar="I", help="One physical array of the layer; default: all.")
 @click.option(
     "--out",
@@ -41,6 +45,7 @@ def cells(directory: Path, layer: str | None, tile: int | None, out: Path | None
         assert out is not None  # _check_usage
         _write_all(build, out, as_json)
     else:
+        layer = build.layer_name(layer)
         count = build.arrays(layer)
         if tile is not None and tile >= count:
             raise UserError(f"layer '{layer}' has {count} arrays; there is no number {tile}")

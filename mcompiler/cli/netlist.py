@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @DIRECTORY
-@click.option("--layer", required=True, metavar="L", help="Layer name.")
+@click.option("--layer", required=True, metavar="L", help="Layer: name, label, or a part of either.")
 @click.option("--tile", type=click.IntRange(min=0), metavar="I", help="One physical array of the layer; default: all.")
 @click.option(
     "--input",
@@ -38,6 +38,7 @@ def netlist(directory: Path, layer: str, tile: int | None, given: str | None, ou
     from mcompiler.text import plural
 
     build = load(directory)
+    layer = build.layer_name(layer)
     arrays = build.arrays(layer) if tile is None else 1
     inputs, vectors = _applied(build, layer, given)
     place = Path(f"{plain_name(layer)}.sp") if out is None else out

@@ -11,12 +11,18 @@ from mcompiler.cli.common import json_option, print_json
 @json_option
 def ops(as_json: bool) -> None:
     """What becomes of every ONNX operator: analog, digital or refused, and why."""
+    from mcompiler.fates import reason_text
     from mcompiler.passes.lower import operator_fates
 
-    rows = operator_fates()
+    rows = [(op, fate, reason, reason_text(reason)) for op, fate, reason in operator_fates()]
     if as_json:
-        print_json([{"op": row.op, "fate": str(row.fate), "reason": row.reason} for row in rows])
+        print_json(
+            [
+                {"op": op, "fate": fate.value, "reason": text, "reason_kind": reason.kind.value}
+                for op, fate, reason, text in rows
+            ]
+        )
         return
-    width = max(len(row.op) for row in rows)
-    for row in rows:
-        click.echo(f"{row.op:{width}}  {row.fate:8}  {row.reason}")
+    width = max(len(op) for op, _, _, _ in rows)
+    for op, fate, _, text in rows:
+        click.echo(f"{op:{width}}  {fate:8}  {text}")

@@ -55,6 +55,7 @@ class LayerCounts:
         cells, live: of those arrays.
         adc_bits: that its arrays need.
         written_cells: cells written per inference, where layers take turns on the same arrays.
+        label: for people.
     """
 
     events: dict[Event, float]
@@ -67,6 +68,11 @@ class LayerCounts:
     live: int = 0
     adc_bits: BitRange = NO_BITS
     written_cells: float = 0.0
+    label: str = ""
+
+    def title(self, name: str) -> str:
+        """What people call the layer: its label, or its name where it has none."""
+        return self.label or name
 
 
 @dataclass(frozen=True)
@@ -133,7 +139,8 @@ class Cost:
             "crossbars_dense": self.crossbars_dense,
             "utilisation": self.utilisation,
             "layers": {
-                name: {key: getattr(p, key) for key in layer_keys} | {"adc_bits": p.adc_bits.as_json()}
+                name: {key: getattr(p, key) for key in layer_keys}
+                | {"adc_bits": p.adc_bits.as_json(), "label": self.counts.layers[name].title(name)}
                 for name, p in self.layers.items()
             },
             "components": {
@@ -162,9 +169,11 @@ class Cost:
         """Undo ``as_json``."""
         kept = ("layers", "components", "events", "units")
         totals = {key: data[key] for key in data if key not in kept}
-        layers = {
-            name: Price(**row | {"adc_bits": BitRange(**row["adc_bits"])}) for name, row in data["layers"].items()
-        }
+        layers, labels = {}, {}
+        for name, row in data["layers"].items():
+            labels[name] = row.get("label", name)
+            prices = {key: value for key, value in row.items() if key != "label"}
+            layers[name] = Price(**prices | {"adc_bits": BitRange(**row["adc_bits"])})
         events: dict[str, dict[Event, float]] = {name: {} for name in layers}
         for row in data["events"]:
             events[row["layer"]][Event(row["event"])] = row["count"]
@@ -172,7 +181,7 @@ class Cost:
             name: LayerCounts(
                 events[name], {place: row[place.value] for place in Place}, row["busy_s"], layers[name].latency_s,
                 layers[name].crossbars, layers[name].crossbars_dense, row["cells"], row["live"], layers[name].adc_bits,
-                row["written_cells"],
+                row["written_cells"], labels[name],
             )
             for name, row in data["units"]["layers"].items()
         }  # fmt: skip
@@ -211,12 +220,13 @@ def count(program: ScheduledProgram, target: Target) -> Counts:
             live=int(encoded.live.sum()) * copies if owner else 0,
             adc_bits=encoded.adc_range,
             written_cells=arrays * shape.cells / analog.batch if analog.turns else 0.0,
+            label=site.label,
         )
     digital = float(sum(matrix.digital_ops.values()))
     spans = program.digital_s.values()
     layers[DIGITAL] = LayerCounts(
         {Event.DIGITAL_OP: digital}, {place: shares[place].get(DIGITAL, 0.0) for place in Place},
-        span_s=max((end - start for start, end in spans), default=0.0),
+        span_s=max((end - start for start, end in spans), default=0.0), label=DIGITAL,
     )  # fmt: skip
     return Counts(layers, sum(shares[Place.TILE].values()), program.interval_s, program.latency_s)
 

@@ -31,9 +31,11 @@ from mcompiler.data import InputSpec, Samples, from_arrays, load_samples, random
 from mcompiler.driver.content import Compiled, Stored, mapped_from_cells
 from mcompiler.driver.inputs import Say, silent
 from mcompiler.driver.saving import versions, write_files
-from mcompiler.errors import BuildError, DataError
+from mcompiler.errors import BuildError, DataError, UserError
+from mcompiler.fates import restored_fate, stored_fate
 from mcompiler.geometry import array_shape
-from mcompiler.ir import Fate, NodeFate
+from mcompiler.ir import NodeFate
+from mcompiler.naming import LayerName, find_layer
 from mcompiler.onnx_export import code_names, same_models
 from mcompiler.runtime import Session, input_specs, open_model
 from mcompiler.simulate import LayerProbe, Models, Verification, verify
@@ -159,7 +161,7 @@ class Build:
         Of a chip whose stuck cells are known as they stand on it, spare lines after the others.
 
         Args:
-            layer: layer name.
+            layer: layer name, label, or a part of either that no other layer has.
             tile: number of the array within the layer.
 
         Raises:
@@ -373,18 +375,26 @@ class Build:
 
         def fill(writer: Writer) -> dict[str, Any]:
             write_files(writer, content, self.target, self.cost, self.report())
-            fates = [{"name": f.name, "op": f.op, "fate": f.fate.value, "reason": f.reason} for f in self.fates]
-            return {"versions": versions(), "options": dict(self.options), "nodes": fates}
+            nodes = [stored_fate(fate) for fate in self.fates]
+            return {"versions": versions(), "options": dict(self.options), "nodes": nodes}
 
         write_build(out, force, fill, say)
         return out
 
-    def _layer(self, name: str) -> LayerData:
-        for layer in self._content.layers:
-            if layer.op.site.name == name:
-                return layer
-        known = ", ".join(f"'{layer}'" for layer in self.layers[:8]) + (" ..." if len(self.layers) > 8 else "")
-        raise BuildError(f"no layer '{name}'; the layers are {known}")
+    def layer_name(self, given: str) -> str:
+        """Name of the layer that a user names: by its name, its label, or a part of either that no other layer has.
+
+        Raises:
+            BuildError: no layer, or several.
+        """
+        return self._layer(given).op.site.name
+
+    def _layer(self, given: str) -> LayerData:
+        layers = self._content.layers
+        try:
+            return layers[find_layer(given, [LayerName(layer.op.site.name, layer.op.site.label) for layer in layers])]
+        except UserError as error:
+            raise BuildError(str(error)) from None
 
     def _mapped(self, ideal: bool) -> ir.Model:
         return mapped_from_cells(self._content.skeleton, self._content.layers, self.target, ideal)
@@ -452,7 +462,7 @@ def load(directory: str | Path) -> Build:
     verify_hashes(root, manifest, ["target.toml"])
     target = load_target(root / "target.toml")
     try:
-        fates = tuple(NodeFate(n["name"], n["op"], Fate(n["fate"]), n["reason"]) for n in manifest["nodes"])
+        fates = tuple(restored_fate(record) for record in manifest["nodes"])
         options = dict(manifest["options"])
     except (KeyError, TypeError, ValueError) as error:
         raise BuildError(f"{root / 'manifest.json'}: damaged; compile the model again") from error

@@ -1,4 +1,4 @@
-"""Sizes of the dimensions that a model leaves open: given, told by the graph, or guessed."""
+"""Sizes of the dimensions that a model leaves open: given, required by its constants, or guessed."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def open_dims(program: GraphProgram, session: Session, dims: Mapping[str, int], 
         program: the model.
         session: the model in onnxruntime, which says whether a guess is accepted.
         dims: sizes given.
-        say: told about guesses.
+        say: receives notes about guesses.
 
     Raises:
         CompileError: a dimension that the model does not have, or none of the guesses runs.
@@ -51,7 +51,7 @@ def open_dims(program: GraphProgram, session: Session, dims: Mapping[str, int], 
         _refuse_shapeless(program.model, session, specs, dims)
         return dict(dims)
     failure = "its inputs are too large"
-    for guess in _guesses(missing, dims, _told(program.model, specs)):
+    for guess in _guesses(missing, dims, _sizes_from_constants(program.model, specs)):
         trial = {**dims, **guess}
         if _elements(specs, trial) > TRIAL_ELEMENTS:
             continue
@@ -80,7 +80,7 @@ def _elements(specs: tuple[InputSpec, ...], dims: Mapping[str, int]) -> int:
 
 
 def _failure(session: Session, specs: tuple[InputSpec, ...], dims: Mapping[str, int]) -> str:
-    """What onnxruntime says against these sizes; empty where it runs."""
+    """The error of onnxruntime for these sizes; empty where it runs."""
     sample = random_samples(specs, 1, np.random.default_rng(0), dims)
     feeds, _ = next(batches(specs, sample))
     try:
@@ -100,10 +100,12 @@ def _refuse_shapeless(model: ir.Model, session: Session, specs: tuple[InputSpec,
         )
 
 
-def _guesses(missing: Sequence[str], dims: Mapping[str, int], told: Mapping[str, int]) -> Iterator[dict[str, int]]:
-    """Sizes to try for the missing dimensions: the same for all but those that a name or the graph tells more about."""
+def _guesses(
+    missing: Sequence[str], dims: Mapping[str, int], fixed_sizes: Mapping[str, int]
+) -> Iterator[dict[str, int]]:
+    """Sizes to try for the missing dimensions: the same for all but those that a name or a constant says more about."""
     batches = {name: 1 for name in missing if name.lower().startswith("batch") or name in {"N", "B"}}
-    known = {name: size for name, size in told.items() if name in missing}
+    known = {name: size for name, size in fixed_sizes.items() if name in missing}
     others = [name for name in missing if name not in batches]
     totals = {name for name in others if name.lower().startswith("total")}  # a sum: past and present of a decoder
     for guess, fixed in itertools.product(GUESSES, ({**batches, **known}, known, {})):
@@ -127,20 +129,20 @@ def _derived(trial: dict[str, int], dims: Mapping[str, int]) -> dict[str, int]:
     return result
 
 
-# --- what the graph tells --------------------------------------------------------------------------------------------
+# --- sizes from constants --------------------------------------------------------------------------------------------
 
 
-def _told(model: ir.Model, specs: tuple[InputSpec, ...]) -> dict[str, int]:
+def _sizes_from_constants(model: ir.Model, specs: tuple[InputSpec, ...]) -> dict[str, int]:
     """Sizes of dimensions that the constants of the first operators fix: channels, features."""
     shapes = {spec.name: spec.shape for spec in specs}
-    told: dict[str, int] = {}
+    found: dict[str, int] = {}
     for value in model.graph.inputs:
         shape = shapes.get(value.name or "", ())
         for axis, size in _fixed_axes(value, len(shape), set()):
             name = shape[axis]
             if isinstance(name, str):
-                told.setdefault(name, size)
-    return told
+                found.setdefault(name, size)
+    return found
 
 
 def _fixed_axes(value: ir.Value, dims: int, seen: set[ir.Value]) -> Iterator[tuple[int, int]]:
@@ -149,7 +151,7 @@ def _fixed_axes(value: ir.Value, dims: int, seen: set[ir.Value]) -> Iterator[tup
         return
     seen.add(value)
     for node, position in value.uses():
-        for axis, size in _asked(node, position, dims):
+        for axis, size in _sizes_required_by(node, position, dims):
             if -dims <= axis < dims:
                 yield axis % dims, size
         if standard(node, *_SAME_SHAPE):
@@ -160,8 +162,8 @@ def _fixed_axes(value: ir.Value, dims: int, seen: set[ir.Value]) -> Iterator[tup
                 yield from ((perm[axis], size) for axis, size in _fixed_axes(node.outputs[0], dims, seen))
 
 
-def _asked(node: ir.Node, position: int, dims: int) -> Iterator[tuple[int, int]]:
-    """(axis, size) that a node with constants asks of its input number ``position``."""
+def _sizes_required_by(node: ir.Node, position: int, dims: int) -> Iterator[tuple[int, int]]:
+    """(axis, size) that a node with constants requires of its input number ``position``."""
     other = node.inputs[1 - position] if len(node.inputs) > 1 and position < 2 else None
     array = constant(other)
     if array is None:

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from mcompiler.ir.graph import GraphProgram
+from mcompiler.ir.graph import ConstantKey, GraphProgram, Origin
 
 IntArray = npt.NDArray[np.int64]
 CodeArray = npt.NDArray[np.int16]
@@ -62,6 +62,9 @@ class FloatMatrix:
         weight_codes: int [G, K, N] with zero point subtracted and ``weight_scale`` [G, N], where the model brings them.
         bias: float32 [G, N] added after scaling, or None.
         tensor: name of the activation tensor in the normalised graph that is this operation's input.
+        label: for people: the PyTorch module path of the node where the file states one, else the layer name; unique.
+        origin: the node of the user's model; None where the node was made from none.
+        source: identity of the weights: layers with equal keys hold the same matrix.
         input_scale, input_zero_point, input_bits: the model's own input quantiser (unsigned codes), or None.
         element: ONNX element type of input and output (FLOAT, FLOAT16, DOUBLE).
     """
@@ -72,6 +75,9 @@ class FloatMatrix:
     bias: FloatArray | None
     tensor: str
     element: ir.DataType
+    label: str
+    origin: Origin | None
+    source: ConstantKey
     weight_codes: CodeArray | None = None
     weight_scale: FloatArray | None = None
     input_scale: float | None = None

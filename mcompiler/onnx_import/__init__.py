@@ -14,6 +14,7 @@ from mcompiler.errors import ModelError
 from mcompiler.ir import GraphProgram
 from mcompiler.onnx_import.convert import convert_opset
 from mcompiler.onnx_import.evaluate import evaluate
+from mcompiler.onnx_import.identity import identify
 from mcompiler.onnx_import.reader import EXTERNAL_KEY, TYPE_KEY, read
 from mcompiler.onnx_import.refuse import check, operators
 from mcompiler.onnx_import.shapes import infer_shapes
@@ -36,9 +37,9 @@ _MIN_IR_VERSION = 8
 def load_model(path: Path) -> GraphProgram:
     """Read an ONNX model for compilation.
 
-    Every node gets a unique name: its own, or ``<Op>_<index>`` where missing or double (index = position in the
-    graph). Initializers that are also inputs (IR version 3) are no longer inputs. Large tensors stay on disk,
-    memory-mapped.
+    Every node gets its origin and a label. Every node of the main graph gets a unique name: its own, or
+    ``<Op>_<index>`` where missing or repeated (index = position in the graph). Initializers that are also inputs (IR
+    version 3) are no longer inputs. Large tensors stay on disk, memory-mapped.
 
     Args:
         path: an ONNX file (protobuf); external data beside it.
@@ -55,7 +56,7 @@ def program_of(model: ir.Model, label: str = "the model") -> GraphProgram:
 
     Args:
         model: the model, which belongs to the program from now on.
-        label: what messages call it.
+        label: name of the model in messages.
 
     Raises:
         ModelError: nodes that no inference can have, all of them listed.
@@ -73,21 +74,4 @@ def program_of(model: ir.Model, label: str = "the model") -> GraphProgram:
     model.ir_version = max(model.ir_version, _MIN_IR_VERSION)
     if "ai.onnx" in model.opset_imports:
         model.opset_imports.setdefault("", model.opset_imports.pop("ai.onnx"))
-    _name_nodes(graph)
-    return GraphProgram(model=model, nodes=tuple((node.name or "", node.op_type) for node in graph))
-
-
-def _name_nodes(graph: ir.Graph) -> None:
-    """Unique names for all top-level nodes. Names of the file win over made-up ones."""
-    own = [node.name for node in graph]
-    taken = {name for name in own if name}
-    seen: set[str] = set()
-    for index, (node, name) in enumerate(zip(graph, own, strict=True)):
-        if name and name not in seen:
-            seen.add(name)
-            continue
-        fresh = f"{node.op_type}_{index}"
-        while fresh in taken or fresh in seen:
-            fresh += "_"
-        node.name = fresh
-        seen.add(fresh)
+    return GraphProgram(model=model, nodes=identify(model))

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import onnx
 import onnx.version_converter
 import onnx_ir as ir
 
 from mcompiler.onnx_import.light import light_proto, without_map_types
+from mcompiler.provenance import mark_helper, mark_replacement
 
 _PARKED = "mcompiler.parked"
 """Domain given to operators that the converter does not know, so that it passes them over."""
@@ -16,14 +19,15 @@ def convert_opset(model: ir.Model, version: int) -> ir.Model | None:
     """The model in operator set ``version``, or None where it cannot be converted.
 
     Large initializers are taken out before and put back after, so that the cost does not grow with the weights. Names
-    of values and nodes survive; nodes that the converter adds are named after a neighbour.
+    of values survive, and by them nodes are found again: a node that makes the same value has the same provenance.
+    Nodes that the converter adds help the nearest node that was there before, and are named after it.
 
     Args:
         model: the model; its tensors are shared with the result, itself it is not changed.
         version: the operator set wanted, not older than the model's.
     """
     if any(True for _ in model.graph.subgraphs()) or model.functions:
-        return None  # the converter leaves bodies as they are, which changes what they mean
+        return None  # the converter leaves bodies as they are, which changes their meaning
     tensors = {value.name: value for value in model.graph.initializers.values()}
     try:
         proto = _prepared(model)
@@ -33,6 +37,7 @@ def convert_opset(model: ir.Model, version: int) -> ir.Model | None:
     except Exception:  # the converter and the checker raise many kinds; the model is then kept as it is
         return None
     _restore(result, model, tensors)
+    _restore_notes(result.graph, model.graph)
     return result
 
 
@@ -60,8 +65,6 @@ def _restore(result: ir.Model, model: ir.Model, tensors: dict[str | None, ir.Val
         graph.register_initializer(value)
     for old, new in zip(model.graph.outputs, graph.outputs, strict=True):
         new.type, new.shape = old.type, old.shape
-        for key, item in old.meta.items():
-            new.meta[key] = item
     for node in graph:
         if node.domain == _PARKED:
             node.domain = ""
@@ -71,18 +74,70 @@ def _restore(result: ir.Model, model: ir.Model, tensors: dict[str | None, ir.Val
     result.ir_version = model.ir_version
     result.producer_name, result.producer_version = model.producer_name, model.producer_version
     result.metadata_props.update(model.metadata_props)
-    _name_new(graph, {node.name for node in model.graph})
 
 
-def _name_new(graph: ir.Graph, old: set[str | None]) -> None:
-    """Name nodes that the converter added after the nearest node that was there before."""
-    taken = set(old)
+def _restore_notes(graph: ir.Graph, before: ir.Graph) -> None:
+    """Give values and nodes of a converted graph the notes and names of those they were; name and note added nodes."""
+    sources = {value.name: value for value in (*before.initializers.values(), *before.inputs)}
+    makers: dict[str | None, ir.Node] = {}
+    for node in before:
+        for output in node.outputs:
+            sources[output.name] = output
+            makers[output.name] = node
+    found: dict[ir.Node, ir.Node] = {}
     for node in graph:
-        if node.name in old and node.name:
+        old = next((makers[output.name] for output in node.outputs if output.name in makers), None)
+        if old is not None:
+            main = _main(node, old, makers)
+            found[main] = old
+            main.name = old.name
+            mark_replacement(main, old)
+    for value in (*graph.initializers.values(), *graph.inputs, *(output for node in graph for output in node.outputs)):
+        if value.name in sources:
+            for key, item in sources[value.name].meta.items():
+                value.meta[key] = item
+    _name_added(graph, found)
+
+
+def _main(node: ir.Node, old: ir.Node, makers: Mapping[str | None, ir.Node]) -> ir.Node:
+    """The node that plays the part of ``old``: the maker of its value, or one of the same operator before that.
+
+    The converter surrounds some nodes (Flatten, Softmax, Reshape in place of a Softmax over several axes).
+    """
+    pending = [node]
+    while pending:
+        candidate = pending.pop()
+        if candidate.op_type == old.op_type and candidate.domain == old.domain:
+            return candidate
+        added = (other for other in candidate.predecessors() if not any(out.name in makers for out in other.outputs))
+        pending.extend(added)
+    return node
+
+
+def _nearest(node: ir.Node, found: Mapping[ir.Node, ir.Node]) -> ir.Node | None:
+    """The node of before that an added node leads to, over other added ones; else the one that it comes from."""
+    for neighbours in (ir.Node.successors, ir.Node.predecessors):
+        pending, seen = [node], {node}
+        while pending:
+            for other in neighbours(pending.pop(0)):
+                if other in found:
+                    return found[other]
+                if other not in seen:
+                    seen.add(other)
+                    pending.append(other)
+    return None
+
+
+def _name_added(graph: ir.Graph, found: Mapping[ir.Node, ir.Node]) -> None:
+    """Name and note nodes that the converter added after the nearest node that was there before, a reader first."""
+    taken = {node.name for node in found}
+    for node in graph:
+        if node in found:
             continue
-        near = [*node.successors(), *node.predecessors()]
-        anchor = next((other.name for other in near if other.name in old), node.op_type)
-        base = name = f"{anchor}/{node.op_type}"
+        near = _nearest(node, found)
+        if near is not None:
+            mark_helper(node, near)
+        base = name = f"{near.name if near is not None else node.op_type}/{node.op_type}"
         count = 1
         while name in taken:
             count += 1

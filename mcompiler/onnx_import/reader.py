@@ -1,7 +1,7 @@
 """From a file to an ``onnx_ir`` model whose large tensors stay on disk, memory-mapped.
 
 protobuf would copy every byte of a model into memory and hold it there. The reader instead walks the wire format of the
-file, cuts the ``raw_data`` of large initializers out, and hands protobuf only what is left; the tensors become views
+file, cuts the ``raw_data`` of large initializers out, and hands protobuf only the rest; the tensors become views
 into the mapped file. Tensors that the model keeps in external files are mapped the same way.
 """
 
@@ -69,7 +69,7 @@ def _parsed(path: Path, source: memoryview) -> onnx.ModelProto:
 def _deserialized(proto: onnx.ModelProto, path: Path) -> ir.Model:
     log = logging.getLogger("onnx_ir")
     level = log.level
-    log.setLevel(logging.CRITICAL)  # what it warns of is refused below, in our words
+    log.setLevel(logging.CRITICAL)  # the faults that it warns of are refused below
     try:
         model: ir.Model = ir.from_proto(proto)
     except Exception as error:  # onnx_ir raises many kinds, all of them about the file
@@ -192,7 +192,7 @@ def _strip_tensor(data: memoryview, at: int, stop: int) -> bytes:
     return b"".join(parts)
 
 
-# --- what onnx_ir does not hold --------------------------------------------------------------------------------------
+# --- types that onnx_ir does not hold --------------------------------------------------------------------------------
 
 
 def _drop_map_types(graph: Any) -> dict[str, bytes]:
@@ -249,7 +249,7 @@ class _Tensors:
         self.files: dict[str, memoryview] = {_SELF: source}
 
     def settle(self, model: ir.Model) -> None:
-        """Give every initializer, and every external tensor of an attribute, an array of its own."""
+        """Give every initializer, and every external tensor of an attribute, an array."""
         for graph in model.graphs():
             for value in graph.initializers.values():
                 if value.const_value is not None and value.const_value.dtype != ir.DataType.STRING:

@@ -1,4 +1,4 @@
-"""What can be refused by looking at a model: foreign operators, training mode, random generators."""
+"""Nodes that are refused at import: foreign operators, training mode, random generators."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ import onnx
 import onnx_ir as ir
 
 from mcompiler.errors import ModelError
+from mcompiler.fates import reason_text
 from mcompiler.graph import constant, input_at, int_attr, standard
+from mcompiler.ir import Reason, ReasonKind
 
 _RUNTIME_DOMAINS = frozenset(["", "ai.onnx", "ai.onnx.ml", "com.microsoft", "com.microsoft.experimental"])
 _BLOCKED_DOMAINS = frozenset(["com.microsoft.nchwc"])
@@ -39,9 +41,9 @@ _LISTED = 20
 
 
 def check(model: ir.Model, label: str) -> None:
-    """Raise ModelError for what onnxruntime cannot run, or what is no inference; all such nodes are listed.
+    """Raise ModelError for nodes that onnxruntime cannot run, or that are no inference; all of them are listed.
 
-    Whether onnxruntime accepts the model is only known once a session has been opened; this finds what needs none.
+    Whether onnxruntime accepts the model is only known once a session has been opened; this check needs none.
     """
     if not model.opset_imports:
         raise ModelError(
@@ -49,10 +51,10 @@ def check(model: ir.Model, label: str) -> None:
             "export it again with a current exporter"
         )
     found = []
-    for node, opsets in _all_nodes(model):
+    for index, (node, opsets) in enumerate(_all_nodes(model)):
         reason = refusal(node, opsets, model)
         if reason is not None:
-            found.append(f"{node.name or '(unnamed)'} ({node.op_type}): {reason}")
+            found.append(f"{node.name or f'{node.op_type}_{index}'} ({node.op_type}): {reason_text(reason)}")
     if found:
         more = f"; and {len(found) - _LISTED} more" if len(found) > _LISTED else ""
         raise ModelError(
@@ -70,26 +72,23 @@ def _all_nodes(model: ir.Model) -> Iterator[tuple[ir.Node, dict[str, int]]]:
             yield node, {**model.opset_imports, **function.opset_imports}
 
 
-def refusal(node: ir.Node, opsets: dict[str, int], model: ir.Model) -> str | None:
+def refusal(node: ir.Node, opsets: dict[str, int], model: ir.Model) -> Reason | None:
     """Why a node is refused, or None."""
     if node.op_identifier() in model.functions:
         return None
     if node.domain in _TRAINING_DOMAINS:
-        return "training operator"
+        return Reason(ReasonKind.TRAINING_OPERATOR)
     if node.domain in _BLOCKED_DOMAINS:
-        return (
-            "its weights are laid out for one kind of processor; save the optimised model at level extended or below "
-            "(ORT_ENABLE_EXTENDED)"
-        )
+        return Reason(ReasonKind.PROCESSOR_LAYOUT)
     if node.domain not in _RUNTIME_DOMAINS:
-        return f"operator of the foreign domain '{node.domain}', which onnxruntime does not run"
+        return Reason(ReasonKind.FOREIGN_DOMAIN, operator=node.domain)
     if node.op_type in _RANDOM:
-        return "random generator, its output is not a function of the input"
+        return Reason(ReasonKind.RANDOM_GENERATOR)
     opset = opsets.get("", opsets.get("ai.onnx", 1))
     if _trains(node, opset):
-        return "training mode"
+        return Reason(ReasonKind.TRAINING_MODE)
     if node.domain in ("", "ai.onnx") and node.op_type not in _LEGACY and not _known(node.op_type):
-        return "no operator of ONNX"
+        return Reason(ReasonKind.UNKNOWN_OPERATOR)
     return None
 
 

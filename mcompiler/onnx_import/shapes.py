@@ -28,20 +28,20 @@ _LIKE_INPUT = {
 def infer_shapes(model: ir.Model) -> None:
     """Infer types and shapes of the top-level intermediate values, in place; symbolic sizes are carried along.
 
-    Inference may fail (operators that it does not know, contradicting annotations); values then keep what they had.
+    Inference may fail (operators that it does not know, contradicting annotations); values then keep theirs.
     Types and shapes of graph inputs and outputs stay as the model states them.
     """
-    asked = False
+    runtime_tried = False
     for _ in range(_ROUNDS):
         _infer(model)
         if sum(_supplement(node) for node in model.graph):
             continue
-        if asked or not _ask_runtime(model):
+        if runtime_tried or not _infer_by_runtime(model):
             return
-        asked = True
+        runtime_tried = True
 
 
-def _ask_runtime(model: ir.Model) -> bool:
+def _infer_by_runtime(model: ir.Model) -> bool:
     """Shapes of onnxruntime's own operators, which only it can infer; True where it added something."""
     foreign = [node.outputs[0] for node in model.graph if node.domain not in ("", "ai.onnx") and node.outputs]
     unknown = {value.name or "": value for value in foreign if value.shape is None and value.name}
@@ -81,7 +81,7 @@ def _size(dim: onnx.TensorShapeProto.Dimension) -> int | str | None:
 
 
 def _supplement(node: ir.Node) -> bool:
-    """What ``onnx`` does not infer; True where it added something."""
+    """Infer a shape that ``onnx`` does not; True where one was added."""
     if not node.outputs or node.outputs[0].shape is not None or not node.inputs or node.inputs[0] is None:
         return False
     source, output = node.inputs[0], node.outputs[0]

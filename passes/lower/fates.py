@@ -3,63 +3,81 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
-from mcompiler.ir import ConvShape, Fate, GraphProgram, NodeFate
+import onnx_ir as ir
+
+from mcompiler.ir import ConvShape, Fate, GraphProgram, ModelNode, NodeFate, NodeRef, Origin, Reason, ReasonKind
 from mcompiler.passes.lower.match import Match
+from mcompiler.provenance import origin, provenance
+
+_INLINED = (ReasonKind.INLINED_CALL, ReasonKind.INLINED_BRANCH)
 
 
 def decide_fates(
-    program: GraphProgram, matches: list[Match], reasons: Mapping[str, str], dropped: set[str]
-) -> dict[str, NodeFate]:
+    program: GraphProgram, matches: Mapping[str, Match], reasons: Mapping[ir.Node, Reason], dropped: set[ir.Node]
+) -> dict[Origin, NodeFate]:
     """Complete the fates of a program that was lowered.
 
     Args:
         program: with the fates of the passes before.
-        matches: what became analog.
-        reasons: why the other nodes of the graph stay digital, by name.
-        dropped: names of nodes that lowering took out since only weights needed them.
+        matches: the analog nodes, by layer name.
+        reasons: why the other nodes of the graph stay digital.
+        dropped: nodes that lowering took out since only weights needed them.
+
+    Returns:
+        The fate of every node of the main graph of the input model, in its order.
     """
     analog = _analog(matches, dropped)
-    here = {node.name for node in program.model.graph}
-    table: dict[str, NodeFate] = {}
-    for name, op in program.nodes:
-        known = program.fates.get(name)
-        if known is not None:
-            table[name] = _of_inlined(known, analog)
-        elif name in analog:
-            table[name] = NodeFate(name, op, Fate.ANALOG, analog[name])
-        elif name in here:
-            table[name] = NodeFate(name, op, Fate.DIGITAL, reasons[name])
-        else:
-            table[name] = NodeFate(name, op, Fate.DIGITAL, "rewritten as other operators of the operator set")
-    return table
+    digital = {place: reason for node, reason in reasons.items() if (place := origin(node)) is not None}
+    decided = {place: (fate.fate, fate.reason) for place, fate in program.fates.items()}
+    for place, (_, reason) in decided.items():
+        if reason.kind is ReasonKind.FOLDED and reason.into is not None:
+            # A normalisation shares the fate of the product that holds it, in bodies too.
+            decided[place] = (Fate.ANALOG if reason.into.origin in analog else Fate.DIGITAL, reason)
+    in_crossbars = set(analog) | {place for place, (fate, _) in decided.items() if fate is Fate.ANALOG}
+    return {node.origin: NodeFate(node, *_fate(node, decided, analog, digital, in_crossbars)) for node in program.nodes}
 
 
-def _analog(matches: list[Match], dropped: set[str]) -> dict[str, str]:
-    """Reason by name of the nodes that live in crossbars."""
-    reasons: dict[str, str] = {}
-    for match in matches:
-        name = match.node.name or ""
+def _fate(
+    node: ModelNode,
+    decided: Mapping[Origin, tuple[Fate, Reason]],
+    analog: Mapping[Origin, Reason],
+    digital: Mapping[Origin, Reason],
+    in_crossbars: set[Origin],
+) -> tuple[Fate, Reason]:
+    place = node.origin
+    if place in decided:
+        fate, reason = decided[place]
+        return _of_inlined(place, reason, in_crossbars) if reason.kind in _INLINED else (fate, reason)
+    if place in analog:
+        return Fate.ANALOG, analog[place]
+    return Fate.DIGITAL, digital.get(place, Reason(ReasonKind.REWRITTEN))
+
+
+def _analog(matches: Mapping[str, Match], dropped: set[ir.Node]) -> dict[Origin, Reason]:
+    """Reason of the nodes that are computed in crossbars, by origin."""
+    reasons: dict[Origin, Reason] = {}
+    prepared: dict[Origin, Reason] = {}
+    for layer, match in matches.items():
+        place = origin(match.node)
+        convolution = isinstance(match.shape, ConvShape)
+        kind = ReasonKind.CONVOLUTION if convolution else ReasonKind.MATRIX_PRODUCT
         groups, rows, columns = match.weights.shape
-        kind = "convolution" if isinstance(match.shape, ConvShape) else "matrix product"
-        count = f"{groups} groups of " if groups > 1 else ""
-        reasons[name] = f"{kind} with constant weights, {count}{rows} x {columns}"
-        if match.absorbed is not None:
-            reasons[match.absorbed.name or ""] = f"folded into {name} as its bias"
-        for node in match.weights.nodes:
-            if node in dropped:
-                reasons.setdefault(node, f"weights of {name}")
-        for node in match.bias_nodes:
-            if node in dropped:
-                reasons.setdefault(node, f"bias of {name}")
-    return reasons
+        if place is not None:
+            reasons[place] = Reason(kind, shape=(groups, rows, columns))
+        known = provenance(match.node).origins
+        into = NodeRef(known[0], layer) if known else None
+        if match.absorbed is not None and (added := origin(match.absorbed)) is not None:
+            reasons[added] = Reason(ReasonKind.ABSORBED_AS_BIAS, into=into)
+        for nodes, use in ((match.weights.nodes, ReasonKind.WEIGHTS_OF), (match.bias_nodes, ReasonKind.BIAS_OF)):
+            for node in nodes:
+                if node in dropped and (source := origin(node)) is not None:
+                    prepared.setdefault(source, Reason(use, into=into))
+    return prepared | reasons
 
 
-def _of_inlined(fate: NodeFate, analog: Mapping[str, str]) -> NodeFate:
+def _of_inlined(place: Origin, reason: Reason, in_crossbars: set[Origin]) -> tuple[Fate, Reason]:
     """A call or branch that was inlined is analog where one of its nodes is."""
-    if not fate.reason.startswith("inlined"):
-        return fate
-    inside = [name for name, reason in analog.items() if name.startswith(f"{fate.name}/")]
-    if not inside:
-        return fate
-    return NodeFate(fate.name, fate.op, Fate.ANALOG, f"{fate.reason}; {len(inside)} of its nodes are analog")
+    count = sum(inner.is_below(place) for inner in in_crossbars)
+    return (Fate.ANALOG if count else Fate.DIGITAL), replace(reason, number=count or None)

@@ -42,11 +42,11 @@ _UNSIGNED = {
     ir.DataType.INT8: (8, 128),
     ir.DataType.INT16: (16, 32768),
 }
-"""Bits, and what shifts a code to unsigned."""
+"""Bits, and the offset that makes a code unsigned."""
 
 
 @dataclass(frozen=True)
-class InputQuantiser:
+class TensorGrid:
     """x = scale * (q - zero_point), q unsigned of ``bits`` bits."""
 
     scale: float
@@ -54,10 +54,10 @@ class InputQuantiser:
     bits: int
 
 
-def input_quantiser(value: ir.Value) -> InputQuantiser | None:
+def tensor_grid(value: ir.Value) -> TensorGrid | None:
     """The per-tensor quantiser whose values a tensor holds, or None.
 
-    Found at the DequantizeLinear that produces it, or behind operators that only move, select or rectify values.
+    Found at the DequantizeLinear that produces it, also through operators that only move, select or rectify values.
     """
     current: ir.Value | None = value
     while current is not None:
@@ -81,14 +81,14 @@ def _keeps_grid(node: ir.Node, output: ir.Value) -> bool:
     return True
 
 
-def _parameters(node: ir.Node) -> InputQuantiser | None:
+def _parameters(node: ir.Node) -> TensorGrid | None:
     codes, scale, zero = node.inputs[0], scalar(input_at(node, 1)), input_at(node, 2)
     if codes is None or codes.dtype not in _UNSIGNED or scale is None or not (np.isfinite(scale) and scale > 0):
         return None
     bits, shift = _UNSIGNED[codes.dtype]
     if zero is None:
-        return InputQuantiser(scale, shift, bits)
+        return TensorGrid(scale, shift, bits)
     array = constant(zero)
     if array is None or array.size != 1:
         return None
-    return InputQuantiser(scale, int(array.reshape(-1)[0]) + shift, bits)
+    return TensorGrid(scale, int(array.reshape(-1)[0]) + shift, bits)

@@ -1,95 +1,137 @@
-"""The graph with a placeholder where each analog operation stands."""
+"""The graph with a placeholder in place of each analog operation."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
-from mcompiler.graph import Names, add_initializer, new_node, remove_unused_nodes, take_over
+from mcompiler.graph import Names, add_initializer, new_node, remove_unused_nodes, replace_value
 from mcompiler.ir import ANALOG_DOMAIN, ANALOG_OP
-from mcompiler.passes.lower.match import Match, Step
+from mcompiler.passes.lower.match import LayoutStep, Match
+from mcompiler.provenance import merge_origins
 
 
-def build_skeleton(model: ir.Model, matches: list[Match]) -> tuple[ir.Model, set[str]]:
+def build_skeleton(model: ir.Model, matches: Mapping[str, Match]) -> tuple[ir.Model, set[ir.Node]]:
     """Replace matched nodes by placeholders in a copy of the model.
 
+    Args:
+        model: left as it is.
+        matches: by layer name, in graph order.
+
     Returns:
-        The skeleton, and the names of nodes that nothing needs any more (they prepared weights).
+        The skeleton, and the nodes of the model that nothing needs any more (they prepared weights).
     """
-    skeleton = model.clone()
-    graph = skeleton.graph
-    nodes = {node.name: node for node in graph}
-    values = ir.convenience.create_value_mapping(graph, include_subgraphs=False)
-    names = Names(skeleton)
-    for site, match in enumerate(matches):
-        _replace(graph, match, site, nodes, values, names)
+    copy = _Copy.of(model)
+    for site, (layer, match) in enumerate(matches.items()):
+        _Placeholder(copy, site, layer, match).insert()
     if matches:
-        skeleton.opset_imports[ANALOG_DOMAIN] = 1
-    dropped = {node.name or "" for node in remove_unused_nodes(graph)}
-    return skeleton, dropped
+        copy.model.opset_imports[ANALOG_DOMAIN] = 1
+    originals = {new: old for old, new in copy.nodes.items()}
+    return copy.model, {originals[node] for node in remove_unused_nodes(copy.model) if node in originals}
 
 
-def _replace(
-    graph: ir.Graph,
-    match: Match,
-    site: int,
-    nodes: dict[str | None, ir.Node],
-    values: dict[str, ir.Value],
-    names: Names,
-) -> None:
-    node = nodes[match.node.name]
-    last = node if match.absorbed is None else nodes[match.absorbed.name]
-    layer = node.name or ""
-    old = last.outputs[0]
-    x = values[match.tensor.name or ""]
-    added: list[ir.Node] = []
-    for step in match.before:
-        x = _step(graph, step, x, layer, values, names, added)
-    like = old if not match.after else None
-    label, attributes = names.fresh(f"{layer}/y"), {"site": site}
-    placeholder = new_node(ANALOG_OP, [x], layer, label, domain=ANALOG_DOMAIN, attributes=attributes, like=like)
-    added.append(placeholder)
-    y = placeholder.outputs[0]
-    if y.type is None:
-        y.type = old.type
-    for step in match.after:
-        y = _step(graph, step, y, layer, values, names, added)
-    # At the place of the product, not of an absorbed addition: placeholders stand in the order of the matrices.
-    graph.insert_before(node, added)
-    take_over(graph, old, y)
-    values[y.name or ""] = y
-    graph.remove([last] if last is node else [last, node], safe=True)
+@dataclass(frozen=True)
+class _Copy:
+    """A clone of a model, with the clone's nodes and values by those of the original."""
+
+    model: ir.Model
+    nodes: dict[ir.Node, ir.Node]
+    values: dict[ir.Value, ir.Value]
+    names: Names
+
+    @classmethod
+    def of(cls, model: ir.Model) -> _Copy:
+        """Clones keep the order of nodes, inputs and initializers; equal positions pair them."""
+        clone = model.clone()
+        nodes = dict(zip(model.graph, clone.graph, strict=True))
+        values = dict(zip(model.graph.inputs, clone.graph.inputs, strict=True))
+        old_constants, new_constants = model.graph.initializers.values(), clone.graph.initializers.values()
+        values |= dict(zip(old_constants, new_constants, strict=True))
+        for old, new in nodes.items():
+            values |= dict(zip(old.outputs, new.outputs, strict=True))
+        return cls(clone, nodes, values, Names(clone))
 
 
-def _step(
-    graph: ir.Graph,
-    step: Step,
-    x: ir.Value,
-    layer: str,
-    values: dict[str, ir.Value],
-    names: Names,
-    added: list[ir.Node],
-) -> ir.Value:
-    """Append the node of a step; returns its output."""
-    inputs: list[ir.Value | None] = [x]
-    attributes: dict[str, Any] = dict(step.attributes)
-    if step.value is not None:
-        inputs.append(_scaled(graph, values[step.value.name or ""], attributes.pop("beta"), layer, names, added))
-    for numbers in step.constants:
-        label = names.fresh(f"{layer}/axes")
-        inputs.append(add_initializer(graph, label, np.array(numbers, np.int64)))
-    label = names.fresh(f"{layer}/{step.op}")
-    node = new_node(step.op, inputs, label, label, attributes=attributes)
-    node.outputs[0].type = x.type
-    node.outputs[0].shape = _shape_after(step, x)
-    added.append(node)
-    return node.outputs[0]
+@dataclass(frozen=True)
+class _Placeholder:
+    """One layer: its placeholder, and the nodes that bring input and output into canonical layout."""
+
+    copy: _Copy
+    site: int
+    layer: str
+    match: Match
+    added: list[ir.Node] = field(default_factory=list)
+
+    def insert(self) -> None:
+        """Put the placeholder into the copy, in place of the matched node and an absorbed addition."""
+        match, graph, names = self.match, self.copy.model.graph, self.copy.names
+        node, last = self.copy.nodes[match.node], self.copy.nodes[match.last]
+        old, x = last.outputs[0], self.copy.values[match.tensor]
+        for step in match.before:
+            x = self._step(step, x)
+        like = old if not match.after else None
+        label = names.fresh(f"{self.layer}/y")
+        placeholder = new_node(
+            ANALOG_OP,
+            [x],
+            self.layer,
+            label,
+            domain=ANALOG_DOMAIN,
+            attributes={"site": self.site},
+            like=like,
+            replaces=node,
+        )
+        if last is not node:
+            merge_origins(placeholder, last)
+        self.added.append(placeholder)
+        y = placeholder.outputs[0]
+        if y.type is None:
+            y.type = old.type
+        for step in match.after:
+            y = self._step(step, y)
+        # At the place of the product, not of an absorbed addition: placeholders have the order of the matrices.
+        graph.insert_before(node, self.added)
+        replace_value(old, y)
+        self.copy.values[match.last.outputs[0]] = y
+        graph.remove([last] if last is node else [last, node], safe=True)
+
+    def _step(self, step: LayoutStep, x: ir.Value) -> ir.Value:
+        """Append the node of a step; returns its output."""
+        graph, names = self.copy.model.graph, self.copy.names
+        inputs: list[ir.Value | None] = [x]
+        attributes: dict[str, Any] = dict(step.attributes)
+        if step.value is not None:
+            inputs.append(self._scaled(self.copy.values[step.value], step.factor))
+        for numbers in step.constants:
+            label = names.fresh(f"{self.layer}/axes")
+            inputs.append(add_initializer(graph, label, np.array(numbers, np.int64)))
+        label = names.fresh(f"{self.layer}/{step.op}")
+        node = new_node(step.op, inputs, label, label, attributes=attributes, helps=self.copy.nodes[self.match.node])
+        node.outputs[0].type = x.type
+        node.outputs[0].shape = _shape_after(step, x)
+        self.added.append(node)
+        return node.outputs[0]
+
+    def _scaled(self, addend: ir.Value, factor: float) -> ir.Value:
+        """Factor * addend (Gemm's beta * C)."""
+        if factor == 1.0:
+            return addend
+        graph, names = self.copy.model.graph, self.copy.names
+        dtype = addend.dtype.numpy() if addend.dtype is not None else np.dtype(np.float32)
+        label = names.fresh(f"{self.layer}/Mul")
+        constant = add_initializer(graph, names.fresh(f"{self.layer}/beta"), np.array(factor, dtype))
+        helped = self.copy.nodes[self.match.node]
+        node = new_node("Mul", [addend, constant], label, label, like=addend, helps=helped)
+        self.added.append(node)
+        return node.outputs[0]
 
 
-def _shape_after(step: Step, x: ir.Value) -> ir.Shape | None:
-    """The shape behind a step before the placeholder, where it is easily told."""
+def _shape_after(step: LayoutStep, x: ir.Value) -> ir.Shape | None:
+    """The shape after a step before the placeholder, where it follows from the input's alone."""
     if x.shape is None:
         return None
     if step.op == "Transpose":
@@ -97,15 +139,3 @@ def _shape_after(step: Step, x: ir.Value) -> ir.Shape | None:
     if step.op == "Unsqueeze" and step.constants == ((0,),):
         return ir.Shape([1, *x.shape])
     return None
-
-
-def _scaled(graph: ir.Graph, addend: ir.Value, beta: float, layer: str, names: Names, added: list[ir.Node]) -> ir.Value:
-    """Beta * C."""
-    if beta == 1.0:
-        return addend
-    dtype = addend.dtype.numpy() if addend.dtype is not None else np.dtype(np.float32)
-    label = names.fresh(f"{layer}/Mul")
-    factor = add_initializer(graph, names.fresh(f"{layer}/beta"), np.array(beta, dtype))
-    node = new_node("Mul", [addend, factor], label, label, like=addend)
-    added.append(node)
-    return node.outputs[0]

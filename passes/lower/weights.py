@@ -1,9 +1,9 @@
-"""Constants behind weights and biases: values, and the integer codes that a QDQ model stores them as."""
+"""The constants of weights and biases: values, and the integer codes that a QDQ model stores them as."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,8 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from mcompiler.graph import Array, constant, dequantizes, input_at, int_attr, ints_attr, standard
+from mcompiler.ir import ConstantRoot
+from mcompiler.provenance import roots
 
 _CODES = frozenset(
     [
@@ -25,6 +27,7 @@ _CODES = frozenset(
         ir.DataType.INT32,
     ]
 )
+_MOVING = ("Identity", "Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze")
 _INT16 = np.iinfo(np.int16)
 
 
@@ -36,13 +39,15 @@ class Constant:
         values: the real values, of any shape; a view where possible. None where ``codes`` give them.
         codes: integers, zero point subtracted, or None.
         scale: broadcast to the shape of ``codes``; value = codes * scale, rounded to the type of ``scale``.
-        nodes: names of the nodes passed on the way.
+        nodes: the nodes passed on the way.
+        roots: the constants of the model that the numbers come from.
     """
 
     values: Array | None
     codes: npt.NDArray[np.int32] | None = None
     scale: Array | None = None
-    nodes: tuple[str, ...] = field(default=())
+    nodes: tuple[ir.Node, ...] = ()
+    roots: tuple[ConstantRoot, ...] = ()
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -72,17 +77,17 @@ class Constant:
 
 
 def trace(value: ir.Value | None) -> Constant | None:
-    """The constant behind a value, or None: an initializer, maybe behind DequantizeLinear, Transpose and the like."""
+    """The constant that a value holds, or None: an initializer, also seen through DequantizeLinear, Transpose etc."""
     if value is None:
         return None
     array = constant(value)
     if array is not None:
-        return Constant(array)
+        return Constant(array, roots=roots(value))
     node = value.producer()
     if node is None or node.outputs[0] is not value:
         return None
     found = _through(node)
-    return None if found is None else replace(found, nodes=(*found.nodes, node.name or ""))
+    return None if found is None else replace(found, nodes=(*found.nodes, node))
 
 
 def _through(node: ir.Node) -> Constant | None:
@@ -90,7 +95,7 @@ def _through(node: ir.Node) -> Constant | None:
         return _dequantised(node)
     if standard(node, "Gather"):
         return _gathered(node)
-    if not standard(node, "Identity", "Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Cast"):
+    if not standard(node, *_MOVING, "Cast"):
         return None
     source = trace(node.inputs[0])
     if source is None or node.op_type == "Identity":
@@ -98,13 +103,13 @@ def _through(node: ir.Node) -> Constant | None:
     if node.op_type == "Cast":
         dtype = ir.DataType(int_attr(node, "to", ir.DataType.FLOAT)).numpy()
         values = source.values if source.values is not None else source.real(np.float32)
-        return Constant(values.astype(dtype, copy=False), nodes=source.nodes)
+        return Constant(values.astype(dtype, copy=False), nodes=source.nodes, roots=source.roots)
     move = _move(node, source.shape)
     return None if move is None else source.moved(move)
 
 
 def _move(node: ir.Node, shape: tuple[int, ...]) -> Callable[[Array], Array] | None:
-    """What a shape operator does to an array of this shape; None where its arguments are not constant."""
+    """The function on arrays of this shape that a shape operator is; None where its arguments are not constant."""
     if node.op_type == "Transpose":
         perm = ints_attr(node, "perm")
         return lambda array: array.transpose(perm)
@@ -141,7 +146,8 @@ def _gathered(node: ir.Node) -> Constant | None:
     size = table.values.shape[axis]
     if indices.values.min() < -size or indices.values.max() >= size:
         return None
-    return Constant(np.take(table.values, indices.values, axis), nodes=(*table.nodes, *indices.nodes))
+    sources = tuple(sorted({*table.roots, *indices.roots}))
+    return Constant(np.take(table.values, indices.values, axis), nodes=(*table.nodes, *indices.nodes), roots=sources)
 
 
 def _dequantised(node: ir.Node) -> Constant | None:
@@ -149,12 +155,14 @@ def _dequantised(node: ir.Node) -> Constant | None:
     source = node.inputs[0]
     codes, scale = constant(source), constant(input_at(node, 1))
     kind = source.dtype if source is not None else None
-    nodes: tuple[str, ...] = ()
-    if codes is None:  # behind a Gather from a table of levels
+    nodes: tuple[ir.Node, ...] = ()
+    sources = set(roots(source, input_at(node, 1), input_at(node, 2)))
+    if codes is None:  # after a Gather from a table of levels
         traced = trace(source)
         if traced is None or traced.values is None or traced.values.dtype.kind not in "iu":
             return None
         codes, kind, nodes = traced.values, ir.DataType.from_numpy(traced.values.dtype), traced.nodes
+        sources = {*traced.roots, *roots(input_at(node, 1), input_at(node, 2))}
     zero = constant(input_at(node, 2))
     if scale is None or (zero is None and input_at(node, 2) is not None):
         return None
@@ -164,7 +172,8 @@ def _dequantised(node: ir.Node) -> Constant | None:
     shifted = codes.astype(np.int32)
     if zero is not None and zero.any():
         shifted = shifted - _spread(zero.astype(np.int32), shifted.shape, axis, block)
-    return Constant(None, codes=shifted, scale=_spread(scale, shifted.shape, axis, block), nodes=nodes)
+    spread = _spread(scale, shifted.shape, axis, block)
+    return Constant(None, codes=shifted, scale=spread, nodes=nodes, roots=tuple(sorted(sources)))
 
 
 def _spread(parameter: Array, shape: tuple[int, ...], axis: int, block: int) -> Array:

@@ -13,9 +13,11 @@ from mcompiler.artefacts import LayerData, report_html
 from mcompiler.artefacts.floorplan import UNITS_LIMIT, floor_plan
 from mcompiler.cost import DIGITAL, Cost, Counts
 from mcompiler.driver import load
-from mcompiler.ir import Fate, NodeFate
+from mcompiler.fates import reason_text
+from mcompiler.ir import Fate, NodeFate, Reason, ReasonKind
 from mcompiler.target import Hierarchy, assumptions, load_target
 from tests.support.digits import digits_build
+from tests.support.models import model_node
 from tests.support.programs import with_site
 
 NASTY = "<b>&/ünï"
@@ -71,13 +73,16 @@ def renamed(name: str) -> tuple[tuple[LayerData, ...], Cost, tuple[NodeFate, ...
     def new(old: str) -> str:
         return name if old == first else old
 
-    layers = tuple(replace(layer, op=with_site(layer.op, name=new(layer.op.site.name))) for layer in build.layer_data)
+    layers = tuple(
+        replace(layer, op=with_site(layer.op, name=new(layer.op.site.name), label=new(layer.op.site.label)))
+        for layer in build.layer_data
+    )
     cost = replace(
         build.cost,
         layers={new(key): price for key, price in build.cost.layers.items()},
         counts=replace(build.cost.counts, layers={new(key): row for key, row in build.cost.counts.layers.items()}),
     )
-    return layers, cost, tuple(replace(fate, name=new(fate.name)) for fate in build.fates)
+    return layers, cost, tuple(replace(fate, node=replace(fate.node, name=new(fate.name))) for fate in build.fates)
 
 
 def test_tables_are_complete_and_rectangular() -> None:
@@ -90,7 +95,7 @@ def test_tables_are_complete_and_rectangular() -> None:
         nodes = {len(row) for row in table}
         assert len(nodes) == 1
     for fate in digits_build().fates:
-        assert [fate.name, fate.op, fate.reason] in page.tables[""]
+        assert [fate.name, fate.op, reason_text(fate.reason)] in page.tables[""]
 
 
 def three(value: float) -> str:
@@ -180,7 +185,10 @@ def test_an_empty_build_has_a_page() -> None:
 
 def test_long_lists_are_folded() -> None:
     build = digits_build()
-    fates = tuple(NodeFate(f"n{index}", "Relu", Fate.DIGITAL, "no matrix product") for index in range(1234))
+    fates = tuple(
+        NodeFate(model_node(index, f"n{index}", "Relu"), Fate.DIGITAL, Reason(ReasonKind.NO_MATRIX_PRODUCT))
+        for index in range(1234)
+    )
     page = Page(report_html(build.target, build.cost, fates, build.layer_data, {}))
     assert "1,234 digital 1,234 Relu" in page.text
 

@@ -65,7 +65,7 @@ def check(model: onnx.ModelProto, inputs: Arrays, tolerance: float = 1e-5) -> Lo
     """Lower, rebuild, compare; every node has its fate."""
     program = lowered(model)
     assert largest_error(run(model, inputs), run(rebuilt(program), inputs)) <= tolerance
-    assert [fate.name for fate in final_fates(program)] == [name for name, _ in program.graph.nodes]
+    assert [fate.name for fate in final_fates(program)] == [node.name for node in program.graph.nodes]
     for matrix in program.matrices:
         groups, _, columns = matrix.weights.shape
         assert matrix.bias is None or matrix.bias.shape == (groups, columns)

@@ -280,7 +280,7 @@ def test_precision_of_a_layer_that_the_model_lacks() -> None:
     with pytest.raises(CompileError) as caught:
         quantised(product("N", 4, name="head"), x, target("precision.layers.heat.weights=4"))
     assert str(caught.value) == (
-        "target 'generic_128': precision.layers names 'heat', which the model lacks; did you mean 'head'?"
+        "target 'generic_128': precision.layers.heat: no layer 'heat'; did you mean 'head'?"
     )
 
 

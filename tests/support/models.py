@@ -14,8 +14,18 @@ import onnx.parser
 import onnx_ir as ir
 import onnxruntime as ort
 
-from mcompiler.graph import Names, add_initializer, take_over
-from mcompiler.ir import ANALOG_OP, ConvShape, FloatMatrix, GraphProgram, LoweredProgram
+from mcompiler.fates import reason_text
+from mcompiler.graph import Names, add_initializer, replace_value
+from mcompiler.ir import (
+    ANALOG_OP,
+    ConvShape,
+    FloatMatrix,
+    GraphProgram,
+    LoweredProgram,
+    ModelNode,
+    NodeFate,
+    Origin,
+)
 from mcompiler.onnx_import import program_of
 from mcompiler.passes.clean import Clean
 from mcompiler.passes.convert import Convert
@@ -97,7 +107,7 @@ def _fill(graph: ir.Graph, node: ir.Node, matrix: FloatMatrix, names: Names) -> 
         added.append(ir.Node("", "Add", [main.outputs[0], offset], num_outputs=1))
         added[-1].outputs[0].name = names.fresh("sum")
     graph.insert_before(node, added)
-    take_over(graph, node.outputs[0], added[-1].outputs[0])
+    replace_value(node.outputs[0], added[-1].outputs[0])
     graph.remove(node, safe=True)
 
 
@@ -162,5 +172,16 @@ def lowered(model: onnx.ModelProto) -> LoweredProgram:
 
 def fate_of(program: LoweredProgram, name: str) -> tuple[str, str]:
     """Fate and reason of a node."""
-    fate = program.graph.fates[name]
-    return str(fate.fate), fate.reason
+    fate = fate_decided(program.graph, name)
+    return str(fate.fate), reason_text(fate.reason)
+
+
+def fate_decided(program: GraphProgram, name: str) -> NodeFate:
+    """What was decided about the node of this name."""
+    (fate,) = (fate for fate in program.fates.values() if fate.name == name)
+    return fate
+
+
+def model_node(index: int, name: str, op: str, label: str | None = None) -> ModelNode:
+    """A node of the main graph."""
+    return ModelNode(Origin((), index), name, op, name if label is None else label)

@@ -6,35 +6,33 @@ import onnx_ir as ir
 
 from mcompiler.geometry import conv_matrix
 from mcompiler.graph import input_at, int_attr, ints_attr, string_attr
-from mcompiler.ir import ConvShape
+from mcompiler.ir import ConvShape, Reason, ReasonKind
 from mcompiler.passes.lower.match import Match
+from mcompiler.passes.lower.registry import LoweringRule
 from mcompiler.passes.lower.weights import trace
 
 
-def match_conv(node: ir.Node) -> Match | str:
+def match_conv(node: ir.Node) -> Match | Reason:
     """A Conv with constant weights as matrix, or the reason why it stays digital."""
     x, weights = node.inputs[0], trace(input_at(node, 1))
     if x is None or weights is None:
-        return "convolution whose weights are not constant"
+        return Reason(ReasonKind.CONVOLUTION_VARIABLE_WEIGHTS)
     spatial = len(weights.shape) - 2
     if not 1 <= spatial <= 3:
-        return f"convolution in {spatial} dimensions, 1 to 3 are mapped"
+        return Reason(ReasonKind.CONVOLUTION_DIMENSIONS, number=spatial)
     groups = int_attr(node, "group", 1)
     channels, kernel = weights.shape[0], weights.shape[2:]
     if 0 in weights.shape or groups < 1 or channels % groups:
-        return "convolution without weights"
+        return Reason(ReasonKind.CONVOLUTION_EMPTY)
     strides = ints_attr(node, "strides") or (1,) * spatial
     dilations = ints_attr(node, "dilations") or (1,) * spatial
     pads = explicit_pads(node, kernel, strides, dilations)
-    if isinstance(pads, str):
+    if isinstance(pads, Reason):
         return pads
     bias = trace(input_at(node, 2))
     if bias is None and input_at(node, 2) is not None:
-        return "convolution whose bias is not constant"
-    inner = weights.shape[1:]
-
+        return Reason(ReasonKind.CONVOLUTION_VARIABLE_BIAS)
     matrix = weights.moved(lambda array: conv_matrix(array, groups))
-    assert len(inner) == spatial + 1
     return Match(
         node=node,
         shape=ConvShape(kernel=kernel, strides=strides, dilations=dilations, pads=pads, groups=groups),
@@ -47,15 +45,15 @@ def match_conv(node: ir.Node) -> Match | str:
 
 def explicit_pads(
     node: ir.Node, kernel: tuple[int, ...], strides: tuple[int, ...], dilations: tuple[int, ...]
-) -> tuple[int, ...] | str:
-    """Padding at the begin of each dimension, then at the end of each; or the reason why it is not known."""
+) -> tuple[int, ...] | Reason:
+    """Padding at the beginning of each dimension, then at the end of each; or the reason why it is not known."""
     spatial = len(kernel)
     mode = string_attr(node, "auto_pad", "NOTSET")
     if mode == "VALID":
         return (0,) * (2 * spatial)
     if mode not in ("SAME_UPPER", "SAME_LOWER"):
         pads = ints_attr(node, "pads") or (0,) * (2 * spatial)
-        return pads if min(pads) >= 0 else "convolution with negative padding"
+        return pads if min(pads) >= 0 else Reason(ReasonKind.CONVOLUTION_NEGATIVE_PADDING)
     x = node.inputs[0]
     sizes = list(x.shape)[2:] if x is not None and x.shape is not None else [None] * spatial
     begins, ends = [], []
@@ -66,7 +64,10 @@ def explicit_pads(
         elif isinstance(size, int):
             total = max((-(-size // stride) - 1) * stride + window - size, 0)
         else:
-            return f"convolution with auto_pad={mode}, a stride and an input size that is not known; fix the input size"
+            return Reason(ReasonKind.CONVOLUTION_UNKNOWN_PADDING, operator=mode)
         begins.append(total // 2 if mode == "SAME_UPPER" else total - total // 2)
         ends.append(total - begins[-1])
     return (*begins, *ends)
+
+
+RULE = LoweringRule((("", "Conv"),), match_conv)
