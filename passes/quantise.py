@@ -21,6 +21,7 @@ from mcompiler.geometry import all_kept
 from mcompiler.ir import (
     CodeArray,
     CodeSample,
+    ConstantKey,
     ConvShape,
     FloatArray,
     FloatMatrix,
@@ -118,11 +119,12 @@ class Quantise:
         sites: list[Site] = []
         samples: list[CodeSample | None] = []
         statistics: list[InputStatistics | None] = []
+        held, uses = _held_once(matrices, target)
         with ThreadPoolExecutor(os.cpu_count()) as pool:  # numpy leaves the interpreter to others meanwhile
-            coded = tuple(pool.map(partial(_weight_matrix, target=target), matrices))
-        for number, matrix in enumerate(matrices):
+            coded = tuple(pool.map(partial(_weight_matrix, target=target), held))
+        for use, matrix in zip(uses, matrices, strict=True):
             quantiser = self._input(matrix, seen[matrix.tensor], quantisers, target)
-            sites.append(_site(number, matrix, quantiser, _vectors(matrix, seen[matrix.tensor])))
+            sites.append(_site(use, matrix, quantiser, _vectors(matrix, seen[matrix.tensor])))
             sample = None
             if want_vectors or real:
                 sample = _code_sample(matrix, quantiser, seen[matrix.tensor], self.seed)
@@ -192,11 +194,31 @@ class Quantise:
         return quantisers[key]
 
 
+def _held_once(matrices: Sequence[FloatMatrix], target: Target) -> tuple[list[FloatMatrix], list[int]]:
+    """The distinct weight matrices, and which of them each layer uses.
+
+    Layers share a matrix where their weights come from the same constants and get the same number of bits.
+    """
+    held: list[FloatMatrix] = []
+    uses: list[int] = []
+    known: dict[tuple[ConstantKey, int], int] = {}
+    for matrix in matrices:
+        key = (matrix.source, target.layer_bits(matrix.name)[0])
+        if matrix.source.digest and key in known:
+            uses.append(known[key])
+            continue
+        known[key] = len(held)
+        uses.append(len(held))
+        held.append(matrix)
+    return held, uses
+
+
 def _site(number: int, matrix: FloatMatrix, quantiser: Quantiser, vectors: int) -> Site:
     return Site(
         matrix=number,
         name=matrix.name,
         label=matrix.label,
+        origin=matrix.origin,
         shape=matrix.shape,
         input=quantiser,
         bias=matrix.bias,

@@ -195,6 +195,7 @@ def _record(layer: LayerData, schedule: LayerSchedule, stem: str) -> dict[str, A
     return {
         "name": op.site.name,
         "label": op.site.label,
+        **({} if op.site.origin is None else {"origin": op.site.origin.as_json()}),
         "files": stem,
         "matrix": list(op.matrix.codes.shape),
         "shape": shape,

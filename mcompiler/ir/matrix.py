@@ -160,7 +160,7 @@ class WeightMatrix:
     """A constant of the model as integer weights: held once, however many sites use it.
 
     Attributes:
-        label: for messages: the label of the first site that uses it.
+        label: for messages: the name of the first site that uses it.
         codes: int16 [G, K, N], uncompacted; weight zero points subtracted.
         scale: float32 [G, N], weight scale of each output channel.
         weight_bits: bits of the codes, sign included.
@@ -185,6 +185,8 @@ class Site:
         matrix: index of the matrix in its program.
         name: layer name of the JSON outputs: name of the ONNX node.
         label: for people; unique in a program.
+        origin: the node of the user's model; None where no node of it is this layer. Its path leads through the bodies
+            in which the site lies.
         shape: how its vectors are formed.
         input: quantiser of the input tensor.
         bias: float32 [G, N] or None.
@@ -197,6 +199,7 @@ class Site:
     matrix: int
     name: str
     label: str
+    origin: Origin | None
     shape: ConvShape | MatMulShape
     input: Quantiser
     bias: FloatArray | None

@@ -279,9 +279,7 @@ def test_precision_of_a_layer_that_the_model_lacks() -> None:
     x = {"x": np.ones((1, 4), np.float32)}
     with pytest.raises(CompileError) as caught:
         quantised(product("N", 4, name="head"), x, target("precision.layers.heat.weights=4"))
-    assert str(caught.value) == (
-        "target 'generic_128': precision.layers.heat: no layer 'heat'; did you mean 'head'?"
-    )
+    assert str(caught.value) == ("target 'generic_128': precision.layers.heat: no layer 'heat'; did you mean 'head'?")
 
 
 def qdq(zero_point: int, weight_zero: int) -> tuple[onnx.ModelProto, Array]:

@@ -77,6 +77,7 @@ def matrix_op(
         matrix=0,
         name=name,
         label=name,
+        origin=None,
         shape=MatMulShape((groups,) if groups > 1 else ()) if shape is None else shape,
         input=Quantiser(f"{name}.input", 1.0, zero_point, input_bits),
         bias=None,
