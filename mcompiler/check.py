@@ -6,6 +6,7 @@ from functools import singledispatch
 
 import numpy as np
 
+from mcompiler.bodies import nodes_with_branches
 from mcompiler.geometry import array_shape
 from mcompiler.graph import site_of
 from mcompiler.ir import (
@@ -26,7 +27,7 @@ def check(program: object, target: Target) -> None:
 
 @check.register
 def _(program: LoweredProgram, target: Target) -> None:
-    placeholders = [site for node in program.skeleton.graph if (site := site_of(node)) is not None]
+    placeholders = [site for node in nodes_with_branches(program.skeleton.graph) if (site := site_of(node)) is not None]
     assert placeholders == list(range(len(program.matrices))), f"placeholders {placeholders}"
     for matrix in program.matrices:
         assert matrix.weights.ndim == 3, f"{matrix.name}: {matrix.weights.shape}"

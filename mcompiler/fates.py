@@ -46,6 +46,7 @@ _TEXTS: dict[ReasonKind, str] = {
     ReasonKind.FUNCTION_KEPT: (
         "function that cannot be inlined (it uses other operator sets than the model), stays digital"
     ),
+    ReasonKind.ANALOG_BRANCHES: "control flow: analog nodes in its branches: {number}",
     ReasonKind.CONTROL_FLOW: "control flow: its branches stay digital",
     ReasonKind.QUANTISATION: "quantisation, no matrix product",
     ReasonKind.NO_MATRIX_PRODUCT: "no matrix product",

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from mcompiler.bodies import nodes_with_branches
 from mcompiler.data import InputSpec, Samples, Tensor, batch_size, batches
 from mcompiler.dataflow import digital_operations
 from mcompiler.errors import CompileError
@@ -145,7 +146,7 @@ class Quantise:
         model = program.graph.model
         tensors = list(dict.fromkeys(matrix.tensor for matrix in program.matrices))
         names = [
-            value.name for node in model.graph for value in node.outputs
+            value.name for node in nodes_with_branches(model.graph) for value in node.outputs
             if value.name and value.type is not None and value.dtype not in _NO_NUMPY
         ]  # fmt: skip
         large = sum(matrix.weights.nbytes for matrix in program.matrices) >= LARGE_MODEL
@@ -323,6 +324,8 @@ class _Seen:
 
     def add(self, tensor: Tensor, per_run: int, count: int | None) -> None:
         """Add one run's tensor of ``per_run`` samples, the first ``count`` of them real (None: no sample axis)."""
+        if not tensor.size and tensor.ndim < 2:  # it lies in a branch that was not taken
+            return
         self.shape, self.per_run = tensor.shape, per_run
         if count is not None and tensor.ndim and tensor.shape[0] == per_run:
             tensor = tensor[:count]

@@ -112,7 +112,7 @@ def compile(
     del session  # a large model is not kept open twice
     run = Runner(chip, observers)
     graph = normalise(run, replace(program, dims=known))
-    lowered = run(Lower(), graph)
+    lowered = run(Lower(samples, specs), graph)
     quantise = Quantise(
         samples, specs, given, method, seed, str(source) if isinstance(source, Path) else "model",
         drawn=isinstance(calibration, str) and calibration == RANDOM,

@@ -128,6 +128,8 @@ class ReasonKind(StrEnum):
     # inlined: the fate follows from the nodes of the body
     INLINED_CALL = "inlined_call"
     INLINED_BRANCH = "inlined_branch"
+    # control flow with layers in its branches
+    ANALOG_BRANCHES = "analog_branches"
     # taken out of the graph
     EVALUATED = "evaluated"
     UNUSED = "unused"

@@ -12,6 +12,8 @@ from typing import ClassVar
 
 import onnx_ir as ir
 
+from mcompiler.bodies import nodes_with_branches
+from mcompiler.data import InputSpec, Samples
 from mcompiler.graph import Names
 from mcompiler.ir import Fate, GraphProgram, LoweredProgram, NodeFate, Reason, ReasonKind
 from mcompiler.onnx_import import operators
@@ -21,6 +23,7 @@ from mcompiler.passes.lower.fates import decide_fates
 from mcompiler.passes.lower.match import LayoutStep, Match
 from mcompiler.passes.lower.matrices import float_matrices
 from mcompiler.passes.lower.names import make_room
+from mcompiler.passes.lower.reached import nodes_reached, reached_branches
 from mcompiler.passes.lower.registry import LoweringRule, OperatorId, RegisteredRule, find_rules, operator_id
 from mcompiler.passes.lower.skeleton import build_skeleton
 from mcompiler.passes.lower.weights import Constant, trace
@@ -46,10 +49,17 @@ class Lower:
     """Take every node that a lowering rule matches (Conv, Gemm, MatMul with constant weights) out as a matrix.
 
     The skeleton has a placeholder in its place; nodes that bring its input and output into canonical layout are called
-    ``<layer>/...``. The fates say which nodes stay digital, and why.
+    ``<layer>/...``. The fates say which nodes stay digital, and why. Products in a branch of an If become layers where
+    calibration data take that branch: no input range is known of one that is never taken.
+
+    Attributes:
+        samples: calibration data; None: no branch is known to be taken.
+        specs: inputs of the model.
     """
 
     name: ClassVar[str] = "lower"
+    samples: Samples | None = None
+    specs: tuple[InputSpec, ...] = ()
 
     def run(self, program: GraphProgram, target: Target) -> LoweredProgram:
         """Return matrices and skeleton; the graph is the given one, its fates complete and our names free.
@@ -59,12 +69,15 @@ class Lower:
             UserError: a rule of another package that cannot be used.
         """
         rules = find_rules()
-        candidates = [node for node in program.model.graph if operator_id(node) in rules]
+        candidates = [node for node in nodes_with_branches(program.model.graph) if operator_id(node) in rules]
         program = replace(program, model=make_room(program.model, {node.name or "" for node in candidates}))
+        reached: frozenset[ir.Graph] = frozenset()
+        if self.samples is not None and any(node.graph is not program.model.graph for node in candidates):
+            reached = reached_branches(program.model, self.samples, self.specs)
         matches: dict[str, Match] = {}
         reasons: dict[ir.Node, Reason] = {}
         names = Names(program.model)
-        for node in program.model.graph:
+        for node in nodes_reached(program.model.graph, reached):
             found = match_node(node, rules)
             if isinstance(found, Match):
                 name = node.name or ""

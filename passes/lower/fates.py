@@ -35,7 +35,12 @@ def decide_fates(
         if reason.kind is ReasonKind.FOLDED and reason.into is not None:
             # A normalisation shares the fate of the product that holds it, in bodies too.
             decided[place] = (Fate.ANALOG if reason.into.origin in analog else Fate.DIGITAL, reason)
+    branches_of = {place for place, reason in digital.items() if reason.kind is ReasonKind.CONTROL_FLOW}
     in_crossbars = set(analog) | {place for place, (fate, _) in decided.items() if fate is Fate.ANALOG}
+    for place in branches_of:
+        inside = sum(inner.is_below(place) for inner in in_crossbars)
+        if inside:
+            decided[place] = (Fate.ANALOG, Reason(ReasonKind.ANALOG_BRANCHES, number=inside))
     return {node.origin: NodeFate(node, *_fate(node, decided, analog, digital, in_crossbars)) for node in program.nodes}
 
 

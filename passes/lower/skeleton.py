@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from mcompiler.bodies import graphs_with_branches, nodes_with_branches
 from mcompiler.graph import Names, add_initializer, new_node, remove_unused_nodes, replace_value
 from mcompiler.ir import ANALOG_DOMAIN, ANALOG_OP
 from mcompiler.passes.lower.match import LayoutStep, Match
@@ -47,10 +48,10 @@ class _Copy:
     def of(cls, model: ir.Model) -> _Copy:
         """Clones keep the order of nodes, inputs and initializers; equal positions pair them."""
         clone = model.clone()
-        nodes = dict(zip(model.graph, clone.graph, strict=True))
+        nodes = dict(zip(nodes_with_branches(model.graph), nodes_with_branches(clone.graph), strict=True))
         values = dict(zip(model.graph.inputs, clone.graph.inputs, strict=True))
-        old_constants, new_constants = model.graph.initializers.values(), clone.graph.initializers.values()
-        values |= dict(zip(old_constants, new_constants, strict=True))
+        for before, after in zip(graphs_with_branches(model.graph), graphs_with_branches(clone.graph), strict=True):
+            values |= dict(zip(before.initializers.values(), after.initializers.values(), strict=True))
         for old, new in nodes.items():
             values |= dict(zip(old.outputs, new.outputs, strict=True))
         return cls(clone, nodes, values, Names(clone))
@@ -68,8 +69,10 @@ class _Placeholder:
 
     def insert(self) -> None:
         """Put the placeholder into the copy, in place of the matched node and an absorbed addition."""
-        match, graph, names = self.match, self.copy.model.graph, self.copy.names
+        match, names = self.match, self.copy.names
         node, last = self.copy.nodes[match.node], self.copy.nodes[match.last]
+        graph = node.graph
+        assert graph is not None
         old, x = last.outputs[0], self.copy.values[match.tensor]
         for step in match.before:
             x = self._step(step, x)
