@@ -334,3 +334,18 @@ def test_results_stay_where_names_repeat() -> None:
     program = normalised(imported(CALLS))
     (found,) = run(ir.to_proto(program.model), x)
     np.testing.assert_array_equal(found, -np.abs(x["x"]))
+
+
+def test_the_version_converter_keeps_roots_and_outputs_that_are_left_out() -> None:
+    model = parsed(
+        '<ir_version: 8, opset_import: ["" : 11]> g (float[1, 1, 4, 4] x) => (float[1, 1, 4, 4] y)'
+        " <float[1, 1, 1, 1] w = {2}>"
+        "{ [p] a, i = MaxPool <kernel_shape = [1, 1]> (x) \n [d] b, m = Dropout(a) \n [c] y = Conv(b, w) }"
+    )
+    model.graph.node[0].output[1] = model.graph.node[1].output[1] = ""
+    program = imported(model)
+    wanted = program.model.graph.initializers["w"].meta
+    converted = convert_opset(program.model, 13)
+    assert converted is not None
+    assert [str(origin(node)) for node in converted.graph if origin(node) is not None] == ["0", "1", "2"]
+    assert dict(converted.graph.initializers["w"].meta) == dict(wanted) != {}

@@ -82,8 +82,9 @@ def _restore_notes(graph: ir.Graph, before: ir.Graph) -> None:
     makers: dict[str | None, ir.Node] = {}
     for node in before:
         for output in node.outputs:
-            sources[output.name] = output
-            makers[output.name] = node
+            if output.name:  # an output that is left out has none
+                sources[output.name] = output
+                makers[output.name] = node
     found: dict[ir.Node, ir.Node] = {}
     for node in graph:
         old = next((makers[output.name] for output in node.outputs if output.name in makers), None)
