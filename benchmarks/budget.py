@@ -24,12 +24,12 @@ from networks import NETWORKS
 from torch import nn
 
 from mcompiler import admm
-from mcompiler.admm.budget import LayerCost, Link, Plan, search
-from mcompiler.admm.distributed import Ranks
+from mcompiler.admm.budget import BudgetPlan, LayerCost, SharedChannels, search
+from mcompiler.admm.distributed import ProcessRank
 from mcompiler.admm.export import to_onnx
-from mcompiler.admm.loop import Setting
-from mcompiler.admm.lowering import Layer, find_layers
-from mcompiler.admm.plan import channel_links, layer_costs, mapped_cost, saliencies
+from mcompiler.admm.loop import ComputeSettings
+from mcompiler.admm.lowering import CompressibleLayer, find_layers
+from mcompiler.admm.plan import compute_mapped_cost, compute_saliencies, find_shared_channels, price_layers
 from mcompiler.driver import compile
 from mcompiler.target import Target, load_target
 
@@ -47,13 +47,13 @@ def main() -> None:
     started = time.perf_counter()
     model, target = trained_vgg16(), load_target(TARGET)
     images = load_images("cifar10", SHARED / "data")
-    setting = Setting(torch.device("cpu"), False, False, Ranks())
+    compute = ComputeSettings(torch.device("cpu"), False, False, ProcessRank())
     layers = {name: layer for name, layer in find_layers(model).items() if not isinstance(layer.module, nn.Linear)}
-    importance = saliencies(model, layers, batches(images), nn.functional.cross_entropy, setting)
+    importance = compute_saliencies(model, layers, batches(images), nn.functional.cross_entropy, compute)
     example = (images.normalised(images.train[:1]),)
-    links = channel_links(model, layers, example)
+    links = find_shared_channels(model, layers, example)
     costs = {
-        currency: layer_costs(model, layers, target, admm.Budget(**{currency: args.crossbars}), example)
+        currency: price_layers(model, layers, target, admm.Budget(**{currency: args.crossbars}), example)
         for currency in CURRENCIES
     }
     found = {
@@ -61,8 +61,8 @@ def main() -> None:
         "plans_unlinked": spend(costs, importance, args.crossbars, ()),
     }
 
-    def facts_of(plan: Plan) -> dict[str, Any]:
-        mapped = mapped_cost(model, layers, plan.structures, target, admm.Spec(), example)
+    def facts_of(plan: BudgetPlan) -> dict[str, Any]:
+        mapped = compute_mapped_cost(model, layers, plan.structures, target, admm.Spec(), example)
         return {**plan_facts(plan, costs), "mapped_j": mapped}
 
     result = {
@@ -94,8 +94,11 @@ def batches(images: Images) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
 
 
 def spend(
-    costs: Mapping[str, list[LayerCost]], importance: Mapping[str, torch.Tensor], crossbars: int, links: Sequence[Link]
-) -> dict[str, Plan]:
+    costs: Mapping[str, list[LayerCost]],
+    importance: Mapping[str, torch.Tensor],
+    crossbars: int,
+    links: Sequence[SharedChannels],
+) -> dict[str, BudgetPlan]:
     """A plan for so many crossbars, then one in each other currency for what the first takes of it."""
     plans = {"crossbars": search(costs["crossbars"], importance, crossbars, links=links)}
     for currency in CURRENCIES[1:]:
@@ -104,14 +107,14 @@ def spend(
     return plans
 
 
-def worth(costs: list[LayerCost], plan: Plan) -> float:
+def worth(costs: list[LayerCost], plan: BudgetPlan) -> float:
     """What a plan's tiles cost in a currency."""
     return sum(layer.price * plan.tiles[layer.name] for layer in costs)
 
 
 def layer_facts(
     model: nn.Module,
-    layers: Mapping[str, Layer],
+    layers: Mapping[str, CompressibleLayer],
     target: Target,
     costs: Mapping[str, list[LayerCost]],
     example: tuple[torch.Tensor, ...],
@@ -131,7 +134,7 @@ def layer_facts(
     ]
 
 
-def plan_facts(plan: Plan, costs: Mapping[str, list[LayerCost]]) -> dict[str, Any]:
+def plan_facts(plan: BudgetPlan, costs: Mapping[str, list[LayerCost]]) -> dict[str, Any]:
     """A plan as plain values, with what it takes of every currency."""
     return {
         "spent": plan.spent,

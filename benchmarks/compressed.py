@@ -11,7 +11,7 @@ import torch
 from onnx import numpy_helper
 from torch import nn
 
-from mcompiler.admm.surgery.channels import fold_batchnorm_pairs, trace
+from mcompiler.admm.surgery.channels import find_batchnorm_pairs, trace
 
 
 @torch.no_grad()
@@ -30,7 +30,7 @@ def reopened(model: nn.Module, path: Path, x: torch.Tensor) -> nn.Module:
         SystemExit: a layer that the network has not, or weights that are neither constants nor levels of a grid.
     """
     values = _layers(path)
-    pairs = dict(fold_batchnorm_pairs(trace(model.eval(), x[:2])))
+    pairs = dict(find_batchnorm_pairs(trace(model.eval(), x[:2])))
     seen: dict[str, torch.Tensor] = {}
     held = dict(model.named_modules())
     for name, (weight, bias) in values.items():

@@ -29,9 +29,9 @@ from torch import nn
 
 from mcompiler import admm
 from mcompiler.admm.checkpoint import load_checkpoint, save_checkpoint, seed_epoch
-from mcompiler.admm.distributed import Ranks, pick_device
-from mcompiler.admm.loop import EMULATED, Setting, accuracy, make_optimiser, train_epoch
-from mcompiler.admm.spec import Optimiser, Schedule, Spec
+from mcompiler.admm.distributed import ProcessRank, pick_device
+from mcompiler.admm.loop import SLOW_BFLOAT16, ComputeSettings, accuracy, make_optimiser, train_epoch
+from mcompiler.admm.spec import LearningRateSchedule, Optimiser, Spec
 
 HERE = Path(__file__).resolve().parent
 DATASETS = {"lenet5": "mnist", "convnet": "cifar10", "vgg16": "cifar10", "resnet18": "cifar10"}
@@ -210,11 +210,11 @@ def train_dense(
         model.load_state_dict(load_vgg16.state_dict())
         start.load_state_dict(model.state_dict())
     bfloat16 = recipe["compress"].get("precision") == "bfloat16"
-    setting = _setting(bfloat16=bfloat16)
-    if setting.emulates:
-        say(EMULATED)
-    model = setting.placed(model)
-    steps = Optimiser(**{**options["optimiser"], "schedule": Schedule(options["optimiser"]["schedule"])})
+    compute = _setting(bfloat16=bfloat16)
+    if compute.emulates_bfloat16:
+        say(SLOW_BFLOAT16)
+    model = compute.placed(model)
+    steps = Optimiser(**{**options["optimiser"], "schedule": LearningRateSchedule(options["optimiser"]["schedule"])})
     optimiser = make_optimiser(model, steps)
     file, first = folder / "dense.pt", 0
     fingerprint = json.dumps([network, options, recipe["dense_data"]], sort_keys=True)
@@ -234,7 +234,7 @@ def train_dense(
             seed_epoch(seed, 9, epoch)
             done = train_epoch(
                 trained, batches(epoch), loss_of(recipe, "dense"), optimiser, steps,
-                lambda share, epoch=epoch: (epoch + share) / options["epochs"], setting, where=f"dense epoch {epoch}",
+                lambda share, epoch=epoch: (epoch + share) / options["epochs"], compute, where=f"dense epoch {epoch}",
             )  # fmt: skip
             say(f"dense {epoch}: loss {done.loss:.4f}, {done.seconds:.0f} s")
             state = {"fingerprint": fingerprint, "model": model.state_dict(), "epoch": epoch + 1}
@@ -250,8 +250,8 @@ def dense_facts(dense: nn.Module, images: Images, recipe: dict[str, Any]) -> dic
     """Accuracy of the dense network in float32, epochs."""
     options = recipe["dense"]
     before, epochs = options.get("start_epochs", 0), options["epochs"]
-    setting = _setting(bfloat16=False)
-    top1 = accuracy(setting.placed(dense), images.test_batches(), setting, exact=True)
+    compute = _setting(bfloat16=False)
+    top1 = accuracy(compute.placed(dense), images.test_batches(), compute, exact=True)
     dense.cpu()
     say(f"dense: {100 * top1:.2f}%")
     return {
@@ -261,9 +261,9 @@ def dense_facts(dense: nn.Module, images: Images, recipe: dict[str, Any]) -> dic
     }
 
 
-def _setting(*, bfloat16: bool) -> Setting:
+def _setting(*, bfloat16: bool) -> ComputeSettings:
     """On a GPU where there is one."""
-    return Setting(pick_device(None), bfloat16, bfloat16, Ranks())
+    return ComputeSettings(pick_device(None), bfloat16, bfloat16, ProcessRank())
 
 
 def compressed_facts(result: admm.Compressed, spec: Spec, dense: dict[str, Any], folder: Path) -> dict[str, Any]:

@@ -17,11 +17,11 @@ except ImportError as error:
 
 from mcompiler.admm.alternation import Residuals
 from mcompiler.admm.compressor import Compressor
-from mcompiler.admm.constraints import Structure
 from mcompiler.admm.entry import Task, load_task
 from mcompiler.admm.recipe import compress
 from mcompiler.admm.result import Compressed
-from mcompiler.admm.spec import Admm, Budget, DeviceNoise, Optimiser, Purify, Quantisation, Retrain, Schedule, Spec
+from mcompiler.admm.spec import Admm, Budget, DeviceNoise, Optimiser, Purify, Quantisation, Retrain, Spec, Structure
+from mcompiler.admm.spec import LearningRateSchedule as Schedule
 
 __all__ = [
     "Admm",

@@ -23,8 +23,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mcompiler.admm.choices import Choice, Floats, Ints, LayerCost, Options, kept_weights, options_of, structure_of
-from mcompiler.admm.constraints import Structure
+from mcompiler.admm.choices import (
+    ChoiceTable,
+    Floats,
+    Ints,
+    LayerCost,
+    TileChoice,
+    find_kept_weights,
+    list_choices,
+    make_structure,
+)
+from mcompiler.admm.spec import Structure
 from mcompiler.errors import CompileError
 
 __all__ = ["LayerCost", "Link", "Plan", "Reader", "search"]
@@ -38,7 +47,7 @@ SLACK = 1e-9
 
 
 @dataclass(frozen=True)
-class Reader:
+class ChannelReader:
     """A layer that reads linked channels: channel j is rows ``first + j * rows`` and on, ``rows`` of them, of all rows.
 
     Attributes:
@@ -53,7 +62,7 @@ class Reader:
 
 
 @dataclass(frozen=True)
-class Link:
+class SharedChannels:
     """Output channels that are the input channels of others: what none writes needs no rows, what none reads no filter.
 
     Attributes:
@@ -62,11 +71,11 @@ class Link:
     """
 
     writers: tuple[str, ...]
-    readers: tuple[Reader, ...]
+    readers: tuple[ChannelReader, ...]
 
 
 @dataclass(frozen=True)
-class Plan:
+class BudgetPlan:
     """What each layer may keep.
 
     Attributes:
@@ -92,9 +101,9 @@ def search(
     importance: Mapping[str, Tensor],
     budget: float,
     *,
-    links: Sequence[Link] = (),
+    links: Sequence[SharedChannels] = (),
     unit: str = "",
-) -> Plan:
+) -> BudgetPlan:
     """Spend a budget where it keeps most importance.
 
     Args:
@@ -123,19 +132,19 @@ def search(
         )
     if dense <= budget * (1 + SLACK):
         free, tiles = {layer.name: Structure() for layer in layers}, {layer.name: layer.tiles for layer in layers}
-        return Plan(free, tiles, dense, floor, dense, 1.0, ((dense, 1.0),))
+        return BudgetPlan(free, tiles, dense, floor, dense, 1.0, ((dense, 1.0),))
     weights = _scaled(layers, importance)
     total = sum(float(weight.sum(dtype=torch.float64)) for weight in weights.values()) or 1.0
     front, worth = _spend(layers, weights, budget, links)
     trace = tuple(zip(front.cost.tolist(), np.minimum(front.value / total, 1.0).tolist(), strict=True))
-    return Plan(
-        {layer.name: structure_of(layer, front.chosen[layer.name]) for layer in layers},
+    return BudgetPlan(
+        {layer.name: make_structure(layer, front.chosen[layer.name]) for layer in layers},
         {name: choice.tiles for name, choice in front.chosen.items()},
         *(trace[-1][0], floor, dense, min(worth / total, 1.0) if links else trace[-1][1], trace),
     )
 
 
-def _check(layers: Sequence[LayerCost], importance: Mapping[str, Tensor], links: Sequence[Link]) -> None:
+def _check(layers: Sequence[LayerCost], importance: Mapping[str, Tensor], links: Sequence[SharedChannels]) -> None:
     if not layers:
         raise CompileError("there is no layer to spend a budget on; give at least one")
     for layer in layers:
@@ -170,15 +179,15 @@ def _check(layers: Sequence[LayerCost], importance: Mapping[str, Tensor], links:
 
 
 def _spend(
-    layers: Sequence[LayerCost], weights: dict[str, Tensor], budget: float, links: Sequence[Link]
+    layers: Sequence[LayerCost], weights: dict[str, Tensor], budget: float, links: Sequence[SharedChannels]
 ) -> tuple[_Front, float]:
     """Plans within the budget; what they cut off from linked layers counts nothing."""
-    everything = {layer.name: Choice(layer.tiles) for layer in layers}
+    everything = {layer.name: TileChoice(layer.tiles) for layer in layers}
     while useless := _cut_off(layers, weights, everything, links):
         weights = weights | useless
     everywhere = weights
     spare = budget * (1 + SLACK) - sum(layer.floor for layer in layers)
-    options = {layer.name: options_of(layer, weights[layer.name], _affordable(layer, spare)) for layer in layers}
+    options = {layer.name: list_choices(layer, weights[layer.name], _affordable(layer, spare)) for layer in layers}
     front = _front(layers, options, budget)
     best, most = front, _worth(layers, weights, front.chosen, links)
     for _ in range(LINK_ROUNDS if links else 0):
@@ -187,7 +196,7 @@ def _spend(
             break
         weights = weights | cut
         changed = [layer for layer in layers if layer.name in cut]
-        options |= {layer.name: options_of(layer, cut[layer.name], _affordable(layer, spare)) for layer in changed}
+        options |= {layer.name: list_choices(layer, cut[layer.name], _affordable(layer, spare)) for layer in changed}
         front = _front(layers, options, budget)
         worth = _worth(layers, everywhere, front.chosen, links)
         if worth >= most:
@@ -196,14 +205,17 @@ def _spend(
 
 
 def _worth(
-    layers: Sequence[LayerCost], weights: Mapping[str, Tensor], chosen: Mapping[str, Choice], links: Sequence[Link]
+    layers: Sequence[LayerCost],
+    weights: Mapping[str, Tensor],
+    chosen: Mapping[str, TileChoice],
+    links: Sequence[SharedChannels],
 ) -> float:
     """Importance that a plan keeps once everything that it cuts off from linked layers is gone."""
     held = dict(weights)
     while cut := _cut_off(layers, held, chosen, links):
         held |= cut
     return sum(
-        float(held[layer.name][kept_weights(layer, held[layer.name], chosen[layer.name])].sum(dtype=torch.float64))
+        float(held[layer.name][find_kept_weights(layer, held[layer.name], chosen[layer.name])].sum(dtype=torch.float64))
         for layer in layers
     )
 
@@ -228,10 +240,10 @@ class _Front:
 
     cost: Floats
     value: Floats
-    chosen: dict[str, Choice]
+    chosen: dict[str, TileChoice]
 
 
-def _front(layers: Sequence[LayerCost], options: Mapping[str, Options], budget: float) -> _Front:
+def _front(layers: Sequence[LayerCost], options: Mapping[str, ChoiceTable], budget: float) -> _Front:
     """All plans within a budget of which none keeps less than a cheaper one."""
     limit = budget * (1 + SLACK)
     dense = sum(layer.price * layer.tiles for layer in layers)
@@ -249,7 +261,7 @@ def _front(layers: Sequence[LayerCost], options: Mapping[str, Options], budget: 
         order = order[_thinned(sums[order], dense)]
         cost, value = sums[order], gains[order]
         back.append((order // len(option.tiles), order % len(option.tiles)))
-    chosen: dict[str, Choice] = {}
+    chosen: dict[str, TileChoice] = {}
     point = len(cost) - 1
     for layer, (before, which) in zip(reversed(layers), reversed(back), strict=True):
         chosen[layer.name] = options[layer.name].choices[int(which[point])]
@@ -269,10 +281,13 @@ def _thinned(cost: Floats, dense: float) -> Ints:
 
 
 def _cut_off(
-    layers: Sequence[LayerCost], weights: Mapping[str, Tensor], chosen: Mapping[str, Choice], links: Sequence[Link]
+    layers: Sequence[LayerCost],
+    weights: Mapping[str, Tensor],
+    chosen: Mapping[str, TileChoice],
+    links: Sequence[SharedChannels],
 ) -> dict[str, Tensor]:
     """New importance of the layers in which a plan keeps rows that nobody writes or filters that nobody reads."""
-    kept = {layer.name: kept_weights(layer, weights[layer.name], chosen[layer.name]) for layer in layers}
+    kept = {layer.name: find_kept_weights(layer, weights[layer.name], chosen[layer.name]) for layer in layers}
     unwritten, unread = ({name: torch.zeros_like(mask) for name, mask in kept.items()} for _ in range(2))
     positions = {layer.name: layer.positions for layer in layers}
     for link in links:

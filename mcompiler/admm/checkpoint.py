@@ -69,7 +69,7 @@ def seed_epoch(seed: int, stage: int, epoch: int) -> None:
     torch.manual_seed(value)
 
 
-class Log:
+class TrainingLog:
     """JSON lines, on a file where there is one, and to TensorBoard where that is installed.
 
     Args:

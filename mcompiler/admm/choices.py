@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from mcompiler.admm.constraints import Structure
+from mcompiler.admm.spec import Structure
 from mcompiler.geometry import ArrayShape, all_kept, tile_blocks, tile_positions, tile_table
 
 Floats = npt.NDArray[np.float64]
@@ -52,7 +52,7 @@ class LayerCost:
 
 
 @dataclass(frozen=True)
-class Choice:
+class TileChoice:
     """What a layer keeps: array positions; of one group, row blocks x column blocks of them."""
 
     tiles: int
@@ -61,35 +61,35 @@ class Choice:
 
 
 @dataclass(frozen=True)
-class Options:
+class ChoiceTable:
     """Choices of a layer that are worth their cost: more tiles keep strictly more. ``tiles`` and ``value`` are [O]."""
 
-    choices: tuple[Choice, ...]
+    choices: tuple[TileChoice, ...]
     tiles: Ints
     value: Floats
 
 
-def options_of(layer: LayerCost, weight: Tensor, most: int) -> Options:
+def list_choices(layer: LayerCost, weight: Tensor, most: int) -> ChoiceTable:
     """The choices of a layer of at most ``most`` array positions, from its importance [G, K, N]."""
     if layer.fixed or layer.price == 0:
         value = float(weight.sum(dtype=torch.float64))
-        return _worthwhile([Choice(layer.tiles)], np.array([value]))
+        return _worthwhile([TileChoice(layer.tiles)], np.array([value]))
     if layer.groups > 1:
         best = np.cumsum(np.sort(_tile_importance(layer, weight))[::-1])
-        return _worthwhile([Choice(count + 1) for count in range(len(best))], best)
+        return _worthwhile([TileChoice(count + 1) for count in range(len(best))], best)
     pairs = [(r, c) for r, c in _pairs(layer) if r * c <= most]
     rows, cols = _best_rectangles(layer, weight[0], pairs)
     kept: Floats = ((rows.float() @ weight[0]).double() * cols).sum(dim=1).numpy()
-    return _worthwhile([Choice(r * c, r, c) for r, c in pairs], kept)
+    return _worthwhile([TileChoice(r * c, r, c) for r, c in pairs], kept)
 
 
-def _worthwhile(choices: list[Choice], value: Floats) -> Options:
+def _worthwhile(choices: list[TileChoice], value: Floats) -> ChoiceTable:
     """Drop what keeps no more than something that costs no more."""
     order = np.lexsort((-value, np.array([choice.tiles for choice in choices])))
     best = np.maximum.accumulate(value[order])
     worth = order[np.r_[True, best[1:] > best[:-1]]]
     kept = tuple(choices[index] for index in worth)
-    return Options(kept, np.array([choice.tiles for choice in kept], dtype=np.int64), value[worth])
+    return ChoiceTable(kept, np.array([choice.tiles for choice in kept], dtype=np.int64), value[worth])
 
 
 def _pairs(layer: LayerCost) -> list[tuple[int, int]]:
@@ -159,7 +159,7 @@ def _tile_importance(layer: LayerCost, weight: Tensor) -> Floats:
     return np.array(sums)
 
 
-def structure_of(layer: LayerCost, choice: Choice) -> Structure:
+def make_structure(layer: LayerCost, choice: TileChoice) -> Structure:
     """The structure that a choice stands for."""
     if choice.tiles == layer.tiles:
         return Structure()
@@ -169,7 +169,7 @@ def structure_of(layer: LayerCost, choice: Choice) -> Structure:
     return Structure(filters=cols if cols < layer.columns else None, shapes=rows if rows < layer.rows else None)
 
 
-def kept_weights(layer: LayerCost, weight: Tensor, choice: Choice) -> Tensor:
+def find_kept_weights(layer: LayerCost, weight: Tensor, choice: TileChoice) -> Tensor:
     """Weights that a choice keeps and that count, bool [G, K, N]."""
     if choice.tiles == layer.tiles:
         return weight > 0

@@ -24,13 +24,13 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from mcompiler.admm.alternation import Alternation, Residuals
-from mcompiler.admm.constraints import Structure, check_structure, project_structure
-from mcompiler.admm.export import deployed, mapped_weight, original_weight, to_onnx, write_onnx
+from mcompiler.admm.constraints import check_structure, project_structure
+from mcompiler.admm.export import deployed, get_mapped_weight, get_original_weight, to_onnx, write_onnx
 from mcompiler.admm.lowering import as_matrix, as_weight, find_layers
-from mcompiler.admm.noise import cell_errors, injected
+from mcompiler.admm.noise import make_cell_errors, select_effects
 from mcompiler.admm.quantise import Levels, MappedWeight, weight_levels
-from mcompiler.admm.spec import Spec, as_spec
-from mcompiler.admm.surgery.channels import fold_batchnorm_pairs, trace
+from mcompiler.admm.spec import Spec, Structure, as_spec
+from mcompiler.admm.surgery.channels import find_batchnorm_pairs, trace
 from mcompiler.errors import CompileError
 from mcompiler.geometry import array_shape, count_tiles, group_fragments
 from mcompiler.target import Target, WeightEncoding, load_target
@@ -77,9 +77,9 @@ class Compressor:
         }
         for name, structure in self.structures.items():
             layer = self.layers[name]
-            check_structure(name, structure, *layer.shape, layer.positions, self.target)
+            check_structure(self.layers[name], structure, self.target)
         if self.spec.retrain.noise is not None:
-            injected(self.spec.retrain.noise, self.target)  # raises here what would end hours of training
+            select_effects(self.spec.retrain.noise, self.target)  # raises here what would end hours of training
         self.projected = False
         levels = self.levels if self.spec.admm.levels else dict.fromkeys(self.layers)
         self._alternation = Alternation(self.layers, self.structures, levels, self._structured, self.spec.admm)
@@ -106,9 +106,9 @@ class Compressor:
         if not self.projected:
             return self._alternation.update()
         for layer in self.layers.values():
-            mapped = mapped_weight(layer.module)
+            mapped = get_mapped_weight(layer.module)
             if mapped is not None:
-                mapped.refit(original_weight(layer.module))
+                mapped.refit(get_original_weight(layer.module))
         return {}
 
     def state_dict(self) -> dict[str, Any]:
@@ -140,7 +140,7 @@ class Compressor:
         """
         found = {}
         for name, layer in self.layers.items():
-            weight = original_weight(layer.module).detach()
+            weight = get_original_weight(layer.module).detach()
             mask = torch.ones_like(weight, dtype=torch.bool)
             if name in self.structures:  # a weight that happens to be zero stands in a kept line all the same
                 mask = self._structured(name, torch.where(weight == 0, torch.full_like(weight, 1e-20), weight)) != 0
@@ -171,12 +171,12 @@ class Compressor:
         masks = self.masks() if masks is None else dict(masks)
         for name, given in masks.items():
             layer = self.layers[name]
-            module, weight = layer.module, original_weight(layer.module)
+            module, weight = layer.module, get_original_weight(layer.module)
             mask = given.to(weight.device)
             if not mask.any():
                 raise CompileError(NOTHING_LEFT, name)
             kind = self.levels[name] if levels else None
-            held = mapped_weight(module)
+            held = get_mapped_weight(module)
             if held is None:
                 sign = self._signs(name, weight, mask)
                 groups, _, columns = layer.shape
@@ -189,9 +189,9 @@ class Compressor:
                 held.levels = kind
                 weight.mul_(mask)
                 entry = held
-            entry.hold_lines = self._aligned(name)
-            entry.noise = cell_errors(self.spec.retrain.noise, self.target, entry, kind is not None)
-            entry.refit(original_weight(module))
+            entry.preserve_lines = self._aligned(name)
+            entry.noise = make_cell_errors(self.spec.retrain.noise, self.target, entry)
+            entry.refit(get_original_weight(module))
         self.projected = True
         self._alternation.clear()
         return masks
@@ -202,7 +202,7 @@ class Compressor:
         found = dict(masks)
         for name, mask in masks.items():
             if self._aligned(name):
-                found[name] = mask & (self._structured(name, original_weight(self.layers[name].module) * mask) != 0)
+                found[name] = mask & (self._structured(name, get_original_weight(self.layers[name].module) * mask) != 0)
         return found
 
     def _aligned(self, name: str) -> bool:
@@ -234,8 +234,8 @@ class Compressor:
         """Non-zero weights as they would be mapped now, bool [G, K, N] by layer."""
         found = {}
         for name, layer in self.layers.items():
-            mapped = mapped_weight(layer.module)
-            weight = original_weight(layer.module).detach()
+            mapped = get_mapped_weight(layer.module)
+            weight = get_original_weight(layer.module).detach()
             values = weight if mapped is None else mapped.values(weight)
             found[name] = as_matrix(values != 0, layer.groups)
         return found
@@ -268,7 +268,7 @@ class Compressor:
         inputs = (example,) if isinstance(example, torch.Tensor) else tuple(example)
         plain = deployed(self._model, self.layers, (), exact=False)
         try:
-            pairs = fold_batchnorm_pairs(trace(plain, inputs))
+            pairs = find_batchnorm_pairs(trace(plain, inputs))
         except CompileError:  # a model that cannot be traced keeps its normalisations
             pairs = []
         write_onnx(to_onnx(self._model, self.layers, pairs, inputs), Path(path))

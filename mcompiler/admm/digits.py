@@ -23,12 +23,11 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from mcompiler.admm.constraints import Structure
 from mcompiler.admm.display import progress_bar
 from mcompiler.admm.entry import Task
 from mcompiler.admm.recipe import compress
 from mcompiler.admm.result import Compressed
-from mcompiler.admm.spec import Admm, Optimiser, Retrain, Schedule, Spec
+from mcompiler.admm.spec import Admm, LearningRateSchedule, Optimiser, Retrain, Spec, Structure
 from mcompiler.errors import UserError
 from mcompiler.summary import compress_summary
 
@@ -47,7 +46,9 @@ SPEC = Spec(
         "conv3": Structure(filters=32, shapes=128),
         "classifier": Structure(shapes=128),
     },
-    admm=Admm(rho=(1e-2, 1e-1), epochs=3, optimiser=Optimiser(learning_rate=0.02, schedule=Schedule.CONSTANT)),
+    admm=Admm(
+        rho=(1e-2, 1e-1), epochs=3, optimiser=Optimiser(learning_rate=0.02, schedule=LearningRateSchedule.CONSTANT)
+    ),
     retrain=Retrain(epochs=20, float_epochs=5, optimiser=Optimiser(learning_rate=0.05, warmup=0.1)),
 )
 """One array position for each convolution but the third, which takes two: 5 of 19 crossbars on `generic_128`."""

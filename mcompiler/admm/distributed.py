@@ -18,7 +18,7 @@ from torch import nn
 from mcompiler.errors import UserError
 
 
-def rebuilt(value: Any, change: Callable[[Any], Any]) -> Any:
+def map_nested(value: Any, change: Callable[[Any], Any]) -> Any:
     """A dict, list, tuple or named tuple of what ``change`` makes of its entries; anything else as it is."""
     if isinstance(value, dict):
         return {key: change(entry) for key, entry in value.items()}
@@ -28,7 +28,7 @@ def rebuilt(value: Any, change: Callable[[Any], Any]) -> Any:
 
 
 @dataclass(frozen=True)
-class Ranks:
+class ProcessRank:
     """This process among its peers."""
 
     rank: int = 0
@@ -45,7 +45,7 @@ class Ranks:
             return batch
         if isinstance(batch, torch.Tensor):
             return batch[self.rank :: self.world]
-        return rebuilt(batch, self.share)
+        return map_nested(batch, self.share)
 
     def average_gradients(self, parameters: Iterable[nn.Parameter], samples: int) -> None:
         """Mean gradient over all samples; ``samples`` is the size of this process's share."""
@@ -92,13 +92,13 @@ class Ranks:
             dist.barrier()
 
 
-def join_ranks(device: torch.device) -> Ranks:
+def join_ranks(device: torch.device) -> ProcessRank:
     """The process group that ``torchrun`` set up for us, joined if need be; one process without it."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 and not (dist.is_available() and dist.is_initialized()):
-        return Ranks()
+        return ProcessRank()
     if not dist.is_initialized():
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    return Ranks(dist.get_rank(), dist.get_world_size())
+    return ProcessRank(dist.get_rank(), dist.get_world_size())
 
 
 def pick_device(wanted: str | None) -> torch.device:

@@ -21,8 +21,8 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import parametrize
 
-from mcompiler.admm.lowering import Layer
-from mcompiler.admm.quantise import InputQuantiser, MappedWeight
+from mcompiler.admm.lowering import CompressibleLayer
+from mcompiler.admm.quantise import InputFakeQuantiser, MappedWeight
 from mcompiler.errors import CompileError, ModelError
 from mcompiler.onnx_export import QuantisedLayer, insert_quantisers, load_model_file, save_model
 
@@ -44,7 +44,7 @@ class ExactLayer(nn.Module):
     def __init__(
         self,
         layer: nn.Module,
-        quantiser: InputQuantiser,
+        quantiser: InputFakeQuantiser,
         codes: torch.Tensor,
         scale: torch.Tensor,
         bias: torch.Tensor | None,
@@ -71,7 +71,7 @@ class ExactLayer(nn.Module):
 
 
 @dataclass(frozen=True)
-class Folded:
+class FoldedLayer:
     """A layer with its normalisation folded in.
 
     Attributes:
@@ -87,11 +87,11 @@ class Folded:
     bias: torch.Tensor | None
 
 
-def fold(module: nn.Module, norm: nn.Module | None) -> Folded:
+def fold(module: nn.Module, norm: nn.Module | None) -> FoldedLayer:
     """Fold an evaluated batch normalisation into the layer before it: scale, sign and bias; float64, rounded once."""
-    mapped = mapped_weight(module)
+    mapped = get_mapped_weight(module)
     if mapped is not None and mapped.levels is not None:
-        weight = mapped.codes(original_weight(module)).detach().double()
+        weight = mapped.codes(get_original_weight(module)).detach().double()
         scale = mapped.scale.reshape(-1).double()
     else:
         weight = _values(module, "weight")
@@ -117,7 +117,7 @@ def fold(module: nn.Module, norm: nn.Module | None) -> Folded:
             weight = weight * factor.reshape(shape)
     codes, scale32 = weight.float() if coded else None, scale.float()
     values = weight.float() if codes is None else codes * scale32.reshape(-1, *[1] * (weight.ndim - 1))
-    return Folded(codes, values, scale32, None if bias is None else bias.float())
+    return FoldedLayer(codes, values, scale32, None if bias is None else bias.float())
 
 
 def _values(module: nn.Module, name: str) -> torch.Tensor:
@@ -126,7 +126,7 @@ def _values(module: nn.Module, name: str) -> torch.Tensor:
     return value.detach().double()
 
 
-def mapped_weight(module: nn.Module) -> MappedWeight | None:
+def get_mapped_weight(module: nn.Module) -> MappedWeight | None:
     """The parametrisation of a layer's weight, where it has been projected."""
     if not parametrize.is_parametrized(module, "weight"):
         return None
@@ -136,7 +136,7 @@ def mapped_weight(module: nn.Module) -> MappedWeight | None:
     return None
 
 
-def original_weight(module: nn.Module) -> torch.Tensor:
+def get_original_weight(module: nn.Module) -> torch.Tensor:
     """The float weight that is trained, behind the parametrisation."""
     if parametrize.is_parametrized(module, "weight"):
         weight: torch.Tensor = module.parametrizations.weight.original  # type: ignore[union-attr,assignment]
@@ -144,14 +144,14 @@ def original_weight(module: nn.Module) -> torch.Tensor:
     return module.weight  # type: ignore[return-value]
 
 
-def quantiser_of(module: nn.Module) -> InputQuantiser | None:
+def get_input_quantiser(module: nn.Module) -> InputFakeQuantiser | None:
     """The quantiser of a layer's input, where it has one."""
     found = getattr(module, "input_quantiser", None)
-    return found if isinstance(found, InputQuantiser) else None
+    return found if isinstance(found, InputFakeQuantiser) else None
 
 
 def deployed(
-    model: nn.Module, layers: Mapping[str, Layer], pairs: Sequence[tuple[str, str]], *, exact: bool
+    model: nn.Module, layers: Mapping[str, CompressibleLayer], pairs: Sequence[tuple[str, str]], *, exact: bool
 ) -> nn.Module:
     """A copy of the model without normalisations behind layers, weights on their levels, for inference.
 
@@ -167,7 +167,7 @@ def deployed(
         module = result.get_submodule(name)
         norm = result.get_submodule(norms[name]) if name in norms else None
         folded = fold(module, norm)
-        quantiser = quantiser_of(module)
+        quantiser = get_input_quantiser(module)
         replacement = _plain(module, folded).to(folded.weight.device)
         if exact and quantiser is not None and quantiser.frozen:
             if folded.codes is None:
@@ -185,7 +185,7 @@ def _replace(model: nn.Module, name: str, replacement: nn.Module) -> None:
     setattr(model.get_submodule(parent), own, replacement)
 
 
-def _plain(module: nn.Module, folded: Folded) -> nn.Module:
+def _plain(module: nn.Module, folded: FoldedLayer) -> nn.Module:
     """The layer without parametrisation and hooks."""
     if isinstance(module, nn.Linear):
         plain: nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d = nn.Linear(
@@ -205,7 +205,10 @@ def _plain(module: nn.Module, folded: Folded) -> nn.Module:
 
 
 def to_onnx(
-    model: nn.Module, layers: Mapping[str, Layer], pairs: Sequence[tuple[str, str]], example: tuple[torch.Tensor, ...]
+    model: nn.Module,
+    layers: Mapping[str, CompressibleLayer],
+    pairs: Sequence[tuple[str, str]],
+    example: tuple[torch.Tensor, ...],
 ) -> ir.Model:
     """The trained model as QDQ ONNX with a free batch axis; nodes carry the layers' names.
 
@@ -217,7 +220,7 @@ def to_onnx(
     quantised = {}
     for name in layers:
         module = model.get_submodule(name)
-        quantised[name] = _quantised_layer(name, module, model.get_submodule(norms[name]) if name in norms else None)
+        quantised[name] = _describe_layer(name, module, model.get_submodule(norms[name]) if name in norms else None)
     plain = deployed(model, layers, pairs, exact=False)
     with torch.no_grad():  # the exporter makes one of weights that are equal; codes take their place anyway
         for number, (name, layer) in enumerate(quantised.items()):
@@ -226,9 +229,9 @@ def to_onnx(
     return insert_quantisers(_float_onnx(plain, example), quantised)
 
 
-def _quantised_layer(name: str, module: nn.Module, norm: nn.Module | None) -> QuantisedLayer:
+def _describe_layer(name: str, module: nn.Module, norm: nn.Module | None) -> QuantisedLayer:
     """What stands in the file for one layer."""
-    quantiser, folded, mapped = quantiser_of(module), fold(module, norm), mapped_weight(module)
+    quantiser, folded, mapped = get_input_quantiser(module), fold(module, norm), get_mapped_weight(module)
     levels = mapped.levels if mapped is not None else None
     table = None
     if levels is not None and not levels.uniform:

@@ -11,37 +11,37 @@ from typing import Any
 import torch
 from torch import nn
 
-from mcompiler.admm.distributed import Ranks, rebuilt
-from mcompiler.admm.spec import Optimiser, Schedule
+from mcompiler.admm.distributed import ProcessRank, map_nested
+from mcompiler.admm.spec import LearningRateSchedule, Optimiser
 from mcompiler.errors import CompileError
 
 Batch = tuple[Any, Any]
 Batches = Iterable[Batch] | Callable[[int], Iterable[Batch]]
 """(x, y) batches: something that can be walked again each epoch, or what gives the batches of an epoch."""
 
-EMULATED = "this CPU has no bfloat16 units: every step will take many times as long as with precision = 'float32'"
+SLOW_BFLOAT16 = "this CPU has no bfloat16 units: every step will take many times as long as with precision = 'float32'"
 
-CALMER = "lower the learning rate, or set clip in the stage's optimiser"
+DIVERGENCE_REMEDY = "lower the learning rate, or set clip in the stage's optimiser"
 
 Loss = Callable[[Any, Any], torch.Tensor]
 Tick = Callable[[int], None]
 
 
 @dataclass(frozen=True)
-class Setting:
+class ComputeSettings:
     """Where and how numbers are crunched."""
 
     device: torch.device
     bfloat16: bool
     channels_last: bool
-    ranks: Ranks
+    ranks: ProcessRank
 
     def autocast(self) -> torch.autocast:
         """Mixed precision, where asked for."""
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bfloat16)
 
     @property
-    def emulates(self) -> bool:
+    def emulates_bfloat16(self) -> bool:
         """Whether bfloat16 is asked of a CPU that computes it in software, many times slower than float32."""
         if not self.bfloat16 or self.device.type != "cpu" or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
             return False
@@ -52,7 +52,7 @@ class Setting:
         if isinstance(value, torch.Tensor):
             layout = torch.channels_last if self.channels_last and value.ndim == 4 else torch.preserve_format
             return value.to(self.device, memory_format=layout)
-        return rebuilt(value, self.moved)
+        return map_nested(value, self.moved)
 
     def placed(self, model: nn.Module) -> nn.Module:
         """The model on the device, in the memory layout."""
@@ -63,7 +63,7 @@ class Setting:
         return model
 
 
-def batches_of(data: Batches, epoch: int) -> Iterable[Batch]:
+def get_batches(data: Batches, epoch: int) -> Iterable[Batch]:
     """The batches of an epoch."""
     return data(epoch) if callable(data) else data
 
@@ -96,15 +96,15 @@ def learning_rate(options: Optimiser, progress: float) -> float:
     if options.warmup > 0 and progress < options.warmup:
         return options.learning_rate * max(progress / options.warmup, 1e-3)
     rest = (progress - options.warmup) / max(1e-9, 1 - options.warmup)
-    if options.schedule == Schedule.COSINE:
+    if options.schedule == LearningRateSchedule.COSINE:
         return options.learning_rate * 0.5 * (1 + math.cos(math.pi * min(rest, 1.0)))
-    if options.schedule == Schedule.LINEAR:
+    if options.schedule == LearningRateSchedule.LINEAR:
         return options.learning_rate * max(0.0, 1 - rest)
     return options.learning_rate
 
 
 @dataclass(frozen=True)
-class Epoch:
+class EpochResult:
     """What an epoch came to: mean loss and penalty over samples, steps, seconds, last learning rate."""
 
     loss: float
@@ -121,14 +121,14 @@ def train_epoch(
     optimiser: torch.optim.Optimizer,
     options: Optimiser,
     progress: Callable[[float], float],
-    setting: Setting,
+    compute: ComputeSettings,
     *,
     penalty: Callable[[], torch.Tensor] | None = None,
     often: Callable[[float], None] | None = None,
     tick: Tick | None = None,
     length: int | None = None,
     where: str = "training",
-) -> Epoch:
+) -> EpochResult:
     """Train for one epoch.
 
     Args:
@@ -146,7 +146,7 @@ def train_epoch(
     """
     model.train()
     started = time.perf_counter()
-    length = length_of(batches) or length
+    length = count_batches(batches) or length
     total = torch.zeros(2, dtype=torch.float64)
     seen, steps, rate = 0.0, 0, 0.0
     for step, batch in enumerate(batches):
@@ -154,11 +154,11 @@ def train_epoch(
         rate = learning_rate(options, progress(min(step / length, 1.0) if length else 0.5))
         for group in optimiser.param_groups:
             group["lr"] = rate
-        x, y = setting.moved(setting.ranks.share(x)), setting.moved(setting.ranks.share(y))
-        count = samples_in(x)
+        x, y = compute.moved(compute.ranks.share(x)), compute.moved(compute.ranks.share(y))
+        count = count_samples(x)
         optimiser.zero_grad(set_to_none=True)
-        value, pull = _gradients(model, x, y, loss_of, penalty, setting, f"{where}, step {step}")
-        setting.ranks.average_gradients(model.parameters(), count)
+        value, pull = _gradients(model, x, y, loss_of, penalty, compute, f"{where}, step {step}")
+        compute.ranks.average_gradients(model.parameters(), count)
         if options.clip:
             nn.utils.clip_grad_norm_(model.parameters(), options.clip)
         optimiser.step()
@@ -168,12 +168,12 @@ def train_epoch(
             often((step + 1) / length)
         if tick is not None:
             tick(steps)
-    loss_sum, penalty_sum, seen = setting.ranks.total(float(total[0]), float(total[1]), seen)
+    loss_sum, penalty_sum, seen = compute.ranks.total(float(total[0]), float(total[1]), seen)
     if not seen:
         raise CompileError(
             f"{where}: the training data gives no batches; if it is a generator, give a function of the epoch"
         )
-    return Epoch(loss_sum / seen, penalty_sum / seen, steps, time.perf_counter() - started, rate)
+    return EpochResult(loss_sum / seen, penalty_sum / seen, steps, time.perf_counter() - started, rate)
 
 
 def _gradients(
@@ -182,14 +182,14 @@ def _gradients(
     y: Any,
     loss_of: Loss,
     penalty: Callable[[], torch.Tensor] | None,
-    setting: Setting,
+    compute: ComputeSettings,
     where: str,
 ) -> tuple[float, float]:
     """Gradients of one batch, in the parameters; its mean loss and penalty. An empty share has no gradients."""
     extra = penalty() if penalty is not None else None
     value, pull = 0.0, 0.0 if extra is None else float(extra.detach())
-    if samples_in(x):
-        with setting.autocast():
+    if count_samples(x):
+        with compute.autocast():
             output = forward(model, x)
         loss = _loss(loss_of, _float(output), y, where)
         if loss.numel() != 1:
@@ -198,8 +198,10 @@ def _gradients(
         (loss if extra is None else loss + extra).backward()  # type: ignore[no-untyped-call]
     if not math.isfinite(value + pull):
         if math.isfinite(value):
-            raise CompileError(f"the penalty is {pull} in {where}{_largest(model)}; {CALMER}, or lower admm.rho")
-        raise CompileError(f"the loss is {value} in {where}{_culprit(model, x, y, setting)}")
+            raise CompileError(
+                f"the penalty is {pull} in {where}{_largest(model)}; {DIVERGENCE_REMEDY}, or lower admm.rho"
+            )
+        raise CompileError(f"the loss is {value} in {where}{_explain_nonfinite_loss(model, x, y, compute)}")
     return value, pull
 
 
@@ -220,7 +222,7 @@ def _leaf(x: Any) -> Any:
     return x
 
 
-def length_of(batches: Iterable[Any]) -> int | None:
+def count_batches(batches: Iterable[Any]) -> int | None:
     """How many batches there are, where they know."""
     try:
         return len(batches)  # type: ignore[arg-type]
@@ -228,7 +230,7 @@ def length_of(batches: Iterable[Any]) -> int | None:
         return None
 
 
-def samples_in(x: Any) -> int:
+def count_samples(x: Any) -> int:
     """Size of the first tensor's first axis."""
     return int(_leaf(x).shape[0])
 
@@ -248,10 +250,10 @@ def _float(output: Any) -> Any:
     return output
 
 
-def _infinite(value: Any) -> bool:
+def _has_nonfinite(value: Any) -> bool:
     """Whether a batch's inputs or targets hold a NaN or an infinity."""
     if isinstance(value, tuple | list):
-        return any(map(_infinite, value))
+        return any(map(_has_nonfinite, value))
     return isinstance(value, torch.Tensor) and value.is_floating_point() and not bool(torch.isfinite(value).all())
 
 
@@ -269,11 +271,11 @@ def _largest(model: nn.Module) -> str:
     return "" if name is None else f": layer '{name}' has weights of up to {sizes[name]:.3g}"
 
 
-def _culprit(model: nn.Module, x: Any, y: Any, setting: Setting) -> str:
+def _explain_nonfinite_loss(model: nn.Module, x: Any, y: Any, compute: ComputeSettings) -> str:
     """The first layer whose weights or output are not finite, and what to do."""
-    if _infinite(x) or _infinite(y):
+    if _has_nonfinite(x) or _has_nonfinite(y):
         return ": the batch itself holds values that are not finite; check the data"
-    remedy = f"; {CALMER}"
+    remedy = f"; {DIVERGENCE_REMEDY}"
     found: list[str] = []
     hooks = []
     for name, module in model.named_modules():
@@ -288,7 +290,7 @@ def _culprit(model: nn.Module, x: Any, y: Any, setting: Setting) -> str:
 
             hooks.append(module.register_forward_hook(look))
     try:
-        with torch.no_grad(), setting.autocast():
+        with torch.no_grad(), compute.autocast():
             forward(model, x)
     except RuntimeError:  # the loss is what matters here
         pass
@@ -298,7 +300,7 @@ def _culprit(model: nn.Module, x: Any, y: Any, setting: Setting) -> str:
 
 
 @torch.no_grad()
-def accuracy(model: nn.Module, batches: Iterable[Batch], setting: Setting, *, exact: bool = False) -> float:
+def accuracy(model: nn.Module, batches: Iterable[Batch], compute: ComputeSettings, *, exact: bool = False) -> float:
     """Top-1 accuracy, a fraction: argmax over the second axis against integer labels.
 
     Args:
@@ -311,22 +313,22 @@ def accuracy(model: nn.Module, batches: Iterable[Batch], setting: Setting, *, ex
     model.eval()
     right, seen = 0.0, 0.0
     for x, y in pairs(batches):
-        x, y = setting.moved(setting.ranks.share(x)), setting.moved(setting.ranks.share(y))
-        if not samples_in(x):
+        x, y = compute.moved(compute.ranks.share(x)), compute.moved(compute.ranks.share(y))
+        if not count_samples(x):
             continue
-        output = _tested(model, x, setting, exact=exact)
+        output = _predict(model, x, compute, exact=exact)
         labels = _leaf(y)
-        found = _classes(_leaf(output), labels)
+        found = _predict_classes(_leaf(output), labels)
         right += float((found == labels).sum())
         seen += float(labels.numel())
     model.train(training)
-    right, seen = setting.ranks.total(right, seen)
+    right, seen = compute.ranks.total(right, seen)
     if not seen:
         raise CompileError("the test data gives no batches; if it is a generator, give a function of the epoch")
     return right / seen
 
 
-def _classes(output: Any, labels: Any) -> torch.Tensor:
+def _predict_classes(output: Any, labels: Any) -> torch.Tensor:
     """Argmax over the classes."""
     classes = output.argmax(dim=1) if isinstance(output, torch.Tensor) and output.ndim > 1 else None
     if classes is None or not isinstance(labels, torch.Tensor) or classes.shape != labels.shape:
@@ -338,12 +340,12 @@ def _classes(output: Any, labels: Any) -> torch.Tensor:
     return classes
 
 
-def _tested(model: nn.Module, x: Any, setting: Setting, *, exact: bool) -> Any:
+def _predict(model: nn.Module, x: Any, compute: ComputeSettings, *, exact: bool) -> Any:
     """The model on one test batch."""
     try:
         if exact:
             return forward(model, x)
-        with setting.autocast():
+        with compute.autocast():
             return forward(model, x)
     except RuntimeError as error:
         first = (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -14,12 +14,12 @@ from torch.nn.utils import parametrize
 from mcompiler.errors import CompileError
 from mcompiler.geometry import conv_matrix
 
-MAPPED = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
+MAPPED_MODULES = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 """Modules that the compiler puts onto crossbars."""
 
 
 @dataclass(frozen=True)
-class Layer:
+class CompressibleLayer:
     """One compressible layer.
 
     Attributes:
@@ -73,7 +73,7 @@ def as_weight(matrix: torch.Tensor, shape: Iterable[int]) -> torch.Tensor:
     return matrix.transpose(1, 2).reshape(tuple(shape))
 
 
-def find_layers(model: nn.Module, skip: Iterable[str] = (), named: Iterable[str] = ()) -> dict[str, Layer]:
+def find_layers(model: nn.Module, skip: Iterable[str] = (), named: Iterable[str] = ()) -> dict[str, CompressibleLayer]:
     """The compressible layers of a model, in the order of its modules.
 
     Args:
@@ -86,7 +86,9 @@ def find_layers(model: nn.Module, skip: Iterable[str] = (), named: Iterable[str]
             share, that are none, or that stand behind a parametrisation; no layer at all.
     """
     modules = dict(model.named_modules())
-    every = {name: Layer(name, module) for name, module in modules.items() if isinstance(module, MAPPED)}
+    every = {
+        name: CompressibleLayer(name, module) for name, module in modules.items() if isinstance(module, MAPPED_MODULES)
+    }
     left = set(skip)
     for name in dict.fromkeys([*left, *named]):
         if name not in every:
@@ -104,7 +106,7 @@ def find_layers(model: nn.Module, skip: Iterable[str] = (), named: Iterable[str]
     return found
 
 
-def left_alone(model: nn.Module, layers: Mapping[str, Layer]) -> dict[str, str]:
+def find_uncompressed(model: nn.Module, layers: Mapping[str, CompressibleLayer]) -> dict[str, str]:
     """Modules that hold matrices and are not compressed, with their types.
 
     What is skipped, and what is no layer to compress (transposed convolutions, recurrences, the projections inside
@@ -119,7 +121,7 @@ def left_alone(model: nn.Module, layers: Mapping[str, Layer]) -> dict[str, str]:
     }
 
 
-def _check_layer(layer: Layer) -> None:
+def _check_layer(layer: CompressibleLayer) -> None:
     """Refuse what has no weights of its own to project."""
     module = layer.module
     if not layer.name:
@@ -147,7 +149,7 @@ def _parametrisations(module: nn.Module) -> Iterable[nn.Module]:
     return module.parametrizations.weight  # type: ignore[union-attr,return-value]
 
 
-def _check_sharing(modules: Mapping[str, nn.Module], layers: Mapping[str, Layer]) -> None:
+def _check_sharing(modules: Mapping[str, nn.Module], layers: Mapping[str, CompressibleLayer]) -> None:
     """Refuse a weight that another module reads as well: it would be programmed twice and masked once."""
     plain = {name: layer.module._parameters.get("weight") for name, layer in layers.items()}
     owners = {id(weight): name for name, weight in plain.items() if weight is not None}
@@ -162,7 +164,7 @@ def _check_sharing(modules: Mapping[str, nn.Module], layers: Mapping[str, Layer]
                 )
 
 
-def _unknown(name: str, modules: Mapping[str, nn.Module], layers: Mapping[str, Layer]) -> str:
+def _unknown(name: str, modules: Mapping[str, nn.Module], layers: Mapping[str, CompressibleLayer]) -> str:
     if name in modules:
         kind = type(modules[name]).__name__
         return f"'{name}' ({kind}) is not mapped to crossbars; only convolutions and nn.Linear can be compressed"

@@ -1,4 +1,4 @@
-"""Where a budget is spent: saliencies from training data, prices from the cost model, structures from the search."""
+"""Where a budget is spent: compute_saliencies from training data, prices from the cost model, structures from the search."""
 
 from __future__ import annotations
 
@@ -12,13 +12,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from mcompiler.admm.budget import SLACK, LayerCost, Link, Plan, Reader, search
+from mcompiler.admm.budget import SLACK, BudgetPlan, ChannelReader, LayerCost, SharedChannels, search
 from mcompiler.admm.compressor import Compressor
-from mcompiler.admm.constraints import Structure
 from mcompiler.admm.export import to_onnx
-from mcompiler.admm.loop import Batch, Loss, Setting, forward
-from mcompiler.admm.lowering import Layer, as_matrix, find_layers
-from mcompiler.admm.spec import Budget, Spec
+from mcompiler.admm.loop import Batch, ComputeSettings, Loss, forward
+from mcompiler.admm.lowering import CompressibleLayer, as_matrix, find_layers
+from mcompiler.admm.spec import Budget, Spec, Structure
 from mcompiler.admm.surgery.channels import ChannelGraph, trace
 from mcompiler.driver import Build, compile
 from mcompiler.errors import CompileError
@@ -38,7 +37,7 @@ def plan_structures(
     loss_of: Loss,
     target: Target,
     spec: Spec,
-    setting: Setting,
+    compute: ComputeSettings,
     example: tuple[torch.Tensor, ...],
 ) -> tuple[dict[str, Structure], dict[str, Any]]:
     """Structures for the layers that the specification does not name, within its budget.
@@ -63,13 +62,13 @@ def plan_structures(
             "the budget has no layer to be spent on: a layer that [layers] names is not searched, and products are "
             "searched with budget.layers = 'all' only"
         )
-    importance = saliencies(model, chosen, itertools.islice(batches, budget.batches), loss_of, setting)
-    costs = layer_costs(model, chosen, target, budget, example)
-    links = channel_links(model, chosen, example) if spec.remove_paths else ()
+    importance = compute_saliencies(model, chosen, itertools.islice(batches, budget.batches), loss_of, compute)
+    costs = price_layers(model, chosen, target, budget, example)
+    links = find_shared_channels(model, chosen, example) if spec.remove_paths else ()
     plan, spent = _within(
         budget,
         lambda limit: search(costs, importance, limit, links=links, unit=UNITS[budget.currency]),
-        lambda plan: mapped_cost(model, chosen, {**spec.layers, **plan.structures}, target, spec, example),
+        lambda plan: compute_mapped_cost(model, chosen, {**spec.layers, **plan.structures}, target, spec, example),
     )
     line = {
         "currency": budget.currency,
@@ -88,8 +87,8 @@ def plan_structures(
 
 
 def _within(
-    budget: Budget, search_for: Callable[[float], Plan], cost_of: Callable[[Plan], float]
-) -> tuple[Plan, float]:
+    budget: Budget, search_for: Callable[[float], BudgetPlan], cost_of: Callable[[BudgetPlan], float]
+) -> tuple[BudgetPlan, float]:
     """A plan that keeps the budget as it would be mapped, and what it costs then.
 
     Energies of array positions are means over a dense layer, and the positions that stay are fuller than those. So what
@@ -112,9 +111,9 @@ def _within(
     )
 
 
-def mapped_cost(
+def compute_mapped_cost(
     model: nn.Module,
-    layers: Mapping[str, Layer],
+    layers: Mapping[str, CompressibleLayer],
     structures: Mapping[str, Structure],
     target: Target,
     spec: Spec,
@@ -130,11 +129,15 @@ def mapped_cost(
         for name, mask in compressor.masks().items():
             compressor.layers[name].weight.mul_(mask)
     build = compile(to_onnx(copied, find_layers(copied), (), example), target, calibration="random")
-    return sum(_array_parts(build, name, "energy_j") for name in layers)
+    return sum(_sum_array_costs(build, name, "energy_j") for name in layers)
 
 
-def saliencies(
-    model: nn.Module, layers: Mapping[str, Layer], batches: Iterable[Batch], loss_of: Loss, setting: Setting
+def compute_saliencies(
+    model: nn.Module,
+    layers: Mapping[str, CompressibleLayer],
+    batches: Iterable[Batch],
+    loss_of: Loss,
+    compute: ComputeSettings,
 ) -> dict[str, torch.Tensor]:
     """Squared weight times squared gradient, summed over batches: [G, K, N] by layer.
 
@@ -146,7 +149,7 @@ def saliencies(
     sums = {name: torch.zeros_like(layer.weight, dtype=torch.float64) for name, layer in layers.items()}
     for x, y in batches:
         model.zero_grad(set_to_none=True)
-        loss = loss_of(forward(model, setting.moved(x)), setting.moved(y))
+        loss = loss_of(forward(model, compute.moved(x)), compute.moved(y))
         loss.backward()  # type: ignore[no-untyped-call]
         for name, layer in layers.items():
             gradient = layer.weight.grad
@@ -157,8 +160,12 @@ def saliencies(
     return {name: as_matrix(total, layers[name].groups).cpu() for name, total in sums.items()}
 
 
-def layer_costs(
-    model: nn.Module, layers: Mapping[str, Layer], target: Target, budget: Budget, example: tuple[torch.Tensor, ...]
+def price_layers(
+    model: nn.Module,
+    layers: Mapping[str, CompressibleLayer],
+    target: Target,
+    budget: Budget,
+    example: tuple[torch.Tensor, ...],
 ) -> list[LayerCost]:
     """What one array position of each layer costs in the budget's currency, by the cost model of the dense mapping.
 
@@ -172,14 +179,14 @@ def layer_costs(
         build = compile(to_onnx(model, every, pairs, example), target, calibration="random")
         for name in layers:
             tiles = max(1, build.cost.layers[name].crossbars // shape.arrays_per_tile)
-            price[name] = _array_parts(build, name, budget.currency) / tiles
+            price[name] = _sum_array_costs(build, name, budget.currency) / tiles
     return [
         LayerCost(name, *layer.shape, positions=layer.positions, shape=shape, price=price[name])
         for name, layer in layers.items()
     ]
 
 
-def _array_parts(build: Build, layer: str, currency: str) -> float:
+def _sum_array_costs(build: Build, layer: str, currency: str) -> float:
     """Energy per inference, or area, of the parts that stand in the arrays of a layer."""
     parts = [part for part in build.target.components.values() if part.per is Place.ARRAY]
     arrays = build.cost.layers[layer].crossbars
@@ -191,7 +198,9 @@ def _array_parts(build: Build, layer: str, currency: str) -> float:
     return dynamic + idle_w / build.cost.throughput_per_s
 
 
-def channel_links(model: nn.Module, layers: Mapping[str, Layer], example: tuple[torch.Tensor, ...]) -> tuple[Link, ...]:
+def find_shared_channels(
+    model: nn.Module, layers: Mapping[str, CompressibleLayer], example: tuple[torch.Tensor, ...]
+) -> tuple[SharedChannels, ...]:
     """Channels that the searched layers write for each other: what one does not fill, the others need not read.
 
     Channels that anybody else writes or reads (a layer that is not searched, an output, an unknown operation) are left
@@ -213,11 +222,11 @@ def channel_links(model: nn.Module, layers: Mapping[str, Layer], example: tuple[
         )
         searched = all(name in layers for name in (*names, *(reader.layer for reader in readers)))
         if readers and searched and not others and not pinned & set(channels):
-            links.append(Link(tuple(names), tuple(readers)))
+            links.append(SharedChannels(tuple(names), tuple(readers)))
     return tuple(links)
 
 
-def _reader(graph: ChannelGraph, name: str, channels: tuple[int, ...]) -> Reader | None:
+def _reader(graph: ChannelGraph, name: str, channels: tuple[int, ...]) -> ChannelReader | None:
     """How a layer reads channels: all of them, in order, each as equally many inputs; None where it does not."""
     site = graph.layers[name]
     reads = graph.classes[site.inputs].numpy()
@@ -227,4 +236,4 @@ def _reader(graph: ChannelGraph, name: str, channels: tuple[int, ...]) -> Reader
     first, each = int(where[0]), len(where)
     if not np.array_equal(reads[first : first + each * len(channels)], np.repeat(channels, each)):
         return None
-    return Reader(name, first * site.positions, each * site.positions)
+    return ChannelReader(name, first * site.positions, each * site.positions)

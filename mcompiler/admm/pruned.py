@@ -16,13 +16,13 @@ from mcompiler.admm.checkpoint import load_checkpoint, save_checkpoint
 from mcompiler.admm.compressor import Compressor
 from mcompiler.admm.lowering import as_matrix, as_weight
 from mcompiler.admm.spec import Spec
-from mcompiler.admm.surgery.channels import fold_batchnorm_pairs, shared_inputs, trace
-from mcompiler.admm.surgery.removal import clear_shifts, purify, remove_unused
+from mcompiler.admm.surgery.channels import find_batchnorm_pairs, find_shared_inputs, trace
+from mcompiler.admm.surgery.removal import clear_constant_biases, purify, remove_unused
 from mcompiler.errors import CompileError
 
 
 @dataclass(frozen=True)
-class Pruned:
+class PrunedModel:
     """The model behind the hard projection.
 
     Attributes:
@@ -46,7 +46,7 @@ class Pruned:
 
 def prune(
     model: nn.Module, compressor: Compressor, example: tuple[torch.Tensor, ...], spec: Spec, file: Path | None
-) -> Pruned:
+) -> PrunedModel:
     """Project for good, purify, remove unused paths.
 
     Args:
@@ -69,7 +69,7 @@ def prune(
         for name, mask in masks.items():
             compressor.layers[name].weight.mul_(mask)
     if spec.remove_paths:
-        clear_shifts(model, graph, support)
+        clear_constant_biases(model, graph, support)
     if file is not None:
         save_checkpoint(file, {"fingerprint": "pruned", "model": model.state_dict(), "masks": dict(masks)})
     return small(model, compressor, example, masks, spec)
@@ -77,7 +77,7 @@ def prune(
 
 def rebuild(
     model: nn.Module, compressor: Compressor, example: tuple[torch.Tensor, ...], spec: Spec, file: Path
-) -> Pruned:
+) -> PrunedModel:
     """What ``prune`` gave, from the weights that it kept."""
     state = load_checkpoint(file)
     model.load_state_dict(state["model"])
@@ -91,12 +91,12 @@ def small(
     example: tuple[torch.Tensor, ...],
     masks: Mapping[str, torch.Tensor],
     spec: Spec,
-) -> Pruned:
+) -> PrunedModel:
     """The model without unused paths, under a compressor of its own; deterministic."""
     if not spec.remove_paths:
         pairs, shared = _neighbours(model, example)
         compressor.project(masks, levels=False)
-        return Pruned(model, compressor, masks, pairs, shared, {}, {})
+        return PrunedModel(model, compressor, masks, pairs, shared, {}, {})
     support = {name: as_matrix(mask, compressor.layers[name].groups) for name, mask in masks.items()}
     removal = remove_unused(model, example, support)
     kept = {
@@ -112,8 +112,8 @@ def small(
     kept = inner.fitted(kept)
     inner.project(kept, levels=False)
     stays = {name: dict(Counter(reasons.values())) for name, reasons in removal.pinned.items()}
-    pairs, shared = fold_batchnorm_pairs(graph), shared_inputs(graph)
-    return Pruned(removal.model, inner, kept, pairs, shared, removal.as_table(), stays)
+    pairs, shared = find_batchnorm_pairs(graph), find_shared_inputs(graph)
+    return PrunedModel(removal.model, inner, kept, pairs, shared, removal.as_table(), stays)
 
 
 def _neighbours(
@@ -127,4 +127,4 @@ def _neighbours(
         graph = trace(model, example)
     except CompileError:
         return (), ()
-    return fold_batchnorm_pairs(graph), shared_inputs(graph)
+    return find_batchnorm_pairs(graph), find_shared_inputs(graph)

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from mcompiler.admm.loop import Batch, Setting, forward, pairs
-from mcompiler.admm.lowering import Layer
-from mcompiler.admm.quantise import InputQuantiser
+from mcompiler.admm.loop import Batch, ComputeSettings, forward, pairs
+from mcompiler.admm.lowering import CompressibleLayer
+from mcompiler.admm.quantise import InputFakeQuantiser
 from mcompiler.target import Target
 
 
@@ -21,17 +21,17 @@ def _quantise_input(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]
 
 
 def attach_quantisers(
-    model: nn.Module, layers: Mapping[str, Layer], shared: Sequence[Sequence[str]], target: Target
-) -> dict[str, InputQuantiser]:
+    model: nn.Module, layers: Mapping[str, CompressibleLayer], shared: Sequence[Sequence[str]], target: Target
+) -> dict[str, InputFakeQuantiser]:
     """Put a quantiser before every layer; layers that read one tensor share it. By layer name."""
     groups = {name: index for index, group in enumerate(shared) for name in group}
     device = next(model.parameters()).device
-    known: dict[tuple[Any, int], InputQuantiser] = {}
+    known: dict[tuple[Any, int], InputFakeQuantiser] = {}
     found = {}
     for name, layer in layers.items():
         _, bits = target.layer_bits(name)
         key = (groups.get(name, name), bits)
-        quantiser = known.setdefault(key, InputQuantiser(bits).to(device))
+        quantiser = known.setdefault(key, InputFakeQuantiser(bits).to(device))
         layer.module.add_module("input_quantiser", quantiser)
         layer.module.register_forward_pre_hook(_quantise_input)
         found[name] = quantiser
@@ -40,7 +40,11 @@ def attach_quantisers(
 
 @torch.no_grad()
 def observe(
-    model: nn.Module, quantisers: Mapping[str, InputQuantiser], batches: Iterable[Batch], count: int, setting: Setting
+    model: nn.Module,
+    quantisers: Mapping[str, InputFakeQuantiser],
+    batches: Iterable[Batch],
+    count: int,
+    compute: ComputeSettings,
 ) -> None:
     """Run ``count`` batches in inference mode while the quantisers watch."""
     training = model.training
@@ -48,12 +52,12 @@ def observe(
     for quantiser in quantisers.values():
         quantiser.observing = True
     for x, _ in pairs(itertools.islice(batches, count)):
-        with setting.autocast():
-            forward(model, setting.moved(x))
+        with compute.autocast():
+            forward(model, compute.moved(x))
     model.train(training)
 
 
-def freeze_ranges(quantisers: Mapping[str, InputQuantiser], method: str) -> None:
+def freeze_ranges(quantisers: Mapping[str, InputFakeQuantiser], method: str) -> None:
     """Set every range from what was observed; a shared quantiser once."""
     done: set[int] = set()
     for name, quantiser in quantisers.items():

@@ -20,30 +20,29 @@ import torch
 from torch import nn
 
 from mcompiler.admm.alternation import Residuals
-from mcompiler.admm.checkpoint import Log, digest, load_checkpoint, save_checkpoint, seed_epoch
+from mcompiler.admm.checkpoint import TrainingLog, digest, load_checkpoint, save_checkpoint, seed_epoch
 from mcompiler.admm.compressor import Compressor
-from mcompiler.admm.constraints import Structure
 from mcompiler.admm.display import Advance, progress_bar
 from mcompiler.admm.distributed import join_ranks, pick_device
 from mcompiler.admm.loop import (
-    EMULATED,
+    SLOW_BFLOAT16,
     Batches,
-    Epoch,
+    ComputeSettings,
+    EpochResult,
     Loss,
-    Setting,
     accuracy,
-    batches_of,
-    length_of,
+    count_batches,
+    get_batches,
     make_optimiser,
     train_epoch,
 )
-from mcompiler.admm.lowering import left_alone
+from mcompiler.admm.lowering import find_uncompressed
 from mcompiler.admm.plan import plan_structures
-from mcompiler.admm.pruned import Pruned, prune, rebuild
+from mcompiler.admm.precheck import check_before_training
+from mcompiler.admm.pruned import PrunedModel, prune, rebuild
 from mcompiler.admm.ranges import attach_quantisers, freeze_ranges, observe
-from mcompiler.admm.rehearsal import rehearse
 from mcompiler.admm.result import Compressed
-from mcompiler.admm.spec import Optimiser, Spec, as_spec
+from mcompiler.admm.spec import Optimiser, Spec, Structure, as_spec
 from mcompiler.errors import BuildError, CompileError
 from mcompiler.target import Target, load_target, resolved_toml
 
@@ -92,10 +91,12 @@ def compress(
     chip = target if isinstance(target, Target) else load_target(target)
     spec = as_spec(spec)
     chosen = pick_device(device)
-    setting = Setting(chosen, spec.precision == "bfloat16", spec.channels_last, join_ranks(chosen))
+    compute = ComputeSettings(chosen, spec.precision == "bfloat16", spec.channels_last, join_ranks(chosen))
     folder = None if out is None else Path(out)
-    with progress_bar(progress and setting.ranks.first) as advance:
-        run = _Run(model, train, chip, spec, setting, folder, loss or _cross_entropy, test, advance, say or _silent)
+    with progress_bar(progress and compute.ranks.first) as advance:
+        run = _Compression(
+            model, train, chip, spec, compute, folder, loss or _cross_entropy, test, advance, say or _silent
+        )
         return run.run(example, resume)
 
 
@@ -108,14 +109,14 @@ def _cross_entropy(output: Any, y: Any) -> torch.Tensor:
 
 
 @dataclass
-class _Run:
+class _Compression:
     """One compression under way (mutable: this is its state)."""
 
     source: nn.Module
     train: Batches
     target: Target
     spec: Spec
-    setting: Setting
+    compute: ComputeSettings
     out: Path | None
     loss: Loss
     test: Batches | None
@@ -125,15 +126,15 @@ class _Run:
 
     def run(self, example: Any, resume: bool) -> Compressed:
         """All stages, from wherever the checkpoint says."""
-        if self.setting.emulates:
-            self._tell(EMULATED)
-        self.model = self.setting.placed(copy.deepcopy(self.source))
-        self.setting.ranks.agree(self.model)
+        if self.compute.emulates_bfloat16:
+            self._tell(SLOW_BFLOAT16)
+        self.model = self.compute.placed(copy.deepcopy(self.source))
+        self.compute.ranks.agree(self.model)
         self.fingerprint = f"{self.spec.fingerprint()}\n{resolved_toml(self.target)}\n{digest(self.model.state_dict())}"
         self.example = self._example(example)
         state = self._begin(resume)
         if not state:
-            rehearse(self.model, self.example, self.target, self.spec)
+            check_before_training(self.model, self.example, self.target, self.spec)
         self.figures: dict[str, Any] = state.get("figures", {})
         stage, epoch = state.get("stage", "admm"), int(state.get("epoch", 0))
         if "dense" not in self.figures:
@@ -142,7 +143,7 @@ class _Run:
         self.structures = self._structures(state)
         self.compressor = Compressor(self.model, self.target, self.spec, self.structures)
         self.structures = self.compressor.structures
-        self.left = left_alone(self.model, self.compressor.layers)
+        self.left = find_uncompressed(self.model, self.compressor.layers)
         if self.left:
             self._tell("not compressed: " + ", ".join(f"'{name}' ({kind})" for name, kind in self.left.items()))
         self.dense_tiles = self.compressor.dense_tiles()
@@ -170,19 +171,19 @@ class _Run:
             )
         if example is None:
             seed_epoch(self.spec.seed, 0, 0)
-            first = next(iter(batches_of(self.train, 0)), None)
+            first = next(iter(get_batches(self.train, 0)), None)
             if not isinstance(first, tuple | list) or len(first) != 2:
                 raise CompileError(
                     "the training data give no pair (inputs, targets); give a list or DataLoader of them"
                 )
             example = first[0]
         parts = tuple(example) if isinstance(example, tuple | list) else (example,)
-        return tuple(self.setting.moved(part[:2]) for part in parts)
+        return tuple(self.compute.moved(part[:2]) for part in parts)
 
     def _begin(self, resume: bool) -> dict[str, Any]:
         """The checkpoint to go on from (or nothing), and the log cut back to it."""
         if self.out is None:
-            self.log = Log(None)
+            self.log = TrainingLog(None)
             return {}
         state: dict[str, Any] = {}
         file = self.out / "checkpoint.pt"
@@ -194,14 +195,14 @@ class _Run:
                     "--restart"
                 )
             self._tell(f"going on from {file}: {state['stage']}, epoch {state['epoch']}")
-        if self.setting.ranks.first:
+        if self.compute.ranks.first:
             self.out.mkdir(parents=True, exist_ok=True)
-        self.setting.ranks.wait()
-        self.log = Log(self.out / "log.jsonl" if self.setting.ranks.first else None, int(state.get("log", 0)))
+        self.compute.ranks.wait()
+        self.log = TrainingLog(self.out / "log.jsonl" if self.compute.ranks.first else None, int(state.get("log", 0)))
         return state
 
     def _save(self, stage: str, epoch: int, optimiser: torch.optim.Optimizer) -> None:
-        if self.out is None or not self.setting.ranks.first:
+        if self.out is None or not self.compute.ranks.first:
             return
         save_checkpoint(
             self.out / "checkpoint.pt",
@@ -227,7 +228,7 @@ class _Run:
             return dict(self.spec.layers)
         seed_epoch(self.spec.seed, 0, 1)
         found, line = plan_structures(
-            self.model, batches_of(self.train, 0), self.loss, self.target, self.spec, self.setting, self.example
+            self.model, get_batches(self.train, 0), self.loss, self.target, self.spec, self.compute, self.example
         )
         self.log.write({"stage": "budget", **line})
         self._tell(f"budget: {line['spent']:g} of {line['limit']:g} {line['currency']}, dense {line['dense']:g}")
@@ -255,15 +256,15 @@ class _Run:
             result = self._epoch("admm", 1, epoch, epochs, optimiser, admm.optimiser, self.compressor.penalty, often)
             often(1.0)
             residuals = self.compressor.update()
-            self.setting.ranks.agree(self.model)
+            self.compute.ranks.agree(self.model)
             line = {name: dataclasses.asdict(entry) for name, entry in residuals.items()}
             worst = max((max(r.primal_structure, r.primal_levels) for r in residuals.values()), default=0.0)
             self._close("admm", epoch, result, {"residuals": line, "worst_primal": worst})
             self._save("admm", epoch + 1, optimiser)
 
-    def _prune(self) -> Pruned:
+    def _prune(self) -> PrunedModel:
         """Hard projection, purification, removal of unused paths: the small model."""
-        kept = self._pruned_file() if self.setting.ranks.first else None  # all processes have the same weights
+        kept = self._pruned_file() if self.compute.ranks.first else None  # all processes have the same weights
         pruned = prune(self.model, self.compressor, self.example, self.spec, kept)
         self._tell_pruned(pruned)
         return pruned
@@ -277,9 +278,9 @@ class _Run:
     def _pruned_file(self) -> Path | None:
         return None if self.out is None else self.out / "pruned.pt"
 
-    def _tell_pruned(self, pruned: Pruned) -> None:
+    def _tell_pruned(self, pruned: PrunedModel) -> None:
         tiles = pruned.compressor.tiles()
-        self.setting.placed(pruned.model)
+        self.compute.placed(pruned.model)
         self.figures["projected"] = self._accuracy(pruned.model)
         line = {"stage": "projection", "accuracy": self.figures["projected"], "tiles": tiles, "removed": pruned.removed}
         self.log.write({**line, "stays": pruned.stays})
@@ -294,16 +295,16 @@ class _Run:
     def _quantise(self, *, fresh: bool) -> None:
         """Levels of weights and codes of inputs from here on."""
         self.compressor.project(self.pruned.masks, levels=True)
-        self.setting.placed(self.model)
+        self.compute.placed(self.model)
         if not self.spec.quantisation.inputs:
             return
         quantisers = attach_quantisers(self.model, self.compressor.layers, self.pruned.shared, self.target)
-        self.setting.placed(self.model)
+        self.compute.placed(self.model)
         if fresh:
             seed_epoch(self.spec.seed, 0, 2)
-            observe(self.model, quantisers, batches_of(self.train, 0), self.spec.quantisation.batches, self.setting)
+            observe(self.model, quantisers, get_batches(self.train, 0), self.spec.quantisation.batches, self.compute)
             freeze_ranges(quantisers, self.spec.quantisation.input_range)
-            self.setting.ranks.agree(self.model)
+            self.compute.ranks.agree(self.model)
         else:
             for quantiser in quantisers.values():
                 quantiser.frozen = True
@@ -315,14 +316,14 @@ class _Run:
         if state:
             self.model.load_state_dict(state["model"])
             optimiser.load_state_dict(state["optimiser"])
-        self.setting.ranks.agree(self.model)
+        self.compute.ranks.agree(self.model)
         before = 0 if stage == "float" else self.spec.retrain.float_epochs
         for epoch in range(first, epochs):
             if stage == "quantised":
                 self.compressor.update()
             number = 2 if stage == "float" else 3
             result = self._epoch(stage, number, epoch, self.spec.retrain.epochs, optimiser, options, None, None, before)
-            self.setting.ranks.agree(self.model)
+            self.compute.ranks.agree(self.model)
             self._close(stage, epoch, result, {})
             self._save(stage, epoch + 1, optimiser)
         if epochs == 0 or first < epochs or not state:
@@ -339,18 +340,18 @@ class _Run:
         penalty: Callable[[], torch.Tensor] | None,
         often: Callable[[float], None] | None,
         before: int = 0,
-    ) -> Epoch:
+    ) -> EpochResult:
         seed_epoch(self.spec.seed, number, epoch)
-        batches = batches_of(self.train, epoch + before)
-        total = length_of(batches)
+        batches = get_batches(self.train, epoch + before)
+        total = count_batches(batches)
         if total is None:
             total = self._counted()
             seed_epoch(self.spec.seed, number, epoch)
-            batches = batches_of(self.train, epoch + before)
+            batches = get_batches(self.train, epoch + before)
         label = f"{stage} {epoch + before + 1}/{epochs}"
         return train_epoch(
             self.model, batches, self.loss, optimiser, options, lambda share: (epoch + before + share) / epochs,
-            self.setting, penalty=penalty, often=often, tick=lambda done: self.advance(label, done, total),
+            self.compute, penalty=penalty, often=often, tick=lambda done: self.advance(label, done, total),
             length=total, where=f"stage {stage}, epoch {epoch}",
         )  # fmt: skip
 
@@ -358,37 +359,37 @@ class _Run:
         """Batches of the first epoch, walked through once: rates and penalties follow the share of an epoch."""
         if self.length is None:
             seed_epoch(self.spec.seed, 0, 0)
-            self.length = sum(1 for _ in batches_of(self.train, 0))
+            self.length = sum(1 for _ in get_batches(self.train, 0))
             self._tell(f"the training data do not say how many batches they give; counted {self.length}")
         return self.length
 
-    def _close(self, stage: str, epoch: int, result: Epoch, more: Mapping[str, Any]) -> None:
+    def _close(self, stage: str, epoch: int, result: EpochResult, more: Mapping[str, Any]) -> None:
         figure = self._accuracy(self.model)
         line = {"stage": stage, "epoch": epoch, **dataclasses.asdict(result), "accuracy": figure, **more}
         self.log.write(line)
         self._tell(f"{stage} {epoch}: loss {result.loss:.4f}, {_percent(figure)}, {result.seconds:.0f} s")
 
     def _finish(self) -> Compressed:
-        self.setting.ranks.wait()
+        self.compute.ranks.wait()
         result = Compressed(
             self.model.eval(), self.target, self.compressor.layers, self.pruned.pairs, self.example, self.structures,
             self.figures, self.dense_tiles, self.dense_weights, self.compressor.tiles(), self.pruned.stays, self.left,
         )  # fmt: skip
         if self.test is not None:
             twin = result.deployed()
-            batches = batches_of(self.test, 0)
-            self.figures["quantised"] = accuracy(twin, batches, self.setting, exact=True)
+            batches = get_batches(self.test, 0)
+            self.figures["quantised"] = accuracy(twin, batches, self.compute, exact=True)
             self._tell(f"quantised: {_percent(self.figures['quantised'])}")
-        if self.out is not None and self.setting.ranks.first:
+        if self.out is not None and self.compute.ranks.first:
             result.write(self.out)
-        self.setting.ranks.wait()
+        self.compute.ranks.wait()
         return result
 
     def _accuracy(self, model: nn.Module) -> float | None:
-        return None if self.test is None else accuracy(model, batches_of(self.test, 0), self.setting)
+        return None if self.test is None else accuracy(model, get_batches(self.test, 0), self.compute)
 
     def _tell(self, message: str) -> None:
-        if self.setting.ranks.first:
+        if self.compute.ranks.first:
             self.say(message)
 
 

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from mcompiler.admm.constraints import Structure
-from mcompiler.admm.export import deployed, mapped_weight, original_weight, to_onnx, write_onnx
-from mcompiler.admm.lowering import Layer
+from mcompiler.admm.export import deployed, get_mapped_weight, get_original_weight, to_onnx, write_onnx
+from mcompiler.admm.lowering import CompressibleLayer
+from mcompiler.admm.spec import Structure
 from mcompiler.target import Target
 
 
@@ -39,7 +39,7 @@ class Compressed:
 
     model: nn.Module
     target: Target
-    layers: Mapping[str, Layer]
+    layers: Mapping[str, CompressibleLayer]
     pairs: Sequence[tuple[str, str]]
     example: tuple[torch.Tensor, ...]
     structures: Mapping[str, Structure]
@@ -58,8 +58,8 @@ class Compressed:
         """Non-zero weights by layer, as they are mapped."""
         found = {}
         for name, layer in self.layers.items():
-            mapped = mapped_weight(layer.module)
-            weight = original_weight(layer.module).detach()
+            mapped = get_mapped_weight(layer.module)
+            weight = get_original_weight(layer.module).detach()
             found[name] = int(((weight if mapped is None else mapped.values(weight)) != 0).sum())
         return found
 

@@ -22,7 +22,7 @@ from mcompiler.errors import BuildError
 torch = pytest.importorskip("torch")
 
 from mcompiler.admm import checkpoint  # noqa: E402
-from mcompiler.admm.checkpoint import Log, digest, load_checkpoint, save_checkpoint, seed_epoch  # noqa: E402
+from mcompiler.admm.checkpoint import TrainingLog, digest, load_checkpoint, save_checkpoint, seed_epoch  # noqa: E402
 
 CONTENT = {"fingerprint": "f", "epoch": 3, "model": {"w": torch.arange(5.0)}, "none": None, "names": ["a", "b"]}
 
@@ -177,13 +177,13 @@ def _no_board(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_log_is_cut_back_to_the_checkpoint(tmp_path: Path) -> None:
     path = tmp_path / "log.jsonl"
-    log = Log(path)
+    log = TrainingLog(path)
     log.write({"epoch": 0, "loss": 0.5})
     length = log.length
     log.write({"epoch": 1, "loss": 0.25})
     with path.open("a") as file:
         file.write('{"epoch": 2, "lo')  # killed while writing
-    again = Log(path, length)
+    again = TrainingLog(path, length)
     assert again.lines == [{"epoch": 0, "loss": 0.5}]
     again.write({"epoch": 1, "loss": 0.125})
     lines = [json.loads(line) for line in path.read_text().splitlines()]
@@ -192,16 +192,16 @@ def test_the_log_is_cut_back_to_the_checkpoint(tmp_path: Path) -> None:
 
 def test_a_fresh_run_empties_the_log_and_a_lost_one_is_begun_anew(tmp_path: Path) -> None:
     path = tmp_path / "log.jsonl"
-    Log(path).write({"epoch": 0})
-    assert Log(path).lines == []
+    TrainingLog(path).write({"epoch": 0})
+    assert TrainingLog(path).lines == []
     assert path.read_text() == ""
     path.unlink()
-    assert Log(path, 400).lines == []
+    assert TrainingLog(path, 400).lines == []
     assert path.read_text() == ""
 
 
 def test_a_log_without_a_file_keeps_its_lines() -> None:
-    log = Log(None)
+    log = TrainingLog(None)
     log.write({"a": 1})
     assert (log.lines, log.length) == ([{"a": 1}], 0)
 
@@ -229,7 +229,7 @@ def test_numbers_go_to_tensorboard_where_it_is(tmp_path: Path, monkeypatch: pyte
         return board
 
     monkeypatch.setattr(checkpoint, "_tensorboard", made)
-    log = Log(tmp_path / "log.jsonl")
+    log = TrainingLog(tmp_path / "log.jsonl")
     log.write({"stage": "admm", "loss": 0.5, "epoch": 1, "done": True, "nested": {"a": 1, "b": {"c": 0.25}}})
     assert folders == [tmp_path / "tensorboard"]
     assert board.seen == [("loss", 0.5, 1), ("epoch", 1, 1), ("nested/a", 1, 1), ("nested/b/c", 0.25, 1)]

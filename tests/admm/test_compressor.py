@@ -21,11 +21,11 @@ from torch import nn  # noqa: E402
 from torch.optim import SGD, Adam, Optimizer  # noqa: E402
 
 from mcompiler.admm.compressor import Compressor  # noqa: E402
-from mcompiler.admm.constraints import Structure, project_structure  # noqa: E402
-from mcompiler.admm.export import mapped_weight, original_weight  # noqa: E402
+from mcompiler.admm.constraints import project_structure  # noqa: E402
+from mcompiler.admm.export import get_mapped_weight, get_original_weight  # noqa: E402
 from mcompiler.admm.lowering import as_matrix, as_weight  # noqa: E402
-from mcompiler.admm.quantise import LevelSet, best_scale  # noqa: E402
-from mcompiler.admm.spec import Admm, Quantisation, Spec  # noqa: E402
+from mcompiler.admm.quantise import LevelSet, fit_scales  # noqa: E402
+from mcompiler.admm.spec import Admm, Quantisation, Spec, Structure  # noqa: E402
 
 SMALL = ("array.rows=8", "array.columns=16", "array.rows_active=8")
 TARGET = load_target("generic_128", [*SMALL, "precision.weights=4"])
@@ -74,7 +74,7 @@ class Textbook:
         assert levels is not None
         held = np.where(support != 0, w, 0)
         matrix = as_matrix(torch.tensor(held, dtype=torch.float32), layer.groups)
-        scale = best_scale(matrix, levels)
+        scale = fit_scales(matrix, levels)
         found = levels.nearest(matrix, scale) * scale[:, None]
         return np.where(support != 0, as_weight(found, w.shape).double().numpy(), 0)
 
@@ -202,7 +202,7 @@ def holds(compressor: Compressor) -> None:
             assert int(used.any(dim=2).sum()) <= structure.shapes
         if structure.blocks is not None:
             assert compressor.tiles()[name] <= structure.blocks
-        mapped = mapped_weight(layer.module)
+        mapped = get_mapped_weight(layer.module)
         assert mapped is not None
         kept_lines = used if mapped.levels is not None else as_matrix(mapped.mask, layer.groups)
         rows, columns = kept_lines.any(dim=2), kept_lines.any(dim=1)
@@ -261,12 +261,12 @@ def test_constraints_hold_through_further_training(kind: str, chip: str, levels:
     masks = compressor.project(levels=levels)
     holds(compressor)
     assert float(compressor.penalty()) == 0
-    before = {name: original_weight(layer.module).detach().clone() for name, layer in compressor.layers.items()}
+    before = {name: get_original_weight(layer.module).detach().clone() for name, layer in compressor.layers.items()}
     losses = [step() for _ in range(40)]
     holds(compressor)
     assert losses[-1] < losses[0] * 0.95
     for name, layer in compressor.layers.items():
-        assert not torch.equal(before[name], original_weight(layer.module))  # the old optimiser trains what it held
+        assert not torch.equal(before[name], get_original_weight(layer.module))  # the old optimiser trains what it held
         assert not bool(layer.weight[~masks[name]].any())
     assert compressor.update() == {}
     holds(compressor)
@@ -310,7 +310,7 @@ def test_weights_that_happen_to_be_zero_may_grow() -> None:
     masks = compressor.project(levels=False)
     assert all(bool(mask.all()) for mask in masks.values())
     model[0].weight.sum().backward()
-    gradient = original_weight(model[0]).grad
+    gradient = get_original_weight(model[0]).grad
     assert gradient is not None
     assert float(gradient[0, 0, 0, 0]) == 1
 
@@ -373,9 +373,11 @@ def test_a_state_of_another_model_is_refused() -> None:
     compressor.update()
     state = compressor.state_dict()
     other = Compressor(nn.Sequential(nn.Linear(3, 3)), TARGET)
-    with pytest.raises(CompileError, match="the saved state is of a layer '2', which this model has not; start anew"):
+    with pytest.raises(
+        CompileError, match="the checkpoint holds the state of a layer '2' that this model does not have"
+    ):
         other.load_state_dict({**state, "states": {"2": state["states"]["2"]}})
-    with pytest.raises(CompileError, match="node '0': has another shape in the saved state; start anew"):
+    with pytest.raises(CompileError, match="node '0': has another shape in the checkpoint; start again without it"):
         other.load_state_dict(state)
 
 

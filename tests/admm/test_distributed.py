@@ -20,11 +20,15 @@ import torch.distributed as dist  # noqa: E402
 from torch import nn  # noqa: E402
 
 from mcompiler.admm.compressor import Compressor  # noqa: E402
-from mcompiler.admm.constraints import Structure  # noqa: E402
-from mcompiler.admm.distributed import Ranks, join_ranks, pick_device, rebuilt  # noqa: E402
-from mcompiler.admm.loop import Setting, accuracy, make_optimiser, train_epoch  # noqa: E402
+from mcompiler.admm.distributed import ProcessRank, join_ranks, map_nested, pick_device  # noqa: E402
+from mcompiler.admm.loop import ComputeSettings, accuracy, make_optimiser, train_epoch  # noqa: E402
 from mcompiler.admm.ranges import attach_quantisers, freeze_ranges, observe  # noqa: E402
-from mcompiler.admm.spec import Admm, Optimiser, Spec  # noqa: E402
+from mcompiler.admm.spec import (  # noqa: E402
+    Admm,
+    Optimiser,
+    Spec,
+    Structure,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 SIZES = (6, 5, 1)
@@ -57,8 +61,8 @@ def run(layout: str) -> dict[str, Any]:
     ranks = join_ranks(device)
     torch.manual_seed(ranks.rank)
     model = Net()
-    setting = Setting(device, False, layout == "channels_last", ranks)
-    setting.placed(model)
+    compute = ComputeSettings(device, False, layout == "channels_last", ranks)
+    compute.placed(model)
     ranks.agree(model)
     spec = Spec(skip=("idle",), layers={"conv": Structure(filters=3)}, admm=Admm(rho=(0.01, 0.1), epochs=1))
     compressor = Compressor(model, "generic_128", spec)
@@ -69,21 +73,21 @@ def run(layout: str) -> dict[str, Any]:
     for _ in range(3):
         epochs.append(
             train_epoch(
-                model, data(), loss, optimiser, options, lambda share: share, setting, penalty=compressor.penalty
+                model, data(), loss, optimiser, options, lambda share: share, compute, penalty=compressor.penalty
             )
         )
         compressor.update()
     compressor.project()
     quantisers = attach_quantisers(model, compressor.layers, (), compressor.target)
-    observe(model, quantisers, data(), 3, setting)
+    observe(model, quantisers, data(), 3, compute)
     freeze_ranges(quantisers, "mse")
     ranks.agree(model)
     for _ in range(2):
-        epochs.append(train_epoch(model, data(), loss, optimiser, options, lambda share: share, setting))
+        epochs.append(train_epoch(model, data(), loss, optimiser, options, lambda share: share, compute))
     figures = [value for epoch in epochs for value in (epoch.loss, epoch.penalty)]
     result = {
         "weights": model.state_dict(),
-        "figures": [*figures, accuracy(model, data(), setting)],
+        "figures": [*figures, accuracy(model, data(), compute)],
         "world": ranks.world,
     }
     ranks.wait()
@@ -140,26 +144,26 @@ def agree(one: dict[str, Any], other: dict[str, Any]) -> None:
 def test_shares_together_are_the_batch() -> None:
     Pair = namedtuple("Pair", "x y")
     batch = {"a": Pair(torch.arange(7), [torch.arange(14).reshape(7, 2)]), "b": "text"}
-    shares = [Ranks(rank, 3).share(batch) for rank in range(3)]
+    shares = [ProcessRank(rank, 3).share(batch) for rank in range(3)]
     assert all(type(share["a"]) is Pair and share["b"] == "text" for share in shares)
     found = torch.cat([share["a"].x for share in shares])
     assert sorted(found.tolist()) == list(range(7))
     for share in shares:
         assert torch.equal(share["a"].y[0][:, 0], 2 * share["a"].x)
-    assert Ranks().share(batch) is batch
+    assert ProcessRank().share(batch) is batch
 
 
 def test_containers_are_rebuilt_as_they_are() -> None:
-    assert rebuilt((1, 2), lambda v: v + 1) == (2, 3)
-    assert rebuilt([1], lambda v: v + 1) == [2]
-    assert rebuilt({"k": 1}, lambda v: v + 1) == {"k": 2}
-    assert rebuilt("text", lambda v: v + 1) == "text"
+    assert map_nested((1, 2), lambda v: v + 1) == (2, 3)
+    assert map_nested([1], lambda v: v + 1) == [2]
+    assert map_nested({"k": 1}, lambda v: v + 1) == {"k": 2}
+    assert map_nested("text", lambda v: v + 1) == "text"
 
 
 def test_one_process_needs_no_group(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     ranks = join_ranks(torch.device("cpu"))
-    assert ranks == Ranks(0, 1)
+    assert ranks == ProcessRank(0, 1)
     assert ranks.first
     assert not dist.is_initialized()
     assert ranks.total(1.0, 2.0) == [1, 2]

@@ -25,18 +25,29 @@ torch = pytest.importorskip("torch")
 from torch import nn  # noqa: E402
 
 from mcompiler.admm.compressor import Compressor  # noqa: E402
-from mcompiler.admm.constraints import Structure  # noqa: E402
-from mcompiler.admm.distributed import Ranks  # noqa: E402
-from mcompiler.admm.export import ExactLayer, deployed, fold, mapped_weight, original_weight, to_onnx, write_onnx  # noqa: E402
-from mcompiler.admm.loop import Setting  # noqa: E402
+from mcompiler.admm.distributed import ProcessRank  # noqa: E402
+from mcompiler.admm.export import (  # noqa: E402
+    ExactLayer,
+    deployed,
+    fold,
+    get_mapped_weight,
+    get_original_weight,
+    to_onnx,
+    write_onnx,
+)
+from mcompiler.admm.loop import ComputeSettings  # noqa: E402
 from mcompiler.admm.lowering import as_matrix  # noqa: E402
 from mcompiler.admm.quantise import LevelSet  # noqa: E402
 from mcompiler.admm.ranges import attach_quantisers, freeze_ranges, observe  # noqa: E402
-from mcompiler.admm.spec import Quantisation, Spec  # noqa: E402
+from mcompiler.admm.spec import (  # noqa: E402
+    Quantisation,
+    Spec,
+    Structure,
+)
 
 SMALL = ("array.rows=8", "array.columns=16", "array.rows_active=8")
 TARGET = load_target("generic_128", SMALL)  # its converters are lossless
-SETTING = Setting(torch.device("cpu"), False, False, Ranks())
+SETTING = ComputeSettings(torch.device("cpu"), False, False, ProcessRank())
 Pairs = Sequence[tuple[str, str]]
 
 
@@ -326,7 +337,7 @@ def test_a_layer_that_runs_twice_is_refused() -> None:
 
 
 def test_a_layer_that_never_runs_is_refused() -> None:
-    with pytest.raises(CompileError, match="node 'inner': saw no input while ranges were observed"):
+    with pytest.raises(CompileError, match="node 'inner': got no input while input ranges were observed"):
         Trained(Idle(), draw(4, 4))
     model = Idle()
     compressor = Compressor(model, TARGET)
@@ -426,7 +437,7 @@ def test_a_folded_normalisation_computes_the_same(seed: int, bias: bool, affine:
     compressor = Compressor(model, TARGET)
     if levels:
         compressor.project()
-        before = mapped_weight(conv).codes(original_weight(conv))  # type: ignore[union-attr]
+        before = get_mapped_weight(conv).codes(get_original_weight(conv))  # type: ignore[union-attr]
     x = torch.randn(4, 3, 3, 3)
     with torch.no_grad():
         folded = fold(conv, bn)

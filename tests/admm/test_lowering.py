@@ -16,7 +16,7 @@ torch = pytest.importorskip("torch")
 from torch import nn  # noqa: E402
 from torch.nn.utils.parametrizations import weight_norm  # noqa: E402
 
-from mcompiler.admm.lowering import Layer, as_matrix, as_weight, find_layers, left_alone  # noqa: E402
+from mcompiler.admm.lowering import CompressibleLayer, as_matrix, as_weight, find_layers, find_uncompressed  # noqa: E402
 
 
 class Net(nn.Module):
@@ -66,7 +66,7 @@ def test_rows_are_channel_and_kernel_position_columns_are_filters(
 
 
 def test_a_matrix_is_a_view_without_gradient() -> None:
-    layer = Layer("a", nn.Conv2d(2, 4, 3))
+    layer = CompressibleLayer("a", nn.Conv2d(2, 4, 3))
     matrix = layer.matrix()
     assert not matrix.requires_grad
     assert torch.equal(layer.as_weight(matrix), layer.weight.detach())
@@ -134,7 +134,7 @@ def test_what_holds_matrices_and_is_not_compressed() -> None:
         "words": nn.Embedding(5, 8), "up": nn.ConvTranspose2d(2, 3, 2), "norm": nn.BatchNorm2d(3),
         "memory": nn.LSTM(8, 4), "first": nn.Linear(8, 8), "last": nn.Linear(8, 2),
     })  # fmt: skip
-    assert left_alone(model, find_layers(model)) == {"up": "ConvTranspose2d", "memory": "LSTM"}
-    assert left_alone(model, find_layers(model, ["last"])) == {
+    assert find_uncompressed(model, find_layers(model)) == {"up": "ConvTranspose2d", "memory": "LSTM"}
+    assert find_uncompressed(model, find_layers(model, ["last"])) == {
         "up": "ConvTranspose2d", "memory": "LSTM", "last": "Linear",
     }  # fmt: skip

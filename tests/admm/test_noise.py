@@ -27,8 +27,8 @@ from torch import nn
 import mcompiler
 from mcompiler import admm
 from mcompiler.admm.digits import SPEC, compress_digits, load_data, train_dense
-from mcompiler.admm.export import mapped_weight, original_weight
-from mcompiler.admm.noise import CELLWISE, CellErrors, placed_weights
+from mcompiler.admm.export import get_mapped_weight, get_original_weight
+from mcompiler.admm.noise import CELL_EFFECTS, CellErrors, find_mapped_entries
 from mcompiler.conductance import code_range, level_table
 
 Floats = npt.NDArray[np.float64]
@@ -117,7 +117,7 @@ def test_cells_err_in_training_as_they_do_on_a_chip(name: str) -> None:
     target = load_target("generic_128", (*QUIET, *overrides))
     options = admm.DeviceNoise(time_s=time_s)
     for code in (-127, -64, -2, 0, 1, 27, 90):
-        agree(of_a_chip(target, CELLWISE, time_s, code), of_training(target, options, code))
+        agree(of_a_chip(target, CELL_EFFECTS, time_s, code), of_training(target, options, code))
 
 
 @pytest.mark.parametrize("time_s", [0.1, 30.0, 1e5])
@@ -170,7 +170,7 @@ def test_cells_stand_where_the_compiler_puts_them(seed: int, rows: int, columns:
         for left in range(0, len(kept_columns), 2):
             place = np.ix_(kept_rows[top : top + 4], kept_columns[left : left + 2])
             expected[place] = mask[place].any()
-    assert (placed_weights(mask[None], target)[0] == expected).all()
+    assert (find_mapped_entries(mask[None], target)[0] == expected).all()
 
 
 # --- inside a model --------------------------------------------------------------------------------------------------
@@ -211,19 +211,19 @@ def test_only_training_errs() -> None:
     compressor.project(levels=False)
     assert (layer.weight == layer.weight).all(), "float weights are in no cells"
     compressor.project()
-    mapped = mapped_weight(layer)
+    mapped = get_mapped_weight(layer)
     assert mapped is not None
-    ideal = mapped.values(original_weight(layer))
+    ideal = mapped.values(get_original_weight(layer))
     model.eval()
     assert (layer.weight == ideal).all()
     model.train()
     first, second = layer.weight, layer.weight
-    placed = torch.from_numpy(placed_weights(mapped.mask.reshape(1, 12, -1).numpy().swapaxes(1, 2), NOISY))
+    placed = torch.from_numpy(find_mapped_entries(mapped.mask.reshape(1, 12, -1).numpy().swapaxes(1, 2), NOISY))
     away = placed[0].T.reshape(ideal.shape)
     assert not (first == second)[away].any(), "every pass draws anew"
     assert (first == ideal)[~away].all(), "what stands in no cell does not err"
     first.sum().backward()  # type: ignore[no-untyped-call]
-    gradient = original_weight(layer).grad
+    gradient = get_original_weight(layer).grad
     assert gradient is not None
     assert (gradient == mapped.mask).all(), "straight through, and pruned weights stay pruned"
     assert not any("noise" in name for name in model.state_dict())
@@ -274,7 +274,7 @@ def test_a_network_learns_to_live_with_errors() -> None:
         spec = dataclasses.replace(SPEC, retrain=dataclasses.replace(SPEC.retrain, noise=noise))
         result = compress_digits(dense, spec, target, device="cpu", progress=False)
         for layer in result.layers.values():
-            mapped = mapped_weight(layer.module)
+            mapped = get_mapped_weight(layer.module)
             assert mapped is not None
             mapped.noise = CellErrors(NOISE, target, mapped.mask, layer.groups)
             mapped.train()
@@ -310,11 +310,11 @@ def test_effects_that_cannot_be_drawn_are_named(
 @pytest.mark.parametrize(
     ("table", "message"),
     [
-        ({"effects": []}, "retrain.noise.effects: () is out of range; name some, or all"),
-        ({"time_s": 0.0}, "retrain.noise.time_s: 0.0 is out of range; give seconds, more than 0"),
-        ({"scale": 0.0}, "retrain.noise.scale: 0.0 is out of range; give a positive number"),
-        ({"sigma": 1.0}, "retrain.noise.sigma: unknown key; there are effects, time_s, scale"),
-        ("target", "retrain.noise: 'target' is no table; write [retrain.noise]"),
+        ({"effects": []}, "retrain.noise.effects: holds 0 values; give at least 1"),
+        ({"time_s": 0.0}, "retrain.noise.time_s: must be above 0, not 0.0"),
+        ({"scale": 0.0}, "retrain.noise.scale: must be above 0, not 0.0"),
+        ({"sigma": 1.0}, "retrain.noise.sigma: unknown key; known here: effects, time_s, scale"),
+        ("target", "retrain.noise: must be a table, not 'target'"),
     ],
 )
 def test_a_wrong_specification_is_named(table: Any, message: str) -> None:
@@ -324,5 +324,5 @@ def test_a_wrong_specification_is_named(table: Any, message: str) -> None:
 
 
 def test_weights_that_stay_float_are_in_no_cells() -> None:
-    with pytest.raises(CompileError, match=r"quantisation.levels: .* retrain.noise needs weights on levels"):
+    with pytest.raises(CompileError, match=r"quantisation.levels: .* \[retrain.noise\], which needs weights on levels"):
         admm.Spec.from_table({"retrain": {"noise": {}}, "quantisation": {"levels": "none"}})

@@ -18,11 +18,11 @@ from tests.support.builds import model, node, run_plain
 torch = pytest.importorskip("torch")
 
 from mcompiler.admm.quantise import (  # noqa: E402
-    InputQuantiser,
+    InputFakeQuantiser,
     Levels,
     LevelSet,
     MappedWeight,
-    best_scale,
+    fit_scales,
     weight_levels,
 )
 
@@ -89,7 +89,11 @@ def test_float_weights_have_no_levels() -> None:
             LevelSet.MEASURED,
             r"target 'generic_128' has no device\.level_means, which .* needs",
         ),
-        ((), LevelSet.WITHOUT_ZERO, r"has no encoding\.partner = 'unformed', which .* needs; give it, or take 'grid'"),
+        (
+            (),
+            LevelSet.WITHOUT_ZERO,
+            r"has no encoding\.partner = 'unformed', which .* needs; give it, or choose 'grid'",
+        ),
         (MEANS, LevelSet.WITHOUT_ZERO, r"has no encoding\.partner = 'unformed', .* take 'measured'"),
     ],
 )
@@ -125,7 +129,7 @@ def error(matrix: Any, levels: Levels, scale: Any) -> npt.NDArray[np.float64]:
 @PROPERTY
 @given(MATRICES, LEVELS)
 def test_the_fitted_scale_is_no_worse_than_that_of_the_largest_weight(matrix: Any, levels: Levels) -> None:
-    scale = best_scale(matrix, levels)
+    scale = fit_scales(matrix, levels)
     simple = matrix.abs().amax(dim=1) / levels.top
     assert bool((scale > 0).all())
     rounding = 1e-12 * np.square(matrix.double().numpy()).sum(axis=1)
@@ -137,7 +141,7 @@ def test_the_fitted_scale_is_no_worse_than_that_of_the_largest_weight(matrix: An
 def test_the_fitted_scale_goes_with_its_bit_line(matrix: Any, levels: Levels, random: Any) -> None:
     order = list(range(matrix.shape[2]))
     random.shuffle(order)
-    assert torch.equal(best_scale(matrix[:, :, order].contiguous(), levels), best_scale(matrix, levels)[:, order])
+    assert torch.equal(fit_scales(matrix[:, :, order].contiguous(), levels), fit_scales(matrix, levels)[:, order])
 
 
 @PROPERTY
@@ -146,7 +150,7 @@ def test_weights_on_levels_keep_codes_and_scale(seed: int, levels: Levels, scale
     codes = np.random.default_rng(seed).choice(levels.codes, (1, 6, 3))
     codes[:, 0] = levels.top
     matrix = torch.tensor(codes * scale, dtype=torch.float32)
-    found = best_scale(matrix, levels)
+    found = fit_scales(matrix, levels)
     assert torch.allclose(found, torch.full_like(found, scale), rtol=1e-6)
     np.testing.assert_array_equal(levels.nearest(matrix, found).numpy(), codes)
 
@@ -154,7 +158,7 @@ def test_weights_on_levels_keep_codes_and_scale(seed: int, levels: Levels, scale
 def test_dead_and_vanishing_bit_lines_have_a_scale_that_divides() -> None:
     matrix = torch.tensor([[[0.0, 1e-44, 1.0], [0.0, 0.0, -3.0]]])
     levels = Levels(tuple(range(-127, 128)), True)
-    scale = best_scale(matrix, levels)
+    scale = fit_scales(matrix, levels)
     assert float(scale[0, 0]) == 1
     codes = levels.nearest(matrix, scale)
     assert bool(torch.isfinite(codes).all())
@@ -164,7 +168,7 @@ def test_dead_and_vanishing_bit_lines_have_a_scale_that_divides() -> None:
 @PROPERTY
 @given(MATRICES, LEVELS)
 def test_nearest_codes_are_the_nearest_of_the_set(matrix: Any, levels: Levels) -> None:
-    scale = best_scale(matrix, levels)
+    scale = fit_scales(matrix, levels)
     codes = levels.nearest(matrix, scale).double().numpy()
     assert set(codes.ravel().tolist()) <= {*levels.codes}
     real = matrix.double().numpy() / scale.double().numpy()[:, None]
@@ -177,7 +181,7 @@ def test_a_pruned_weight_has_code_zero_even_where_that_is_no_level() -> None:
     matrix = torch.tensor([[[0.0], [0.1], [-0.1], [4.0]]])
     assert levels.nearest(matrix, torch.ones(1, 1))[0, :, 0].tolist() == [0, 1, -1, 4]
     lone = torch.tensor([[[0.0], [0.0], [0.0], [2.0]]])
-    assert float(best_scale(lone, levels)[0, 0]) in (0.5, pytest.approx(2 / 3), 2.0)  # pruned weights do not count
+    assert float(fit_scales(lone, levels)[0, 0]) in (0.5, pytest.approx(2 / 3), 2.0)  # pruned weights do not count
 
 
 # --- the parametrisation ---------------------------------------------------------------------------------------------
@@ -243,7 +247,7 @@ def test_held_lines_keep_one_weight_and_change_no_others(seed: int, signed: bool
             torch.rand(weight.shape, generator=torch.Generator().manual_seed(seed)) < 0.5, -1.0, 1.0
         )
     plain = entry.codes(weight)
-    entry.hold_lines = True
+    entry.preserve_lines = True
     held = entry.codes(weight)
     assert not bool(held[~entry.mask].any())
     assert torch.equal(held[plain != 0], plain[plain != 0])
@@ -271,8 +275,8 @@ VALUES = st.one_of(
 SCALES = st.one_of(st.sampled_from([0.5, 0.25, 1.0, 2.0**-7]), st.floats(2.0**-20, 2.0**10, width=32))
 
 
-def fixed(scale: float, zero_point: int, bits: int = 8) -> InputQuantiser:
-    quantiser = InputQuantiser(bits)
+def fixed(scale: float, zero_point: int, bits: int = 8) -> InputFakeQuantiser:
+    quantiser = InputFakeQuantiser(bits)
     quantiser.scale.fill_(scale)
     quantiser.zero_point.fill_(zero_point)
     quantiser.frozen = True
@@ -320,8 +324,8 @@ def test_gradients_pass_within_the_range_only() -> None:
     assert x.grad.tolist() == [0, 1, 1, 0]
 
 
-def observed(values: Any, method: str, bits: int = 8) -> InputQuantiser:
-    quantiser = InputQuantiser(bits)
+def observed(values: Any, method: str, bits: int = 8) -> InputFakeQuantiser:
+    quantiser = InputFakeQuantiser(bits)
     quantiser.observing = True
     for part in values if isinstance(values, list) else [values]:
         assert quantiser(part) is part
@@ -329,7 +333,7 @@ def observed(values: Any, method: str, bits: int = 8) -> InputQuantiser:
     return quantiser
 
 
-def mean_error(quantiser: InputQuantiser, x: Any) -> float:
+def mean_error(quantiser: InputFakeQuantiser, x: Any) -> float:
     return float(((quantiser.codes(x) * quantiser.scale - x).double() ** 2).mean())
 
 
@@ -371,17 +375,17 @@ def test_an_input_of_zeros_has_a_range(method: str) -> None:
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 def test_an_input_that_is_not_finite_is_an_error(value: float) -> None:
-    message = (
-        "node 'conv1': its input is not finite on the calibration batches; check the data and lower the learning rate"
-    )
+    message = "node 'conv1': its input is not finite on the batches for input ranges; check the data and lower the learning rate"
     with pytest.raises(CompileError) as caught:
         observed([torch.ones(3), torch.tensor([1.0, value]), torch.ones(3)], "mse")
     assert str(caught.value) == message
 
 
 def test_a_layer_that_sees_nothing_is_an_error() -> None:
-    with pytest.raises(CompileError, match="node 'conv1': saw no input while ranges were observed; is the layer used"):
-        InputQuantiser(8).freeze("conv1")
+    with pytest.raises(
+        CompileError, match="node 'conv1': got no input while input ranges were observed; is the layer used"
+    ):
+        InputFakeQuantiser(8).freeze("conv1")
 
 
 def test_the_sample_of_a_large_input_sees_all_of_it() -> None:
@@ -389,7 +393,7 @@ def test_the_sample_of_a_large_input_sees_all_of_it() -> None:
     x = torch.zeros(8, 64, 32, 32)
     x[:, :, 31, 31] = 1.0
     x[:, 63] = 2.0
-    quantiser = InputQuantiser(8)
+    quantiser = InputFakeQuantiser(8)
     quantiser.observing = True
     quantiser(x)
     sample = quantiser.samples[0]

@@ -13,12 +13,12 @@ torch = pytest.importorskip("torch")
 
 from torch import nn  # noqa: E402
 
-from mcompiler.admm.distributed import Ranks  # noqa: E402
-from mcompiler.admm.loop import Setting  # noqa: E402
+from mcompiler.admm.distributed import ProcessRank  # noqa: E402
+from mcompiler.admm.loop import ComputeSettings  # noqa: E402
 from mcompiler.admm.lowering import find_layers  # noqa: E402
 from mcompiler.admm.ranges import attach_quantisers, freeze_ranges, observe  # noqa: E402
 
-CPU = Setting(torch.device("cpu"), False, False, Ranks())
+CPU = ComputeSettings(torch.device("cpu"), False, False, ProcessRank())
 TARGET = load_target("generic_128", ["precision.layers.c.inputs=4"])
 
 
@@ -80,13 +80,15 @@ def test_a_layer_without_observations_and_a_batch_that_is_no_pair_are_named() ->
     model, quantisers = attached()
     with pytest.raises(CompileError, match="a batch is a Tensor, not a pair"):
         observe(model, quantisers, [torch.ones(2, 2)], 1, CPU)
-    with pytest.raises(CompileError, match="node 'a': saw no input while ranges were observed"):
+    with pytest.raises(CompileError, match="node 'a': got no input while input ranges were observed"):
         freeze_ranges(quantisers, "mse")
 
 
 def test_bfloat16_values_are_quantised_in_float32() -> None:
     model, quantisers = attached()
-    observe(model, quantisers, [(torch.randn(8, 2), 0)], 1, Setting(torch.device("cpu"), True, False, Ranks()))
+    observe(
+        model, quantisers, [(torch.randn(8, 2), 0)], 1, ComputeSettings(torch.device("cpu"), True, False, ProcessRank())
+    )
     freeze_ranges(quantisers, "mse")
     y = quantisers["d"](torch.randn(3, 2, dtype=torch.bfloat16))
     assert y.dtype is torch.float32

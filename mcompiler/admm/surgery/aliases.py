@@ -5,13 +5,13 @@ from __future__ import annotations
 from torch import fx, nn
 
 from mcompiler.admm.surgery.operators import VIEW_MODULES, VIEWS, in_place, operation
-from mcompiler.admm.surgery.tracing import attribute
+from mcompiler.admm.surgery.tracing import get_attribute
 
 
 def _is_view(node: fx.Node, model: nn.Module) -> bool:
     """Whether the node's tensor may lie in the memory of its first input."""
     if node.op == "call_module":
-        module = attribute(model, str(node.target))
+        module = get_attribute(model, str(node.target))
         return isinstance(module, VIEW_MODULES) or in_place(node, module)
     return node.op in ("call_function", "call_method") and (operation(node) in VIEWS or in_place(node, None))
 
@@ -30,7 +30,7 @@ def _aliases(node: fx.Node, model: nn.Module) -> set[fx.Node]:
     return found
 
 
-def has_late_users(node: fx.Node, model: nn.Module) -> bool:
+def is_read_after_overwrite(node: fx.Node, model: nn.Module) -> bool:
     """Whether somebody reads, after ``node`` wrote in place, the memory by another name."""
     if not node.all_input_nodes:
         return False
@@ -43,7 +43,7 @@ def volatile(graph: fx.Graph, model: nn.Module) -> set[fx.Node]:
     """Nodes whose tensors are overwritten while somebody still reads them."""
     found: set[fx.Node] = set()
     for node in graph.nodes:
-        module = attribute(model, str(node.target)) if node.op == "call_module" else None
+        module = get_attribute(model, str(node.target)) if node.op == "call_module" else None
         if node.op in ("call_module", "call_function", "call_method") and in_place(node, module):
-            found |= _aliases(node, model) | {node} if has_late_users(node, model) else set()
+            found |= _aliases(node, model) | {node} if is_read_after_overwrite(node, model) else set()
     return found

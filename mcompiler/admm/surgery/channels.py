@@ -14,12 +14,12 @@ import torch
 from torch import fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from mcompiler.admm.surgery.operators import SAME, SAME_MODULES, Kind, operation
-from mcompiler.admm.surgery.rules import Rules
-from mcompiler.admm.surgery.steps import ChannelGraph, Site, Step, Value
+from mcompiler.admm.surgery.operators import SAME, SAME_MODULES, OpKind, operation
+from mcompiler.admm.surgery.rules import ChannelGraphBuilder
+from mcompiler.admm.surgery.steps import ChannelGraph, ChannelStep
 from mcompiler.admm.surgery.tracing import symbolic_trace
 
-__all__ = ["ChannelGraph", "Site", "Step", "Value", "fold_batchnorm_pairs", "shared_inputs", "trace"]
+__all__ = ["ChannelGraph", "Site", "Step", "Value", "find_batchnorm_pairs", "find_shared_inputs", "trace"]
 
 
 def trace(
@@ -43,15 +43,15 @@ def trace(
     inputs = (example,) if isinstance(example, torch.Tensor) else tuple(example)
     kinds = tuple(elementwise)
     traced = symbolic_trace(model, inputs, kinds)
-    rules = Rules(model, traced, kinds)
+    rules = ChannelGraphBuilder(model, traced, kinds)
     for node in traced.graph.nodes:
         rules.visit(node)
     return rules.finish()
 
 
-def fold_batchnorm_pairs(graph: ChannelGraph) -> list[tuple[str, str]]:
+def find_batchnorm_pairs(graph: ChannelGraph) -> list[tuple[str, str]]:
     """Pairs (layer, BatchNorm that alone reads its output); each of the two is used once."""
-    norms = {step.node: step.module for step in graph.steps if step.kind is Kind.NORM}
+    norms = {step.node: step.module for step in graph.steps if step.kind is OpKind.NORM}
     used = [step.module for step in graph.steps if step.module is not None]
     pairs = []
     for name, site in graph.layers.items():
@@ -65,7 +65,7 @@ def fold_batchnorm_pairs(graph: ChannelGraph) -> list[tuple[str, str]]:
     return pairs
 
 
-def shared_inputs(graph: ChannelGraph) -> list[tuple[str, ...]]:
+def find_shared_inputs(graph: ChannelGraph) -> list[tuple[str, ...]]:
     """All layers, in groups that read the same tensor and can share an input quantiser.
 
     Dropout and Identity are looked through. A layer that is used several times joins the groups of all its inputs.
@@ -84,9 +84,9 @@ def shared_inputs(graph: ChannelGraph) -> list[tuple[str, ...]]:
     return sorted((tuple(sorted(names, key=order.__getitem__)) for _, names in groups), key=lambda g: order[g[0]])
 
 
-def _source(graph: ChannelGraph, node: fx.Node, steps: Mapping[fx.Node, Step]) -> fx.Node:
+def _source(graph: ChannelGraph, node: fx.Node, steps: Mapping[fx.Node, ChannelStep]) -> fx.Node:
     """The tensor behind operations that do nothing in evaluation."""
-    while (step := steps.get(node)) is not None and step.kind is Kind.UNARY:
+    while (step := steps.get(node)) is not None and step.kind is OpKind.UNARY:
         if step.module is not None:
             idle = isinstance(graph.model.get_submodule(step.module), SAME_MODULES)
         else:

@@ -15,16 +15,16 @@ import torch
 from torch import fx, nn
 
 from mcompiler.admm.lowering import as_matrix, as_weight
-from mcompiler.admm.surgery.operators import PRODUCTS, Carries, Kind, argument, operation
-from mcompiler.admm.surgery.steps import ChannelGraph, Site, Step
-from mcompiler.admm.surgery.tracing import attribute
+from mcompiler.admm.surgery.operators import PRODUCTS, ConstantRule, OpKind, argument, operation
+from mcompiler.admm.surgery.steps import ChannelGraph, ChannelStep, TracedLayer
+from mcompiler.admm.surgery.tracing import get_attribute
 
 Support = Mapping[str, torch.Tensor]
 """Layer -> which of its weights may be other than zero, bool [G, K, N]."""
 
 
 @dataclass(frozen=True, eq=False)
-class Flow:
+class ChannelAnalysis:
     """The fixpoint.
 
     Attributes:
@@ -38,7 +38,7 @@ class Flow:
     reads: dict[fx.Node, torch.Tensor]
 
 
-def analyse(graph: ChannelGraph, support: Support, model: nn.Module | None = None) -> Flow:
+def analyse(graph: ChannelGraph, support: Support, model: nn.Module | None = None) -> ChannelAnalysis:
     """Reduce the support until nothing changes.
 
     Args:
@@ -47,15 +47,15 @@ def analyse(graph: ChannelGraph, support: Support, model: nn.Module | None = Non
         model: whose parameters to read; the graph's own if None.
     """
     model = graph.model if model is None else model
-    flow = Flow(initial_support(graph, support, model), {}, {})
+    analysis = ChannelAnalysis(complete_support(graph, support, model), {}, {})
     count = -1
-    while count != (count := sum(int(mask.sum()) for mask in flow.support.values())):
-        _forward(graph, model, flow)
-        _backward(graph, flow)
-    return flow
+    while count != (count := sum(int(mask.sum()) for mask in analysis.support.values())):
+        _forward(graph, model, analysis)
+        _backward(graph, analysis)
+    return analysis
 
 
-def initial_support(graph: ChannelGraph, support: Support, model: nn.Module) -> dict[str, torch.Tensor]:
+def complete_support(graph: ChannelGraph, support: Support, model: nn.Module) -> dict[str, torch.Tensor]:
     """A copy on the CPU, complete.
 
     Raises:
@@ -65,14 +65,14 @@ def initial_support(graph: ChannelGraph, support: Support, model: nn.Module) -> 
     for name, site in graph.layers.items():
         given = support.get(name)
         if given is None:
-            given = as_matrix(attribute(model, name).weight.detach() != 0, site.groups)
+            given = as_matrix(get_attribute(model, name).weight.detach() != 0, site.groups)
         if tuple(given.shape) != site.matrix:
             raise ValueError(f"support of '{name}' is {tuple(given.shape)}, its matrix is {site.matrix}")
         found[name] = given.detach().bool().cpu().clone()
     return found
 
 
-def channel_reads(support: torch.Tensor, site: Site) -> torch.Tensor:
+def find_channel_reads(support: torch.Tensor, site: TracedLayer) -> torch.Tensor:
     """[G, K, N] to bool [G, C, N]: whether a filter reads a channel."""
     groups, _, columns = site.matrix
     return support.reshape(groups, -1, site.positions, columns).any(dim=2)
@@ -87,7 +87,7 @@ def folds(module: Any) -> bool:
     return not any(module.padding)
 
 
-def response(module: Any, site: Site, support: torch.Tensor, constants: torch.Tensor) -> torch.Tensor:
+def response(module: Any, site: TracedLayer, support: torch.Tensor, constants: torch.Tensor) -> torch.Tensor:
     """What constant channels add to every output of a layer, float64 [G * N], bias not counted.
 
     A subclass of a layer (with quantisers, say) is asked itself; the classes of torch.nn are computed in float64.
@@ -121,55 +121,59 @@ def _windows(module: Any) -> list[tuple[int, int]]:
 # --- constants, forwards
 
 
-def _forward(graph: ChannelGraph, model: nn.Module, flow: Flow) -> None:
+def _forward(graph: ChannelGraph, model: nn.Module, analysis: ChannelAnalysis) -> None:
     """Constants of every tensor; rows that read a zero leave the support."""
     for step in graph.steps:
         if step.node not in graph.values:
             continue
-        known = _constant(graph, model, flow, step)
+        known = _constant(graph, model, analysis, step)
         if step.node in graph.volatile:
             known = torch.full_like(known, torch.nan)
-        flow.constants[step.node] = known
+        analysis.constants[step.node] = known
 
 
-def _constant(graph: ChannelGraph, model: nn.Module, flow: Flow, step: Step) -> torch.Tensor:
-    inputs = [flow.constants[node] for node in step.inputs]
+def _constant(graph: ChannelGraph, model: nn.Module, analysis: ChannelAnalysis, step: ChannelStep) -> torch.Tensor:
+    inputs = [analysis.constants[node] for node in step.inputs]
     unknown = torch.full((len(graph.values[step.node].ids),), torch.nan, dtype=torch.float64)
-    if step.kind is Kind.LAYER:
-        return _layer_constants(graph, model, flow, step)
-    if step.kind is Kind.CONSTANT:
-        value: torch.Tensor = attribute(model, str(step.module))
+    if step.kind is OpKind.LAYER:
+        return _layer_constants(graph, model, analysis, step)
+    if step.kind is OpKind.CONSTANT:
+        value: torch.Tensor = get_attribute(model, str(step.module))
         return value.detach().cpu().double().reshape(-1)
-    if step.kind is Kind.NORM:
-        return _norm_constants(attribute(model, str(step.module)), inputs[0], step.carries)
-    if step.kind is Kind.CONCATENATE:
+    if step.kind is OpKind.NORM:
+        return _norm_constants(get_attribute(model, str(step.module)), inputs[0], step.constant_rule)
+    if step.kind is OpKind.CONCATENATE:
         return torch.cat(inputs)
-    if step.kind is Kind.FLATTEN:
+    if step.kind is OpKind.FLATTEN:
         return inputs[0].repeat_interleave(len(unknown) // max(1, len(inputs[0])))
-    if step.kind is Kind.PAD:
-        front, fill = pad_of(graph, step)
+    if step.kind is OpKind.PAD:
+        front, fill = get_channel_pad(graph, step)
         known = torch.full_like(unknown, fill)
-        known[front : front + len(inputs[0])] = _carried(inputs[0], step.carries)
+        known[front : front + len(inputs[0])] = _carried(inputs[0], step.constant_rule)
         return known
-    if step.kind is Kind.BINARY:
+    if step.kind is OpKind.BINARY:
         return _binary_constants(graph, step, inputs)
-    if step.kind is Kind.UNARY and step.carries is Carries.EVALUATED:
+    if step.kind is OpKind.UNARY and step.constant_rule is ConstantRule.EVALUATED:
         return _evaluated(graph, model, step, inputs)
-    return _carried(inputs[0], step.carries) if step.kind is Kind.UNARY else unknown
+    return _carried(inputs[0], step.constant_rule) if step.kind is OpKind.UNARY else unknown
 
 
-def _carried(known: torch.Tensor, carries: Carries) -> torch.Tensor:
-    if carries is Carries.SAME:
+def _carried(known: torch.Tensor, constant_rule: ConstantRule) -> torch.Tensor:
+    if constant_rule is ConstantRule.SAME:
         return known
-    kept = known == 0 if carries is Carries.ZERO else torch.zeros_like(known, dtype=torch.bool)
+    kept = known == 0 if constant_rule is ConstantRule.ZERO else torch.zeros_like(known, dtype=torch.bool)
     return torch.where(kept, known, torch.nan)
 
 
-def _layer_constants(graph: ChannelGraph, model: nn.Module, flow: Flow, step: Step) -> torch.Tensor:
+def _layer_constants(
+    graph: ChannelGraph, model: nn.Module, analysis: ChannelAnalysis, step: ChannelStep
+) -> torch.Tensor:
     name = str(step.module)
-    site, mask, module = graph.layers[name], flow.support[name], attribute(model, name)
+    site, mask, module = graph.layers[name], analysis.support[name], get_attribute(model, name)
     known = (
-        flow.constants[step.inputs[0]] if graph.values[step.inputs[0]].axis == graph.values[step.node].axis else None
+        analysis.constants[step.inputs[0]]
+        if graph.values[step.inputs[0]].axis == graph.values[step.node].axis
+        else None
     )
     if known is None or len(known) != len(site.inputs):
         known = torch.full((len(site.inputs),), torch.nan, dtype=torch.float64)
@@ -177,7 +181,7 @@ def _layer_constants(graph: ChannelGraph, model: nn.Module, flow: Flow, step: St
     if len(site.calls) == 1:
         rows = (known == 0).reshape(groups, -1).repeat_interleave(site.positions, dim=1)
         mask &= ~rows[:, :, None]
-    reads = channel_reads(mask, site)  # [G, C, N]
+    reads = find_channel_reads(mask, site)  # [G, C, N]
     exact = folds(module)
     moving = known.isnan() | ((known != 0) & (not exact))
     varies = (reads & moving.reshape(groups, -1, 1)).any(dim=1).reshape(-1)
@@ -192,8 +196,8 @@ def _layer_constants(graph: ChannelGraph, model: nn.Module, flow: Flow, step: St
     return torch.where(varies, torch.nan, bias)
 
 
-def _norm_constants(module: Any, known: torch.Tensor, carries: Carries) -> torch.Tensor:
-    if carries is Carries.NOTHING or known.isnan().all():
+def _norm_constants(module: Any, known: torch.Tensor, constant_rule: ConstantRule) -> torch.Tensor:
+    if constant_rule is ConstantRule.NOTHING or known.isnan().all():
         return torch.full_like(known, torch.nan)
 
     def vector(name: str, default: float) -> torch.Tensor:
@@ -206,21 +210,21 @@ def _norm_constants(module: Any, known: torch.Tensor, carries: Carries) -> torch
     return (known - vector("running_mean", 0)) * scale + vector("bias", 0)
 
 
-def _binary_constants(graph: ChannelGraph, step: Step, inputs: list[torch.Tensor]) -> torch.Tensor:
+def _binary_constants(graph: ChannelGraph, step: ChannelStep, inputs: list[torch.Tensor]) -> torch.Tensor:
     result = _evaluated(graph, graph.model, step, inputs)
     if operation(step.node) in PRODUCTS:
         result = torch.where((inputs[0] == 0) | (inputs[1] == 0), torch.zeros_like(result), result)
     return result
 
 
-def _evaluated(graph: ChannelGraph, model: nn.Module, step: Step, inputs: list[torch.Tensor]) -> torch.Tensor:
+def _evaluated(graph: ChannelGraph, model: nn.Module, step: ChannelStep, inputs: list[torch.Tensor]) -> torch.Tensor:
     """The operation itself, on tensors that hold the constants."""
     known = torch.stack([~part.isnan() for part in inputs]).all(dim=0)
     result = torch.full_like(inputs[0], torch.nan)
     if not known.any():
         return result
     node, places = step.node, {}
-    module = None if step.module is None else deepcopy(attribute(model, step.module)).eval()
+    module = None if step.module is None else deepcopy(get_attribute(model, step.module)).eval()
     device = next((p.device for p in module.parameters()), None) if module is not None else None
     for source, part in zip(step.inputs, inputs, strict=True):
         shape = [1] * len(graph.dims(source))
@@ -240,7 +244,7 @@ def _evaluated(graph: ChannelGraph, model: nn.Module, step: Step, inputs: list[t
     return torch.where(known, out.detach().cpu().double().reshape(-1), result)
 
 
-def pad_of(graph: ChannelGraph, step: Step) -> tuple[int, float]:
+def get_channel_pad(graph: ChannelGraph, step: ChannelStep) -> tuple[int, float]:
     """How many channels a pad puts in front, and their value."""
     source = step.inputs[0]
     place = 2 * (len(graph.dims(source)) - 1 - graph.values[source].axis)
@@ -250,36 +254,36 @@ def pad_of(graph: ChannelGraph, step: Step) -> tuple[int, float]:
 # --- reads, backwards
 
 
-def _backward(graph: ChannelGraph, flow: Flow) -> None:
+def _backward(graph: ChannelGraph, analysis: ChannelAnalysis) -> None:
     """Reads of every tensor; filters that nobody reads leave the support."""
     for node, value in graph.values.items():
-        flow.reads[node] = torch.zeros(len(value.ids), dtype=torch.bool)
+        analysis.reads[node] = torch.zeros(len(value.ids), dtype=torch.bool)
     for step in reversed(graph.steps):
-        for node, needed in zip(step.inputs, _needed(graph, flow, step), strict=True):
-            flow.reads[node] |= needed
+        for node, needed in zip(step.inputs, _needed(graph, analysis, step), strict=True):
+            analysis.reads[node] |= needed
     for name, site in graph.layers.items():
-        read = torch.stack([flow.reads[call.node] for call in site.calls]).any(dim=0)
-        flow.support[name] &= read.reshape(site.groups, 1, -1)
+        read = torch.stack([analysis.reads[call.node] for call in site.calls]).any(dim=0)
+        analysis.support[name] &= read.reshape(site.groups, 1, -1)
 
 
-def _needed(graph: ChannelGraph, flow: Flow, step: Step) -> list[torch.Tensor]:
+def _needed(graph: ChannelGraph, analysis: ChannelAnalysis, step: ChannelStep) -> list[torch.Tensor]:
     """Which channels of its inputs a step needs."""
-    if step.kind in (Kind.OUTPUT, Kind.OPAQUE):
-        return [torch.ones_like(flow.reads[node]) for node in step.inputs]
-    read = flow.reads[step.node]
-    if step.kind is Kind.LAYER:
+    if step.kind in (OpKind.OUTPUT, OpKind.OPAQUE):
+        return [torch.ones_like(analysis.reads[node]) for node in step.inputs]
+    read = analysis.reads[step.node]
+    if step.kind is OpKind.LAYER:
         site = graph.layers[str(step.module)]
-        reads = channel_reads(flow.support[site.name], site) & read.reshape(site.groups, 1, -1)
-        channels, source = reads.any(dim=2).reshape(-1), flow.reads[step.inputs[0]]
+        reads = find_channel_reads(analysis.support[site.name], site) & read.reshape(site.groups, 1, -1)
+        channels, source = reads.any(dim=2).reshape(-1), analysis.reads[step.inputs[0]]
         return [channels if graph.follows(step) else torch.full_like(source, bool(reads.any()))]
-    if step.kind is Kind.CONCATENATE:
-        return list(torch.split(read, [len(flow.reads[node]) for node in step.inputs]))
-    if step.kind is Kind.FLATTEN:
-        return [read.reshape(len(flow.reads[step.inputs[0]]), -1).any(dim=1)]
-    if step.kind is Kind.PAD:
-        front, _ = pad_of(graph, step)
-        return [read[front : front + len(flow.reads[step.inputs[0]])]]
-    if step.kind is Kind.BINARY and operation(step.node) in PRODUCTS:
-        one, other = (flow.constants[node] == 0 for node in step.inputs)
+    if step.kind is OpKind.CONCATENATE:
+        return list(torch.split(read, [len(analysis.reads[node]) for node in step.inputs]))
+    if step.kind is OpKind.FLATTEN:
+        return [read.reshape(len(analysis.reads[step.inputs[0]]), -1).any(dim=1)]
+    if step.kind is OpKind.PAD:
+        front, _ = get_channel_pad(graph, step)
+        return [read[front : front + len(analysis.reads[step.inputs[0]])]]
+    if step.kind is OpKind.BINARY and operation(step.node) in PRODUCTS:
+        one, other = (analysis.constants[node] == 0 for node in step.inputs)
         return [read & (one | ~other), read & ~one]  # a zero factor is enough; of two zeros the first is
     return [read for _ in step.inputs]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 
-class Identities:
+class ChannelIds:
     """Hands out identities and remembers which are one and which must stay."""
 
     def __init__(self) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 from torch import fx, nn
 
 
-class Kind(Enum):
+class OpKind(Enum):
     """What a node does with the channels of its inputs."""
 
     INPUT = auto()
@@ -35,7 +35,7 @@ class Kind(Enum):
     """The outputs of the network."""
 
 
-class Carries(Enum):
+class ConstantRule(Enum):
     """What becomes of a channel that is one constant everywhere."""
 
     EVALUATED = auto()
@@ -181,7 +181,7 @@ SPATIAL = frozenset(
     ]
 )
 AVERAGE = frozenset(["avg_pool1d", "avg_pool2d", "avg_pool3d"])
-REDUCTIONS = {"mean": Carries.SAME, "amax": Carries.SAME, "amin": Carries.SAME, "sum": Carries.ZERO}
+REDUCTIONS = {"mean": ConstantRule.SAME, "amax": ConstantRule.SAME, "amin": ConstantRule.SAME, "sum": ConstantRule.ZERO}
 ARITHMETIC = frozenset(
     [
         "add",

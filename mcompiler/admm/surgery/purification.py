@@ -9,7 +9,7 @@ from torch import nn
 
 from mcompiler.admm.lowering import as_matrix
 from mcompiler.admm.spec import Purify
-from mcompiler.admm.surgery.dataflow import Support, initial_support
+from mcompiler.admm.surgery.dataflow import Support, complete_support
 from mcompiler.admm.surgery.steps import ChannelGraph
 
 
@@ -31,7 +31,7 @@ def purify(model: nn.Module, graph: ChannelGraph, support: Support, options: Pur
         The new support of every layer, on the device of its weights.
     """
     found = {}
-    for name, mask in initial_support(graph, support, model).items():
+    for name, mask in complete_support(graph, support, model).items():
         site = graph.layers[name]
         weight: Any = model.get_submodule(name).weight
         energy = as_matrix(weight.detach().cpu().double().square(), site.groups) * mask  # [G, K, N]

@@ -17,21 +17,21 @@ import torch
 from torch import fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from mcompiler.admm.lowering import MAPPED, Layer
+from mcompiler.admm.lowering import MAPPED_MODULES, CompressibleLayer
 from mcompiler.admm.surgery.channels import trace
-from mcompiler.admm.surgery.dataflow import Flow, Support, analyse, channel_reads, folds
-from mcompiler.admm.surgery.operators import Kind
+from mcompiler.admm.surgery.dataflow import ChannelAnalysis, Support, analyse, find_channel_reads, folds
+from mcompiler.admm.surgery.operators import OpKind
 from mcompiler.admm.surgery.purification import purify
-from mcompiler.admm.surgery.rewriting import Plan, rebuild
-from mcompiler.admm.surgery.slicing import Kept
+from mcompiler.admm.surgery.rewriting import RemovalPlan, rebuild
+from mcompiler.admm.surgery.slicing import LayerSlice
 from mcompiler.admm.surgery.steps import ChannelGraph
 from mcompiler.errors import CompileError
 
-__all__ = ["Dead", "Kept", "Removal", "clear_shifts", "purify", "remove_unused", "unused"]
+__all__ = ["Dead", "Kept", "Removal", "clear_constant_biases", "purify", "remove_unused", "unused"]
 
 
 @dataclass(frozen=True, eq=False)
-class Dead:
+class UnusedPaths:
     """What can go.
 
     Attributes:
@@ -51,7 +51,7 @@ class Dead:
 
 
 @dataclass(frozen=True, eq=False)
-class Removal:
+class RemovalResult:
     """A smaller model.
 
     Attributes:
@@ -65,7 +65,7 @@ class Removal:
 
     model: fx.GraphModule
     support: Mapping[str, torch.Tensor]
-    kept: Mapping[str, Kept]
+    kept: Mapping[str, LayerSlice]
     before: Mapping[str, tuple[int, int]]
     folded: Mapping[str, int]
     pinned: Mapping[str, Mapping[int, str]]
@@ -85,7 +85,7 @@ class Removal:
         }
 
 
-def unused(graph: ChannelGraph, support: Support, model: nn.Module | None = None) -> Dead:
+def unused(graph: ChannelGraph, support: Support, model: nn.Module | None = None) -> UnusedPaths:
     """Find what can go, until nothing more follows; nothing is changed.
 
     Args:
@@ -96,13 +96,13 @@ def unused(graph: ChannelGraph, support: Support, model: nn.Module | None = None
     Raises:
         CompileError: nothing is left of a layer that the network needs.
     """
-    flow, plan = _plan(graph, support, graph.model if model is None else model)
+    analysis, plan = _plan(graph, support, graph.model if model is None else model)
     filters, channels, folded = {}, {}, {}
     for name, site in graph.layers.items():
         filters[name] = plan.gone[graph.classes[site.outputs]]
         channels[name] = plan.gone[graph.classes[site.inputs]]
-        folded[name] = channels[name] & channel_reads(flow.support[name], site).any(dim=2).reshape(-1)
-    return Dead(filters, channels, flow.support, _pinned(graph, flow, plan), folded)
+        folded[name] = channels[name] & find_channel_reads(analysis.support[name], site).any(dim=2).reshape(-1)
+    return UnusedPaths(filters, channels, analysis.support, _pinned(graph, analysis, plan), folded)
 
 
 def remove_unused(
@@ -111,7 +111,7 @@ def remove_unused(
     support: Support | None = None,
     *,
     graph: ChannelGraph | None = None,
-) -> Removal:
+) -> RemovalResult:
     """A smaller model that computes in evaluation mode what the given one does with its weights masked.
 
     The given model is not touched.
@@ -127,33 +127,33 @@ def remove_unused(
     """
     given = {} if support is None else support
     graph = trace(model, example) if graph is None else graph
-    flow, plan = _plan(graph, given, model)
+    analysis, plan = _plan(graph, given, model)
     copy = deepcopy(model)
     _mask_others(copy, graph, given)
-    small, kept, folded = rebuild(graph, copy, flow, plan)
+    small, kept, folded = rebuild(graph, copy, analysis, plan)
     sizes = {name: (len(site.outputs), len(site.inputs)) for name, site in graph.layers.items()}
     masks = {}
     for name, part in kept.items():
         weight: Any = model.get_submodule(name).weight
-        masks[name] = part.slice(flow.support[name]).to(weight.device)
+        masks[name] = part.slice(analysis.support[name]).to(weight.device)
     for name, layer in _others(small, graph).items():
         groups, shape = layer.groups, tuple(layer.weight.shape)
-        kept[name] = Kept(shape, groups, torch.arange(shape[0]), torch.arange(shape[1] * groups))
+        kept[name] = LayerSlice(shape, groups, torch.arange(shape[0]), torch.arange(shape[1] * groups))
         sizes[name] = (shape[0], shape[1] * groups)
         masks[name] = given[name] if name in given else layer.matrix() != 0
-    return Removal(small, masks, kept, sizes, folded, _pinned(graph, flow, plan))
+    return RemovalResult(small, masks, kept, sizes, folded, _pinned(graph, analysis, plan))
 
 
-def _others(model: nn.Module, graph: ChannelGraph) -> dict[str, Layer]:
+def _others(model: nn.Module, graph: ChannelGraph) -> dict[str, CompressibleLayer]:
     """Layers that the graph does not follow (inside other modules, with weights that are computed or shared)."""
     return {
-        name: Layer(name, module)
+        name: CompressibleLayer(name, module)
         for name, module in model.named_modules()
-        if isinstance(module, MAPPED) and name not in graph.layers
+        if isinstance(module, MAPPED_MODULES) and name not in graph.layers
     }
 
 
-def clear_shifts(model: nn.Module, graph: ChannelGraph, support: Support) -> dict[str, torch.Tensor]:
+def clear_constant_biases(model: nn.Module, graph: ChannelGraph, support: Support) -> dict[str, torch.Tensor]:
     """Take away the shifts that pruned filters would leave behind, in place; for training, at the hard projection.
 
     Biases of filters without weights, and weight and bias of normalisations whose channel is constant, become zero,
@@ -170,8 +170,8 @@ def clear_shifts(model: nn.Module, graph: ChannelGraph, support: Support) -> dic
     """
     cleared: dict[str, torch.Tensor] = {}
     while True:
-        flow = analyse(graph, support, model)
-        found = _shifts(model, graph, flow)
+        analysis = analyse(graph, support, model)
+        found = _shifts(model, graph, analysis)
         news = [name for name, mask in found.items() if name not in cleared or (mask & ~cleared[name]).any()]
         if not news:
             return cleared
@@ -182,19 +182,19 @@ def clear_shifts(model: nn.Module, graph: ChannelGraph, support: Support) -> dic
                 parameter[cleared[name].to(parameter.device)] = 0
 
 
-def _shifts(model: nn.Module, graph: ChannelGraph, flow: Flow) -> dict[str, torch.Tensor]:
+def _shifts(model: nn.Module, graph: ChannelGraph, analysis: ChannelAnalysis) -> dict[str, torch.Tensor]:
     """Shifts of channels that are constant: parameter name -> bool of its shape."""
-    outputs = {node for step in graph.steps if step.kind is Kind.OUTPUT for node in step.inputs}
+    outputs = {node for step in graph.steps if step.kind is OpKind.OUTPUT for node in step.inputs}
     found: dict[str, torch.Tensor] = {}
     for name, site in graph.layers.items():
         has_bias = model.get_submodule(name)._parameters.get("bias") is not None
         if has_bias and not any(call.node in outputs for call in site.calls):
-            found[f"{name}.bias"] = ~flow.support[name].any(dim=1).reshape(-1)
+            found[f"{name}.bias"] = ~analysis.support[name].any(dim=1).reshape(-1)
     for step in graph.steps:
-        if step.kind is not Kind.NORM or step.node in outputs:
+        if step.kind is not OpKind.NORM or step.node in outputs:
             continue
         module = model.get_submodule(str(step.module))
-        constant = ~flow.constants[step.inputs[0]].isnan()
+        constant = ~analysis.constants[step.inputs[0]].isnan()
         if isinstance(module, _BatchNorm) and module.affine:
             for part in ("weight", "bias"):
                 name = f"{step.module}.{part}"
@@ -213,28 +213,28 @@ def _mask_others(model: nn.Module, graph: ChannelGraph, support: Support) -> Non
 # --- which classes go
 
 
-def _plan(graph: ChannelGraph, support: Support, model: nn.Module) -> tuple[Flow, Plan]:
-    flow = analyse(graph, support, model)
-    _check(graph, support, model, flow)
-    reasons = _reasons(graph, flow, model)
+def _plan(graph: ChannelGraph, support: Support, model: nn.Module) -> tuple[ChannelAnalysis, RemovalPlan]:
+    analysis = analyse(graph, support, model)
+    _check(graph, support, model, analysis)
+    reasons = _reasons(graph, analysis, model)
     gone = torch.ones(int(graph.classes.max()) + 1 if len(graph.classes) else 0, dtype=torch.bool)
     gone[list(reasons)] = False
-    plan = Plan(gone, reasons)
-    while back := (_uneven_groups(graph, plan) or _emptied(graph, flow, plan)):
+    plan = RemovalPlan(gone, reasons)
+    while back := (_uneven_groups(graph, plan) or _emptied(graph, analysis, plan)):
         for number, reason in back.items():
             gone[number] = False
             reasons[number] = reason
-    return flow, plan
+    return analysis, plan
 
 
-def _check(graph: ChannelGraph, support: Support, model: nn.Module, flow: Flow) -> None:
+def _check(graph: ChannelGraph, support: Support, model: nn.Module, analysis: ChannelAnalysis) -> None:
     """An output must still depend on an input."""
-    inputs = [step.node for step in graph.steps if step.kind is Kind.INPUT]
-    if not graph.layers or not inputs or any(flow.reads[node].any() for node in inputs):
+    inputs = [step.node for step in graph.steps if step.kind is OpKind.INPUT]
+    if not graph.layers or not inputs or any(analysis.reads[node].any() for node in inputs):
         return
     empty = [name for name in graph.layers if name in support and not support[name].any()]
     empty += [name for name in graph.layers if not model.get_submodule(name).get_parameter("weight").any()]
-    empty += [name for name, mask in flow.support.items() if not mask.any()]
+    empty += [name for name, mask in analysis.support.items() if not mask.any()]
     raise CompileError(
         "nothing is left of it that the outputs of the network need, and no other path leads past it: loosen its "
         "structure or the budget, or name it in `skip`",
@@ -242,17 +242,17 @@ def _check(graph: ChannelGraph, support: Support, model: nn.Module, flow: Flow) 
     )
 
 
-def _reasons(graph: ChannelGraph, flow: Flow, model: nn.Module) -> dict[int, str]:
+def _reasons(graph: ChannelGraph, analysis: ChannelAnalysis, model: nn.Module) -> dict[int, str]:
     """Classes that stay, and why."""
     reasons = dict(graph.pins)
     live: dict[int, str] = {}
     for name, site in graph.layers.items():
-        reads = channel_reads(flow.support[name], site).any(dim=2).reshape(-1)
+        reads = find_channel_reads(analysis.support[name], site).any(dim=2).reshape(-1)
         exact = folds(model.get_submodule(name)) and len(site.calls) == 1
         for call in site.calls:
             if not graph.follows(call):
                 continue
-            known = flow.constants[call.inputs[0]]
+            known = analysis.constants[call.inputs[0]]
             numbers = graph.of(call.inputs[0])
             for number in numbers[reads & known.isnan()].tolist():
                 live.setdefault(number, "it is tied to channels that are in use")
@@ -263,7 +263,7 @@ def _reasons(graph: ChannelGraph, flow: Flow, model: nn.Module) -> dict[int, str
     return live | reasons
 
 
-def _uneven_groups(graph: ChannelGraph, plan: Plan) -> dict[int, str]:
+def _uneven_groups(graph: ChannelGraph, plan: RemovalPlan) -> dict[int, str]:
     """A grouped convolution needs as many channels, and as many filters, in every group that stays."""
     back: dict[int, str] = {}
     for name, site in graph.layers.items():
@@ -281,9 +281,9 @@ def _uneven_groups(graph: ChannelGraph, plan: Plan) -> dict[int, str]:
     return back
 
 
-def _emptied(graph: ChannelGraph, flow: Flow, plan: Plan) -> dict[int, str]:
+def _emptied(graph: ChannelGraph, analysis: ChannelAnalysis, plan: RemovalPlan) -> dict[int, str]:
     """A layer that is still called needs a channel and a filter, though it gives constants only."""
-    needed = plan.needed(graph, flow)
+    needed = plan.needed(graph, analysis)
     for name, site in graph.layers.items():
         if not any(call.node in needed for call in site.calls):
             continue
@@ -294,11 +294,11 @@ def _emptied(graph: ChannelGraph, flow: Flow, plan: Plan) -> dict[int, str]:
     return {}
 
 
-def _pinned(graph: ChannelGraph, flow: Flow, plan: Plan) -> dict[str, dict[int, str]]:
+def _pinned(graph: ChannelGraph, analysis: ChannelAnalysis, plan: RemovalPlan) -> dict[str, dict[int, str]]:
     found: dict[str, dict[int, str]] = {}
     for name, site in graph.layers.items():
         numbers = graph.classes[site.outputs]
-        stay = ~flow.support[name].any(dim=1).reshape(-1) & ~plan.gone[numbers]
+        stay = ~analysis.support[name].any(dim=1).reshape(-1) & ~plan.gone[numbers]
         places = stay.nonzero().flatten().tolist()
         if places:
             found[name] = {place: plan.reasons[int(numbers[place])] for place in places}

@@ -8,14 +8,14 @@ from collections.abc import Iterable, Mapping
 from torch import fx
 
 from mcompiler.admm.surgery.operators import HARMLESS, argument, operation
-from mcompiler.admm.surgery.steps import Value
-from mcompiler.admm.surgery.tracing import Shape
+from mcompiler.admm.surgery.steps import TensorChannels
+from mcompiler.admm.surgery.tracing import NodeShape
 
 
-class Sizes:
+class ChannelCounts:
     """Follows shapes, sizes and what is computed from them."""
 
-    def __init__(self, shapes: Mapping[fx.Node, Shape], values: Mapping[fx.Node, Value]) -> None:
+    def __init__(self, shapes: Mapping[fx.Node, NodeShape], values: Mapping[fx.Node, TensorChannels]) -> None:
         self._shapes = shapes
         self._values = values
         self._whole: dict[fx.Node, fx.Node] = {}  # a whole shape -> its tensor

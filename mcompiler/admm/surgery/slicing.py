@@ -9,11 +9,11 @@ import torch
 from torch import nn
 
 from mcompiler.admm.lowering import as_matrix, as_weight
-from mcompiler.admm.surgery.steps import Site
+from mcompiler.admm.surgery.steps import TracedLayer
 
 
 @dataclass(frozen=True, eq=False)
-class Kept:
+class LayerSlice:
     """What stays of a layer.
 
     Attributes:
@@ -56,7 +56,9 @@ class Kept:
         return tensor[self.filters.to(tensor.device)]
 
 
-def cut_layer(module: Any, site: Site, kept: Kept, support: torch.Tensor, added: torch.Tensor | None) -> None:
+def cut_layer(
+    module: Any, site: TracedLayer, kept: LayerSlice, support: torch.Tensor, added: torch.Tensor | None
+) -> None:
     """Cut a layer in place; what is outside the support becomes zero.
 
     Other parameters and buffers of the layer itself that have its weight's shape (masks, duals) are cut alike.

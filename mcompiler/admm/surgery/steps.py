@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import torch
 from torch import fx, nn
 
-from mcompiler.admm.surgery.operators import Carries, Kind
-from mcompiler.admm.surgery.tracing import Shape
+from mcompiler.admm.surgery.operators import ConstantRule, OpKind
+from mcompiler.admm.surgery.tracing import NodeShape
 
 
 @dataclass(frozen=True, eq=False)
-class Value:
+class TensorChannels:
     """The channels of one tensor.
 
     Attributes:
@@ -26,7 +26,7 @@ class Value:
 
 
 @dataclass(frozen=True, eq=False)
-class Step:
+class ChannelStep:
     """One operation on channels.
 
     Attributes:
@@ -38,14 +38,14 @@ class Step:
     """
 
     node: fx.Node
-    kind: Kind
+    kind: OpKind
     inputs: tuple[fx.Node, ...]
-    carries: Carries = Carries.NOTHING
+    constant_rule: ConstantRule = ConstantRule.NOTHING
     module: str | None = None
 
 
 @dataclass(frozen=True, eq=False)
-class Site:
+class TracedLayer:
     """A layer in the graph: nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear or a subclass.
 
     Attributes:
@@ -58,7 +58,7 @@ class Site:
     """
 
     name: str
-    calls: tuple[Step, ...]
+    calls: tuple[ChannelStep, ...]
     inputs: torch.Tensor
     outputs: torch.Tensor
     groups: int
@@ -90,12 +90,12 @@ class ChannelGraph:
 
     model: nn.Module
     graph: fx.Graph
-    steps: tuple[Step, ...]
-    values: Mapping[fx.Node, Value]
+    steps: tuple[ChannelStep, ...]
+    values: Mapping[fx.Node, TensorChannels]
     classes: torch.Tensor
     pins: Mapping[int, str]
-    layers: Mapping[str, Site]
-    shapes: Mapping[fx.Node, Shape]
+    layers: Mapping[str, TracedLayer]
+    shapes: Mapping[fx.Node, NodeShape]
     dropouts: Mapping[fx.Node, type[nn.Module]]
     volatile: frozenset[fx.Node]
 
@@ -109,7 +109,7 @@ class ChannelGraph:
         assert dims is not None
         return dims
 
-    def follows(self, call: Step) -> bool:
+    def follows(self, call: ChannelStep) -> bool:
         """Whether a layer reads the channels of its input along the axis that carries them."""
         source = self.values[call.inputs[0]]
         return source.axis == self.values[call.node].axis and len(source.ids) == len(

@@ -12,15 +12,15 @@ from torch import fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 
-from mcompiler.admm.lowering import MAPPED
+from mcompiler.admm.lowering import MAPPED_MODULES
 from mcompiler.errors import CompileError
 
-REMEDY = "set `remove_paths = false` to compress the model without removing paths"
-_LEAVES: tuple[type[nn.Module], ...] = (*MAPPED, _BatchNorm, _InstanceNorm, nn.PReLU)
+NO_REMOVAL_REMEDY = "set `remove_paths = false` to compress the model without removing paths"
+_LEAVES: tuple[type[nn.Module], ...] = (*MAPPED_MODULES, _BatchNorm, _InstanceNorm, nn.PReLU)
 
 
 @dataclass(frozen=True)
-class Shape:
+class NodeShape:
     """What a node of the graph computes for the example.
 
     Attributes:
@@ -45,7 +45,7 @@ class Trace:
     """
 
     graph: fx.Graph
-    shapes: Mapping[fx.Node, Shape]
+    shapes: Mapping[fx.Node, NodeShape]
     dropouts: Mapping[fx.Node, type[nn.Module]]
 
 
@@ -81,7 +81,7 @@ def symbolic_trace(model: nn.Module, example: Sequence[torch.Tensor], leaves: It
     return Trace(graph, recorder.shapes, dropouts)
 
 
-def attribute(model: nn.Module, target: str) -> Any:
+def get_attribute(model: nn.Module, target: str) -> Any:
     """A module, parameter or buffer by its dotted name."""
     value: Any = model
     for part in target.split("."):
@@ -95,7 +95,7 @@ def _graph_of(model: nn.Module, leaves: tuple[type[nn.Module], ...]) -> fx.Graph
     except Exception as error:  # a trace runs the user's code
         raise CompileError(
             f"the model cannot be traced: {_first_line(error)}; take control flow that depends on data out of its "
-            f"forward, or {REMEDY}"
+            f"forward, or {NO_REMOVAL_REMEDY}"
         ) from error
     for node in graph.nodes:
         node.type = None  # annotations are strings in many files, and then a GraphModule cannot be pickled
@@ -133,7 +133,7 @@ def _mode_differences(graph: fx.Graph, training: fx.Graph) -> dict[fx.Node, type
     if not same:
         raise CompileError(
             f"the model computes something else in training than in evaluation (it asks `self.training`); use modules "
-            f"such as nn.Dropout for that, or {REMEDY}"
+            f"such as nn.Dropout for that, or {NO_REMOVAL_REMEDY}"
         )
     return dropouts
 
@@ -147,13 +147,13 @@ class _Recorder(fx.Interpreter):
 
     def __init__(self, module: fx.GraphModule) -> None:
         super().__init__(module)
-        self.shapes: dict[fx.Node, Shape] = {}
+        self.shapes: dict[fx.Node, NodeShape] = {}
 
     def run_node(self, n: fx.Node) -> Any:
         value = super().run_node(n)
         if isinstance(value, torch.Tensor):
-            self.shapes[n] = Shape(tuple(value.shape), value.dtype)
+            self.shapes[n] = NodeShape(tuple(value.shape), value.dtype)
         else:
             inside = isinstance(value, (tuple, list)) and any(isinstance(v, torch.Tensor) for v in value)
-            self.shapes[n] = Shape(None, None, inside)
+            self.shapes[n] = NodeShape(None, None, inside)
         return value

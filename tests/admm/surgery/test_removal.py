@@ -19,7 +19,7 @@ from torch import nn  # noqa: E402
 
 from mcompiler.admm.lowering import as_matrix, find_layers  # noqa: E402
 from mcompiler.admm.surgery.channels import trace  # noqa: E402
-from mcompiler.admm.surgery.removal import Removal, clear_shifts, remove_unused, unused  # noqa: E402
+from mcompiler.admm.surgery.removal import RemovalResult, clear_constant_biases, remove_unused, unused  # noqa: E402
 from mcompiler.errors import CompileError  # noqa: E402
 from tests.support.networks import NETWORKS, Random, ResNet, masked, random_support, settled  # noqa: E402
 
@@ -33,7 +33,7 @@ def example(size: int = 8, batch: int = 2) -> Any:
     return torch.randn(batch, 3, size, size, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
 
 
-def check(model: nn.Module, support: dict[str, Any], x: Any) -> Removal | None:
+def check(model: nn.Module, support: dict[str, Any], x: Any) -> RemovalResult | None:
     """Hold the smaller model against the masked one; an error only where the masked one is a constant."""
     large = masked(model, support)
     before = deepcopy(model.state_dict())
@@ -66,7 +66,7 @@ def test_smaller_networks_compute_the_same(name: str, seed: int, share: float, c
     model = settled(NETWORKS[name], seed)
     support = random_support(model, seed, share)
     if clear:
-        clear_shifts(model, trace(model, example()), support)
+        clear_constant_biases(model, trace(model, example()), support)
     check(model, support, example())
 
 
@@ -152,7 +152,7 @@ def test_shifts_are_cleared_and_then_nothing_is_folded() -> None:
     model = settled(NETWORKS["vgg"], 0)
     support = without_filters(model, "features.4", 0, 5)
     graph = trace(model, example())
-    cleared = clear_shifts(model, graph, support)
+    cleared = clear_constant_biases(model, graph, support)
     assert sorted(cleared) == ["features.5.bias", "features.5.weight"]
     assert cleared["features.5.bias"].nonzero().flatten().tolist() == [0, 5]
     assert model.get_parameter("features.5.bias")[[0, 5]].tolist() == [0, 0]
@@ -166,7 +166,7 @@ def test_shifts_are_cleared_and_then_nothing_is_folded() -> None:
 def test_the_bias_of_an_output_is_not_cleared() -> None:
     model = chain(nn.Flatten(), nn.Linear(192, 4))
     support = without_filters(model, "1", 2)
-    assert clear_shifts(model, trace(model, example()), support) == {}
+    assert clear_constant_biases(model, trace(model, example()), support) == {}
     removal = check(model, support, example())
     assert removal is not None
     assert removal.pinned == {"1": {2: "it is an output of the network"}}
@@ -176,7 +176,7 @@ def test_the_bias_of_an_output_is_not_cleared() -> None:
 def test_an_empty_branch_vanishes(projection: bool) -> None:
     model = settled(lambda: ResNet(projection), 1)
     support = {"layers.0.conv2": torch.zeros(1, 54, 6, dtype=torch.bool)}
-    clear_shifts(model, trace(model, example()), support)
+    clear_constant_biases(model, trace(model, example()), support)
     removal = check(model, support, example())
     assert removal is not None
     assert "layers.0.conv1" not in removal.kept
@@ -199,7 +199,7 @@ def test_a_branch_of_constants_becomes_a_buffer() -> None:
 def test_an_empty_shortcut_vanishes() -> None:
     model = settled(ResNet, 2)
     support = {"layers.1.shortcut.0": torch.zeros(1, 6, 10, dtype=torch.bool)}
-    clear_shifts(model, trace(model, example()), support)
+    clear_constant_biases(model, trace(model, example()), support)
     removal = check(model, support, example())
     assert removal is not None
     assert "layers.1.shortcut.0" not in removal.kept
@@ -219,7 +219,7 @@ def test_stride_and_option_a_cut_the_pads() -> None:
     support = without_filters(model, "layers.1.conv2", *range(10)) | without_filters(
         model, "layers.2.conv2", *range(10)
     )
-    clear_shifts(model, trace(model, example()), support)
+    clear_constant_biases(model, trace(model, example()), support)
     removal = check(model, support, example())
     assert removal is not None  # only what the shortcut passes on is left
     assert removal.as_table()["fc"] == {"filters": [4, 4], "channels": [10, 6]}
@@ -322,7 +322,7 @@ def test_without_support_the_zeros_of_the_weights_count() -> None:
 
 def test_volumes() -> None:
     model = chain(nn.Conv3d(3, 4, 3), nn.BatchNorm3d(4), nn.ReLU(), nn.MaxPool3d(2), nn.Flatten(), nn.Linear(32, 2))
-    clear_shifts(model, trace(model, torch.zeros(1, 3, 6, 6, 6).double()), without_filters(model, "0", 1))
+    clear_constant_biases(model, trace(model, torch.zeros(1, 3, 6, 6, 6).double()), without_filters(model, "0", 1))
     x = torch.randn(2, 3, 6, 6, 6).double()
     removal = check(model, without_filters(model, "0", 1), x)
     assert removal is not None

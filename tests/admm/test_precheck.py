@@ -12,7 +12,7 @@ from torch import nn
 
 import mcompiler
 from mcompiler import admm
-from mcompiler.admm.rehearsal import rehearse
+from mcompiler.admm.precheck import check_before_training
 from mcompiler.errors import UserError
 from mcompiler.target import load_target
 
@@ -78,7 +78,7 @@ def test_fails_before_the_training(case: str, remove_paths: bool, capfd: pytest.
 def test_a_model_is_left_as_it_was(training: bool) -> None:
     model = Net(lambda net, x: net.b(net.a(x))).train(training)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    rehearse(model, (batches()[0][0],), load_target("generic_128"), BRIEF)
+    check_before_training(model, (batches()[0][0],), load_target("generic_128"), BRIEF)
     assert {module.training for module in model.modules()} == {training}
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     assert all(parameter.requires_grad and parameter.grad is None for parameter in model.parameters())

@@ -9,14 +9,14 @@ from torch import nn
 
 from mcompiler.admm.export import check_input_bits, to_onnx
 from mcompiler.admm.loop import forward
-from mcompiler.admm.lowering import Layer, find_layers
+from mcompiler.admm.lowering import CompressibleLayer, find_layers
 from mcompiler.admm.spec import Spec
-from mcompiler.admm.surgery.channels import fold_batchnorm_pairs, trace
+from mcompiler.admm.surgery.channels import find_batchnorm_pairs, trace
 from mcompiler.errors import CompileError
 from mcompiler.target import Target
 
 
-def rehearse(model: nn.Module, example: tuple[Any, ...], target: Target, spec: Spec) -> None:
+def check_before_training(model: nn.Module, example: tuple[Any, ...], target: Target, spec: Spec) -> None:
     """Run, trace and export the model once, untrained; it is left as it was.
 
     Raises:
@@ -30,10 +30,10 @@ def rehearse(model: nn.Module, example: tuple[Any, ...], target: Target, spec: S
             check_input_bits(name, target.layer_bits(name)[1])
     graph = trace(model, example) if spec.remove_paths else None
     _check_calls(model, example, layers)
-    to_onnx(model, layers, fold_batchnorm_pairs(graph) if graph is not None else (), example)
+    to_onnx(model, layers, find_batchnorm_pairs(graph) if graph is not None else (), example)
 
 
-def _check_calls(model: nn.Module, example: tuple[Any, ...], layers: dict[str, Layer]) -> None:
+def _check_calls(model: nn.Module, example: tuple[Any, ...], layers: dict[str, CompressibleLayer]) -> None:
     """Refuse layers that no forward pass comes by."""
     called: set[str] = set()
     hooks = [
