@@ -3,7 +3,7 @@
     python benchmarks/budget.py [--crossbars 60] [--threads 1]
 
 Saliencies come from 20 batches of CIFAR-10 training images, prices from the cost model of `yuan2019`. Nothing is
-trained: what a plan is worth is the share of the saliency that it keeps. With links between layers, as the recipe
+trained: what a plan is worth is the share of the saliency that it keeps. With shared between layers, as the recipe
 searches (what one layer does not write, the next need not read), and without, where the search is exact. A few
 minutes on one core. Writes benchmarks/results/budget_vgg16.json. Needs ../shared and Pillow.
 """
@@ -29,7 +29,7 @@ from mcompiler.admm.distributed import ProcessRank
 from mcompiler.admm.export import to_onnx
 from mcompiler.admm.loop import ComputeSettings
 from mcompiler.admm.lowering import CompressibleLayer, find_layers
-from mcompiler.admm.plan import compute_mapped_cost, compute_saliencies, find_shared_channels, price_layers
+from mcompiler.admm.plan import compute_mapped_energy, compute_saliencies, find_shared_channels, price_layers
 from mcompiler.driver import compile
 from mcompiler.target import Target, load_target
 
@@ -51,18 +51,18 @@ def main() -> None:
     layers = {name: layer for name, layer in find_layers(model).items() if not isinstance(layer.module, nn.Linear)}
     importance = compute_saliencies(model, layers, batches(images), nn.functional.cross_entropy, compute)
     example = (images.normalised(images.train[:1]),)
-    links = find_shared_channels(model, layers, example)
+    shared = find_shared_channels(model, layers, example)
     costs = {
         currency: price_layers(model, layers, target, admm.Budget(**{currency: args.crossbars}), example)
         for currency in CURRENCIES
     }
     found = {
-        "plans": spend(costs, importance, args.crossbars, links),
+        "plans": spend(costs, importance, args.crossbars, shared),
         "plans_unlinked": spend(costs, importance, args.crossbars, ()),
     }
 
     def facts_of(plan: BudgetPlan) -> dict[str, Any]:
-        mapped = compute_mapped_cost(model, layers, plan.structures, target, admm.Spec(), example)
+        mapped = compute_mapped_energy(model, layers, plan.structures, target, admm.Spec(), example=example)
         return {**plan_facts(plan, costs), "mapped_j": mapped}
 
     result = {
@@ -97,13 +97,13 @@ def spend(
     costs: Mapping[str, list[LayerCost]],
     importance: Mapping[str, torch.Tensor],
     crossbars: int,
-    links: Sequence[SharedChannels],
+    shared: Sequence[SharedChannels],
 ) -> dict[str, BudgetPlan]:
     """A plan for so many crossbars, then one in each other currency for what the first takes of it."""
-    plans = {"crossbars": search(costs["crossbars"], importance, crossbars, links=links)}
+    plans = {"crossbars": search(costs["crossbars"], importance, crossbars, shared=shared)}
     for currency in CURRENCIES[1:]:
         limit = worth(costs[currency], plans["crossbars"])
-        plans[currency] = search(costs[currency], importance, limit, links=links)
+        plans[currency] = search(costs[currency], importance, limit, shared=shared)
     return plans
 
 

@@ -30,7 +30,14 @@ from torch import nn
 from mcompiler import admm
 from mcompiler.admm.checkpoint import load_checkpoint, save_checkpoint, seed_epoch
 from mcompiler.admm.distributed import ProcessRank, pick_device
-from mcompiler.admm.loop import SLOW_BFLOAT16, ComputeSettings, accuracy, make_optimiser, train_epoch
+from mcompiler.admm.loop import (
+    SLOW_BFLOAT16,
+    ComputeSettings,
+    TrainingStage,
+    make_optimiser,
+    measure_accuracy,
+    train_epoch,
+)
 from mcompiler.admm.spec import LearningRateSchedule, Optimiser, Spec
 
 HERE = Path(__file__).resolve().parent
@@ -213,7 +220,7 @@ def train_dense(
     compute = _setting(bfloat16=bfloat16)
     if compute.emulates_bfloat16:
         say(SLOW_BFLOAT16)
-    model = compute.placed(model)
+    model = compute.move_model(model)
     steps = Optimiser(**{**options["optimiser"], "schedule": LearningRateSchedule(options["optimiser"]["schedule"])})
     optimiser = make_optimiser(model, steps)
     file, first = folder / "dense.pt", 0
@@ -233,9 +240,11 @@ def train_dense(
         for epoch in range(first, options["epochs"]):
             seed_epoch(seed, 9, epoch)
             done = train_epoch(
-                trained, batches(epoch), loss_of(recipe, "dense"), optimiser, steps,
-                lambda share, epoch=epoch: (epoch + share) / options["epochs"], compute, where=f"dense epoch {epoch}",
-            )  # fmt: skip
+                TrainingStage(trained, loss_of(recipe, "dense"), optimiser, steps, compute),
+                batches(epoch),
+                lambda share, epoch=epoch: (epoch + share) / options["epochs"],
+                label=f"dense epoch {epoch}",
+            )
             say(f"dense {epoch}: loss {done.loss:.4f}, {done.seconds:.0f} s")
             state = {"fingerprint": fingerprint, "model": model.state_dict(), "epoch": epoch + 1}
             save_checkpoint(file, {**state, "optimiser": optimiser.state_dict()})
@@ -251,7 +260,7 @@ def dense_facts(dense: nn.Module, images: Images, recipe: dict[str, Any]) -> dic
     options = recipe["dense"]
     before, epochs = options.get("start_epochs", 0), options["epochs"]
     compute = _setting(bfloat16=False)
-    top1 = accuracy(compute.placed(dense), images.test_batches(), compute, exact=True)
+    top1 = measure_accuracy(compute.move_model(dense), images.test_batches(), compute, exact=True)
     dense.cpu()
     say(f"dense: {100 * top1:.2f}%")
     return {

@@ -161,10 +161,12 @@ class Alternation:
                     "without it"
                 )
             weight = layer.weight.detach()
-            moved = {key: None if part is None else part.to(weight.device, copy=True) for key, part in parts.items()}
-            if any(part is not None and part.shape != weight.shape for part in moved.values()):
+            y, u, z, v = (
+                None if parts[key] is None else parts[key].to(weight.device, copy=True) for key in ("y", "u", "z", "v")
+            )
+            if any(part is not None and part.shape != weight.shape for part in (y, u, z, v)):
                 raise CompileError("has another shape in the checkpoint; start again without it", name)
-            loaded[name] = _AdmmVariables(**moved, centre=torch.empty_like(weight))
+            loaded[name] = _AdmmVariables(y, u, z, v, centre=torch.empty_like(weight))
         self._updates, self._variables = int(state["updates"]), loaded
         for variables in loaded.values():
             self._merge_penalty_terms(variables)

@@ -1,7 +1,8 @@
-"""The trained model as the chip will compute it, in PyTorch and as QDQ ONNX.
+"""The trained model in the arithmetic of the chip, in PyTorch and as QDQ ONNX.
 
-Normalisations are folded into the scales, so that the integer weights stay what training found. The PyTorch twin counts
-in the same steps as the compiled model (integer sums, then one scale and one bias in float32): their predictions agree.
+Normalisations are folded into the scales, so that the integer weights of training do not change. The PyTorch copy
+computes in the same steps as the compiled model (integer sums, then one scale and one bias in float32), so that their
+predictions agree.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ from mcompiler.errors import CompileError, ModelError
 from mcompiler.onnx_export import QuantisedLayer, insert_quantisers, load_model_file, save_model
 
 OPSET = 17
-EXACT = 1 << 24
-"""Sums below this are exact in float32."""
+FLOAT32_EXACT = 1 << 24
+"""Integers up to this magnitude are exact in float32."""
 
 
 class ExactLayer(nn.Module):
@@ -52,14 +53,16 @@ class ExactLayer(nn.Module):
         super().__init__()
         self.layer, self.quantiser = layer, quantiser
         bound = codes.abs().flatten(1).sum(dim=1).max() * quantiser.largest
-        self.register_buffer("codes", codes.double() if bound >= EXACT else codes.float())
+        self.register_buffer("codes", codes.double() if bound >= FLOAT32_EXACT else codes.float())
         self.register_buffer("scale", scale)
         self.register_buffer("bias", bias)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Output of the layer, its normalisation included."""
         layer = self.layer
-        codes = self.codes.double() if x.is_cuda else self.codes  # fast convolutions there are not exact
+        # Convolutions on a GPU may use reduced precision or transforms, which are not exact on integers in float32; in
+        # float64 their error is far below one half, and rounding removes it.
+        codes = self.codes.double() if x.is_cuda else self.codes
         q = self.quantiser.codes(x.float()).to(codes.dtype)
         convolution = not isinstance(layer, nn.Linear)
         sums = layer._conv_forward(q, codes, None) if convolution else nn.functional.linear(q, codes)  # type: ignore[operator]
@@ -72,7 +75,7 @@ class ExactLayer(nn.Module):
 
 @dataclass(frozen=True)
 class FoldedLayer:
-    """A layer with its normalisation folded in.
+    """A layer with the normalisation that follows it folded in.
 
     Attributes:
         codes: int [O, ...] as floats; None where weights stay float.
@@ -87,17 +90,20 @@ class FoldedLayer:
     bias: torch.Tensor | None
 
 
-def fold(module: nn.Module, norm: nn.Module | None) -> FoldedLayer:
-    """Fold an evaluated batch normalisation into the layer before it: scale, sign and bias; float64, rounded once."""
+def fold_batchnorm(module: nn.Module, norm: nn.Module | None) -> FoldedLayer:
+    """Fold a batch normalisation, as it is in evaluation, into the layer before it: scale, sign and bias.
+
+    Computed in float64 and rounded once.
+    """
     mapped = get_mapped_weight(module)
     if mapped is not None and mapped.levels is not None:
         weight = mapped.codes(get_original_weight(module)).detach().double()
         scale = mapped.scale.reshape(-1).double()
     else:
-        weight = _values(module, "weight")
+        weight = _get_float64(module, "weight")
         scale = torch.ones(weight.shape[0], dtype=torch.float64, device=weight.device)
     coded = mapped is not None and mapped.levels is not None
-    bias = _values(module, "bias") if isinstance(module.bias, torch.Tensor) else None
+    bias = _get_float64(module, "bias") if isinstance(module.bias, torch.Tensor) else None
     if norm is not None:
         assert isinstance(norm, _BatchNorm)
         if norm.running_var is None:
@@ -105,11 +111,14 @@ def fold(module: nn.Module, norm: nn.Module | None) -> FoldedLayer:
                 "a batch normalisation without running statistics cannot be folded into the layer before it; set "
                 "track_running_stats=True"
             )
-        gamma = _values(norm, "weight") if norm.affine else torch.ones_like(scale)
-        beta = _values(norm, "bias") if norm.affine else torch.zeros_like(scale)
-        factor = gamma / torch.sqrt(_values(norm, "running_var") + norm.eps)
-        bias = ((0.0 if bias is None else bias) - _values(norm, "running_mean")) * factor + beta
+        gamma = _get_float64(norm, "weight") if norm.affine else torch.ones_like(scale)
+        beta = _get_float64(norm, "bias") if norm.affine else torch.zeros_like(scale)
+        factor = gamma / torch.sqrt(_get_float64(norm, "running_var") + norm.eps)
+        bias = ((0.0 if bias is None else bias) - _get_float64(norm, "running_mean")) * factor + beta
         shape = (-1, *[1] * (weight.ndim - 1))
+        # y = factor * (codes * scale) + bias. The sign of the factor goes into the codes (-c is a code where c is), its
+        # magnitude into the scale, so that the magnitudes of the codes stay those of training. A factor of 0 makes all
+        # codes 0; the scale is kept, since a scale must be positive.
         if coded:
             weight = weight * torch.sign(factor).reshape(shape)
             scale = torch.where(factor == 0, scale, scale * factor.abs())
@@ -120,7 +129,7 @@ def fold(module: nn.Module, norm: nn.Module | None) -> FoldedLayer:
     return FoldedLayer(codes, values, scale32, None if bias is None else bias.float())
 
 
-def _values(module: nn.Module, name: str) -> torch.Tensor:
+def _get_float64(module: nn.Module, name: str) -> torch.Tensor:
     value = getattr(module, name)
     assert isinstance(value, torch.Tensor)
     return value.detach().double()
@@ -150,43 +159,43 @@ def get_input_quantiser(module: nn.Module) -> InputFakeQuantiser | None:
     return found if isinstance(found, InputFakeQuantiser) else None
 
 
-def deployed(
+def build_deployed(
     model: nn.Module, layers: Mapping[str, CompressibleLayer], pairs: Sequence[tuple[str, str]], *, exact: bool
 ) -> nn.Module:
-    """A copy of the model without normalisations behind layers, weights on their levels, for inference.
+    """A copy of the model for inference: weights on their levels, normalisations that follow layers folded in.
 
     Args:
         model: trained model.
         layers: its compressible layers.
         pairs: (layer, normalisation that follows it) by name.
-        exact: True: layers compute as the chip does (ExactLayer). False: plain float layers, for export.
+        exact: True: layers compute as the chip does (ExactLayer). False: ordinary float layers, for export.
     """
     result = copy.deepcopy(model).eval()
     norms = dict(pairs)
     for name in layers:
         module = result.get_submodule(name)
         norm = result.get_submodule(norms[name]) if name in norms else None
-        folded = fold(module, norm)
+        folded = fold_batchnorm(module, norm)
         quantiser = get_input_quantiser(module)
-        replacement = _plain(module, folded).to(folded.weight.device)
+        replacement = _copy_plain(module, folded).to(folded.weight.device)
         if exact and quantiser is not None and quantiser.frozen:
             if folded.codes is None:
                 replacement = nn.Sequential(quantiser, replacement)
             else:
                 replacement = ExactLayer(replacement, quantiser, folded.codes, folded.scale, folded.bias)
-        _replace(result, name, replacement)
+        _replace_module(result, name, replacement)
         if name in norms:
-            _replace(result, norms[name], nn.Identity())
+            _replace_module(result, norms[name], nn.Identity())
     return result
 
 
-def _replace(model: nn.Module, name: str, replacement: nn.Module) -> None:
+def _replace_module(model: nn.Module, name: str, replacement: nn.Module) -> None:
     parent, _, own = name.rpartition(".")
     setattr(model.get_submodule(parent), own, replacement)
 
 
-def _plain(module: nn.Module, folded: FoldedLayer) -> nn.Module:
-    """The layer without parametrisation and hooks."""
+def _copy_plain(module: nn.Module, folded: FoldedLayer) -> nn.Module:
+    """An ordinary layer with the folded weight and bias, without parametrisation and hooks."""
     if isinstance(module, nn.Linear):
         plain: nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d = nn.Linear(
             module.in_features, module.out_features, bias=folded.bias is not None
@@ -194,9 +203,16 @@ def _plain(module: nn.Module, folded: FoldedLayer) -> nn.Module:
     else:
         kind = next(k for k in (nn.Conv1d, nn.Conv2d, nn.Conv3d) if isinstance(module, k))
         plain = kind(
-            module.in_channels, module.out_channels, module.kernel_size, module.stride, module.padding,  # type: ignore[arg-type]
-            module.dilation, module.groups, folded.bias is not None, module.padding_mode,  # type: ignore[arg-type]
-        )  # fmt: skip
+            in_channels=module.in_channels,  # type: ignore[arg-type]
+            out_channels=module.out_channels,  # type: ignore[arg-type]
+            kernel_size=module.kernel_size,  # type: ignore[arg-type]
+            stride=module.stride,  # type: ignore[arg-type]
+            padding=module.padding,  # type: ignore[arg-type]
+            dilation=module.dilation,  # type: ignore[arg-type]
+            groups=module.groups,  # type: ignore[arg-type]
+            bias=folded.bias is not None,
+            padding_mode=module.padding_mode,  # type: ignore[arg-type]
+        )
     with torch.no_grad():
         plain.weight.copy_(folded.weight)
         if folded.bias is not None and plain.bias is not None:
@@ -213,16 +229,18 @@ def to_onnx(
     """The trained model as QDQ ONNX with a free batch axis; nodes carry the layers' names.
 
     Raises:
-        CompileError: inputs of other than 8 bits, which QDQ of opset 17 cannot carry.
-        ModelError: a model that torch.onnx cannot export, a layer that it does not keep.
+        CompileError: inputs of other than 8 bits, which QDQ of opset 17 cannot express.
+        ModelError: a model that torch.onnx cannot export, a layer that the exporter does not keep.
     """
     norms = dict(pairs)
     quantised = {}
     for name in layers:
         module = model.get_submodule(name)
         quantised[name] = _describe_layer(name, module, model.get_submodule(norms[name]) if name in norms else None)
-    plain = deployed(model, layers, pairs, exact=False)
-    with torch.no_grad():  # the exporter makes one of weights that are equal; codes take their place anyway
+    plain = build_deployed(model, layers, pairs, exact=False)
+    # The exporter merges equal weights into one initializer. The weights are replaced by codes afterwards, so any
+    # values do, as long as no two layers have the same.
+    with torch.no_grad():
         for number, (name, layer) in enumerate(quantised.items()):
             if layer.codes is not None:
                 plain.get_parameter(f"{name}.weight").fill_(number + 1)
@@ -230,8 +248,8 @@ def to_onnx(
 
 
 def _describe_layer(name: str, module: nn.Module, norm: nn.Module | None) -> QuantisedLayer:
-    """What stands in the file for one layer."""
-    quantiser, folded, mapped = get_input_quantiser(module), fold(module, norm), get_mapped_weight(module)
+    """Codes, scales and input quantiser of one layer, as the file holds them."""
+    quantiser, folded, mapped = get_input_quantiser(module), fold_batchnorm(module, norm), get_mapped_weight(module)
     levels = mapped.levels if mapped is not None else None
     table = None
     if levels is not None and not levels.uniform:
@@ -245,7 +263,7 @@ def _describe_layer(name: str, module: nn.Module, norm: nn.Module | None) -> Qua
 
 
 def check_input_bits(name: str, bits: int) -> None:
-    """Refuse inputs that QDQ of opset 17 cannot carry.
+    """Refuse inputs that QDQ of opset 17 cannot express.
 
     Raises:
         CompileError: other than 8 bits.
@@ -263,25 +281,32 @@ def _float_onnx(model: nn.Module, example: tuple[torch.Tensor, ...]) -> ir.Model
     example = tuple(tensor[:1].cpu() for tensor in example)
     options: dict[str, Any] = {"dynamo": False}
     with warnings.catch_warnings(), tempfile.TemporaryDirectory() as folder:
-        warnings.simplefilter("ignore")  # the exporter of readable names announces its retirement
-        torch._C._jit_set_onnx_log_output_stream("stderr")  # where it fails it shows the graph
+        warnings.simplefilter("ignore")  # the TorchScript exporter, which keeps readable names, is deprecated
+        torch._C._jit_set_onnx_log_output_stream("stderr")  # on failure it prints the graph
         file = Path(folder) / "float.onnx"
         try:
             torch.onnx.export(
-                model.cpu(), example, str(file), opset_version=OPSET, input_names=inputs, output_names=["y"],
-                dynamic_axes={name: {0: "n"} for name in [*inputs, "y"]}, do_constant_folding=False, **options,
-            )  # fmt: skip
+                model.cpu(),
+                example,
+                str(file),
+                opset_version=OPSET,
+                input_names=inputs,
+                output_names=["y"],
+                dynamic_axes={name: {0: "n"} for name in [*inputs, "y"]},
+                do_constant_folding=False,
+                **options,
+            )
         except Exception as error:
             first = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise ModelError(
-                f"torch.onnx cannot export the model: {first}; put what it lacks into plain operators"
+                f"torch.onnx cannot export the model: {first}; express that part in operators it supports"
             ) from error
         return load_model_file(file)
 
 
 def write_onnx(model: ir.Model, path: Path) -> None:
-    """Write the model, whole or not at all."""
-    beside = path.with_name(f".{path.name}.new")
-    written = save_model(model, beside.parent, beside.name)
-    assert written == [beside.name], "a compressed model is small"
-    beside.replace(path)
+    """Write the model atomically: to a temporary file, then renamed."""
+    temporary = path.with_name(f".{path.name}.new")
+    written = save_model(model, temporary.parent, temporary.name)
+    assert written == [temporary.name], "a compressed model fits into one file"
+    temporary.replace(path)

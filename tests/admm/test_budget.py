@@ -263,10 +263,10 @@ def test_links_drop_what_nobody_writes_or_reads() -> None:
     alone = search(layers, tensors(weights), 3)
     assert alone.tiles == {"writer": 1, "reader": 2}
     assert alone.kept == pytest.approx((16 + 16) / 44)  # filters 0 and 1, channels 2 and 3: nothing works
-    linked = search(layers, tensors(weights), 3, links=[SharedChannels(("writer",), (ChannelReader("reader"),))])
+    linked = search(layers, tensors(weights), 3, shared=[SharedChannels(("writer",), (ChannelReader("reader"),))])
     assert linked.tiles == {"writer": 1, "reader": 2}
     assert linked.kept == pytest.approx((16 + 8) / 44)
-    wide = search(layers, tensors(weights), 6, links=[SharedChannels(("writer",), (ChannelReader("reader", 0, 2),))])
+    wide = search(layers, tensors(weights), 6, shared=[SharedChannels(("writer",), (ChannelReader("reader", 0, 2),))])
     assert wide.kept == 1.0
 
 
@@ -275,7 +275,7 @@ def test_filters_that_nobody_reads_are_not_kept_for_their_own_importance() -> No
     weights = {"writer": np.ones((1, 2, 4)) * np.array([9, 9, 1, 1.0]), "reader": np.ones((1, 4, 2))}
     weights["reader"][0, :2] = 0
     layers = [layer(name, weight, shape) for name, weight in weights.items()]
-    plan = search(layers, tensors(weights), 2, links=[SharedChannels(("writer",), (ChannelReader("reader"),))])
+    plan = search(layers, tensors(weights), 2, shared=[SharedChannels(("writer",), (ChannelReader("reader"),))])
     assert plan.kept == pytest.approx((4 + 4) / 44)
 
 
@@ -309,7 +309,7 @@ def test_linked_plans_do_not_count_what_they_cut_off(seed: int, budget: int) -> 
     rng = np.random.default_rng(seed)
     weights = {"writer": rng.random((1, 3, 4)) ** 4, "reader": rng.random((1, 4, 3)) ** 4}
     layers = [layer(name, weight, array(1, 1)) for name, weight in weights.items()]
-    plan = search(layers, tensors(weights), budget, links=[SharedChannels(("writer",), (ChannelReader("reader"),))])
+    plan = search(layers, tensors(weights), budget, shared=[SharedChannels(("writer",), (ChannelReader("reader"),))])
     total = sum(weight.sum() for weight in weights.values())
     assert plan.spent <= budget
     assert plan.kept * total <= true_importance(plan.tiles, weights["writer"], weights["reader"]) + 1e-5
@@ -320,17 +320,17 @@ def test_linked_plans_do_not_count_what_they_cut_off(seed: int, budget: int) -> 
     [
         (
             SharedChannels(("a",), (ChannelReader("c"),)),
-            "node 'c': is linked and not searched; leave out links of layers",
+            "node 'c': shares channels and is not searched; leave out shared channels of layers",
         ),
-        (SharedChannels(("a", "b"), ()), r"linked layers a, b write \[3, 4\] channels; they must agree"),
-        (SharedChannels(("a",), (ChannelReader("b", 1),)), "node 'b': is linked by 4 rows and has 3"),
+        (SharedChannels(("a", "b"), ()), r"layers a, b share channels and write \[3, 4\] of them; they must agree"),
+        (SharedChannels(("a",), (ChannelReader("b", 1),)), "node 'b': reads shared channels in 4 rows and has 3"),
     ],
 )
 def test_links_that_do_not_fit(link: SharedChannels, message: str) -> None:
     weights = {"a": np.ones((1, 2, 3)), "b": np.ones((1, 3, 4))}
     layers = [layer(name, weight, array(1, 1)) for name, weight in weights.items()]
     with pytest.raises(CompileError, match=f"^{message}"):
-        search(layers, tensors(weights), 6, links=[link])
+        search(layers, tensors(weights), 6, shared=[link])
 
 
 # --- errors ----------------------------------------------------------------------------------------------------------

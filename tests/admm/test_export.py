@@ -28,8 +28,8 @@ from mcompiler.admm.compressor import Compressor  # noqa: E402
 from mcompiler.admm.distributed import ProcessRank  # noqa: E402
 from mcompiler.admm.export import (  # noqa: E402
     ExactLayer,
-    deployed,
-    fold,
+    build_deployed,
+    fold_batchnorm,
     get_mapped_weight,
     get_original_weight,
     to_onnx,
@@ -38,7 +38,7 @@ from mcompiler.admm.export import (  # noqa: E402
 from mcompiler.admm.loop import ComputeSettings  # noqa: E402
 from mcompiler.admm.lowering import as_matrix  # noqa: E402
 from mcompiler.admm.quantise import LevelSet  # noqa: E402
-from mcompiler.admm.ranges import attach_quantisers, freeze_ranges, observe  # noqa: E402
+from mcompiler.admm.ranges import attach_quantisers, freeze_ranges, observe_ranges  # noqa: E402
 from mcompiler.admm.spec import (  # noqa: E402
     Quantisation,
     Spec,
@@ -69,14 +69,14 @@ class Trained:
         self.layers = self.compressor.layers
         self.compressor.project()
         quantisers = attach_quantisers(model, self.layers, shared, target)
-        observe(model, quantisers, [(x, None)], 1, SETTING)
+        observe_ranges(model, quantisers, [(x, None)], 1, SETTING)
         freeze_ranges(quantisers, "mse")
 
     def onnx(self) -> Any:
         return to_onnx(self.model, self.layers, self.pairs, (self.x,))
 
     def twin(self) -> Any:
-        return deployed(self.model, self.layers, self.pairs, exact=True)
+        return build_deployed(self.model, self.layers, self.pairs, exact=True)
 
     def build(self) -> Build:
         return mcompiler.compile(self.onnx(), self.target)
@@ -154,7 +154,7 @@ def codes(trained: Trained, name: str) -> Any:
     """Trained codes [G, K, N], a negative normalisation's sign folded in."""
     layer = trained.layers[name]
     follower = dict(trained.pairs).get(name)
-    folded = fold(layer.module, trained.model.get_submodule(follower) if follower else None)
+    folded = fold_batchnorm(layer.module, trained.model.get_submodule(follower) if follower else None)
     assert folded.codes is not None
     return as_matrix(folded.codes, layer.groups).numpy()
 
@@ -181,7 +181,7 @@ def test_the_exported_model_computes_nearly_the_same_in_float(trained: Trained) 
     emitted = trained.onnx()
     with torch.no_grad():
         twin = trained.twin()(x).numpy()
-        float_twin = deployed(trained.model, trained.layers, trained.pairs, exact=False)(x).numpy()
+        float_twin = build_deployed(trained.model, trained.layers, trained.pairs, exact=False)(x).numpy()
     found = run_plain(emitted, {"x": x.numpy()}, optimise=False)["y"]
     size = np.abs(twin).max()
     assert np.abs(found - twin).max() < 0.02 * size  # a code may flip where sums are rounded in another order
@@ -199,7 +199,7 @@ def test_codes_names_and_arrays_survive_compilation(trained: Trained) -> None:
         np.testing.assert_array_equal(layer.op.matrix.codes, wanted, err_msg=name)
         if not (wanted == 0).all(axis=(0, 1)).any():
             assert build.cost.layers[name].crossbars == trained.compressor.tiles()[name] * per_tile
-        folded = fold(trained.layers[name].module, trained.model.get_submodule(dict(trained.pairs)[name])
+        folded = fold_batchnorm(trained.layers[name].module, trained.model.get_submodule(dict(trained.pairs)[name])
                       if name in dict(trained.pairs) else None)  # fmt: skip
         np.testing.assert_array_equal(layer.op.matrix.scale.ravel(), folded.scale.numpy())
 
@@ -377,7 +377,7 @@ def test_without_quantised_inputs_the_graph_has_weights_only() -> None:
     compressor.project()
     emitted = to_onnx(model, compressor.layers, (), (x,))
     assert (operators(emitted)["QuantizeLinear"], operators(emitted)["DequantizeLinear"]) == (0, 2)
-    twin = deployed(model, compressor.layers, (), exact=True)
+    twin = build_deployed(model, compressor.layers, (), exact=True)
     with torch.no_grad():
         found = run_plain(emitted, {"x": x.numpy()})["y"]
         np.testing.assert_allclose(found, twin(x).numpy(), atol=1e-5)
@@ -440,7 +440,7 @@ def test_a_folded_normalisation_computes_the_same(seed: int, bias: bool, affine:
         before = get_mapped_weight(conv).codes(get_original_weight(conv))  # type: ignore[union-attr]
     x = torch.randn(4, 3, 3, 3)
     with torch.no_grad():
-        folded = fold(conv, bn)
+        folded = fold_batchnorm(conv, bn)
         found = nn.functional.conv2d(x, folded.weight, folded.bias)
         assert torch.allclose(found, model(x), atol=1e-5)
     if not levels:
@@ -456,7 +456,7 @@ def test_a_normalisation_without_statistics_cannot_be_folded() -> None:
     with pytest.raises(
         CompileError, match=r"without running statistics cannot be folded .* set track_running_stats=True"
     ):
-        fold(nn.Linear(2, 2), nn.BatchNorm1d(2, track_running_stats=False))
+        fold_batchnorm(nn.Linear(2, 2), nn.BatchNorm1d(2, track_running_stats=False))
 
 
 def test_a_file_is_written_whole_and_read_back(tmp_path: Path) -> None:

@@ -21,14 +21,15 @@ from mcompiler.admm.distributed import ProcessRank  # noqa: E402
 from mcompiler.admm.loop import (  # noqa: E402
     ComputeSettings,
     EpochResult,
-    accuracy,
+    TrainingStage,
+    compute_learning_rate,
     count_batches,
     count_samples,
-    forward,
     get_batches,
-    learning_rate,
+    iterate_pairs,
     make_optimiser,
-    pairs,
+    measure_accuracy,
+    run_model,
     train_epoch,
 )
 from mcompiler.admm.spec import LearningRateSchedule, Optimiser  # noqa: E402
@@ -52,10 +53,11 @@ def batches(count: int = 3, size: int = 5) -> list[tuple[Any, Any]]:
 
 
 def train(model: Any, data: Any, options: Optimiser = PLAIN, loss: Any = cross_entropy, **more: Any) -> EpochResult:
-    compute = more.pop("setting", CPU)
+    compute, penalty = more.pop("compute", CPU), more.pop("penalty", None)
     optimiser = more.pop("optimiser", None) or make_optimiser(model, options)
     progress = more.pop("progress", lambda share: share)
-    return train_epoch(model, data, loss, optimiser, options, progress, compute, **more)
+    stage = TrainingStage(model, loss, optimiser, options, compute, penalty)
+    return train_epoch(stage, data, progress, **more)
 
 
 # --- learning rate ---------------------------------------------------------------------------------------------------
@@ -67,7 +69,7 @@ def test_rates_are_positive_and_at_most_the_peak(
     schedule: LearningRateSchedule, warmup: float, progress: float
 ) -> None:
     options = Optimiser(learning_rate=0.5, schedule=schedule, warmup=warmup)
-    assert 0 <= learning_rate(options, progress) <= 0.5
+    assert 0 <= compute_learning_rate(options, progress) <= 0.5
 
 
 @pytest.mark.parametrize(
@@ -81,13 +83,13 @@ def test_rates_are_positive_and_at_most_the_peak(
 )
 def test_warmup_then_schedule(schedule: LearningRateSchedule, rates: list[float]) -> None:
     options = Optimiser(learning_rate=1.0, schedule=schedule, warmup=0.2)
-    found = [learning_rate(options, progress) for progress in (0, 0.1, 0.2, 0.4, 0.8, 1)]
+    found = [compute_learning_rate(options, progress) for progress in (0, 0.1, 0.2, 0.4, 0.8, 1)]
     assert found == pytest.approx(rates, abs=1e-9)
 
 
 def test_all_of_a_stage_may_be_warmup() -> None:
-    assert learning_rate(Optimiser(learning_rate=1.0, warmup=1.0), 1.0) == 1
-    assert learning_rate(Optimiser(learning_rate=1.0, warmup=0.0), 0.0) == 1
+    assert compute_learning_rate(Optimiser(learning_rate=1.0, warmup=1.0), 1.0) == 1
+    assert compute_learning_rate(Optimiser(learning_rate=1.0, warmup=0.0), 0.0) == 1
 
 
 def test_the_rate_follows_the_progress_within_the_epoch() -> None:
@@ -134,9 +136,12 @@ def test_an_epoch_is_gradient_descent_on_loss_and_penalty() -> None:
     model, twin = net(), net()
     steps: list[int] = []
     shares: list[float] = []
-    result = train(
-        model, batches(), penalty=lambda: model[0].weight.square().sum(), tick=steps.append, often=shares.append
-    )
+
+    def after_step(count: int, share: float | None) -> None:
+        steps.append(count)
+        shares.append(share or 0.0)
+
+    result = train(model, batches(), penalty=lambda: model[0].weight.square().sum(), after_step=after_step)
     losses, penalties = [], []
     for x, y in batches():
         twin.zero_grad()
@@ -219,22 +224,22 @@ def test_batches_by_generator_by_epoch_and_with_several_inputs() -> None:
             raise TypeError("as a DataLoader over an iterable")
 
     assert count_batches(Unknown()) is None  # type: ignore[arg-type]
-    assert torch.equal(forward(nn.Identity(), torch.ones(2)), torch.ones(2))
+    assert torch.equal(run_model(nn.Identity(), torch.ones(2)), torch.ones(2))
 
 
 def test_batches_of_every_shape_are_moved_as_they_are() -> None:
     Two = namedtuple("Two", "a b")
     value = {"x": [torch.ones(2, 3), 5], "y": Two(torch.zeros(1), "text")}
-    moved = ComputeSettings(torch.device("meta"), False, True, ProcessRank()).moved(value)
+    moved = ComputeSettings(torch.device("meta"), False, True, ProcessRank()).move_batch(value)
     assert moved["x"][0].device.type == "meta"
     assert moved["x"][1] == 5
     assert type(moved["y"]) is Two
     assert (moved["y"].a.device.type, moved["y"].b) == ("meta", "text")
     last = ComputeSettings(torch.device("cpu"), False, True, ProcessRank())
-    assert last.moved(torch.ones(2, 3, 4, 5)).is_contiguous(memory_format=torch.channels_last)
+    assert last.move_batch(torch.ones(2, 3, 4, 5)).is_contiguous(memory_format=torch.channels_last)
     model: Any = nn.Sequential(nn.Conv2d(2, 3, 3), nn.Conv3d(2, 3, 3))
     weights = [layer.weight for layer in model]
-    last.placed(model)
+    last.move_model(model)
     assert all(layer.weight is weight for layer, weight in zip(model, weights, strict=True))  # optimisers hold them
     assert weights[0].is_contiguous(memory_format=torch.channels_last)
     assert weights[1].is_contiguous()
@@ -249,7 +254,7 @@ def test_a_loss_that_is_not_finite_names_the_layer() -> None:
     with torch.no_grad():
         model[2].weight[0, 0] = float("nan")
     with pytest.raises(CompileError) as caught:
-        train(model, batches(), where="stage admm, epoch 3")
+        train(model, batches(), label="stage admm, epoch 3")
     assert str(caught.value) == (
         "the loss is nan in stage admm, epoch 3, step 0: the weights of layer '2' are not finite; lower the "
         "learning rate, or set clip in the stage's optimiser"
@@ -257,11 +262,11 @@ def test_a_loss_that_is_not_finite_names_the_layer() -> None:
 
 
 def test_an_output_that_is_not_finite_names_the_layer() -> None:
-    class TrainingLog(nn.Module):
+    class Logarithm(nn.Module):
         def forward(self, x: Any) -> Any:
             return torch.log(-x.abs())
 
-    model = nn.Sequential(nn.Linear(3, 2), TrainingLog(), nn.Linear(2, 2))
+    model = nn.Sequential(nn.Linear(3, 2), Logarithm(), nn.Linear(2, 2))
     with pytest.raises(CompileError, match="step 0: layer '1' is the first whose output is not finite; lower"):
         train(model, batches())
 
@@ -330,17 +335,17 @@ def test_accuracy_counts_samples_in_inference_mode(several: bool) -> None:
     data: list[Any] = list(zip((one, two, none), labels, strict=True))
     data = [(x, (y, "more")) for x, y in data] if several else data
     model = Fixed(several)
-    assert accuracy(model, data, CPU) == 0.75
+    assert measure_accuracy(model, data, CPU) == 0.75
     assert not any(model.modes)
     assert model.training
-    assert accuracy(model.eval(), data, CPU, exact=True) == 0.75
+    assert measure_accuracy(model.eval(), data, CPU, exact=True) == 0.75
     assert not model.training
 
 
 def test_accuracy_of_pixels() -> None:
     logits = torch.zeros(1, 2, 2, 2)
     logits[:, 1, 0] = 1
-    assert accuracy(Fixed(), [(logits, torch.tensor([[[1, 1], [0, 1]]]))], CPU) == 0.75
+    assert measure_accuracy(Fixed(), [(logits, torch.tensor([[[1, 1], [0, 1]]]))], CPU) == 0.75
 
 
 @pytest.mark.parametrize(
@@ -355,9 +360,9 @@ def test_accuracy_of_pixels() -> None:
 )
 def test_accuracy_of_wrong_data(data: list[Any], message: str) -> None:
     with pytest.raises(CompileError, match=message):
-        accuracy(Fixed(), data, CPU)
+        measure_accuracy(Fixed(), data, CPU)
 
 
 def test_pairs_come_one_by_one() -> None:
-    found = pairs(iter([(torch.ones(1), 0), "no pair"]))
+    found = iterate_pairs(iter([(torch.ones(1), 0), "no pair"]))
     assert next(iter(found))[1] == 0

@@ -1,4 +1,4 @@
-"""Where a budget is spent: compute_saliencies by autograd, prices of the cost model, links between layers."""
+"""Where a budget is spent: compute_saliencies by autograd, prices of the cost model, shared between layers."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from mcompiler.target import Place, load_target
+from mcompiler.target import Place, Target, load_target
 
 if TYPE_CHECKING:
     import torch
@@ -62,15 +62,15 @@ Y = torch.arange(6) % 4
 
 
 def test_links_follow_additions_concatenations_and_flatten(model: Any) -> None:
-    links = find_shared_channels(model, find_layers(model), (X[:2],))
-    assert SharedChannels(("inner",), (ChannelReader("outer", 0, 9),)) in links
+    shared = find_shared_channels(model, find_layers(model), (X[:2],))
+    assert SharedChannels(("inner",), (ChannelReader("outer", 0, 9),)) in shared
     stream = SharedChannels(
         ("stem", "outer"), (ChannelReader("inner", 0, 9), ChannelReader("side", 0, 1), ChannelReader("last", 0, 9))
     )
-    assert stream in links
-    assert SharedChannels(("side",), (ChannelReader("last", 32 * 9, 9),)) in links
-    assert SharedChannels(("last",), (ChannelReader("head", 0, 16),)) in links
-    assert len(links) == 4
+    assert stream in shared
+    assert SharedChannels(("side",), (ChannelReader("last", 32 * 9, 9),)) in shared
+    assert SharedChannels(("last",), (ChannelReader("head", 0, 16),)) in shared
+    assert len(shared) == 4
 
 
 def test_channels_that_an_unsearched_layer_reads_are_not_linked(model: Any) -> None:
@@ -103,6 +103,12 @@ def test_prices_are_the_cost_models(model: Any, budget: Budget) -> None:
     assert sum(cost.price * cost.tiles for cost in costs) == pytest.approx(wanted)
 
 
+def planned(model: Any, spec: Spec, target: Target = TARGET) -> tuple[dict[str, Any], dict[str, Any]]:
+    return plan_structures(
+        model, target, spec, (X[:2],), batches=[(X, Y)], loss=nn.functional.cross_entropy, compute=SETTING
+    )
+
+
 def array_energy(model: Any, target: str) -> float:
     """What stands in the arrays takes, of an ONNX model of which all layers are mapped."""
     build = mcompiler.compile(model, target, calibration="random")
@@ -119,11 +125,10 @@ def test_a_plan_stays_within_its_energy_when_it_is_mapped(
     dense = array_energy(to_onnx(model, find_layers(model), (), (X[:2],)), target)
     spec = Spec(
         budget=Budget(energy_j=share * dense, layers="all", batches=1),
-        admm=admm.Admm(rho=(1e-1,), epochs=1), retrain=admm.Retrain(epochs=1),
-    )  # fmt: skip
-    structures, line = plan_structures(
-        model, [(X, Y)], nn.functional.cross_entropy, load_target(target), spec, SETTING, (X[:2],)
+        admm=admm.Admm(rho=(1e-1,), epochs=1),
+        retrain=admm.Retrain(epochs=1),
     )
+    structures, line = planned(model, spec, load_target(target))
     assert set(structures) == set(find_layers(model))
     assert line["currency"] == "energy_j"
     assert line["spent"] <= share * dense * (1 + 1e-9)
@@ -134,11 +139,11 @@ def test_a_plan_stays_within_its_energy_when_it_is_mapped(
 def test_an_energy_below_the_floor_has_a_unit(model: Any) -> None:
     spec = Spec(budget=Budget(energy_j=1e-15, layers="all", batches=1))
     with pytest.raises(CompileError, match=r"a budget of 1e-15 J is below .* J, .*give at least .* J"):
-        plan_structures(model, [(X, Y)], nn.functional.cross_entropy, TARGET, spec, SETTING, (X[:2],))
+        planned(model, spec)
 
 
 def test_a_budget_without_a_layer_to_search_says_how_to_have_one() -> None:
     spec = Spec(budget=Budget(crossbars=3))
     flat = nn.Sequential(nn.Flatten(), nn.Linear(192, 4))
     with pytest.raises(CompileError, match=r"no layer to be spent on.*budget\.layers = 'all'"):
-        plan_structures(flat, [(X, Y)], nn.functional.cross_entropy, TARGET, spec, SETTING, (X[:2],))
+        planned(flat, spec)

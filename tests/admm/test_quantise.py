@@ -94,7 +94,7 @@ def test_float_weights_have_no_levels() -> None:
             LevelSet.WITHOUT_ZERO,
             r"has no encoding\.partner = 'unformed', which .* needs; give it, or choose 'grid'",
         ),
-        (MEANS, LevelSet.WITHOUT_ZERO, r"has no encoding\.partner = 'unformed', .* take 'measured'"),
+        (MEANS, LevelSet.WITHOUT_ZERO, r"has no encoding\.partner = 'unformed', .* choose 'measured'"),
     ],
 )
 def test_a_target_without_the_level_set(overrides: tuple[str, ...], kind: LevelSet, message: str) -> None:
@@ -375,7 +375,10 @@ def test_an_input_of_zeros_has_a_range(method: str) -> None:
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 def test_an_input_that_is_not_finite_is_an_error(value: float) -> None:
-    message = "node 'conv1': its input is not finite on the batches for input ranges; check the data and lower the learning rate"
+    message = (
+        "node 'conv1': its input is not finite on the batches for input ranges; check the data and lower the "
+        "learning rate"
+    )
     with pytest.raises(CompileError) as caught:
         observed([torch.ones(3), torch.tensor([1.0, value]), torch.ones(3)], "mse")
     assert str(caught.value) == message

@@ -156,7 +156,7 @@ def test_killed_and_resumed_reaches_the_same_weights(script: Path, finished: Pat
     assert not (out / "final.pt").exists()
     done = subprocess.run(command(script, out, "norm"), env=environment(), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert "going on from" in done.stdout
+    assert "resuming from" in done.stdout
     ours, theirs = final(out), final(finished)
     assert list(ours) == list(theirs)
     assert all(torch.equal(ours[key], theirs[key]) for key in ours)
@@ -290,7 +290,7 @@ def test_filters_that_have_to_stay_are_reported(tmp_path: Path) -> None:
     spec = brief(layers={"one": admm.Structure(filters=8)})
     result = admm.compress(Sum(), batches, "yuan2019_32x32", spec, out=tmp_path, device="cpu", say=said.append)
     why = {"it is tied to channels that are in use": 16}
-    assert result.stays == {"one": why}
+    assert result.pinned_filters == {"one": why}
     layers = json.loads((tmp_path / "report.json").read_text())["layers"]
     assert {layer["name"]: layer["filters_that_stay"] for layer in layers} == {"one": why, "other": {}, "last": {}}
     (line,) = (json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines() if "projection" in line)

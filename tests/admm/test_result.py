@@ -21,9 +21,9 @@ from torch import nn  # noqa: E402
 from mcompiler.admm.compressor import Compressor  # noqa: E402
 from mcompiler.admm.distributed import ProcessRank  # noqa: E402
 from mcompiler.admm.loop import ComputeSettings  # noqa: E402
-from mcompiler.admm.ranges import attach_quantisers, freeze_ranges, observe  # noqa: E402
+from mcompiler.admm.ranges import attach_quantisers, freeze_ranges, observe_ranges  # noqa: E402
 from mcompiler.admm.result import Compressed  # noqa: E402
-from mcompiler.admm.spec import (
+from mcompiler.admm.spec import (  # noqa: E402
     Spec,
     Structure,
 )
@@ -44,7 +44,7 @@ def compressed(bits: int = 8) -> Compressed:
     compressor.project()
     x = torch.randn(6, 2, 4, 4)
     quantisers = attach_quantisers(model, compressor.layers, (), target)
-    observe(model, quantisers, [(x, None)], 1, ComputeSettings(torch.device("cpu"), False, False, ProcessRank()))
+    observe_ranges(model, quantisers, [(x, None)], 1, ComputeSettings(torch.device("cpu"), False, False, ProcessRank()))
     freeze_ranges(quantisers, "mse")
     return Compressed(
         model, target, compressor.layers, (), (x,), structures, FIGURES, dense, weights, compressor.tiles(),

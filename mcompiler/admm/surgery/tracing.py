@@ -21,12 +21,12 @@ _LEAVES: tuple[type[nn.Module], ...] = (*MAPPED_MODULES, _BatchNorm, _InstanceNo
 
 @dataclass(frozen=True)
 class NodeShape:
-    """What a node of the graph computes for the example.
+    """Shape and type of a node's result for the example.
 
     Attributes:
-        dims: the tensor's shape; None for a value that is no tensor.
+        dims: the tensor's shape; None for a value that is not a tensor.
         dtype: the tensor's type; None likewise.
-        holds_tensors: a tuple or list with tensors inside.
+        holds_tensors: whether the value is a tuple or list with tensors inside.
     """
 
     dims: tuple[int, ...] | None
@@ -50,7 +50,7 @@ class Trace:
 
 
 class _Tracer(fx.Tracer):
-    """Stops at layers, normalisations and the modules of torch.nn; walks through everything else."""
+    """Does not trace into layers, normalisations and the modules of torch.nn."""
 
     def __init__(self, leaves: tuple[type[nn.Module], ...] = ()) -> None:
         super().__init__()
@@ -71,7 +71,7 @@ def symbolic_trace(model: nn.Module, example: Sequence[torch.Tensor], leaves: It
     training = _graph_of(copy.train(), kinds)
     graph = _graph_of(copy.eval(), kinds)
     dropouts = _mode_differences(graph, training)
-    recorder = _Recorder(fx.GraphModule(copy, graph))
+    recorder = _ShapeRecorder(fx.GraphModule(copy, graph))
     graph.owning_module = None
     try:
         with torch.no_grad():
@@ -92,13 +92,13 @@ def get_attribute(model: nn.Module, target: str) -> Any:
 def _graph_of(model: nn.Module, leaves: tuple[type[nn.Module], ...]) -> fx.Graph:
     try:
         graph = _Tracer(leaves).trace(model)
-    except Exception as error:  # a trace runs the user's code
+    except Exception as error:  # tracing runs the user's code
         raise CompileError(
-            f"the model cannot be traced: {_first_line(error)}; take control flow that depends on data out of its "
-            f"forward, or {NO_REMOVAL_REMEDY}"
+            f"the model cannot be traced: {_first_line(error)}; remove control flow that depends on data from "
+            f"its forward, or {NO_REMOVAL_REMEDY}"
         ) from error
     for node in graph.nodes:
-        node.type = None  # annotations are strings in many files, and then a GraphModule cannot be pickled
+        node.type = None  # annotations that are strings make a GraphModule that cannot be pickled
     return graph
 
 
@@ -118,10 +118,10 @@ _DROPOUTS: dict[Callable[..., Any], type[nn.Module]] = {
 
 def _mode_differences(graph: fx.Graph, training: fx.Graph) -> dict[fx.Node, type[nn.Module]]:
     """Functional dropouts whose `training` follows the model; any other difference is an error."""
-    ours, theirs = list(graph.nodes), list(training.nodes)
+    evaluation, in_training = list(graph.nodes), list(training.nodes)
     dropouts: dict[fx.Node, type[nn.Module]] = {}
-    same = len(ours) == len(theirs)
-    for a, b in zip(ours, theirs, strict=False):
+    same = len(evaluation) == len(in_training)
+    for a, b in zip(evaluation, in_training, strict=False):
         same = same and a.op == b.op and a.target == b.target
         if not same:
             break
@@ -142,8 +142,8 @@ def _arguments(node: fx.Node) -> str:
     return repr((node.args, node.kwargs))
 
 
-class _Recorder(fx.Interpreter):
-    """Runs the graph and notes the shape of every result."""
+class _ShapeRecorder(fx.Interpreter):
+    """Runs the graph and records the shape of every result."""
 
     def __init__(self, module: fx.GraphModule) -> None:
         super().__init__(module)

@@ -266,8 +266,8 @@ def test_models_that_cannot_be_traced() -> None:
     with pytest.raises(CompileError) as error:
         trace(calls(lambda m, x: m.c(m.a(x)) if x.sum() > 0 else x), image())
     assert str(error.value) == (
-        "the model cannot be traced: symbolically traced variables cannot be used as inputs to control flow; take "
-        f"control flow that depends on data out of its forward, or {NO_REMOVAL_REMEDY}"
+        "the model cannot be traced: symbolically traced variables cannot be used as inputs to control flow; remove "
+        f"control flow that depends on data from its forward, or {NO_REMOVAL_REMEDY}"
     )
     with pytest.raises(CompileError) as error:
         trace(calls(lambda m, x: (m.a(x), m.b(m.a(x))) if m.training else m.a(x)), image())
