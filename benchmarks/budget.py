@@ -1,11 +1,11 @@
-"""Where the search spends a budget: VGG-16's convolutions for 60 crossbars, and for the energy or area that those take.
+"""Budget search: VGG-16's convolutions for 60 crossbars, and for the energy or area of that plan.
 
     python benchmarks/budget.py [--crossbars 60] [--threads 1]
 
 Saliencies come from 20 batches of CIFAR-10 training images, prices from the cost model of `yuan2019`. Nothing is
-trained: what a plan is worth is the share of the saliency that it keeps. With shared between layers, as the recipe
-searches (what one layer does not write, the next need not read), and without, where the search is exact. A few
-minutes on one core. Writes benchmarks/results/budget_vgg16.json. Needs ../shared and Pillow.
+trained: plans are compared by the fraction of the saliency that they keep. The search runs with the channels that
+layers share, as in the recipe (what one layer does not write, the next need not read), and without, where it is exact.
+A few minutes on one core. Writes benchmarks/results/budget_vgg16.json. Needs ../shared and Pillow.
 """
 
 from __future__ import annotations
@@ -66,12 +66,19 @@ def main() -> None:
         return {**plan_facts(plan, costs), "mapped_j": mapped}
 
     result = {
-        "network": "vgg16", "dataset": "cifar10", "target": TARGET, "weights": "vgg16_cifar10.npz", "seed": SEED,
-        "batches": BATCHES, "batch": BATCH, "torch": torch.__version__, "threads": args.threads,
+        "network": "vgg16",
+        "dataset": "cifar10",
+        "target": TARGET,
+        "weights": "vgg16_cifar10.npz",
+        "seed": SEED,
+        "batches": BATCHES,
+        "batch": BATCH,
+        "torch": torch.__version__,
+        "threads": args.threads,
         "layers": layer_facts(model, layers, target, costs, example),
         **{key: {name: facts_of(plan) for name, plan in plans.items()} for key, plans in found.items()},
         "seconds": round(time.perf_counter() - started, 1),
-    }  # fmt: skip
+    }
     show(result)
     print(write("budget_vgg16", result))
 

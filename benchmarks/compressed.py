@@ -1,4 +1,4 @@
-"""A compressed model as a PyTorch network again, to go on from: what `paper.py` does where a recipe has a `start`."""
+"""A compressed model as a PyTorch network again, to continue from: `paper.py` uses it where a recipe has a `start`."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from mcompiler.admm.surgery.channels import find_batchnorm_pairs, trace
 
 @torch.no_grad()
 def reopened(model: nn.Module, path: Path, x: torch.Tensor) -> nn.Module:
-    """The float network behind an exported one, at the widths that it has left.
+    """The float network of an exported model, at its reduced widths.
 
-    Its convolutions and products have the values of the levels, its normalisations the biases; these measure their
-    statistics on a batch, so that inference is the exported model's without the quantisers of its inputs.
+    Its convolutions and products have the values of the levels, its normalisations the biases; the normalisations
+    measure their statistics on a batch, so that inference is that of the exported model without input quantisers.
 
     Args:
         model: the dense network that was compressed; its layers are replaced by narrower ones.
@@ -40,8 +40,13 @@ def reopened(model: nn.Module, path: Path, x: torch.Tensor) -> nn.Module:
         layer: nn.Module
         if isinstance(old, nn.Conv2d):
             layer = nn.Conv2d(
-                weight.shape[1], weight.shape[0], old.kernel_size, old.stride, old.padding, bias=name not in pairs  # type: ignore[arg-type]
-            )  # fmt: skip
+                weight.shape[1],
+                weight.shape[0],
+                old.kernel_size,
+                old.stride,
+                old.padding,
+                bias=name not in pairs,  # type: ignore[arg-type]
+            )
         else:
             layer = nn.Linear(weight.shape[1], weight.shape[0], bias=name not in pairs)
         layer.weight.copy_(weight)  # type: ignore[operator]

@@ -22,8 +22,9 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import parametrize
 
+from mcompiler.admm.input_quantiser import InputFakeQuantiser
 from mcompiler.admm.lowering import CompressibleLayer
-from mcompiler.admm.quantise import InputFakeQuantiser, MappedWeight
+from mcompiler.admm.quantise import MappedWeight
 from mcompiler.errors import CompileError, ModelError
 from mcompiler.onnx_export import QuantisedLayer, insert_quantisers, load_model_file, save_model
 

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from mcompiler.admm.input_quantiser import InputFakeQuantiser
 from mcompiler.admm.loop import Batch, ComputeSettings, iterate_pairs, run_model
 from mcompiler.admm.lowering import CompressibleLayer
-from mcompiler.admm.quantise import InputFakeQuantiser
 from mcompiler.target import Target
 
 

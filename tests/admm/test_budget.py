@@ -32,7 +32,7 @@ FACTOR = 0.8
 
 def layer(name: str, weight: Array, shape: ArrayShape, price: float = 1.0, **more: Any) -> LayerCost:
     groups, rows, columns = weight.shape
-    return LayerCost(name, groups, rows, columns, more.pop("positions", 1), shape, price, **more)
+    return LayerCost(name, groups, rows, columns, **{"positions": 1, "shape": shape, "price": price, **more})
 
 
 Case = tuple[list[LayerCost], dict[str, Array], ArrayShape]
@@ -240,7 +240,7 @@ def test_vgg_takes_seconds() -> None:
     shape = array(128, 64)
     rng = torch.Generator().manual_seed(0)
     layers = [
-        LayerCost(f"conv{index}", 1, 9 * before, after, 9, shape, 1.0)
+        LayerCost(f"conv{index}", 1, 9 * before, after, positions=9, shape=shape, price=1.0)
         for index, (before, after) in enumerate(pairwise(widths))
     ]
     weights = {each.name: torch.rand(1, each.rows, each.columns, generator=rng) for each in layers}
@@ -366,6 +366,6 @@ def test_no_layer() -> None:
     ],
 )
 def test_prices_and_importance_that_are_none(weight: Any, price: float, message: str) -> None:
-    costs = [LayerCost("conv1", 1, 4, 4, 1, array(2, 2), price)]
+    costs = [LayerCost("conv1", 1, 4, 4, positions=1, shape=array(2, 2), price=price)]
     with pytest.raises(CompileError, match=f"^node 'conv1': {message}"):
         search(costs, {} if weight is None else {"conv1": weight}, 2)

@@ -21,7 +21,7 @@ SHAPE = array(2, 2)
 
 
 def cost(groups: int, rows: int, columns: int, **more: Any) -> LayerCost:
-    return LayerCost("conv1", groups, rows, columns, 1, SHAPE, **{"price": 1.0, **more})
+    return LayerCost("conv1", groups, rows, columns, **{"positions": 1, "shape": SHAPE, "price": 1.0, **more})
 
 
 @settings(max_examples=60, deadline=None)

@@ -70,7 +70,7 @@ def run(layout: str) -> dict[str, Any]:
     options = Optimiser(learning_rate=0.05, weight_decay=0.1, clip=1.0)
     loss = nn.functional.cross_entropy
     optimiser = make_optimiser(model, options)
-    stage = TrainingStage(model, loss, optimiser, options, compute, compressor.penalty)
+    stage = TrainingStage(model, loss, optimiser, options, compute=compute, penalty=compressor.penalty)
     epochs = []
     for _ in range(3):
         epochs.append(train_epoch(stage, data(), lambda share: share))
@@ -178,9 +178,7 @@ def test_devices() -> None:
     assert pick_device("meta").type == "meta"
     assert pick_device(None).type == ("cuda" if torch.cuda.is_available() else "cpu")
     for wanted in ("cuda:99", "gpu"):
-        with pytest.raises(
-            UserError, match=rf"^device '{wanted}' cannot be used: .*; leave it out for the default$"
-        ):
+        with pytest.raises(UserError, match=rf"^device '{wanted}' cannot be used: .*; leave it out for the default$"):
             pick_device(wanted)
 
 

@@ -56,7 +56,7 @@ def train(model: Any, data: Any, options: Optimiser = PLAIN, loss: Any = cross_e
     compute, penalty = more.pop("compute", CPU), more.pop("penalty", None)
     optimiser = more.pop("optimiser", None) or make_optimiser(model, options)
     progress = more.pop("progress", lambda share: share)
-    stage = TrainingStage(model, loss, optimiser, options, compute, penalty)
+    stage = TrainingStage(model, loss, optimiser, options, compute=compute, penalty=penalty)
     return train_epoch(stage, data, progress, **more)
 
 

@@ -37,23 +37,39 @@ QUIET = ("device.programming.proportional=0", "device.faults.stuck_on=0", "devic
 MEANS = [0, 260, 530, 790, 1100, 1350, 1640, 1900, 2200, 2450, 2730, 3000, 3290, 3560, 3830, 4096]
 WIDE = ("converters.adc.range=full", "converters.adc.bits=24")
 PCM = (
-    "device.drift.t0_s=20.0", "device.drift.nu=0.03", "device.drift.nu_per_log=-0.0155", "device.drift.nu_min=0.049",
-    "device.drift.nu_max=0.1", "device.drift.spread=0.02", "device.drift.spread_per_log=-0.0125",
-    "device.drift.spread_min=0.008", "device.drift.spread_max=0.045", "device.drift.source=assumption: a test",
-)  # fmt: skip
+    "device.drift.t0_s=20.0",
+    "device.drift.nu=0.03",
+    "device.drift.nu_per_log=-0.0155",
+    "device.drift.nu_min=0.049",
+    "device.drift.nu_max=0.1",
+    "device.drift.spread=0.02",
+    "device.drift.spread_per_log=-0.0125",
+    "device.drift.spread_min=0.008",
+    "device.drift.spread_max=0.045",
+    "device.drift.source=assumption: a test",
+)
 FLICKER = (
-    "device.noise.correlation=static_at_t", "device.noise.proportional=0.05", "device.noise.absolute_siemens=1e-6",
-    "device.noise.one_over_f.q=0.02", "device.noise.one_over_f.q_exponent=0.6", "device.noise.one_over_f.read_s=1e-6",
+    "device.noise.correlation=static_at_t",
+    "device.noise.proportional=0.05",
+    "device.noise.absolute_siemens=1e-6",
+    "device.noise.one_over_f.q=0.02",
+    "device.noise.one_over_f.q_exponent=0.6",
+    "device.noise.one_over_f.read_s=1e-6",
     "device.noise.source=assumption: a test",
-)  # fmt: skip
+)
 STATES = (
-    "device.telegraph.correlation=static_at_t", "device.telegraph.share=0.4", "device.telegraph.amplitude=0.3",
-    "device.telegraph.low=0.3", "device.telegraph.source=assumption: a test",
-)  # fmt: skip
+    "device.telegraph.correlation=static_at_t",
+    "device.telegraph.share=0.4",
+    "device.telegraph.amplitude=0.3",
+    "device.telegraph.low=0.3",
+    "device.telegraph.source=assumption: a test",
+)
 HEAT = (
-    "device.temperature.kelvin=360.0", "device.temperature.reference_kelvin=300.0",
-    "device.temperature.per_kelvin=0.002", "device.temperature.source=assumption: a test",
-)  # fmt: skip
+    "device.temperature.kelvin=360.0",
+    "device.temperature.reference_kelvin=300.0",
+    "device.temperature.per_kelvin=0.002",
+    "device.temperature.source=assumption: a test",
+)
 SIGNED = ("encoding.weights=polarised", "encoding.pedestal=digital_count")
 LEVELS = "device.programming.level_siemens=[1e-6, 3e-6, 5e-6, 2e-6]"
 
@@ -69,10 +85,18 @@ CASES: dict[str, tuple[tuple[str, ...], float]] = {
     "temperature and access": ((*HEAT, "device.access_resistance_ohm=3000.0"), 1.0),
     "polarised": ((*SIGNED, "device.programming.proportional=0.2", "device.faults.stuck_on=0.05"), 1.0),
     "everything": (
-        (*PCM, *FLICKER, *STATES, *HEAT, "device.programming.log_normal=0.1", "device.faults.stuck_on=0.02",
-         "device.access_resistance_ohm=1000.0"), 1e4,
+        (
+            *PCM,
+            *FLICKER,
+            *STATES,
+            *HEAT,
+            "device.programming.log_normal=0.1",
+            "device.faults.stuck_on=0.02",
+            "device.access_resistance_ohm=1000.0",
+        ),
+        1e4,
     ),
-}  # fmt: skip
+}
 
 
 def of_a_chip(target: Target, effects: frozenset[Effect], time_s: float, code: int) -> Floats:
@@ -161,8 +185,10 @@ def test_scale_stretches_every_deviation() -> None:
 @settings(max_examples=60, deadline=None)
 def test_cells_stand_where_the_compiler_puts_them(seed: int, rows: int, columns: int, density: float) -> None:
     """By hand: drop empty rows and columns, cut, drop empty tiles."""
-    target = load_target("generic_128", ("array.rows=4", "array.rows_active=4", "array.columns=8", "encoding.slices=2",
-                                         "precision.weights=5"))  # fmt: skip
+    target = load_target(
+        "generic_128",
+        ("array.rows=4", "array.rows_active=4", "array.columns=8", "encoding.slices=2", "precision.weights=5"),
+    )
     mask = np.random.default_rng(seed).random((rows, columns)) < density
     kept_rows, kept_columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     expected = np.zeros_like(mask)
@@ -183,9 +209,14 @@ NOISE = admm.DeviceNoise()
 def network() -> nn.Sequential:
     torch.manual_seed(1)
     return nn.Sequential(
-        nn.Conv2d(2, 12, 3, padding=1), nn.BatchNorm2d(12), nn.ReLU(), nn.Conv2d(12, 12, 3, stride=2), nn.ReLU(),
-        nn.Flatten(), nn.Linear(12 * 4, 5),
-    )  # fmt: skip
+        nn.Conv2d(2, 12, 3, padding=1),
+        nn.BatchNorm2d(12),
+        nn.ReLU(),
+        nn.Conv2d(12, 12, 3, stride=2),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(12 * 4, 5),
+    )
 
 
 def spec_of(noise: admm.DeviceNoise | None) -> admm.Spec:
@@ -291,13 +322,16 @@ def test_a_network_learns_to_live_with_errors() -> None:
 @pytest.mark.parametrize(
     ("overrides", "effects", "message"),
     [
-        (("array.wire_resistance_ohm=1",), ("programming", "wires"),
-         "retrain.noise.effects: 'wires' is no error of single cells, which is what training draws; choose from "
-         "programming, drift, noise, telegraph, temperature, faults, access, or all"),
+        (
+            ("array.wire_resistance_ohm=1",),
+            ("programming", "wires"),
+            "retrain.noise.effects: 'wires' is no error of single cells, which is what training draws; choose from "
+            "programming, drift, noise, telegraph, temperature, faults, access, or all",
+        ),
         ((), ("drift",), "target 'generic_128' does not describe the effect 'drift'"),
         ((), ("rust",), "there is no effect 'rust'; choose from programming"),
     ],
-)  # fmt: skip
+)
 def test_effects_that_cannot_be_drawn_are_named(
     overrides: tuple[str, ...], effects: tuple[str, ...], message: str
 ) -> None:

@@ -241,8 +241,9 @@ def test_data_that_do_not_know_their_length_are_counted(tmp_path: Path) -> None:
     model, batches = tiny()
     spec = admm.Spec(
         layers={"0": admm.Structure(filters=8)},
-        admm=admm.Admm(rho=(1e-3, 1e-2, 1e-1), epochs=1, updates_per_epoch=3), retrain=admm.Retrain(epochs=2),
-    )  # fmt: skip
+        admm=admm.Admm(rho=(1e-3, 1e-2, 1e-1), epochs=1, updates_per_epoch=3),
+        retrain=admm.Retrain(epochs=2),
+    )
     said: list[str] = []
     kinds: dict[str, Any] = {
         "sized": batches * 3,

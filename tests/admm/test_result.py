@@ -47,9 +47,19 @@ def compressed(bits: int = 8) -> Compressed:
     observe_ranges(model, quantisers, [(x, None)], 1, ComputeSettings(torch.device("cpu"), False, False, ProcessRank()))
     freeze_ranges(quantisers, "mse")
     return Compressed(
-        model, target, compressor.layers, (), (x,), structures, FIGURES, dense, weights, compressor.tiles(),
-        {"0": {"it is tied to channels that are in use": 2}}, {"rnn": "LSTM"},
-    )  # fmt: skip
+        model=model,
+        target=target,
+        layers=compressor.layers,
+        batchnorm_pairs=(),
+        example=(x,),
+        structures=structures,
+        figures=FIGURES,
+        dense_tiles=dense,
+        dense_weights=weights,
+        tiles=compressor.tiles(),
+        pinned_filters={"0": {"it is tied to channels that are in use": 2}},
+        uncompressed={"rnn": "LSTM"},
+    )
 
 
 def test_report_counts_what_is_left_and_what_was_there() -> None:
