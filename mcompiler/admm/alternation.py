@@ -53,7 +53,7 @@ class _AdmmVariables:
 class _QuadraticPenalty(torch.autograd.Function):
     """sum_i c_i |W_i - M_i|^2; its gradient is 2 c_i (W_i - M_i).
 
-    It is evaluated in every training step on all layers. Written as a function of its own it takes three fused calls
+    It is evaluated in every training step on all layers. Written as one autograd function it takes three fused calls
     for all layers together and keeps only the differences; autograd would record several operations for every layer.
     """
 

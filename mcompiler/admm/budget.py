@@ -87,11 +87,9 @@ class BudgetPlan:
         structures: by layer.
         tiles: array positions that each layer keeps.
         spent: cost of the plan.
-        floor: cost of one position in each layer that is not fixed, and of all positions of fixed layers.
+        floor: cost of one position in each layer.
         dense: cost of all positions of all layers.
         kept: importance that is kept, as a fraction of all.
-        trace: (spent, kept) of the plans on the Pareto front up to the budget, cheapest first; with shared channels, of
-            the last round.
     """
 
     structures: dict[str, Structure]
@@ -100,7 +98,6 @@ class BudgetPlan:
     floor: float
     dense: float
     kept: float
-    trace: tuple[tuple[float, float], ...]
 
 
 def search(
@@ -135,8 +132,8 @@ def search(
     if not budget >= floor * (1 - SLACK):
         given, least = (f"{value:g} {unit}".rstrip() for value in (budget, floor))
         raise CompileError(
-            f"a budget of {given} is below {least}, the cost of one array position in each layer that is searched "
-            f"and of all that fixed layers have; give at least {least}, or search fewer layers"
+            f"a budget of {given} is below {least}, the cost of one array position in each layer that is "
+            f"searched; give at least {least}, or search fewer layers"
         )
     if dense <= budget * (1 + SLACK):
         return BudgetPlan(
@@ -146,20 +143,17 @@ def search(
             floor=floor,
             dense=dense,
             kept=1.0,
-            trace=((dense, 1.0),),
         )
     weights = _normalise(layers, importance)
     total = sum(float(weight.sum(dtype=torch.float64)) for weight in weights.values()) or 1.0
     front, kept = _search_rounds(layers, weights, budget, shared)
-    trace = tuple(zip(front.cost.tolist(), np.minimum(front.value / total, 1.0).tolist(), strict=True))
     return BudgetPlan(
         structures={layer.name: make_structure(layer, front.chosen[layer.name]) for layer in layers},
         tiles={name: choice.tiles for name, choice in front.chosen.items()},
-        spent=trace[-1][0],
+        spent=float(front.cost[-1]),
         floor=floor,
         dense=dense,
-        kept=min(kept / total, 1.0) if shared else trace[-1][1],
-        trace=trace,
+        kept=min(kept / total, 1.0) if shared else min(float(front.value[-1]) / total, 1.0),
     )
 
 

@@ -34,7 +34,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     """Read a checkpoint: tensors and plain values only.
 
     Raises:
-        BuildError: a file that is no checkpoint, or of which a byte has changed.
+        BuildError: a file that is not a checkpoint, or that has changed since it was written.
     """
     try:
         with zipfile.ZipFile(path) as archive:  # PyTorch itself does not check the checksums

@@ -27,7 +27,6 @@ class LayerCost:
         positions: rows of the matrix that one input channel takes.
         shape: array geometry.
         price: of one array position, in the currency of the budget; may be 0 (then nothing is removed).
-        fixed: the layer keeps all its positions, and they count in the budget.
     """
 
     name: str
@@ -37,7 +36,6 @@ class LayerCost:
     positions: int
     shape: ArrayShape
     price: float
-    fixed: bool = False
 
     @property
     def tiles(self) -> int:
@@ -48,7 +46,7 @@ class LayerCost:
     @property
     def floor(self) -> float:
         """The least cost of the layer."""
-        return self.price * (self.tiles if self.fixed else 1)
+        return self.price
 
 
 @dataclass(frozen=True)
@@ -71,7 +69,7 @@ class ChoiceTable:
 
 def list_choices(layer: LayerCost, weight: Tensor, most: int) -> ChoiceTable:
     """The choices of a layer of at most ``most`` array positions, from its importance [G, K, N]."""
-    if layer.fixed or layer.price == 0:
+    if layer.price == 0:
         value = float(weight.sum(dtype=torch.float64))
         return _keep_undominated([TileChoice(layer.tiles)], np.array([value]))
     if layer.groups > 1:

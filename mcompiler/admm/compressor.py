@@ -6,7 +6,7 @@
             loss = criterion(model(x), y) + compressor.penalty()
             ...
         compressor.update()
-    compressor.project()  # from here on the weights obey their constraints, in training too
+    compressor.project()  # from now on the weights obey their constraints, in training too
 
 The penalty and the updates are computed in ``mcompiler.admm.alternation``.
 """
@@ -256,9 +256,9 @@ class Compressor:
         return {name: count_tiles(np.ones(layer.shape, dtype=bool), self.shape) for name, layer in self.layers.items()}
 
     def export(self, path: str | Path, example: torch.Tensor | Sequence[torch.Tensor]) -> Path:
-        """Write the projected model as ONNX with the integer weights that training found, normalisations folded.
+        """Write the projected model as ONNX with the integer weights of training, normalisations folded.
 
-        Inputs stay float: the compiler takes their ranges from calibration data.
+        Inputs stay float: the compiler determines their ranges from the data that it is given for calibration.
 
         Args:
             path: the file.
@@ -266,10 +266,12 @@ class Compressor:
 
         Raises:
             CompileError: not projected yet.
-            UserError: what ONNX or its exporter cannot carry.
+            UserError: what ONNX or its exporter cannot express.
         """
         if not self.projected:
-            raise CompileError("the weights are not projected yet; call project() first, and train on if you like")
+            raise CompileError(
+                "the weights are not projected yet; call project() first, and continue training if needed"
+            )
         inputs = (example,) if isinstance(example, torch.Tensor) else tuple(example)
         plain = build_deployed(self._model, self.layers, (), exact=False)
         try:

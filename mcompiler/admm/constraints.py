@@ -19,7 +19,7 @@ from mcompiler.target import Target, WeightEncoding
 
 
 def check_structure(layer: CompressibleLayer, structure: Structure, target: Target) -> None:
-    """Check that a target can hold what a structure asks for.
+    """Check that a target supports the constraints of a structure.
 
     Args:
         layer: the layer.

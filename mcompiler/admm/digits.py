@@ -24,7 +24,6 @@ import torch
 from torch import nn
 
 from mcompiler.admm.display import progress_bar
-from mcompiler.admm.entry import Task
 from mcompiler.admm.recipe import compress
 from mcompiler.admm.result import Compressed
 from mcompiler.admm.spec import Admm, LearningRateSchedule, Optimiser, Retrain, Spec, Structure
@@ -148,13 +147,6 @@ def train_dense(
             schedule.step()
         tick(epoch + 1)
     return net.eval()
-
-
-def digits_task() -> Task:
-    """The trained dense network with its data: an entry function for `mcompiler compress`."""
-    x, y, x_test, y_test = load_data()
-    test = [(torch.from_numpy(x_test), torch.from_numpy(y_test))]
-    return Task(train_dense(x, y), DigitBatches(x, y), test, smoothed_cross_entropy)
 
 
 def compress_digits(net: DigitsNet, spec: Spec = SPEC, target: Any = "generic_128", **options: Any) -> Compressed:

@@ -17,7 +17,7 @@ from mcompiler.errors import DataError
 
 @dataclass(frozen=True)
 class Task:
-    """Model and data of a compression: what an entry function returns.
+    """Model and data of a compression, as an entry function returns them.
 
     Attributes:
         model: trained dense model.

@@ -79,7 +79,7 @@ class EpochRunner:
         """Train for one epoch.
 
         Args:
-            stage: what is trained, and how.
+            stage: model, loss, optimiser and settings.
             number: of the epoch.
             during: called after each step with the fraction of the epoch.
         """

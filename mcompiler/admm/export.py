@@ -147,7 +147,7 @@ def get_mapped_weight(module: nn.Module) -> MappedWeight | None:
 
 
 def get_original_weight(module: nn.Module) -> torch.Tensor:
-    """The float weight that is trained, behind the parametrisation."""
+    """The float weight that is trained, before the parametrisation is applied."""
     if parametrize.is_parametrized(module, "weight"):
         weight: torch.Tensor = module.parametrizations.weight.original  # type: ignore[union-attr,assignment]
         return weight

@@ -191,8 +191,8 @@ class CellErrors(nn.Module):
         result = codes.clone()
         selected = codes[self.mapped]  # [n]
         errors = self._draw_errors(selected)
-        # A polarised cell holds the magnitude; the sign is the fragment's. A weight of 0 has no sign of its own, but an
-        # error of its cell is read with the sign of its fragment.
+        # A polarised cell holds the magnitude; the sign is the fragment's. The code 0 has no sign, but an error of its
+        # cell is read with the sign of its fragment.
         if self.polarised:
             sign = torch.where(selected < 0, -1.0, 1.0) if self.sign is None else self.sign[self.mapped]
             errors = errors * sign
@@ -205,8 +205,8 @@ class CellErrors(nn.Module):
             return self.scale * self.combined[codes.long() - self.smallest] * torch.randn_like(codes)
         levels = self.levels[codes.long() - self.smallest]  # [n, polarities * slices]
         nominal = self.nominal[levels]
-        # The order is that of mcompiler.physics: written, aged, read with noise, heated; then cells that are stuck lose
-        # what they held; the access device in series limits all of them.
+        # The order is that of mcompiler.physics: written, aged, read with noise, heated; then stuck cells take their
+        # stuck values; the access device in series limits all of them.
         cells, factor = self._draw_drift(self._draw_programming(nominal, levels))
         cells = self._draw_noise(cells)
         device, unit = self.target.device, self.target.unit_siemens

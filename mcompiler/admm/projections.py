@@ -186,7 +186,7 @@ def keep_one_sign_nonzeros(w: Tensor, count: int, rows: int, fragment: int) -> T
     kept = torch.zeros_like(parts, dtype=torch.bool).scatter_(2, torch.where(plus, order[0], order[1]), first)
     # The sorted list ends with the weights of the other sign (energy 0 in this one); they must not be kept.
     kept &= torch.where(plus, parts > 0, parts < 0)
-    # Running sums in floating point lose weights that are tiny beside others. A column that is feasible already is
+    # Running sums in floating point lose weights that are tiny compared to others. A column that is feasible already is
     # therefore kept by definition, not by comparing sums: projecting twice must change nothing.
     mixed = (parts > 0).any(dim=-1) & (parts < 0).any(dim=-1)  # [F, C]
     feasible = ~mixed.any(dim=0) & ((parts != 0).sum(dim=(0, 2)) <= count)  # [C]
@@ -235,7 +235,7 @@ def _distribute_count(gains: Tensor, count: int) -> Tensor:
             better[taken:] = torch.where(wins, candidate, better[taken:])
             picks[index, taken:].masked_fill_(wins, taken)
         total = better
-    # The last fragment's pick is optimal for the whole count; what it leaves is the count of the fragments before it.
+    # The last fragment's pick is optimal for the whole count; the rest is the count of the fragments before it.
     left = torch.full((1, columns), count, device=gains.device)
     share = torch.zeros(fragments, columns, dtype=torch.int64, device=gains.device)
     for index in reversed(range(fragments)):

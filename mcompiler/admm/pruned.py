@@ -17,7 +17,8 @@ from mcompiler.admm.compressor import Compressor
 from mcompiler.admm.lowering import as_matrix, as_weight
 from mcompiler.admm.spec import Spec
 from mcompiler.admm.surgery.channels import find_batchnorm_pairs, find_shared_inputs, trace
-from mcompiler.admm.surgery.removal import clear_constant_biases, purify, remove_unused
+from mcompiler.admm.surgery.purification import purify
+from mcompiler.admm.surgery.removal import clear_constant_biases, remove_unused
 from mcompiler.errors import CompileError
 
 

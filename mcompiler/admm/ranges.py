@@ -1,4 +1,4 @@
-"""Quantisers of the layers' inputs, and the input ranges that they observe_ranges."""
+"""Quantisers of the layers' inputs, and the input ranges that they observe."""
 
 from __future__ import annotations
 

@@ -23,8 +23,8 @@ class Compressed:
     """A compressed model.
 
     Attributes:
-        model: in inference mode; weights masked and on their levels, inputs quantised, normalisations still there.
-        target: what it was compressed for.
+        model: in inference mode; weights masked and on their levels, inputs quantised, normalisations not folded.
+        target: for which it was compressed.
         layers: its compressible layers, by name.
         batchnorm_pairs: (layer, batch normalisation that follows it), by name.
         example: an input.
@@ -64,10 +64,12 @@ class Compressed:
         return found
 
     def export(self, path: str | Path) -> Path:
-        """Write the model as QDQ ONNX with integer weights and input scales: compiling it needs no calibration data.
+        """Write the model as QDQ ONNX with integer weights and input scales.
+
+        Compiling it needs no data for the calibration of input ranges.
 
         Raises:
-            UserError: what ONNX or its exporter cannot carry.
+            UserError: what ONNX or its exporter cannot express.
         """
         path = Path(path)
         write_onnx(to_onnx(self.model, self.layers, self.batchnorm_pairs, self.example), path)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from dataclasses import replace
 from itertools import combinations, pairwise, product
 from typing import Any
 
@@ -54,7 +53,7 @@ def cases(draw: st.DrawFn, most: int = 9, groups: int = 3, layers: int = 4, pric
         price = draw(st.sampled_from([1.0, 0.37, 2.5, 0.0])) if prices else 1.0
         name = f"layer{index}"
         weights[name] = weight * 1e-12
-        costs.append(layer(name, weight, shape, price, fixed=draw(st.booleans()) and index == 1))
+        costs.append(layer(name, weight, shape, price))
     return costs, weights, shape
 
 
@@ -81,7 +80,7 @@ def test_within_the_budget_and_never_an_empty_layer(case: Case) -> None:
             w = torch.tensor(np.random.default_rng(0).normal(size=weights[each.name].shape))
             out = project_structure(w, plan.structures[each.name], shape, 1)
             assert count_tiles((out != 0).numpy(), shape) <= plan.tiles[each.name]
-            if each.fixed or each.price == 0:
+            if each.price == 0:
                 assert plan.structures[each.name] == Structure()
 
 
@@ -92,10 +91,6 @@ def test_a_larger_budget_never_keeps_less(case: Case) -> None:
     kept = [search(layers, tensors(weights), budget).kept for budget in budgets(layers)]
     assert kept == sorted(kept)
     assert kept[-1] == 1.0
-    plan = search(layers, tensors(weights), budgets(layers)[3])
-    assert [point[0] for point in plan.trace] == sorted(point[0] for point in plan.trace)
-    assert [point[1] for point in plan.trace] == sorted(point[1] for point in plan.trace)
-    assert plan.trace[-1] == (plan.spent, plan.kept)
 
 
 def largest(scores: Array, count: int) -> npt.NDArray[np.int64]:
@@ -106,7 +101,6 @@ def largest(scores: Array, count: int) -> npt.NDArray[np.int64]:
 @given(cases(groups=1))
 def test_no_worse_than_uniform(case: Case) -> None:
     layers, weights, shape = case
-    layers = [replace(each, fixed=False) for each in layers]
     total = sum(weight.sum() for weight in weights.values())
     for share, thin in product(np.linspace(0.05, 1, 6), ("rows", "columns", "both")):
         cost = kept = 0.0
@@ -152,7 +146,6 @@ def brute_force(layers: list[LayerCost], weights: dict[str, Array], shape: Array
 @given(cases(most=5, groups=1, layers=3))
 def test_against_brute_force(case: Case) -> None:
     layers, weights, shape = case
-    layers = [replace(each, fixed=False) for each in layers]
     total = sum(weight.sum() for weight in weights.values())
     product_of_both = all(np.linalg.matrix_rank(weight[0] * 1e12) <= 1 for weight in weights.values())
     for budget in budgets(layers)[:5]:
@@ -213,18 +206,17 @@ def test_energy_prunes_other_layers_than_crossbars() -> None:
     assert tight.tiles["late"] > by_count.tiles["late"]
 
 
-def test_fixed_and_free_layers() -> None:
-    weights = {name: np.ones((1, 4, 4)) for name in ("fixed", "free", "paid")}
+def test_free_layers() -> None:
+    weights = {name: np.ones((1, 4, 4)) for name in ("free", "paid")}
     shape = array(2, 2)
     layers = [
-        layer("fixed", weights["fixed"], shape, fixed=True),
         layer("free", weights["free"], shape, 0.0),
         layer("paid", weights["paid"], shape),
     ]
-    plan = search(layers, tensors(weights), 5)
-    assert plan.tiles == {"fixed": 4, "free": 4, "paid": 1}
-    assert (plan.spent, plan.floor, plan.dense) == (5, 5, 8)
-    assert plan.structures["fixed"] == plan.structures["free"] == Structure()
+    plan = search(layers, tensors(weights), 1)
+    assert plan.tiles == {"free": 4, "paid": 1}
+    assert (plan.spent, plan.floor, plan.dense) == (1, 1, 4)
+    assert plan.structures["free"] == Structure()
 
 
 def test_groups_keep_whole_tiles() -> None:
@@ -338,15 +330,15 @@ def test_links_that_do_not_fit(link: SharedChannels, message: str) -> None:
 
 def test_budget_below_the_floor() -> None:
     weights = {name: np.ones((1, 4, 4)) for name in "ab"}
-    layers = [layer("a", weights["a"], array(2, 2)), layer("b", weights["b"], array(2, 2), 0.5, fixed=True)]
-    for budget in (2.9, 0, -1, float("nan")):
+    layers = [layer("a", weights["a"], array(2, 2)), layer("b", weights["b"], array(2, 2), 0.5)]
+    for budget in (1.4, 0, -1, float("nan")):
         with pytest.raises(
             CompileError,
-            match=rf"^a budget of {budget:g} is below 3, the cost of one array position in each layer that is searched "
-            r"and of all that fixed layers have; give at least 3, or search fewer layers$",
+            match=rf"^a budget of {budget:g} is below 1\.5, the cost of one array position in each layer that is "
+            r"searched; give at least 1\.5, or search fewer layers$",
         ):
             search(layers, tensors(weights), budget)
-    assert search(layers, tensors(weights), 3).spent == 3
+    assert search(layers, tensors(weights), 1.5).spent == 1.5
 
 
 def test_no_layer() -> None:

@@ -67,14 +67,13 @@ def test_structures() -> None:
     assert make_structure(cost(4, 2, 2), TileChoice(3)) == Structure(blocks=3)
 
 
-@pytest.mark.parametrize("more", [{"fixed": True}, {"price": 0.0}])
-def test_layers_that_keep_all(more: dict[str, Any]) -> None:
-    layer = cost(1, 5, 4, **more)
+def test_a_layer_without_a_price_keeps_all() -> None:
+    layer = cost(1, 5, 4, price=0.0)
     options = list_choices(layer, torch.ones(1, 5, 4), 1)
     assert options.choices == (TileChoice(6),)
     assert options.value.tolist() == [20]
     assert find_kept_weights(layer, torch.ones(1, 5, 4), options.choices[0]).all()
-    assert layer.floor == (6 if "fixed" in more else 0)
+    assert layer.floor == 0
 
 
 def test_what_is_worth_nothing_costs_nothing() -> None:

@@ -8,7 +8,7 @@ channels of its inputs and outputs: they are kept, and the reason is reported.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import fx, nn
@@ -23,12 +23,7 @@ from mcompiler.admm.surgery.tracing import symbolic_trace
 __all__ = ["ChannelGraph", "find_batchnorm_pairs", "find_shared_inputs", "trace"]
 
 
-def trace(
-    model: nn.Module,
-    example: torch.Tensor | Sequence[torch.Tensor],
-    *,
-    elementwise: Iterable[type[nn.Module]] = (),
-) -> ChannelGraph:
+def trace(model: nn.Module, example: torch.Tensor | Sequence[torch.Tensor]) -> ChannelGraph:
     """The channel graph of a model.
 
     A copy of the model is traced and run once in evaluation mode without gradient; the model keeps its mode and its
@@ -37,17 +32,15 @@ def trace(
     Args:
         model: any module that torch.fx can trace; it is traced into the user's modules, not into layers.
         example: the inputs, as they are passed to the model.
-        elementwise: types of modules that work on every element separately (activation quantisers, for example).
 
     Raises:
         CompileError: the model cannot be traced, differs between training and evaluation, or does not take the example.
     """
     inputs = (example,) if isinstance(example, torch.Tensor) else tuple(example)
-    kinds = tuple(elementwise)
-    traced = symbolic_trace(model, inputs, kinds)
+    traced = symbolic_trace(model, inputs)
     builder = ChannelGraphBuilder(model, traced)
     for node in traced.graph.nodes:
-        add_node(builder, node, kinds)
+        add_node(builder, node)
     return builder.finish()
 
 

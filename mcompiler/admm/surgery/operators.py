@@ -26,7 +26,7 @@ class OpKind(Enum):
     BINARY = auto()
     """Channel c from channels c of two tensors."""
     CONCATENATE = auto()
-    """Channels of several tensors, one after the other."""
+    """Channels of several tensors in sequence."""
     PAD = auto()
     """Constant channels in front or behind."""
     OPAQUE = auto()

@@ -22,41 +22,10 @@ from mcompiler.admm.lowering import MAPPED_MODULES, CompressibleLayer
 from mcompiler.admm.surgery.channels import trace
 from mcompiler.admm.surgery.dataflow import ChannelAnalysis, Support, analyse, find_channel_reads, is_foldable
 from mcompiler.admm.surgery.operators import OpKind
-from mcompiler.admm.surgery.purification import purify
 from mcompiler.admm.surgery.rewriting import RemovalPlan, build_smaller_model
 from mcompiler.admm.surgery.slicing import LayerSlice
 from mcompiler.admm.surgery.steps import ChannelGraph
 from mcompiler.errors import CompileError
-
-__all__ = [
-    "LayerSlice",
-    "RemovalResult",
-    "UnusedPaths",
-    "clear_constant_biases",
-    "find_unused",
-    "purify",
-    "remove_unused",
-]
-
-
-@dataclass(frozen=True, eq=False)
-class UnusedPaths:
-    """Filters and channels that can be removed.
-
-    Attributes:
-        filters: layer -> bool [G * N], filters whose channel can be removed everywhere.
-        channels: layer -> bool [G * C], input channels likewise.
-        support: layer -> bool [G, K, N], weights that affect an output (may be fewer than were given).
-        pinned: layer -> {filter without weights that has to stay: reason}.
-        folded: layer -> bool [G * C], channels that can be removed although they are a constant other than zero: their
-            contribution goes into the bias of the layer.
-    """
-
-    filters: Mapping[str, torch.Tensor]
-    channels: Mapping[str, torch.Tensor]
-    support: Mapping[str, torch.Tensor]
-    pinned: Mapping[str, Mapping[int, str]]
-    folded: Mapping[str, torch.Tensor]
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,10 +48,6 @@ class RemovalResult:
     folded: Mapping[str, int]
     pinned: Mapping[str, Mapping[int, str]]
 
-    def slice_tensor(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
-        """The part of a tensor [G, K, N], or of the weight's shape (mask, dual, moment), for the small layer."""
-        return self.kept[name].slice(tensor)
-
     def as_table(self) -> dict[str, dict[str, list[int]]]:
         """Plain values: filters and channels before and after, by layer."""
         return {
@@ -92,26 +57,6 @@ class RemovalResult:
             }
             for name, (filters, channels) in self.before.items()
         }
-
-
-def find_unused(graph: ChannelGraph, support: Support, model: nn.Module | None = None) -> UnusedPaths:
-    """Find what can be removed; nothing is changed.
-
-    Args:
-        graph: of the model.
-        support: layer -> bool [G, K, N], which weights may be non-zero; layers that are missing: those that are.
-        model: whose parameters decide the constants of pruned filters; the traced model if None.
-
-    Raises:
-        CompileError: no weights are left in a layer that the network needs.
-    """
-    plan = _plan_removal(graph, support, graph.model if model is None else model)
-    filters, channels, folded = {}, {}, {}
-    for name, layer in graph.layers.items():
-        filters[name] = plan.removed[graph.classes[layer.outputs]]
-        channels[name] = plan.removed[graph.classes[layer.inputs]]
-        folded[name] = channels[name] & _find_read_channels(plan.analysis, name)
-    return UnusedPaths(filters, channels, plan.analysis.support, _find_pinned_filters(plan), folded)
 
 
 def remove_unused(

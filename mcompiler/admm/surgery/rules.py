@@ -22,16 +22,13 @@ from mcompiler.admm.surgery.builder import ChannelGraphBuilder
 from mcompiler.admm.surgery.operators import ConstantRule, OpKind, argument, operation
 from mcompiler.admm.surgery.steps import ChannelStep, TensorChannels, TracedLayer
 
-Elementwise = tuple[type[nn.Module], ...]
 
-
-def add_node(builder: ChannelGraphBuilder, node: fx.Node, elementwise: Elementwise) -> None:
+def add_node(builder: ChannelGraphBuilder, node: fx.Node) -> None:
     """Add a node of the trace to the graph; nodes come in order of execution.
 
     Args:
         builder: the graph so far.
         node: the node.
-        elementwise: modules of the user that work on every element separately.
     """
     if node.op == "output":
         builder.pin_inputs(node, "it is an output of the network")
@@ -44,12 +41,12 @@ def add_node(builder: ChannelGraphBuilder, node: fx.Node, elementwise: Elementwi
     elif len(builder.dims(node)) < 2:
         if node.op not in ("placeholder", "get_attr"):
             builder.add_scalar_consumer(node)
-    elif not _apply_rule(builder, node, elementwise):
+    elif not _apply_rule(builder, node):
         # A number that counts channels changes when channels are removed. Only a reshape is rewritten for that.
         builder.pin_counts(node, node.all_input_nodes)
 
 
-def _apply_rule(builder: ChannelGraphBuilder, node: fx.Node, elementwise: Elementwise) -> bool:
+def _apply_rule(builder: ChannelGraphBuilder, node: fx.Node) -> bool:
     """Apply the rule of a node; True where its arguments may count channels (a reshape)."""
     if node.op == "placeholder":
         channels = TensorChannels(1, builder.ids.create(builder.dims(node)[1]))
@@ -66,7 +63,7 @@ def _apply_rule(builder: ChannelGraphBuilder, node: fx.Node, elementwise: Elemen
     overwrites = ops.in_place(node, builder.get_module(node)) and is_read_after_overwrite(node, builder.model)
     if not overwrites:
         if node.op == "call_module":
-            applied = source is not None and _apply_module_rule(builder, node, source, elementwise)
+            applied = source is not None and _apply_module_rule(builder, node, source)
         elif name in ops.CATENATIONS:
             applied = _add_concatenation(builder, node)
         elif name in ops.ARITHMETIC:
@@ -98,7 +95,7 @@ def _tie_uses(builder: ChannelGraphBuilder, name: str, channels: TensorChannels)
 # --- modules ---------------------------------------------------------------------------------------------------------
 
 
-def _apply_module_rule(builder: ChannelGraphBuilder, node: fx.Node, source: fx.Node, elementwise: Elementwise) -> bool:
+def _apply_module_rule(builder: ChannelGraphBuilder, node: fx.Node, source: fx.Node) -> bool:
     module = builder.get_module(node)
     if len(node.all_input_nodes) != 1:
         return False
@@ -110,7 +107,7 @@ def _apply_module_rule(builder: ChannelGraphBuilder, node: fx.Node, source: fx.N
         return _add_reshape(builder, node, source)
     if getattr(module, "return_indices", False):
         return False
-    if isinstance(module, (*ops.POINTWISE_MODULES, *elementwise, nn.PReLU)):
+    if isinstance(module, (*ops.POINTWISE_MODULES, nn.PReLU)):
         return _add_unary(builder, node, source, ConstantRule.EVALUATED)
     if isinstance(module, (*ops.SAME_MODULES, *ops.SPATIAL_MODULES)):
         return _add_spatial(builder, node, source, ConstantRule.SAME)

@@ -66,7 +66,7 @@ def cut_layer(
     Args:
         module: the layer.
         traced: the layer in the graph.
-        kept: what stays.
+        kept: filters and channels that stay.
         support: bool [G, K, N] before.
         added: float64 [O] to add to the bias, or None.
     """

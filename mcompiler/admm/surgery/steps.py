@@ -17,7 +17,7 @@ class TensorChannels:
     """The channels of one tensor of the graph.
 
     Attributes:
-        axis: the axis that the channels lie on.
+        axis: the axis that the channels are on.
         ids: [size of that axis] the channel at each position; after a Flatten several positions share one.
     """
 
@@ -80,7 +80,7 @@ class ChannelGraph:
     """The channels of a model.
 
     Attributes:
-        model: the model itself (not a copy: weights are read when they are asked for).
+        model: the model itself (not a copy: its weights are read when they are needed).
         graph: its symbolic trace in evaluation mode.
         steps: one per tensor of the graph, in order of execution.
         channels: of each tensor.
@@ -114,7 +114,7 @@ class ChannelGraph:
         return dims
 
     def follows_channels(self, call: ChannelStep) -> bool:
-        """Whether a layer reads the channels of its input along the axis that carries them."""
+        """Whether a layer reads the channels of its input along the axis that they are on."""
         source = self.channels[call.inputs[0]]
         return source.axis == self.channels[call.node].axis and len(source.ids) == len(
             self.layers[str(call.module)].inputs

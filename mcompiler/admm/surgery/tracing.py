@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
@@ -41,7 +41,7 @@ class Trace:
     Attributes:
         graph: the graph in evaluation mode; its nodes name the modules as ``named_modules`` does.
         shapes: per node, for the example.
-        dropouts: nodes of functional dropout that follow the mode of the model, with the module that stands for each.
+        dropouts: nodes of functional dropout that follow the mode of the model, with the module that replaces each.
     """
 
     graph: fx.Graph
@@ -52,24 +52,19 @@ class Trace:
 class _Tracer(fx.Tracer):
     """Does not trace into layers, normalisations and the modules of torch.nn."""
 
-    def __init__(self, leaves: tuple[type[nn.Module], ...] = ()) -> None:
-        super().__init__()
-        self._leaves = (*_LEAVES, *leaves)
-
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return isinstance(m, self._leaves) or super().is_leaf_module(m, module_qualified_name)
+        return isinstance(m, _LEAVES) or super().is_leaf_module(m, module_qualified_name)
 
 
-def symbolic_trace(model: nn.Module, example: Sequence[torch.Tensor], leaves: Iterable[type[nn.Module]]) -> Trace:
-    """Trace a copy of the model in both modes and run it once in evaluation mode; the model itself is not touched.
+def symbolic_trace(model: nn.Module, example: Sequence[torch.Tensor]) -> Trace:
+    """Trace a copy of the model in both modes and run it once in evaluation mode; the model itself is not changed.
 
     Raises:
         CompileError: it cannot be traced, differs between the modes, or does not take the example.
     """
     copy = deepcopy(model)
-    kinds = tuple(leaves)
-    training = _graph_of(copy.train(), kinds)
-    graph = _graph_of(copy.eval(), kinds)
+    training = _graph_of(copy.train())
+    graph = _graph_of(copy.eval())
     dropouts = _mode_differences(graph, training)
     recorder = _ShapeRecorder(fx.GraphModule(copy, graph))
     graph.owning_module = None
@@ -89,9 +84,9 @@ def get_attribute(model: nn.Module, target: str) -> Any:
     return value
 
 
-def _graph_of(model: nn.Module, leaves: tuple[type[nn.Module], ...]) -> fx.Graph:
+def _graph_of(model: nn.Module) -> fx.Graph:
     try:
-        graph = _Tracer(leaves).trace(model)
+        graph = _Tracer().trace(model)
     except Exception as error:  # tracing runs the user's code
         raise CompileError(
             f"the model cannot be traced: {_first_line(error)}; remove control flow that depends on data from "

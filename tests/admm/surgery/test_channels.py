@@ -242,26 +242,6 @@ def test_weights_that_belong_to_somebody_else_are_pinned() -> None:
     assert removal.as_table()["b"] == {"filters": [6, 6], "channels": [6, 6]}
 
 
-def test_modules_of_the_user_that_work_elementwise() -> None:
-    class Round(nn.Module):
-        def forward(self, x: Any) -> Any:
-            if x.max() > 0:  # cannot be traced
-                x = torch.round(x * 4) / 4
-            return x
-
-    model = nn.Sequential(nn.Conv2d(3, 6, 3), Round(), nn.Conv2d(6, 4, 1)).double().eval()
-    with pytest.raises(CompileError, match="cannot be traced"):
-        trace(model, image())
-    model.get_parameter("0.bias").data.fill_(0.7)
-    graph = trace(model, image(), elementwise=(Round,))
-    support = {"0": torch.ones(1, 27, 6, dtype=torch.bool)}
-    support["0"][:, :, 2] = False
-    removal = remove_unused(model, image(), support, graph=graph)
-    assert removal.folded == {"2": 1}
-    with torch.no_grad():
-        assert torch.allclose(removal.model(image()), masked(model, support)(image()), atol=1e-12)
-
-
 def test_models_that_cannot_be_traced() -> None:
     with pytest.raises(CompileError) as error:
         trace(calls(lambda m, x: m.c(m.a(x)) if x.sum() > 0 else x), image())

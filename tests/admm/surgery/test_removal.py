@@ -17,9 +17,9 @@ torch = pytest.importorskip("torch")
 
 from torch import nn  # noqa: E402
 
-from mcompiler.admm.lowering import as_matrix, find_layers  # noqa: E402
+from mcompiler.admm.lowering import as_matrix, as_weight, find_layers  # noqa: E402
 from mcompiler.admm.surgery.channels import trace  # noqa: E402
-from mcompiler.admm.surgery.removal import RemovalResult, clear_constant_biases, find_unused, remove_unused  # noqa: E402
+from mcompiler.admm.surgery.removal import RemovalResult, clear_constant_biases, remove_unused  # noqa: E402
 from mcompiler.errors import CompileError  # noqa: E402
 from tests.support.networks import NETWORKS, Random, ResNet, masked, random_support, settled  # noqa: E402
 
@@ -50,9 +50,7 @@ def check(model: nn.Module, support: dict[str, Any], x: Any) -> RemovalResult | 
     for name, layer in find_layers(removal.model).items():
         assert removal.support[name].shape == layer.shape
         assert not layer.matrix()[~removal.support[name]].any()
-        assert torch.equal(
-            removal.slice_tensor(name, masks(large, name)) & removal.support[name], removal.support[name]
-        )
+        assert torch.equal(removal.kept[name].slice(masks(large, name)) & removal.support[name], removal.support[name])
     return removal
 
 
@@ -213,7 +211,7 @@ def test_an_empty_layer_of_a_chain_is_an_error() -> None:
     with pytest.raises(CompileError, match=re.escape(NOTHING_LEFT)):
         remove_unused(model, example(), support)
     with pytest.raises(CompileError, match=r"node 'features\.4': "):
-        find_unused(trace(model, example()), support)
+        remove_unused(model, example(), support, graph=trace(model, example()))
 
 
 def test_stride_and_option_a_cut_the_pads() -> None:
@@ -235,22 +233,22 @@ def test_groups_stay_even() -> None:
     assert removal.as_table()["1"] == {"filters": [8, 6], "channels": [8, 6]}
     assert removal.model.get_submodule("1").groups == 3
     assert removal.pinned == {"0": {2: "the groups of '1' must be of one size"}}
-    assert removal.slice_tensor("1", as_matrix(model.get_submodule("1").weight, 4)).shape == (3, 18, 2)  # type: ignore[arg-type]
+    assert removal.kept["1"].slice(as_matrix(model.get_submodule("1").weight, 4)).shape == (3, 18, 2)  # type: ignore[arg-type]
 
 
 def test_tensors_of_a_layer_follow() -> None:
     model = settled(NETWORKS["mobilenet"], 7)
     removal = check(model, random_support(model, 7, 0.8), example())
     assert removal is not None
-    dead = find_unused(trace(model, example()), random_support(model, 7, 0.8))
-    large = masked(model, dead.support)
     for name, kept in removal.kept.items():
-        weight = large.get_parameter(f"{name}.weight")
-        small = removal.model.get_parameter(f"{name}.weight")
-        assert torch.equal(kept.slice_weight(weight), small)
-        assert torch.equal(removal.slice_tensor(name, weight), small)
-        assert kept.filters.tolist() == (~dead.filters[name]).nonzero().flatten().tolist()
-        assert kept.channels.tolist() == (~dead.channels[name]).nonzero().flatten().tolist()
+        weight = model.get_parameter(f"{name}.weight").detach()
+        small = removal.model.get_parameter(f"{name}.weight").detach()
+        rest = removal.support[name]
+        assert torch.equal(kept.slice_weight(weight)[as_weight(rest, small.shape)], small[as_weight(rest, small.shape)])
+        assert torch.equal(kept.slice(weight), kept.slice_weight(weight))
+        assert len(kept.filters) == small.shape[0]
+        assert kept.filters.tolist() == sorted(set(kept.filters.tolist()))
+        assert kept.channels.tolist() == sorted(set(kept.channels.tolist()))
 
 
 def test_modes_gradients_and_dropout_are_kept() -> None:
