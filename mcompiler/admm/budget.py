@@ -211,7 +211,9 @@ def _search_rounds(
         weights = weights | useless
     initial = weights
     spare = budget * (1 + SLACK) - sum(layer.floor for layer in layers)
-    options = {layer.name: list_choices(layer, weights[layer.name], _max_tiles(layer, spare)) for layer in layers}
+    options = {
+        layer.name: list_choices(layer, weights[layer.name], _compute_max_tiles(layer, spare)) for layer in layers
+    }
     front = _find_front(layers, options, budget)
     best, most = front, _sum_kept(layers, weights, front.chosen, shared)
     for _ in range(MAX_ROUNDS if shared else 0):
@@ -220,7 +222,9 @@ def _search_rounds(
             break
         weights = weights | reduced
         changed = [layer for layer in layers if layer.name in reduced]
-        options |= {layer.name: list_choices(layer, reduced[layer.name], _max_tiles(layer, spare)) for layer in changed}
+        options |= {
+            layer.name: list_choices(layer, reduced[layer.name], _compute_max_tiles(layer, spare)) for layer in changed
+        }
         front = _find_front(layers, options, budget)
         kept = _sum_kept(layers, initial, front.chosen, shared)
         if kept >= most:
@@ -245,7 +249,7 @@ def _sum_kept(
     return total
 
 
-def _max_tiles(layer: LayerCost, spare: float) -> int:
+def _compute_max_tiles(layer: LayerCost, spare: float) -> int:
     """Largest number of array positions of a layer, where ``spare`` is left above the floor of all layers."""
     return 1 + min(layer.tiles, max(0, math.ceil(spare / layer.price))) if layer.price else layer.tiles
 

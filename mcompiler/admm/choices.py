@@ -76,7 +76,7 @@ def list_choices(layer: LayerCost, weight: Tensor, most: int) -> ChoiceTable:
         best = np.cumsum(np.sort(_sum_tile_importance(layer, weight))[::-1])
         return _keep_undominated([TileChoice(count + 1) for count in range(len(best))], best)
     pairs = [(r, c) for r, c in _list_rectangles(layer) if r * c <= most]
-    rows, cols = _best_rectangles(layer, weight[0], pairs)
+    rows, cols = _find_best_rectangles(layer, weight[0], pairs)
     kept: Floats = ((rows.float() @ weight[0]).double() * cols).sum(dim=1).numpy()
     return _keep_undominated([TileChoice(r * c, r, c) for r, c in pairs], kept)
 
@@ -95,7 +95,7 @@ def _list_rectangles(layer: LayerCost) -> list[tuple[int, int]]:
     return [(r, c) for r in range(1, height + 1) for c in range(1, width + 1)]
 
 
-def _best_rectangles(layer: LayerCost, weight: Tensor, pairs: Sequence[tuple[int, int]]) -> tuple[Tensor, Tensor]:
+def _find_best_rectangles(layer: LayerCost, weight: Tensor, pairs: Sequence[tuple[int, int]]) -> tuple[Tensor, Tensor]:
     """Rows and columns of large importance for each number of row and column blocks.
 
     Rows and columns are chosen in turns, from three starts (the columns of largest sum, the rows of largest sum, the
@@ -172,7 +172,7 @@ def find_kept_weights(layer: LayerCost, weight: Tensor, choice: TileChoice) -> T
     if choice.tiles == layer.tiles:
         return weight > 0
     if layer.groups == 1:
-        rows, cols = _best_rectangles(layer, weight[0], [(choice.row_blocks, choice.col_blocks)])
+        rows, cols = _find_best_rectangles(layer, weight[0], [(choice.row_blocks, choice.col_blocks)])
         return (rows[0, :, None] & cols[0])[None] & (weight > 0)
     kept = torch.zeros_like(weight, dtype=torch.bool)
     tiles = _list_tiles(layer)

@@ -28,7 +28,7 @@ from mcompiler.admm.constraints import check_structure, project_structure
 from mcompiler.admm.export import build_deployed, get_mapped_weight, get_original_weight, to_onnx, write_onnx
 from mcompiler.admm.lowering import as_matrix, as_weight, find_layers
 from mcompiler.admm.noise import make_cell_errors, select_effects
-from mcompiler.admm.quantise import Levels, MappedWeight, weight_levels
+from mcompiler.admm.quantise import Levels, MappedWeight, get_weight_levels
 from mcompiler.admm.spec import Spec, Structure, as_spec
 from mcompiler.admm.surgery.channels import find_batchnorm_pairs, trace
 from mcompiler.errors import CompileError
@@ -73,7 +73,7 @@ class Compressor:
             for name in self.layers:
                 self.structures[name] = replace(self.structures.get(name, Structure()), one_sign=True)
         self.levels: dict[str, Levels | None] = {
-            name: weight_levels(self.target, self.spec.quantisation.levels, name) for name in self.layers
+            name: get_weight_levels(self.target, self.spec.quantisation.levels, name) for name in self.layers
         }
         for name, structure in self.structures.items():
             check_structure(self.layers[name], structure, self.target)

@@ -142,8 +142,8 @@ def _cut_into_tiles(w: Tensor, shape: ArrayShape) -> _Tiling:
     for group, groups, *_ in positions:
         members = slice(group, group + groups)
         first_row[members] = np.cumsum(heights[members]) - heights[members] if groups > 1 else 0
-    row_of = _index_table(rows, first_row, w.shape[1])
-    col_of = _index_table(cols, np.zeros_like(first_row), w.shape[2])
+    row_of = _make_index_table(rows, first_row, w.shape[1])
+    col_of = _make_index_table(cols, np.zeros_like(first_row), w.shape[2])
     blocks = -(-row_of.shape[1] // shape.rows), -(-col_of.shape[1] // shape.tile_columns)
     tile_of = np.full((len(w), *blocks), -1, dtype=np.int64)
     for tile, (group, groups, row, _, col, _) in enumerate(positions):
@@ -151,7 +151,7 @@ def _cut_into_tiles(w: Tensor, shape: ArrayShape) -> _Tiling:
     return _Tiling(row_of, col_of, tile_of, len(positions))
 
 
-def _index_table(kept: Kept, first: npt.NDArray[np.int64], missing: int) -> npt.NDArray[np.int64]:
+def _make_index_table(kept: Kept, first: npt.NDArray[np.int64], missing: int) -> npt.NDArray[np.int64]:
     """Kept indices of each group, from position ``first`` of the group on, ``missing`` elsewhere: [G, positions]."""
     counts = kept.counts()
     table = np.full((len(counts), int((first + counts).max(initial=0))), missing, dtype=np.int64)

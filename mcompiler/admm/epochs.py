@@ -83,12 +83,12 @@ class EpochRunner:
             number: of the epoch.
             during: called after each step with the fraction of the epoch.
         """
-        batches = self._seeded_batches(number)
+        batches = self._seed_and_get_batches(number)
         total = count_batches(batches)
         if total is None:
             # Counting the batches of another epoch draws random numbers, so this epoch's seed is set again.
             total = self._count_batches()
-            batches = self._seeded_batches(number)
+            batches = self._seed_and_get_batches(number)
         label = f"{number.stage} {number.position + 1}/{number.total}"
 
         def after_step(steps: int, fraction: float | None) -> None:
@@ -135,7 +135,7 @@ class EpochRunner:
         """Seed a step of the preparation: COUNT_EPOCH, BUDGET_EPOCH or RANGE_EPOCH."""
         seed_epoch(self.seed, SEED_NUMBERS["preparation"], step)
 
-    def _seeded_batches(self, number: EpochNumber) -> Any:
+    def _seed_and_get_batches(self, number: EpochNumber) -> Any:
         seed_epoch(self.seed, SEED_NUMBERS[number.stage], number.index)
         return get_batches(self.train, number.position)
 

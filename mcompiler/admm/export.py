@@ -245,7 +245,7 @@ def to_onnx(
         for number, (name, layer) in enumerate(quantised.items()):
             if layer.codes is not None:
                 plain.get_parameter(f"{name}.weight").fill_(number + 1)
-    return insert_quantisers(_float_onnx(plain, example), quantised)
+    return insert_quantisers(_export_float(plain, example), quantised)
 
 
 def _describe_layer(name: str, module: nn.Module, norm: nn.Module | None) -> QuantisedLayer:
@@ -277,7 +277,7 @@ def check_input_bits(name: str, bits: int) -> None:
         )
 
 
-def _float_onnx(model: nn.Module, example: tuple[torch.Tensor, ...]) -> ir.Model:
+def _export_float(model: nn.Module, example: tuple[torch.Tensor, ...]) -> ir.Model:
     inputs = ["x"] if len(example) == 1 else [f"x{index}" for index in range(len(example))]
     example = tuple(tensor[:1].cpu() for tensor in example)
     options: dict[str, Any] = {"dynamo": False}

@@ -92,7 +92,7 @@ def find_layers(model: nn.Module, skip: Iterable[str] = (), named: Iterable[str]
     skipped = set(skip)
     for name in dict.fromkeys([*skipped, *named]):
         if name not in compressible:
-            raise CompileError(_unknown(name, modules, compressible))
+            raise CompileError(_describe_unknown(name, modules, compressible))
         if name in skipped and name in named:
             raise CompileError("has a structure and is in `skip`; take it out of one", name)
     found = {name: layer for name, layer in compressible.items() if name not in skipped}
@@ -128,7 +128,7 @@ def _check_layer(layer: CompressibleLayer) -> None:
         raise CompileError("the model is a single layer, which has no name; wrap it: nn.Sequential(layer)")
     if isinstance(module._parameters.get("weight"), UninitializedParameter):
         raise CompileError("is lazy and has no weights yet; run the model once", layer.name)
-    kinds = [type(entry).__name__ for entry in _parametrisations(module)]
+    kinds = [type(entry).__name__ for entry in _get_parametrisations(module)]
     others = [kind for kind in kinds if kind != "MappedWeight"]  # by name: its module imports this one
     if others:
         raise CompileError(
@@ -143,7 +143,7 @@ def _check_layer(layer: CompressibleLayer) -> None:
         )
 
 
-def _parametrisations(module: nn.Module) -> Iterable[nn.Module]:
+def _get_parametrisations(module: nn.Module) -> Iterable[nn.Module]:
     if not parametrize.is_parametrized(module, "weight"):
         return ()
     return module.parametrizations.weight  # type: ignore[union-attr,return-value]
@@ -164,7 +164,7 @@ def _check_sharing(modules: Mapping[str, nn.Module], layers: Mapping[str, Compre
                 )
 
 
-def _unknown(name: str, modules: Mapping[str, nn.Module], layers: Mapping[str, CompressibleLayer]) -> str:
+def _describe_unknown(name: str, modules: Mapping[str, nn.Module], layers: Mapping[str, CompressibleLayer]) -> str:
     if name in modules:
         kind = type(modules[name]).__name__
         return f"'{name}' ({kind}) is not mapped to crossbars; only convolutions and nn.Linear can be compressed"

@@ -134,8 +134,8 @@ class CellErrors(nn.Module):
         place_value = np.array([1.0, -1.0])[: table.shape[1], None] * slices
         levels = np.arange(int(table.max()) + 1, dtype=np.uint8)
         nominal = conductances(levels, target)  # [levels]
-        deviation = self._programming_deviation(levels, nominal)
-        noise = self._noise_table()
+        deviation = self._compute_programming_deviation(levels, nominal)
+        noise = self._tabulate_noise()
         unit = target.unit_siemens
         mapped = find_mapped_entries(as_matrix(mask, groups).cpu().numpy(), target)
         self._register("mapped", as_weight(torch.from_numpy(mapped), mask.shape).contiguous())
@@ -153,7 +153,7 @@ class CellErrors(nn.Module):
         self._register("combined", combined)
         self.to(mask.device)
 
-    def _programming_deviation(self, levels: npt.NDArray[np.uint8], nominal: Siemens) -> Siemens:
+    def _compute_programming_deviation(self, levels: npt.NDArray[np.uint8], nominal: Siemens) -> Siemens:
         """Standard deviation of the normal part of the programming error of each level."""
         device = self.target.device
         if Effect.PROGRAMMING not in self.effects:
@@ -165,7 +165,7 @@ class CellErrors(nn.Module):
         places = np.maximum(levels.astype(np.int64) - int(self.target.encoding.partner is Partner.UNFORMED), 0)
         return written_deviation(nominal, places, device, written)
 
-    def _noise_table(self) -> Siemens:
+    def _tabulate_noise(self) -> Siemens:
         """Standard deviation of read noise at NOISE_POINTS + 1 conductances."""
         device = self.target.device
         grid = np.linspace(0, NOISE_RANGE * device.g_max_siemens, NOISE_POINTS + 1)

@@ -70,7 +70,7 @@ class Levels:
         return codes if 0 in self.codes else torch.where(matrix == 0, torch.zeros_like(codes), codes)
 
 
-def weight_levels(target: Target, kind: LevelSet, layer: str = "") -> Levels | None:
+def get_weight_levels(target: Target, kind: LevelSet, layer: str = "") -> Levels | None:
     """The codes that a weight of a layer (by default: of any) may take on a target; None where weights stay float.
 
     Raises:

@@ -265,7 +265,7 @@ class _Compression:
 
     # --- stages ------------------------------------------------------------------------------------------------------
 
-    def _training_stage(self, options: Optimiser, state: Mapping[str, Any]) -> TrainingStage:
+    def _make_stage(self, options: Optimiser, state: Mapping[str, Any]) -> TrainingStage:
         """A stage without penalty, its model and optimiser as the checkpoint has them."""
         optimiser = make_optimiser(self.model, options)
         if state:
@@ -276,7 +276,7 @@ class _Compression:
     def _run_admm(self, first: int, state: Mapping[str, Any]) -> None:
         """The ADMM stages."""
         admm, compressor = self.spec.admm, self.compressor
-        stage = self._training_stage(admm.optimiser, state)
+        stage = self._make_stage(admm.optimiser, state)
         stage = dataclasses.replace(stage, penalty=compressor.penalty)
         if state:
             compressor.load_state_dict(state["compressor"])
@@ -296,7 +296,7 @@ class _Compression:
             update_when_due(1.0)
             residuals = compressor.update()
             self.compute.ranks.broadcast_model(self.model)
-            self.epochs.report(number, result, self.model, _residual_entries(residuals))
+            self.epochs.report(number, result, self.model, _make_residual_entries(residuals))
             self._save("admm", epoch + 1, stage.optimiser)
 
     def _prune(self) -> PrunedModel:
@@ -351,7 +351,7 @@ class _Compression:
 
     def _retrain(self, name: str, first: int, epochs: int, state: Mapping[str, Any]) -> None:
         """Masked retraining, with float or quantised weights."""
-        stage = self._training_stage(self.spec.retrain.optimiser, state)
+        stage = self._make_stage(self.spec.retrain.optimiser, state)
         self.compute.ranks.broadcast_model(self.model)
         before = 0 if name == "float" else self.spec.retrain.float_epochs
         for epoch in range(first, epochs):
@@ -390,7 +390,7 @@ class _Compression:
         return result
 
 
-def _residual_entries(residuals: Mapping[str, Residuals]) -> dict[str, Any]:
+def _make_residual_entries(residuals: Mapping[str, Residuals]) -> dict[str, Any]:
     """Entries of a log line: the residuals by layer, and the largest primal one."""
     primal = [max(entry.primal_structure, entry.primal_levels) for entry in residuals.values()]
     by_layer = {name: dataclasses.asdict(entry) for name, entry in residuals.items()}

@@ -342,22 +342,22 @@ def _list_faults(error: ValidationError, section: type) -> Iterator[str]:
     """All faults that pydantic found in a section, as ``key: fact; remedy``; one fault for each key."""
     by_key: dict[tuple[str, ...], list[ErrorDetails]] = {}
     for detail in error.errors(include_url=False):
-        by_key.setdefault(_key_of(detail), []).append(detail)
+        by_key.setdefault(_find_key(detail), []).append(detail)
     for key, details in by_key.items():
         if details[0]["type"] == "unexpected_keyword_argument":
-            known = _known_keys(section, key[:-1])
+            known = _list_known_keys(section, key[:-1])
             message = f"unknown key{did_you_mean(key[-1], known) or '; known here: ' + ', '.join(known)}"
         else:
             message = describe_value_errors(details)
         yield f"{'.'.join(key)}: {message}" if key else message
 
 
-def _key_of(detail: ErrorDetails) -> tuple[str, ...]:
+def _find_key(detail: ErrorDetails) -> tuple[str, ...]:
     """The key at fault: pydantic's location without the place in a list."""
     return tuple(part for part in detail["loc"] if isinstance(part, str))
 
 
-def _known_keys(section: Any, path: tuple[str, ...]) -> list[str]:
+def _list_known_keys(section: Any, path: tuple[str, ...]) -> list[str]:
     """The keys of the table at a path below a section."""
     if section is Spec and path[:1] == ("layers",):  # below it are the users' names of layers
         section, path = Structure, ()

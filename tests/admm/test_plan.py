@@ -27,7 +27,7 @@ from mcompiler.admm.spec import Budget, Spec
 from mcompiler.errors import CompileError
 from mcompiler.geometry import array_shape
 
-SETTING = ComputeSettings(torch.device("cpu"), bfloat16=False, channels_last=False, ranks=ProcessRank())
+COMPUTE = ComputeSettings(torch.device("cpu"), bfloat16=False, channels_last=False, ranks=ProcessRank())
 TARGET = load_target("yuan2019_32x32")
 
 
@@ -80,7 +80,7 @@ def test_channels_that_an_unsearched_layer_reads_are_not_linked(model: Any) -> N
 
 def test_saliencies_are_squared_weight_times_squared_gradient(model: Any) -> None:
     layers = find_layers(model)
-    found = compute_saliencies(model, layers, [(X[:3], Y[:3]), (X[3:], Y[3:])], nn.functional.cross_entropy, SETTING)
+    found = compute_saliencies(model, layers, [(X[:3], Y[:3]), (X[3:], Y[3:])], nn.functional.cross_entropy, COMPUTE)
     wanted = torch.zeros_like(model.outer.weight)
     for part in (slice(0, 3), slice(3, 6)):
         loss = nn.functional.cross_entropy(model(X[part]), Y[part])
@@ -105,7 +105,7 @@ def test_prices_are_the_cost_models(model: Any, budget: Budget) -> None:
 
 def planned(model: Any, spec: Spec, target: Target = TARGET) -> tuple[dict[str, Any], dict[str, Any]]:
     return plan_structures(
-        model, target, spec, (X[:2],), batches=[(X, Y)], loss=nn.functional.cross_entropy, compute=SETTING
+        model, target, spec, (X[:2],), batches=[(X, Y)], loss=nn.functional.cross_entropy, compute=COMPUTE
     )
 
 

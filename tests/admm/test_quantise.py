@@ -21,7 +21,7 @@ from mcompiler.admm.quantise import (  # noqa: E402
     LevelSet,
     MappedWeight,
     fit_scales,
-    weight_levels,
+    get_weight_levels,
 )
 
 PROPERTY = settings(max_examples=60, deadline=None)
@@ -50,7 +50,7 @@ def chip(base: str, *overrides: str) -> Target:
     ],
 )
 def test_the_grid_is_symmetric_and_within_bits_and_cells(base: str, overrides: tuple[str, ...], top: int) -> None:
-    levels = weight_levels(chip(base, *overrides), LevelSet.GRID)
+    levels = get_weight_levels(chip(base, *overrides), LevelSet.GRID)
     assert levels == Levels(tuple(range(-top, top + 1)), True)
     assert levels is not None
     assert levels.top == top
@@ -58,23 +58,23 @@ def test_the_grid_is_symmetric_and_within_bits_and_cells(base: str, overrides: t
 
 def test_a_layer_has_its_own_precision() -> None:
     target = chip("generic_128", "precision.layers.conv1.weights=4", "precision.layers.conv1.inputs=6")
-    tops = [levels.top for name in ("conv1", "conv2", "") if (levels := weight_levels(target, LevelSet.GRID, name))]
+    tops = [levels.top for name in ("conv1", "conv2", "") if (levels := get_weight_levels(target, LevelSet.GRID, name))]
     assert tops == [7, 127, 127]
     assert [target.layer_bits(name)[1] for name in ("conv1", "conv2", "")] == [6, 8, 8]
 
 
 def test_levels_from_a_table() -> None:
-    measured = weight_levels(chip("generic_128", *MEANS), LevelSet.MEASURED)
+    measured = get_weight_levels(chip("generic_128", *MEANS), LevelSet.MEASURED)
     assert measured == Levels((-4096, -2800, -1300, 0, 1300, 2800, 4096), False)
     target = chip("generic_128", *UNFORMED)
     pedestal, step = 4096 / 99, 4096 / 3  # g_max is 100 times g_min, four levels
     formed = [round(pedestal + level * step) for level in range(4)]
-    without = weight_levels(target, LevelSet.WITHOUT_ZERO)
+    without = get_weight_levels(target, LevelSet.WITHOUT_ZERO)
     assert without == Levels((*(-code for code in reversed(formed)), *formed), False)
 
 
 def test_float_weights_have_no_levels() -> None:
-    assert weight_levels(chip("generic_128"), LevelSet.NONE) is None
+    assert get_weight_levels(chip("generic_128"), LevelSet.NONE) is None
 
 
 @pytest.mark.parametrize(
@@ -97,7 +97,7 @@ def test_float_weights_have_no_levels() -> None:
 )
 def test_a_target_without_the_level_set(overrides: tuple[str, ...], kind: LevelSet, message: str) -> None:
     with pytest.raises(CompileError, match=message):
-        weight_levels(chip("generic_128", *overrides), kind)
+        get_weight_levels(chip("generic_128", *overrides), kind)
 
 
 # --- scales ----------------------------------------------------------------------------------------------------------
@@ -271,6 +271,6 @@ def test_bits_of_a_pair_and_its_arrays_agree_with_the_geometry() -> None:
     """The grid's largest code fits the slices of the target's arrays."""
     target = chip("generic_128")
     shape = array_shape(target)
-    levels = weight_levels(target, LevelSet.GRID)
+    levels = get_weight_levels(target, LevelSet.GRID)
     assert levels is not None
     assert levels.top <= (1 << (shape.cell_bits * shape.slices)) - 1

@@ -20,7 +20,7 @@ from mcompiler.target import Target, load_target
 
 SMALL = ("array.rows=8", "array.columns=16", "array.rows_active=8")
 TARGET = load_target("generic_128", SMALL)  # its converters are lossless
-SETTING = ComputeSettings(torch.device("cpu"), False, False, ProcessRank())
+COMPUTE = ComputeSettings(torch.device("cpu"), False, False, ProcessRank())
 Pairs = Sequence[tuple[str, str]]
 
 
@@ -42,7 +42,7 @@ class Trained:
         self.layers = self.compressor.layers
         self.compressor.project()
         quantisers = attach_quantisers(model, self.layers, shared, target)
-        observe_ranges(model, quantisers, [(x, None)], 1, SETTING)
+        observe_ranges(model, quantisers, [(x, None)], 1, COMPUTE)
         freeze_ranges(quantisers, "mse")
 
     def onnx(self) -> Any:

@@ -16,7 +16,7 @@ def _is_view(node: fx.Node, model: nn.Module) -> bool:
     return node.op in ("call_function", "call_method") and (operation(node) in VIEWS or in_place(node, None))
 
 
-def _aliases(node: fx.Node, model: nn.Module) -> set[fx.Node]:
+def _find_aliases(node: fx.Node, model: nn.Module) -> set[fx.Node]:
     """Nodes whose tensors may share memory with the first input of ``node``, without views of ``node`` itself."""
     # First back to the tensor that owns the memory, then forwards through all views of it.
     root = node.all_input_nodes[0]
@@ -36,7 +36,7 @@ def is_read_after_overwrite(node: fx.Node, model: nn.Module) -> bool:
     if not node.all_input_nodes:
         return False
     order = {other: place for place, other in enumerate(node.graph.nodes)}
-    users = {user for alias in _aliases(node, model) for user in alias.users} - {node}
+    users = {user for alias in _find_aliases(node, model) for user in alias.users} - {node}
     return any(order[user] > order[node] for user in users)
 
 
@@ -46,5 +46,5 @@ def find_overwritten(graph: fx.Graph, model: nn.Module) -> set[fx.Node]:
     for node in graph.nodes:
         module = get_attribute(model, str(node.target)) if node.op == "call_module" else None
         if node.op in ("call_module", "call_function", "call_method") and in_place(node, module):
-            found |= _aliases(node, model) | {node} if is_read_after_overwrite(node, model) else set()
+            found |= _find_aliases(node, model) | {node} if is_read_after_overwrite(node, model) else set()
     return found

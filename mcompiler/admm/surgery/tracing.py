@@ -63,9 +63,9 @@ def symbolic_trace(model: nn.Module, example: Sequence[torch.Tensor]) -> Trace:
         CompileError: it cannot be traced, differs between the modes, or does not take the example.
     """
     copy = deepcopy(model)
-    training = _graph_of(copy.train())
-    graph = _graph_of(copy.eval())
-    dropouts = _mode_differences(graph, training)
+    training = _trace_graph(copy.train())
+    graph = _trace_graph(copy.eval())
+    dropouts = _find_mode_differences(graph, training)
     recorder = _ShapeRecorder(fx.GraphModule(copy, graph))
     graph.owning_module = None
     try:
@@ -84,7 +84,7 @@ def get_attribute(model: nn.Module, target: str) -> Any:
     return value
 
 
-def _graph_of(model: nn.Module) -> fx.Graph:
+def _trace_graph(model: nn.Module) -> fx.Graph:
     try:
         graph = _Tracer().trace(model)
     except Exception as error:  # tracing runs the user's code
@@ -111,7 +111,7 @@ _DROPOUTS: dict[Callable[..., Any], type[nn.Module]] = {
 }
 
 
-def _mode_differences(graph: fx.Graph, training: fx.Graph) -> dict[fx.Node, type[nn.Module]]:
+def _find_mode_differences(graph: fx.Graph, training: fx.Graph) -> dict[fx.Node, type[nn.Module]]:
     """Functional dropouts whose `training` follows the model; any other difference is an error."""
     evaluation, in_training = list(graph.nodes), list(training.nodes)
     dropouts: dict[fx.Node, type[nn.Module]] = {}
@@ -120,7 +120,7 @@ def _mode_differences(graph: fx.Graph, training: fx.Graph) -> dict[fx.Node, type
         same = same and a.op == b.op and a.target == b.target
         if not same:
             break
-        if _arguments(a) == _arguments(b):
+        if _describe_arguments(a) == _describe_arguments(b):
             continue
         same = a.op == "call_function" and a.target in _DROPOUTS
         if same:
@@ -133,7 +133,7 @@ def _mode_differences(graph: fx.Graph, training: fx.Graph) -> dict[fx.Node, type
     return dropouts
 
 
-def _arguments(node: fx.Node) -> str:
+def _describe_arguments(node: fx.Node) -> str:
     return repr((node.args, node.kwargs))
 
 
