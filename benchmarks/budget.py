@@ -1,11 +1,11 @@
-"""Where the search spends a budget: VGG-16's convolutions for 60 crossbars, and for the energy or area that those take.
+"""Budget search: VGG-16's convolutions for 60 crossbars, and for the energy or area of that plan.
 
     python benchmarks/budget.py [--crossbars 60] [--threads 1]
 
 Saliencies come from 20 batches of CIFAR-10 training images, prices from the cost model of `yuan2019`. Nothing is
-trained: what a plan is worth is the share of the saliency that it keeps. With links between layers, as the recipe
-searches (what one layer does not write, the next need not read), and without, where the search is exact. A few
-minutes on one core. Writes benchmarks/results/budget_vgg16.json. Needs ../shared and Pillow.
+trained: plans are compared by the fraction of the saliency that they keep. The search runs with the channels that
+layers share, as in the recipe (what one layer does not write, the next need not read), and without, where it is exact.
+A few minutes on one core. Writes benchmarks/results/budget_vgg16.json. Needs ../shared and Pillow.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from networks import NETWORKS
 from torch import nn
 
 from mcompiler import admm
-from mcompiler.admm.budget import LayerCost, Link, Plan, search
-from mcompiler.admm.distributed import Ranks
+from mcompiler.admm.budget import BudgetPlan, LayerCost, SharedChannels, search
+from mcompiler.admm.distributed import ProcessRank
 from mcompiler.admm.export import to_onnx
-from mcompiler.admm.loop import Setting
-from mcompiler.admm.lowering import Layer, find_layers
-from mcompiler.admm.plan import channel_links, layer_costs, mapped_cost, saliencies
+from mcompiler.admm.loop import ComputeSettings
+from mcompiler.admm.lowering import CompressibleLayer, find_layers
+from mcompiler.admm.plan import compute_mapped_energy, compute_saliencies, find_shared_channels, price_layers
 from mcompiler.driver import compile
 from mcompiler.target import Target, load_target
 
@@ -47,31 +47,38 @@ def main() -> None:
     started = time.perf_counter()
     model, target = trained_vgg16(), load_target(TARGET)
     images = load_images("cifar10", SHARED / "data")
-    setting = Setting(torch.device("cpu"), False, False, Ranks())
+    compute = ComputeSettings(torch.device("cpu"), False, False, ProcessRank())
     layers = {name: layer for name, layer in find_layers(model).items() if not isinstance(layer.module, nn.Linear)}
-    importance = saliencies(model, layers, batches(images), nn.functional.cross_entropy, setting)
+    importance = compute_saliencies(model, layers, batches(images), nn.functional.cross_entropy, compute)
     example = (images.normalised(images.train[:1]),)
-    links = channel_links(model, layers, example)
+    shared = find_shared_channels(model, layers, example)
     costs = {
-        currency: layer_costs(model, layers, target, admm.Budget(**{currency: args.crossbars}), example)
+        currency: price_layers(model, layers, target, admm.Budget(**{currency: args.crossbars}), example)
         for currency in CURRENCIES
     }
     found = {
-        "plans": spend(costs, importance, args.crossbars, links),
+        "plans": spend(costs, importance, args.crossbars, shared),
         "plans_unlinked": spend(costs, importance, args.crossbars, ()),
     }
 
-    def facts_of(plan: Plan) -> dict[str, Any]:
-        mapped = mapped_cost(model, layers, plan.structures, target, admm.Spec(), example)
+    def facts_of(plan: BudgetPlan) -> dict[str, Any]:
+        mapped = compute_mapped_energy(model, layers, plan.structures, target, admm.Spec(), example=example)
         return {**plan_facts(plan, costs), "mapped_j": mapped}
 
     result = {
-        "network": "vgg16", "dataset": "cifar10", "target": TARGET, "weights": "vgg16_cifar10.npz", "seed": SEED,
-        "batches": BATCHES, "batch": BATCH, "torch": torch.__version__, "threads": args.threads,
+        "network": "vgg16",
+        "dataset": "cifar10",
+        "target": TARGET,
+        "weights": "vgg16_cifar10.npz",
+        "seed": SEED,
+        "batches": BATCHES,
+        "batch": BATCH,
+        "torch": torch.__version__,
+        "threads": args.threads,
         "layers": layer_facts(model, layers, target, costs, example),
         **{key: {name: facts_of(plan) for name, plan in plans.items()} for key, plans in found.items()},
         "seconds": round(time.perf_counter() - started, 1),
-    }  # fmt: skip
+    }
     show(result)
     print(write("budget_vgg16", result))
 
@@ -94,24 +101,27 @@ def batches(images: Images) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
 
 
 def spend(
-    costs: Mapping[str, list[LayerCost]], importance: Mapping[str, torch.Tensor], crossbars: int, links: Sequence[Link]
-) -> dict[str, Plan]:
+    costs: Mapping[str, list[LayerCost]],
+    importance: Mapping[str, torch.Tensor],
+    crossbars: int,
+    shared: Sequence[SharedChannels],
+) -> dict[str, BudgetPlan]:
     """A plan for so many crossbars, then one in each other currency for what the first takes of it."""
-    plans = {"crossbars": search(costs["crossbars"], importance, crossbars, links=links)}
+    plans = {"crossbars": search(costs["crossbars"], importance, crossbars, shared=shared)}
     for currency in CURRENCIES[1:]:
         limit = worth(costs[currency], plans["crossbars"])
-        plans[currency] = search(costs[currency], importance, limit, links=links)
+        plans[currency] = search(costs[currency], importance, limit, shared=shared)
     return plans
 
 
-def worth(costs: list[LayerCost], plan: Plan) -> float:
+def worth(costs: list[LayerCost], plan: BudgetPlan) -> float:
     """What a plan's tiles cost in a currency."""
     return sum(layer.price * plan.tiles[layer.name] for layer in costs)
 
 
 def layer_facts(
     model: nn.Module,
-    layers: Mapping[str, Layer],
+    layers: Mapping[str, CompressibleLayer],
     target: Target,
     costs: Mapping[str, list[LayerCost]],
     example: tuple[torch.Tensor, ...],
@@ -131,7 +141,7 @@ def layer_facts(
     ]
 
 
-def plan_facts(plan: Plan, costs: Mapping[str, list[LayerCost]]) -> dict[str, Any]:
+def plan_facts(plan: BudgetPlan, costs: Mapping[str, list[LayerCost]]) -> dict[str, Any]:
     """A plan as plain values, with what it takes of every currency."""
     return {
         "spent": plan.spent,

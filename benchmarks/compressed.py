@@ -1,4 +1,4 @@
-"""A compressed model as a PyTorch network again, to go on from: what `paper.py` does where a recipe has a `start`."""
+"""A compressed model as a PyTorch network again, to continue from: `paper.py` uses it where a recipe has a `start`."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ import torch
 from onnx import numpy_helper
 from torch import nn
 
-from mcompiler.admm.surgery.channels import fold_batchnorm_pairs, trace
+from mcompiler.admm.surgery.channels import find_batchnorm_pairs, trace
 
 
 @torch.no_grad()
 def reopened(model: nn.Module, path: Path, x: torch.Tensor) -> nn.Module:
-    """The float network behind an exported one, at the widths that it has left.
+    """The float network of an exported model, at its reduced widths.
 
-    Its convolutions and products have the values of the levels, its normalisations the biases; these measure their
-    statistics on a batch, so that inference is the exported model's without the quantisers of its inputs.
+    Its convolutions and products have the values of the levels, its normalisations the biases; the normalisations
+    measure their statistics on a batch, so that inference is that of the exported model without input quantisers.
 
     Args:
         model: the dense network that was compressed; its layers are replaced by narrower ones.
@@ -30,7 +30,7 @@ def reopened(model: nn.Module, path: Path, x: torch.Tensor) -> nn.Module:
         SystemExit: a layer that the network has not, or weights that are neither constants nor levels of a grid.
     """
     values = _layers(path)
-    pairs = dict(fold_batchnorm_pairs(trace(model.eval(), x[:2])))
+    pairs = dict(find_batchnorm_pairs(trace(model.eval(), x[:2])))
     seen: dict[str, torch.Tensor] = {}
     held = dict(model.named_modules())
     for name, (weight, bias) in values.items():
@@ -40,8 +40,13 @@ def reopened(model: nn.Module, path: Path, x: torch.Tensor) -> nn.Module:
         layer: nn.Module
         if isinstance(old, nn.Conv2d):
             layer = nn.Conv2d(
-                weight.shape[1], weight.shape[0], old.kernel_size, old.stride, old.padding, bias=name not in pairs  # type: ignore[arg-type]
-            )  # fmt: skip
+                weight.shape[1],
+                weight.shape[0],
+                old.kernel_size,
+                old.stride,
+                old.padding,
+                bias=name not in pairs,  # type: ignore[arg-type]
+            )
         else:
             layer = nn.Linear(weight.shape[1], weight.shape[0], bias=name not in pairs)
         layer.weight.copy_(weight)  # type: ignore[operator]

@@ -1,4 +1,4 @@
-"""Training images in batches: random crops and flips that can be had again, with labels and a teacher's logits."""
+"""Training images in batches: reproducible random crops and flips, with labels and a teacher's logits."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Logits = Callable[[torch.Tensor], torch.Tensor]
 
 @dataclass(frozen=True)
 class Images:
-    """A data set: uint8 NCHW images and labels, and how the networks want them normalised."""
+    """A data set: uint8 NCHW images and labels, and the mean and deviation for normalisation."""
 
     train: torch.Tensor
     train_labels: torch.Tensor
@@ -54,10 +54,10 @@ def load_images(dataset: str, folder: Path) -> Images:
 
 
 class Batches:
-    """Batches of an epoch: images moved by up to ``shift`` pixels (reflected borders), maybe mirrored.
+    """Batches of an epoch: images shifted by up to ``shift`` pixels (reflected borders), and mirrored where ``flip``.
 
-    Epoch e shows view e modulo ``views``: a view is one fixed draw of shifts and flips for every image, so that a
-    teacher looks at each view once only. The order is drawn from PyTorch's global generator.
+    Epoch e uses view e modulo ``views``: a view is one fixed draw of shifts and flips for every image, so that a
+    teacher computes each view only once. The order is drawn from PyTorch's global generator.
 
     Args:
         images: data.
@@ -66,15 +66,23 @@ class Batches:
         flip: whether to mirror.
         views: how many.
         seed: of the views.
-        teachers: logits of normalised images, each; what is taught is their mean.
+        teachers: functions from normalised images to logits; the mean of their logits is the target.
         sides: (first epoch, pixels) in rising order: images are scaled to so many pixels a side from that epoch on
             (early epochs on small images cost little); empty: as they are.
     """
 
     def __init__(
-        self, images: Images, size: int, shift: int, *, flip: bool, views: int, seed: int,
-        teachers: Sequence[Logits] = (), sides: Sequence[tuple[int, int]] = (),
-    ) -> None:  # fmt: skip
+        self,
+        images: Images,
+        size: int,
+        shift: int,
+        *,
+        flip: bool,
+        views: int,
+        seed: int,
+        teachers: Sequence[Logits] = (),
+        sides: Sequence[tuple[int, int]] = (),
+    ) -> None:
         self._images, self._size, self._shift, self._flip = images, size, shift, flip
         self._views, self._seed, self._teachers, self._sides = views, seed, tuple(teachers), sides
         self._logits: dict[int, torch.Tensor] = {}
@@ -85,11 +93,11 @@ class Batches:
         view = epoch % self._views
         order = torch.randperm(len(self._images.train))
         if self._teachers and view not in self._logits:
-            self._logits[view] = self._taught(view)
+            self._logits[view] = self._teach(view)
         side = next((pixels for first, pixels in reversed(self._sides) if epoch >= first), None)
         return _Epoch(self, view, order[: len(order) // self._size * self._size].view(-1, self._size), side)
 
-    def _taught(self, view: int) -> torch.Tensor:
+    def _teach(self, view: int) -> torch.Tensor:
         """Mean logits of all images of a view, float16 [n, classes]."""
         pieces = torch.arange(len(self._images.train)).split(250)
         seen = (self._images.normalised(self.pixels(view, piece)) for piece in pieces)
@@ -105,9 +113,11 @@ class Batches:
         columns = right[index][:, None] + torch.arange(width)
         columns = torch.where(mirrored[index][:, None], columns.flip(1), columns)
         return self._padded[
-            index[:, None, None, None], torch.arange(channels)[None, :, None, None], rows[:, None, :, None],
+            index[:, None, None, None],
+            torch.arange(channels)[None, :, None, None],
+            rows[:, None, :, None],
             columns[:, None, None, :],
-        ]  # fmt: skip
+        ]
 
     def batch(self, view: int, index: torch.Tensor, side: int | None = None) -> tuple[torch.Tensor, Any]:
         """(x, labels) or (x, (labels, logits)); x scaled to ``side`` pixels, where it is given."""
@@ -141,7 +151,7 @@ class Distilled:
         if logits is None or not self._share:
             return loss
         t = self._temperature
-        apart = functional.kl_div(
+        divergence = functional.kl_div(
             functional.log_softmax(output / t, 1), functional.softmax(logits / t, 1), reduction="batchmean"
         )
-        return (1 - self._share) * loss + self._share * t * t * apart
+        return (1 - self._share) * loss + self._share * t * t * divergence

@@ -125,13 +125,13 @@ def power_and_area(model: Path, network: str, target: str) -> dict[str, Any]:
     }
 
 
-def _array_parts(build: Build) -> list[Any]:
+def _sum_array_costs(build: Build) -> list[Any]:
     return [part for part in build.target.components.values() if part.per is Place.ARRAY]
 
 
 def _figures(build: Build, rate: float) -> dict[str, float]:
     """Peak power and area of arrays and converters; their energy per inference; the chip's totals at a rate."""
-    parts = _array_parts(build)
+    parts = _sum_array_costs(build)
     cost, target = build.cost, build.target
     cycle = max(target.device.read_pulse_s, target.converters.adc.columns / target.converters.adc.rate_hz)
     events = {
@@ -157,7 +157,7 @@ def _figures(build: Build, rate: float) -> dict[str, float]:
 
 def _floor(build: Build) -> float:
     """Array energy of one inference if every layer had one tile only, fully used as its present ones are on average."""
-    names = {part.event: part.energy_j for part in _array_parts(build) if part.event is not None}
+    names = {part.event: part.energy_j for part in _sum_array_costs(build) if part.event is not None}
     copies = array_shape(build.target).arrays_per_tile
     total = 0.0
     for layer in build.layer_data:

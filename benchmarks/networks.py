@@ -9,8 +9,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from mcompiler.admm.distributed import Ranks, pick_device
-from mcompiler.admm.loop import Setting
+from mcompiler.admm.distributed import ProcessRank, pick_device
+from mcompiler.admm.loop import ComputeSettings
 
 Normalisation = tuple[Iterable[float], Iterable[float]]
 """Mean and deviation by channel."""
@@ -197,7 +197,11 @@ class Teacher:
         mean_t, deviation_t = (torch.tensor(list(part)).view(1, -1, 1, 1) for part in theirs)
         self._factor, self._shift = deviation / deviation_t, (mean - mean_t) / deviation_t
         self._device = pick_device(None)
-        self._type = torch.float32 if Setting(self._device, True, True, Ranks()).emulates else torch.bfloat16
+        self._type = (
+            torch.float32
+            if ComputeSettings(self._device, True, True, ProcessRank()).emulates_bfloat16
+            else torch.bfloat16
+        )
         self._model = fuse(model.eval()).to(self._device, self._type).to(memory_format=torch.channels_last)
 
     @torch.no_grad()

@@ -34,9 +34,11 @@ CASES = {
     "programming, log-normal, 0.3": ("device.programming.proportional=0", "device.programming.log_normal=0.3", *WHOLE),
     "programming, 30% of the conductance": ("device.programming.proportional=0.3", *WHOLE),
     "1% stuck cells, programming 10%": (
-        "device.programming.proportional=0.1", "device.faults.stuck_on=0.005", "device.faults.stuck_off=0.005",
+        "device.programming.proportional=0.1",
+        "device.faults.stuck_on=0.005",
+        "device.faults.stuck_off=0.005",
     ),
-}  # fmt: skip
+}
 RESAMPLES = 20_000
 
 Floats = npt.NDArray[np.float64]
@@ -112,10 +114,16 @@ def main() -> None:
     x, y, x_test, _ = load_data()
     net = train_dense(x, y)
     result: dict[str, Any] = {
-        "network": "digits, compressed to 5 of 19 crossbars", "target": "generic_128", "images": len(x_test),
-        "chips": args.chips, "training_seeds": args.seeds, "retrain_epochs": args.epochs, "scale": 1.0,
-        "torch": torch.__version__, "cases": {},
-    }  # fmt: skip
+        "network": "digits, compressed to 5 of 19 crossbars",
+        "target": "generic_128",
+        "images": len(x_test),
+        "chips": args.chips,
+        "training_seeds": args.seeds,
+        "retrain_epochs": args.epochs,
+        "scale": 1.0,
+        "torch": torch.__version__,
+        "cases": {},
+    }
     for name, overrides in CASES.items():
         found = case(net, overrides, args.chips, args.seeds, args.epochs)
         result["cases"][name] = found

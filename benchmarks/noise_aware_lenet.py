@@ -1,11 +1,11 @@
-"""What retraining with the errors of the devices recovers of a compressed network: LeNet-5 in 18 of 449 tiles.
+"""Accuracy that retraining with device errors recovers for a compressed network: LeNet-5 in 18 of 449 tiles.
 
     python benchmarks/noise_aware_lenet.py FOLDER [--seeds 0 1] [--epochs 16] [--chips 10] [--images 2000]
 
 The recipe of `paper.py lenet5` (the same dense network, structure and teacher; more epochs of masked retraining) runs
 once with [retrain.noise] and once without; both are exported, compiled for yuan2019_32x32 and run on the same chips,
 whose cells are written with a deviation of 30% of their conductance, on test images. The ADCs have full range.
-Checkpoints lie in FOLDER; a run that is stopped goes on. Needs ../shared. Writes
+Checkpoints are in FOLDER; a run that is stopped resumes. Needs ../shared. Writes
 benchmarks/results/noise_aware_lenet.json.
 """
 
@@ -21,7 +21,7 @@ import torch
 from common import SHARED, write
 from images import Images, load_images
 from noise_aware import recovered
-from paper import TARGETS, loss_of, recipe_of, train_dense, training_batches
+from paper import TARGETS, Experiment, loss_of, recipe_of, train_dense, training_batches
 
 import mcompiler
 from mcompiler import admm
@@ -56,16 +56,17 @@ def main() -> None:
     torch.set_num_threads(1)
     images = load_images("mnist", SHARED / "data")
     recipe = recipe_of("lenet5")
+    experiment = Experiment("lenet5", images, recipe, args.folder)
     target = load_target(TARGETS["lenet5"], ERRORS)
     runs: dict[str, list[dict[str, Any]]] = {name: [] for name in KINDS}
     for seed in args.seeds:
-        _, start = train_dense("lenet5", images, recipe, seed, args.folder)
+        _, start = train_dense(experiment, seed)
         for name, noise in KINDS.items():
             plain = recipe["compress"]["retrain"]
             optimiser = {**plain["optimiser"], "learning_rate": args.learning_rate}
             retrain = {**plain, "epochs": args.epochs, "optimiser": optimiser, **noise}
             spec = Spec.from_table({"seed": seed, **recipe["compress"], "retrain": retrain})
-            batches = training_batches("lenet5", images, recipe, seed, "compress", args.folder)
+            batches = training_batches(experiment, seed, "compress")
             started, folder = time.perf_counter(), args.folder / f"{name}{seed}"
             result = admm.compress(
                 start, batches, target, spec, loss=loss_of(recipe, "compress"), out=folder, device="cpu", say=print
@@ -77,12 +78,21 @@ def main() -> None:
             )
             print(name, seed, ideal, float(np.mean(chips)), round(seconds), flush=True)
     before, after = (np.array([run["chips"] for run in runs[name]]) for name in KINDS)
-    write("noise_aware_lenet", {
-        "network": "LeNet-5 20-50-500, MNIST, compressed as in lenet5_mnist_5bit", "target": TARGETS["lenet5"],
-        "overrides": [*ERRORS, FULL_RANGE], "images": args.images, "chips": args.chips,
-        "training_seeds": len(args.seeds), "retrain_epochs": args.epochs, "torch": torch.__version__,
-        **recovered(np.array([run["top1_ideal"] for run in runs["plain"]]), before, after), "runs": runs,
-    })  # fmt: skip
+    write(
+        "noise_aware_lenet",
+        {
+            "network": "LeNet-5 20-50-500, MNIST, compressed as in lenet5_mnist_5bit",
+            "target": TARGETS["lenet5"],
+            "overrides": [*ERRORS, FULL_RANGE],
+            "images": args.images,
+            "chips": args.chips,
+            "training_seeds": len(args.seeds),
+            "retrain_epochs": args.epochs,
+            "torch": torch.__version__,
+            **recovered(np.array([run["top1_ideal"] for run in runs["plain"]]), before, after),
+            "runs": runs,
+        },
+    )
 
 
 if __name__ == "__main__":

@@ -3,8 +3,8 @@
     python benchmarks/paper.py lenet5 --seeds 0 1 2
     python benchmarks/paper.py vgg16
 
-trains the dense network and compresses it (checkpoints in --work; a run that is stopped goes on where it was), compiles
-the result at 5 bit and verifies it on the whole test set. Writes benchmarks/models/<network>_<dataset>_5bit.onnx and
+trains the dense network and compresses it (checkpoints in --work; a run that is stopped resumes), compiles the result
+at 5 bit and verifies it on the whole test set. Writes benchmarks/models/<network>_<dataset>_5bit.onnx and
 benchmarks/results/<network>_<dataset>_5bit.json. Recipes are in benchmarks/specs. Needs ../shared and Pillow.
 """
 
@@ -16,6 +16,7 @@ import json
 import shutil
 import statistics
 import tomllib
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +30,16 @@ from torch import nn
 
 from mcompiler import admm
 from mcompiler.admm.checkpoint import load_checkpoint, save_checkpoint, seed_epoch
-from mcompiler.admm.distributed import Ranks, pick_device
-from mcompiler.admm.loop import EMULATED, Setting, accuracy, make_optimiser, train_epoch
-from mcompiler.admm.spec import Optimiser, Schedule, Spec
+from mcompiler.admm.distributed import ProcessRank, pick_device
+from mcompiler.admm.loop import (
+    SLOW_BFLOAT16,
+    ComputeSettings,
+    TrainingStage,
+    make_optimiser,
+    measure_accuracy,
+    train_epoch,
+)
+from mcompiler.admm.spec import Optimiser, Spec
 
 HERE = Path(__file__).resolve().parent
 DATASETS = {"lenet5": "mnist", "convnet": "cifar10", "vgg16": "cifar10", "resnet18": "cifar10"}
@@ -51,47 +59,81 @@ def main() -> None:
     if args.spec is not None and not args.spec.is_file():
         parser.error(f"{args.spec}: no such file; recipes are in {HERE / 'specs'}")
     torch.set_num_threads(args.threads)
-    network, dataset = args.network, DATASETS[args.network]
-    name = args.name or f"{network}_{dataset}_5bit"
-    recipe = tomllib.loads(args.spec.read_text()) if args.spec else recipe_of(network)
-    images = load_images(dataset, SHARED / "data")
-    runs = []
+    name = args.name or f"{args.network}_{DATASETS[args.network]}_5bit"
+    recipe = tomllib.loads(args.spec.read_text()) if args.spec else recipe_of(args.network)
+    experiment = Experiment(args.network, load_images(DATASETS[args.network], SHARED / "data"), recipe, args.work)
+    runs, kept = [], {}
     for seed in args.seeds:
         folder = args.work / name / f"seed{seed}"
-        folder.mkdir(parents=True, exist_ok=True)
-        if "start" in recipe:
-            start, facts = started(network, images, recipe["start"])
-        else:
-            dense, start = train_dense(network, images, recipe, seed, args.work)
-            facts = dense_facts(dense, images, recipe)
-        if args.stop_after == "dense":
+        run = run_seed(experiment, seed, folder, stop_after=args.stop_after)
+        if run is None:
             continue
-        if "slim" in recipe:
-            slimmed(start, **recipe["slim"])
-        spec = Spec.from_table({"seed": seed, **recipe["compress"]})
-        batches = training_batches(network, images, recipe, seed, "compress", args.work)
-        result = admm.compress(
-            start, batches, TARGETS[network], spec, test=images.test_batches(), loss=loss_of(recipe, "compress"),
-            out=folder, say=say,
-        )  # fmt: skip
-        if args.stop_after == "compress":
-            continue
-        model = folder / "model.onnx"
-        mapped = mapped_figures(model, TARGETS[network], images, recipe.get("verify", {}).get("probed"))
-        counted = compressed_facts(result, spec, facts, folder)
-        whole = facts.pop("layers_dense", {})
-        for layer in counted["layers"]:
-            layer.update(whole.get(layer["name"], {}))
-        runs.append({"seed": seed, **facts, **mapped, **counted})
-        say(json.dumps({key: runs[-1][key] for key in ("top1_dense", "top1_quantised", "top1_mapped", "tiles_conv")}))
-        if len(runs) == 1:
-            sizes = dense_figures(network, TARGETS[network])
-            (HERE / "models").mkdir(exist_ok=True)
-            shutil.copyfile(model, HERE / "models" / f"{name}.onnx")
-            power = power_and_area(model, network, TARGETS[network])
-            shutil.copyfile(folder / "log.jsonl", RESULTS / f"{name}.log.jsonl")
+        runs.append(run)
+        say(json.dumps({key: run[key] for key in ("top1_dense", "top1_quantised", "top1_mapped", "tiles_conv")}))
+        if not kept:
+            kept = keep_first(experiment, name, folder)
     if runs:
-        write(name, summary(network, dataset, recipe, runs, sizes, power))
+        write(name, summary(experiment, runs, **kept))
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A network with its data and recipe, and the folder of its checkpoints."""
+
+    network: str
+    images: Images
+    recipe: dict[str, Any]
+    work: Path
+
+    @property
+    def target(self) -> str:
+        return TARGETS[self.network]
+
+
+def run_seed(experiment: Experiment, seed: int, folder: Path, *, stop_after: str | None) -> dict[str, Any] | None:
+    """Train, compress, map and verify once; None where it stops before that."""
+    network, recipe, images = experiment.network, experiment.recipe, experiment.images
+    folder.mkdir(parents=True, exist_ok=True)
+    if "start" in recipe:
+        start, facts = started(network, images, recipe["start"])
+    else:
+        dense, start = train_dense(experiment, seed)
+        facts = dense_facts(dense, images, recipe)
+    if stop_after == "dense":
+        return None
+    if "slim" in recipe:
+        slimmed(start, **recipe["slim"])
+    spec = Spec.from_table({"seed": seed, **recipe["compress"]})
+    result = admm.compress(
+        start,
+        training_batches(experiment, seed, "compress"),
+        experiment.target,
+        spec,
+        test=images.test_batches(),
+        loss=loss_of(recipe, "compress"),
+        out=folder,
+        say=say,
+    )
+    if stop_after == "compress":
+        return None
+    mapped = mapped_figures(folder / "model.onnx", experiment.target, images, recipe.get("verify", {}).get("probed"))
+    counted = compressed_facts(result, spec, facts, folder)
+    whole = facts.pop("layers_dense", {})
+    for layer in counted["layers"]:
+        layer.update(whole.get(layer["name"], {}))
+    return {"seed": seed, **facts, **mapped, **counted}
+
+
+def keep_first(experiment: Experiment, name: str, folder: Path) -> dict[str, Any]:
+    """Keep the model and the log of the first run; sizes of the dense network, power and area of the model."""
+    model = folder / "model.onnx"
+    (HERE / "models").mkdir(exist_ok=True)
+    shutil.copyfile(model, HERE / "models" / f"{name}.onnx")
+    shutil.copyfile(folder / "log.jsonl", RESULTS / f"{name}.log.jsonl")
+    return {
+        "sizes": dense_figures(experiment.network, experiment.target),
+        "power": power_and_area(model, experiment.network, experiment.target),
+    }
 
 
 def recipe_of(network: str) -> dict[str, Any]:
@@ -103,9 +145,7 @@ def say(message: str) -> None:
     print(message, flush=True)
 
 
-def summary(
-    network: str, dataset: str, recipe: dict[str, Any], runs: list[dict[str, Any]], sizes: dict[str, Any], power: Any
-) -> dict[str, Any]:
+def summary(experiment: Experiment, runs: list[dict[str, Any]], *, sizes: dict[str, Any], power: Any) -> dict[str, Any]:
     """Means over the seeds on top, every run below; counts are of the first run, whose model is kept."""
     first = runs[0]
     tops = {key: statistics.fmean(run[key] for run in runs) for key in first if key.startswith("top1_")}
@@ -124,9 +164,18 @@ def summary(
         **sizes,
     }
     return {
-        "network": network, "dataset": dataset, "target": TARGETS[network], "bits": 5, **tops, "spread": spread,
-        "seeds": [run["seed"] for run in runs], **counted, "power_and_area": power, "recipe": recipe, "runs": runs,
-    }  # fmt: skip
+        "network": experiment.network,
+        "dataset": DATASETS[experiment.network],
+        "target": experiment.target,
+        "bits": 5,
+        **tops,
+        "spread": spread,
+        "seeds": [run["seed"] for run in runs],
+        **counted,
+        "power_and_area": power,
+        "recipe": experiment.recipe,
+        "runs": runs,
+    }
 
 
 def loss_of(recipe: dict[str, Any], stage: str) -> Distilled:
@@ -134,41 +183,46 @@ def loss_of(recipe: dict[str, Any], stage: str) -> Distilled:
     return Distilled(options.get("teacher_share", 0.0), options.get("temperature", 3.0), options.get("smoothing", 0.0))
 
 
-def training_batches(
-    network: str, images: Images, recipe: dict[str, Any], seed: int, stage: str, work: Path
-) -> Batches:
+def training_batches(experiment: Experiment, seed: int, stage: str) -> Batches:
     """The batches of a stage, as its recipe says, with the mean of the teachers that it names."""
-    options = recipe[f"{stage}_data"]
+    images, options = experiment.images, experiment.recipe[f"{stage}_data"]
     ours = (images.mean, images.deviation)
     theirs = {"resnet56": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))}
     if options.get("teacher_share") and not options.get("teachers"):
         raise SystemExit(f"{stage}_data: teacher_share without teachers; name some, or leave the share out")
     teachers = [
-        Teacher(taught(name, network, images, recipe, work), ours, theirs.get(name, ours))
+        Teacher(teacher_of(name, experiment), ours, theirs.get(name, ours))
         for name in (part.format(seed=seed) for part in options.get("teachers", ()))
     ]
     return Batches(
-        images, options["batch"], options.get("shift", 0), flip=options.get("flip", False), views=options["views"],
-        seed=seed, teachers=teachers, sides=options.get("sides", ()),
-    )  # fmt: skip
+        images,
+        options["batch"],
+        options.get("shift", 0),
+        flip=options.get("flip", False),
+        views=options["views"],
+        seed=seed,
+        teachers=teachers,
+        sides=options.get("sides", ()),
+    )
 
 
-def taught(name: str, network: str, images: Images, recipe: dict[str, Any], work: Path) -> nn.Module:
+def teacher_of(name: str, experiment: Experiment) -> nn.Module:
     """A teacher: ``resnet56`` of the shared weights, or NETWORK/SEED, a dense network that is trained here."""
     if name == "resnet56":
         return trained_resnet(SHARED / "weights" / "resnet56-4bfd9763.th", 9)
     other, _, seed = name.partition("/")
     if other not in NETWORKS or not seed.isdigit():
         raise SystemExit(f"teachers: {name!r} is neither resnet56 nor NETWORK/SEED with one of {', '.join(NETWORKS)}")
-    recipe = recipe if other == network else recipe_of(other)
-    return train_dense(other, images, recipe, int(seed), work)[0]
+    if other != experiment.network:
+        experiment = replace(experiment, network=other, recipe=recipe_of(other))
+    return train_dense(experiment, int(seed))[0]
 
 
 def started(network: str, images: Images, name: str) -> tuple[nn.Module, dict[str, Any]]:
-    """Where a compression goes on from the compressed model of another row.
+    """The compressed model of another row, from which a compression starts.
 
     Returns:
-        That model's network; what that row says of its dense network, and the epochs that lie behind.
+        The model's network; that row's figures of its dense network, and the epochs that it was trained for.
     """
     file, result = HERE / "models" / f"{name}.onnx", RESULTS / f"{name}.json"
     for needed in (file, result):
@@ -187,16 +241,15 @@ def started(network: str, images: Images, name: str) -> tuple[nn.Module, dict[st
     return model, facts
 
 
-def train_dense(
-    network: str, images: Images, recipe: dict[str, Any], seed: int, work: Path
-) -> tuple[nn.Module, nn.Module]:
+def train_dense(experiment: Experiment, seed: int) -> tuple[nn.Module, nn.Module]:
     """The dense network, from scratch or from the weights that the recipe names; checkpoint after every epoch.
 
     Returns:
-        The trained network; where the compression starts (the same, or as it was after ``branch`` epochs, so that both
-        get equally many epochs in all).
+        The trained network; the network from which compression starts (the same, or as it was after ``branch`` epochs,
+        so that both get equally many epochs in all).
     """
-    options, folder = recipe["dense"], work / f"{network}_dense" / f"seed{seed}"
+    network, recipe = experiment.network, experiment.recipe
+    options, folder = recipe["dense"], experiment.work / f"{network}_dense" / f"seed{seed}"
     torch.manual_seed(seed)
     model = NETWORKS[network]()
     branch = options.get("branch", options["epochs"])
@@ -209,12 +262,11 @@ def train_dense(
 
         model.load_state_dict(load_vgg16.state_dict())
         start.load_state_dict(model.state_dict())
-    bfloat16 = recipe["compress"].get("precision") == "bfloat16"
-    setting = _setting(bfloat16=bfloat16)
-    if setting.emulates:
-        say(EMULATED)
-    model = setting.placed(model)
-    steps = Optimiser(**{**options["optimiser"], "schedule": Schedule(options["optimiser"]["schedule"])})
+    compute = compute_settings(bfloat16=recipe["compress"].get("precision") == "bfloat16")
+    if compute.emulates_bfloat16:
+        say(SLOW_BFLOAT16)
+    model = compute.move_model(model)
+    steps = Optimiser(**options["optimiser"])
     optimiser = make_optimiser(model, steps)
     file, first = folder / "dense.pt", 0
     fingerprint = json.dumps([network, options, recipe["dense_data"]], sort_keys=True)
@@ -228,16 +280,12 @@ def train_dense(
             optimiser.load_state_dict(state["optimiser"])
     if first < options["epochs"]:
         folder.mkdir(parents=True, exist_ok=True)
-        batches = training_batches(network, images, recipe, seed, "dense", work)
         trained = torch.compile(model, dynamic=False) if options.get("compile") else model
+        stage = TrainingStage(trained, loss_of(recipe, "dense"), optimiser, steps, compute)
+        batches = training_batches(experiment, seed, "dense")
         for epoch in range(first, options["epochs"]):
-            seed_epoch(seed, 9, epoch)
-            done = train_epoch(
-                trained, batches(epoch), loss_of(recipe, "dense"), optimiser, steps,
-                lambda share, epoch=epoch: (epoch + share) / options["epochs"], setting, where=f"dense epoch {epoch}",
-            )  # fmt: skip
-            say(f"dense {epoch}: loss {done.loss:.4f}, {done.seconds:.0f} s")
-            state = {"fingerprint": fingerprint, "model": model.state_dict(), "epoch": epoch + 1}
+            state = {"fingerprint": fingerprint, "epoch": epoch + 1}
+            state |= train_dense_epoch(stage, model, batches, seed, epoch, epochs=options["epochs"])
             save_checkpoint(file, {**state, "optimiser": optimiser.state_dict()})
             if epoch + 1 == branch:
                 save_checkpoint(folder / "branch.pt", state)
@@ -246,12 +294,22 @@ def train_dense(
     return model.cpu().eval(), start.eval()
 
 
+def train_dense_epoch(
+    stage: TrainingStage, model: nn.Module, batches: Batches, seed: int, epoch: int, *, epochs: int
+) -> dict[str, Any]:
+    """One epoch of the dense network; its state for the checkpoint."""
+    seed_epoch(seed, 9, epoch)
+    done = train_epoch(stage, batches(epoch), lambda share: (epoch + share) / epochs, label=f"dense epoch {epoch}")
+    say(f"dense {epoch}: loss {done.loss:.4f}, {done.seconds:.0f} s")
+    return {"model": model.state_dict()}
+
+
 def dense_facts(dense: nn.Module, images: Images, recipe: dict[str, Any]) -> dict[str, Any]:
     """Accuracy of the dense network in float32, epochs."""
     options = recipe["dense"]
     before, epochs = options.get("start_epochs", 0), options["epochs"]
-    setting = _setting(bfloat16=False)
-    top1 = accuracy(setting.placed(dense), images.test_batches(), setting, exact=True)
+    compute = compute_settings(bfloat16=False)
+    top1 = measure_accuracy(compute.move_model(dense), images.test_batches(), compute, exact=True)
     dense.cpu()
     say(f"dense: {100 * top1:.2f}%")
     return {
@@ -261,13 +319,13 @@ def dense_facts(dense: nn.Module, images: Images, recipe: dict[str, Any]) -> dic
     }
 
 
-def _setting(*, bfloat16: bool) -> Setting:
-    """On a GPU where there is one."""
-    return Setting(pick_device(None), bfloat16, bfloat16, Ranks())
+def compute_settings(*, bfloat16: bool) -> ComputeSettings:
+    """Of one process, on a GPU where there is one."""
+    return ComputeSettings(pick_device(None), bfloat16, bfloat16, ProcessRank())
 
 
 def compressed_facts(result: admm.Compressed, spec: Spec, dense: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Accuracies on the way, epochs, and what is left of each layer."""
+    """Accuracies after each stage, epochs, and the remaining weights and tiles of each layer."""
     report = result.report()
     conv = [layer for layer in report["layers"] if layer["name"] in result.layers and "Conv" in _kind(result, layer)]
     admm_epochs = len(spec.admm.rho) * spec.admm.epochs

@@ -1,10 +1,10 @@
-"""ADMM in a training loop of one's own: a digits network that is to fit on 7 crossbars instead of 19.
+"""ADMM in the user's own training loop: a digits network is compressed to 7 crossbars instead of 19.
 
     pip install "mcompiler[admm]"
     python examples/own_loop.py [FILE.onnx]
 
 trains on scikit-learn's 8x8 digits, prunes with the compressor's three lines in an ordinary loop, writes the network as
-ONNX, and compares the crossbars that compressor and compiler count. It takes a few seconds.
+ONNX, and compares the numbers of crossbars that compressor and compiler count. It takes a few seconds.
 """
 
 import sys
@@ -46,12 +46,12 @@ def main(path: Path) -> None:
     for _ in range(SPEC.admm.epochs * len(SPEC.admm.rho)):
         train_epoch(net, optimiser, batches, compressor)
         compressor.update()  # 2: every epoch
-    compressor.project()  # 3: from here on what was pruned stays zero
+    compressor.project()  # 3: from now on pruned weights stay zero
     for _ in range(5):
         train_epoch(net, optimiser, batches, compressor)
 
     net.eval()
-    for layer in compressor.layers.values():  # the masks have done their work: plain weights again
+    for layer in compressor.layers.values():  # make the masked weights plain parameters again
         parametrize.remove_parametrizations(layer.module, "weight")
     path.write_bytes(to_onnx(net))
 

@@ -117,7 +117,7 @@ def call(capsys: Capture, *arguments: str) -> tuple[int, str, str]:
         (["own_task:task", "--device", "gpu"], 1, "device 'gpu' cannot be used: "),
         (["own_task:task", "--out", "spec.toml"], 1, "spec.toml: is a file; give another --out"),
         (["own_task:wild"], 1, "the weights of layer '3' are not finite"),
-        (["own_task:once"], 1, "walked only once; give a list, a DataLoader or a function of the epoch"),
+        (["own_task:once"], 1, "iterated only once; give a list, a DataLoader or a function of the epoch"),
         (["own_task:other_shape"], 1, "the model does not run on the example inputs: Given groups=1"),
         (["own_task:branches"], 1, "or set `remove_paths = false` to compress the model without removing paths"),
     ],
@@ -135,7 +135,7 @@ def test_a_wrong_specification_is_told_with_file_and_place(capsys: Capture, tmp_
     (tmp_path / "spec.toml").write_text("[admm]\nepoch = 3")
     code, out, _ = call(capsys, "own_task:task", "--spec", "spec.toml", "--json")
     assert code == 1
-    assert json.loads(out) == {"error": "spec.toml: admm.epoch: unknown key; did you mean 'admm.epochs'?"}
+    assert json.loads(out) == {"error": "spec.toml: admm.epoch: unknown key; did you mean 'epochs'?"}
 
 
 def test_layers_of_the_specification_must_be_the_model_s(capsys: Capture, tmp_path: Path) -> None:
@@ -222,7 +222,7 @@ def test_a_finished_run_is_not_run_again(capsys: Capture, finished: tuple[Path, 
     code = run(["compress", f"{folder / 'own_task.py'}:task", *arguments])
     captured = capsys.readouterr()
     assert code == 0, captured.err
-    assert "going on from" in captured.err
+    assert "resuming from" in captured.err
     assert re.search(rf"top-1 dense +{100 * report['top1']['dense']:.1f}\d*%", captured.out)
     assert "mcompiler compile" in captured.out
     assert "--target generic_128 --set array.rows=16 --set array.columns=16" in captured.out
@@ -230,7 +230,9 @@ def test_a_finished_run_is_not_run_again(capsys: Capture, finished: tuple[Path, 
     code = run(["compress", f"{folder / 'own_task.py'}:task", "--out", str(folder / "run")])
     captured = capsys.readouterr()
     assert code == 1
-    assert "checkpoint.pt: of another specification, target or model; give another --out, or start anew" in captured.err
+    assert (
+        "checkpoint.pt: of another specification, target or model; give another --out, or start again" in captured.err
+    )
 
 
 def test_of_several_processes_one_speaks(

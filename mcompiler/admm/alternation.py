@@ -1,4 +1,4 @@
-"""The alternation: weights are pulled to where their constraints are, by auxiliaries and duals of every layer.
+"""ADMM's alternation: auxiliaries and duals of every layer, and the penalty that pulls the weights to the constraints.
 
 Minimises f(W) subject to W in P (structure) and W in Q (levels) with auxiliaries Y, Z and scaled duals U, V:
 Yuan et al., ISLPED 2019 (arXiv 1908.11691); Boyd et al. 2011, section 3.
@@ -12,15 +12,15 @@ from typing import Any
 
 import torch
 
-from mcompiler.admm.lowering import Layer, as_matrix, as_weight
-from mcompiler.admm.quantise import Levels, best_scale
+from mcompiler.admm.lowering import CompressibleLayer, as_matrix, as_weight
+from mcompiler.admm.quantise import Levels, fit_scales
 from mcompiler.admm.spec import Admm
 from mcompiler.errors import CompileError
 
 
 @dataclass(frozen=True)
 class Residuals:
-    """How far one layer is from its constraints after an update.
+    """Distance of one layer from its constraints after an update.
 
     Attributes:
         primal_structure, primal_levels: |W - Y| / |W|, |W - Z| / |W|; 0 where there is no such constraint.
@@ -35,32 +35,41 @@ class Residuals:
 
 
 @dataclass
-class _State:
-    """Auxiliaries and scaled duals of one layer, in the weight's shape; None where there is no such constraint."""
+class _AdmmVariables:
+    """Auxiliaries and scaled duals of one layer, in the weight's shape; None where there is no such constraint.
+
+    The penalty of the layer is ``coefficient`` |W - ``centre``|^2 + ``constant``.
+    """
 
     y: torch.Tensor | None
     u: torch.Tensor | None
     z: torch.Tensor | None
     v: torch.Tensor | None
-    middle: torch.Tensor  # the one point that the penalty pulls to
-    factor: float  # rho / 2 for each constraint
-    offset: float  # what the pull to one point leaves out of the value
+    centre: torch.Tensor
+    coefficient: float = 0.0
+    constant: float = 0.0
 
 
-class _Pull(torch.autograd.Function):
-    """sum_i c_i |W_i - M_i|^2; its gradient is 2 c_i (W_i - M_i)."""
+class _QuadraticPenalty(torch.autograd.Function):
+    """sum_i c_i |W_i - M_i|^2; its gradient is 2 c_i (W_i - M_i).
+
+    It is evaluated in every training step on all layers. Written as one autograd function it takes three fused calls
+    for all layers together and keeps only the differences; autograd would record several operations for every layer.
+    """
 
     @staticmethod
-    def forward(ctx: Any, factors: list[float], middles: list[torch.Tensor], *weights: torch.Tensor) -> torch.Tensor:
-        differences = torch._foreach_sub(list(weights), middles)
+    def forward(
+        ctx: Any, coefficients: list[float], centres: list[torch.Tensor], *weights: torch.Tensor
+    ) -> torch.Tensor:
+        differences = torch._foreach_sub(list(weights), centres)
         ctx.save_for_backward(*differences)
-        ctx.factors = factors
+        ctx.coefficients = coefficients
         norms = torch.stack(torch._foreach_norm(differences))
-        return (norms.square() * torch.tensor(factors, dtype=norms.dtype, device=norms.device)).sum()
+        return (norms.square() * torch.tensor(coefficients, dtype=norms.dtype, device=norms.device)).sum()
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> tuple[Any, ...]:
-        scales = [2 * factor * grads[0] for factor in ctx.factors]
+        scales = [2 * coefficient * grads[0] for coefficient in ctx.coefficients]
         return None, None, *torch._foreach_mul(ctx.saved_tensors, scales)
 
 
@@ -68,44 +77,46 @@ class Alternation:
     """Auxiliaries and duals of all layers, from the first penalty or update until the hard projection.
 
     Args:
-        layers: whose weights are pulled.
-        structured: names of those that have a structure.
+        layers: the layers to which the penalty applies.
+        structured: names of the layers that have a structure.
         levels: of each layer; None: its weights stay float.
-        nearest: from a layer's name and a weight to the nearest weight that has its structure.
-        options: of the stages.
+        project_structure: from a layer's name and a weight to the nearest weight that has the layer's structure.
+        options: of the ADMM stages.
     """
 
     def __init__(
         self,
-        layers: Mapping[str, Layer],
+        layers: Mapping[str, CompressibleLayer],
         structured: Collection[str],
         levels: Mapping[str, Levels | None],
-        nearest: Callable[[str, torch.Tensor], torch.Tensor],
+        project_structure: Callable[[str, torch.Tensor], torch.Tensor],
         options: Admm,
     ) -> None:
         self._layers, self._structured, self._levels = layers, structured, levels
-        self._nearest, self._options = nearest, options
+        self._project_structure, self._options = project_structure, options
         self._updates = 0
-        self._states: dict[str, _State] = {}
+        self._variables: dict[str, _AdmmVariables] = {}
 
     @property
     def rho(self) -> float:
-        """Penalty of the present stage."""
+        """Penalty parameter of the present stage."""
         per_stage = max(1, self._options.epochs * self._options.updates_per_epoch)
         return self._options.rho[min(self._updates // per_stage, len(self._options.rho) - 1)]
 
     def penalty(self) -> torch.Tensor:
         """rho/2 |W - Y + U|^2 + rho/2 |W - Z + V|^2 over all layers, a scalar."""
-        if not self._states:
-            self._start()
-        names = [name for name, state in self._states.items() if state.factor > 0]
-        states = [self._states[name] for name in names]
+        if not self._variables:
+            self._initialise()
+        names = [name for name, variables in self._variables.items() if variables.coefficient > 0]
+        constrained = [self._variables[name] for name in names]
         if not names:
             return torch.zeros((), device=next(iter(self._layers.values())).weight.device)
-        pull: torch.Tensor = _Pull.apply(  # type: ignore[no-untyped-call]
-            [s.factor for s in states], [s.middle for s in states], *(self._layers[name].weight for name in names)
+        distance: torch.Tensor = _QuadraticPenalty.apply(  # type: ignore[no-untyped-call]
+            [variables.coefficient for variables in constrained],
+            [variables.centre for variables in constrained],
+            *(self._layers[name].weight for name in names),
         )
-        return pull + sum(state.offset for state in states)
+        return distance + sum(variables.constant for variables in constrained)
 
     @torch.no_grad()
     def update(self) -> dict[str, Residuals]:
@@ -114,100 +125,114 @@ class Alternation:
         Raises:
             CompileError: weights that are not finite.
         """
-        if not self._states:
-            self._start()
+        if not self._variables:
+            self._initialise()
         rho = self.rho
-        found = {name: self._update(name, state, rho) for name, state in self._states.items()}
+        residuals = {name: self._update(name, variables, rho) for name, variables in self._variables.items()}
         self._updates += 1
-        if self.rho != rho:  # scaled duals are duals / rho
-            for state in self._states.values():
-                for dual in (state.u, state.v):
+        # U and V are the dual variables divided by rho. The dual variables do not change when a stage begins, so the
+        # scaled ones shrink by the factor by which rho grows (Boyd et al. 2011, section 3.4.1).
+        if self.rho != rho:
+            for variables in self._variables.values():
+                for dual in (variables.u, variables.v):
                     if dual is not None:
                         dual.mul_(rho / self.rho)
-        for state in self._states.values():
-            self._aim(state)
-        return found
+        for variables in self._variables.values():
+            self._merge_penalty_terms(variables)
+        return residuals
 
     def state_dict(self) -> dict[str, Any]:
         """Auxiliaries and duals, for a checkpoint."""
-        states = {name: {"y": s.y, "u": s.u, "z": s.z, "v": s.v} for name, s in self._states.items()}
+        states = {name: {"y": v.y, "u": v.u, "z": v.z, "v": v.v} for name, v in self._variables.items()}
         return {"updates": self._updates, "states": states}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Undo ``state_dict``; tensors come to where the weights are.
+        """Restore what ``state_dict`` returned; tensors are moved to the device of the weights.
 
         Raises:
             CompileError: a state of other layers, or of layers of another shape.
         """
-        states: dict[str, _State] = {}
+        loaded: dict[str, _AdmmVariables] = {}
         for name, parts in state["states"].items():
             layer = self._layers.get(name)
             if layer is None:
-                raise CompileError(f"the saved state is of a layer '{name}', which this model has not; start anew")
+                raise CompileError(
+                    f"the checkpoint holds the state of a layer '{name}' that this model does not have; start again "
+                    "without it"
+                )
             weight = layer.weight.detach()
-            moved = {key: None if part is None else part.to(weight.device, copy=True) for key, part in parts.items()}
-            if any(part is not None and part.shape != weight.shape for part in moved.values()):
-                raise CompileError("has another shape in the saved state; start anew", name)
-            states[name] = _State(**moved, middle=torch.empty_like(weight), factor=0.0, offset=0.0)
-        self._updates, self._states = int(state["updates"]), states
-        for entry in states.values():
-            self._aim(entry)
+            y, u, z, v = (
+                None if parts[key] is None else parts[key].to(weight.device, copy=True) for key in ("y", "u", "z", "v")
+            )
+            if any(part is not None and part.shape != weight.shape for part in (y, u, z, v)):
+                raise CompileError("has another shape in the checkpoint; start again without it", name)
+            loaded[name] = _AdmmVariables(y, u, z, v, centre=torch.empty_like(weight))
+        self._updates, self._variables = int(state["updates"]), loaded
+        for variables in loaded.values():
+            self._merge_penalty_terms(variables)
 
     def clear(self) -> None:
-        """Behind the hard projection nothing is pulled any more."""
-        self._states.clear()
+        """Forget auxiliaries and duals: after the hard projection there is no penalty."""
+        self._variables.clear()
 
-    def _start(self) -> None:
+    def _initialise(self) -> None:
         """Y and Z are the projections of W, the duals zero."""
         with torch.no_grad():
             for name, layer in self._layers.items():
                 weight = layer.weight.detach()
-                y = self._nearest(name, weight) if name in self._structured else None
-                z = self._levelled(name, weight, y) if self._levels[name] is not None else None
+                y = self._project_structure(name, weight) if name in self._structured else None
+                z = self._project_levels(name, weight, y) if self._levels[name] is not None else None
                 u, v = (None if part is None else torch.zeros_like(weight) for part in (y, z))
-                state = _State(y, u, z, v, middle=torch.empty_like(weight), factor=0.0, offset=0.0)
-                self._aim(state)
-                self._states[name] = state
+                self._variables[name] = _AdmmVariables(y, u, z, v, centre=torch.empty_like(weight))
+                self._merge_penalty_terms(self._variables[name])
 
-    def _aim(self, state: _State) -> None:
-        """|W - A|^2 + |W - B|^2 = 2 |W - (A + B) / 2|^2 + |A - B|^2 / 2: one pull does for both constraints."""
-        points = [a - d for a, d in ((state.y, state.u), (state.z, state.v)) if a is not None and d is not None]
+    def _merge_penalty_terms(self, variables: _AdmmVariables) -> None:
+        """Write the penalty of a layer as one quadratic term and a constant."""
+        pairs = ((variables.y, variables.u), (variables.z, variables.v))
+        points = [auxiliary - dual for auxiliary, dual in pairs if auxiliary is not None and dual is not None]
         if not points:
             return
-        state.factor = self.rho / 2 * len(points)
+        variables.coefficient = self.rho / 2 * len(points)
         if len(points) == 1:
-            state.middle.copy_(points[0])
-            state.offset = 0.0
-        else:
-            torch.add(points[0], points[1], out=state.middle).mul_(0.5)
-            state.offset = self.rho / 4 * float((points[0] - points[1]).square().sum())
+            variables.centre.copy_(points[0])
+            variables.constant = 0.0
+            return
+        # |W - A|^2 + |W - B|^2 = 2 |W - (A + B) / 2|^2 + |A - B|^2 / 2: the gradient of both terms is that of one term
+        # with the mean as its centre. The last part does not depend on W; it only makes the reported value right.
+        torch.add(points[0], points[1], out=variables.centre).mul_(0.5)
+        variables.constant = self.rho / 4 * float((points[0] - points[1]).square().sum())
 
-    def _update(self, name: str, state: _State, rho: float) -> Residuals:
+    def _update(self, name: str, variables: _AdmmVariables, rho: float) -> Residuals:
         weight = self._layers[name].weight.detach()
         norm = float(weight.norm()) or 1.0
         if not torch.isfinite(weight).all():
             raise CompileError("its weights are not finite any more; lower the learning rate or admm.rho", name)
+        # Both constraints see the same W: given W, the augmented Lagrangian separates into one term for (Y, U) and one
+        # for (Z, V), and its minimum over Y is the projection of W + U (over Z, of W + V). The dual then grows by the
+        # distance W - Y that remains.
         primal, dual = [0.0, 0.0], 0.0
-        if state.y is not None and state.u is not None:
-            y = self._nearest(name, weight + state.u)
-            dual += float((y - state.y).square().sum())
-            state.y = y
-            state.u.add_(weight).sub_(y)
+        if variables.y is not None and variables.u is not None:
+            y = self._project_structure(name, weight + variables.u)
+            dual += float((y - variables.y).square().sum())
+            variables.y = y
+            variables.u.add_(weight).sub_(y)
             primal[0] = float((weight - y).norm()) / norm
-        if state.z is not None and state.v is not None:
-            z = self._levelled(name, weight + state.v, state.y)
-            dual += float((z - state.z).square().sum())
-            state.z = z
-            state.v.add_(weight).sub_(z)
+        if variables.z is not None and variables.v is not None:
+            z = self._project_levels(name, weight + variables.v, variables.y)
+            dual += float((z - variables.z).square().sum())
+            variables.z = z
+            variables.v.add_(weight).sub_(z)
             primal[1] = float((weight - z).norm()) / norm
         return Residuals(primal[0], primal[1], rho * dual**0.5 / norm, rho)
 
-    def _levelled(self, name: str, weight: torch.Tensor, structured: torch.Tensor | None) -> torch.Tensor:
-        """The nearest weight on levels; what the structure prunes is not mapped and so zero."""
+    def _project_levels(self, name: str, weight: torch.Tensor, structured: torch.Tensor | None) -> torch.Tensor:
+        """The nearest weight on levels; weights that the structure prunes are zero."""
         levels, layer = self._levels[name], self._layers[name]
         assert levels is not None
-        held = weight if structured is None else torch.where(structured != 0, weight, torch.zeros_like(weight))
-        matrix = as_matrix(held, layer.groups)
-        scale = best_scale(matrix, levels)
+        # Pruned weights are not mapped. They are left out before the scales are fitted, so that a scale fits the
+        # remaining weights, and set to zero afterwards, since a level set without zero would give them a level.
+        remaining = weight if structured is None else torch.where(structured != 0, weight, torch.zeros_like(weight))
+        matrix = as_matrix(remaining, layer.groups)
+        scale = fit_scales(matrix, levels)
         values = as_weight(levels.nearest(matrix, scale) * scale[:, None], weight.shape).contiguous()
         return values if structured is None else torch.where(structured != 0, values, torch.zeros_like(values))

@@ -1,11 +1,11 @@
 """Search for structures under a budget of whole crossbars, or of the energy or area that they cost.
 
-A layer of one group may keep whole row blocks and column blocks: with r x c tiles left it keeps the r * rows most
-important rows and the c * columns most important filters. For every r and c of a layer the importance that is kept is
-found once (rows and columns are chosen in turns, which each other's choice improves); then one r x c is picked per
-layer, for the largest importance kept in total that the budget allows. That is a multiple-choice knapsack problem, and
-it is solved exactly, by the front of (spent, kept) over the layers seen so far. So a larger budget never keeps less,
-and no rule that picks from the same r x c tables (all layers alike, one tile at a time) keeps more.
+A layer of one group may keep whole row blocks and column blocks: with r x c tiles it keeps the r * rows most important
+rows and the c * columns most important filters. For every r and c of a layer the largest importance that can be kept is
+found once (rows and columns are chosen in turns, each given the other); then one r x c is chosen per layer, so that the
+total importance is largest within the budget. That is a multiple-choice knapsack problem. It is solved exactly, by the
+Pareto front of (spent, kept) over the layers. So a larger budget never keeps less, and no rule that chooses from the
+same r x c tables (all layers alike, one tile at a time) keeps more.
 
 Layers of several groups keep whole tiles, the most important ones.
 
@@ -23,28 +23,40 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mcompiler.admm.choices import Choice, Floats, Ints, LayerCost, Options, kept_weights, options_of, structure_of
-from mcompiler.admm.constraints import Structure
+from mcompiler.admm.choices import (
+    ChoiceTable,
+    Floats,
+    Ints,
+    LayerCost,
+    TileChoice,
+    find_kept_weights,
+    list_choices,
+    make_structure,
+)
+from mcompiler.admm.spec import Structure
 from mcompiler.errors import CompileError
 
-__all__ = ["LayerCost", "Link", "Plan", "Reader", "search"]
+__all__ = ["BudgetPlan", "ChannelReader", "LayerCost", "SharedChannels", "search"]
 
-FRONT = 16_384
-"""Points of the front that are kept. More distinct sums than that (prices without a common unit) are thinned."""
-LINK_ROUNDS = 8
-"""Searches at most after the first, where layers are linked; VGG-16 takes two to four."""
+MAX_FRONT = 16_384
+"""Points of the front, at most. With more distinct sums (prices without a common unit) the front is thinned."""
+
+MAX_ROUNDS = 8
+"""Searches after the first, at most, where layers share channels; VGG-16 takes two to four."""
+
 SLACK = 1e-9
-"""Relative rounding of sums of prices."""
+"""Relative rounding error of sums of prices."""
 
 
 @dataclass(frozen=True)
-class Reader:
-    """A layer that reads linked channels: channel j is rows ``first + j * rows`` and on, ``rows`` of them, of all rows.
+class ChannelReader:
+    """A layer that reads shared channels: channel j is the rows from ``first + j * rows`` on, ``rows`` of them.
 
     Attributes:
         layer: its name.
         first: row where channel 0 begins, counted over all groups; above 0 where layers are concatenated.
-        rows: of a channel; None: its kernel positions. The pixels of a channel behind a Flatten.
+        rows: number of rows of a channel; None: the kernel positions of the layer. After a Flatten a channel has one
+            row per pixel.
     """
 
     layer: str
@@ -53,8 +65,10 @@ class Reader:
 
 
 @dataclass(frozen=True)
-class Link:
-    """Output channels that are the input channels of others: what none writes needs no rows, what none reads no filter.
+class SharedChannels:
+    """Output channels of layers that are input channels of others.
+
+    A channel that no layer writes needs no rows in its readers; a channel that no layer reads needs no filters.
 
     Attributes:
         writers: layers whose filter j writes (adds to) channel j.
@@ -62,20 +76,20 @@ class Link:
     """
 
     writers: tuple[str, ...]
-    readers: tuple[Reader, ...]
+    readers: tuple[ChannelReader, ...]
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What each layer may keep.
+class BudgetPlan:
+    """A structure for each layer.
 
     Attributes:
         structures: by layer.
         tiles: array positions that each layer keeps.
-        spent, floor, dense: cost of the plan, of one position in each layer that is not fixed, of all that there is.
-        kept: importance that is kept, as a share of all.
-        trace: (spent, kept) of every plan on the way to the budget that is worth its cost, cheapest first; with links,
-            of the last round.
+        spent: cost of the plan.
+        floor: cost of one position in each layer.
+        dense: cost of all positions of all layers.
+        kept: importance that is kept, as a fraction of all.
     """
 
     structures: dict[str, Structure]
@@ -84,7 +98,6 @@ class Plan:
     floor: float
     dense: float
     kept: float
-    trace: tuple[tuple[float, float], ...]
 
 
 def search(
@@ -92,50 +105,59 @@ def search(
     importance: Mapping[str, Tensor],
     budget: float,
     *,
-    links: Sequence[Link] = (),
+    shared: Sequence[SharedChannels] = (),
     unit: str = "",
-) -> Plan:
-    """Spend a budget where it keeps most importance.
+) -> BudgetPlan:
+    """Find the structures within a budget that keep the most importance.
 
     Args:
         layers: the layers that share the budget.
         importance: of each weight of each layer, not negative, [G, K, N]; its sums must be comparable between layers.
         budget: in the currency of the prices.
-        links: channels that layers share. What a plan cuts off (rows whose channel nobody writes, filters that nobody
-            reads) then counts nothing and the search is repeated, until a plan cuts off nothing more (a heuristic: the
-            best plan of all rounds is taken).
+        shared: channels that layers share. Weights that a plan makes useless (rows whose channel no layer writes,
+            filters that no layer reads) get importance 0 and the search is repeated, until a plan makes no further
+            weights useless (a heuristic: the best plan of all rounds is returned).
         unit: of the prices, for messages.
 
     Returns:
         A plan of at most ``budget`` (within rounding), with at least one array position in each layer.
 
     Raises:
-        CompileError: the budget is below the floor; a price or an importance is negative, not finite or missing; a link
-            does not fit its layers.
+        CompileError: the budget is below the floor; a price or an importance is negative, not finite or missing; shared
+            channels do not fit their layers.
     """
-    _check(layers, importance, links)
+    _check(layers, importance)
+    _check_shared(layers, shared)
     floor, dense = (float(sum(costs)) for costs in zip(*((x.floor, x.price * x.tiles) for x in layers), strict=True))
     if not budget >= floor * (1 - SLACK):
         given, least = (f"{value:g} {unit}".rstrip() for value in (budget, floor))
         raise CompileError(
-            f"a budget of {given} is below {least}, the cost of one array position in each layer that is searched "
-            f"and of all that fixed layers have; give at least {least}, or search fewer layers"
+            f"a budget of {given} is below {least}, the cost of one array position in each layer that is "
+            f"searched; give at least {least}, or search fewer layers"
         )
     if dense <= budget * (1 + SLACK):
-        free, tiles = {layer.name: Structure() for layer in layers}, {layer.name: layer.tiles for layer in layers}
-        return Plan(free, tiles, dense, floor, dense, 1.0, ((dense, 1.0),))
-    weights = _scaled(layers, importance)
+        return BudgetPlan(
+            structures={layer.name: Structure() for layer in layers},
+            tiles={layer.name: layer.tiles for layer in layers},
+            spent=dense,
+            floor=floor,
+            dense=dense,
+            kept=1.0,
+        )
+    weights = _normalise(layers, importance)
     total = sum(float(weight.sum(dtype=torch.float64)) for weight in weights.values()) or 1.0
-    front, worth = _spend(layers, weights, budget, links)
-    trace = tuple(zip(front.cost.tolist(), np.minimum(front.value / total, 1.0).tolist(), strict=True))
-    return Plan(
-        {layer.name: structure_of(layer, front.chosen[layer.name]) for layer in layers},
-        {name: choice.tiles for name, choice in front.chosen.items()},
-        *(trace[-1][0], floor, dense, min(worth / total, 1.0) if links else trace[-1][1], trace),
+    front, kept = _search_rounds(layers, weights, budget, shared)
+    return BudgetPlan(
+        structures={layer.name: make_structure(layer, front.chosen[layer.name]) for layer in layers},
+        tiles={name: choice.tiles for name, choice in front.chosen.items()},
+        spent=float(front.cost[-1]),
+        floor=floor,
+        dense=dense,
+        kept=min(kept / total, 1.0) if shared else min(float(front.value[-1]) / total, 1.0),
     )
 
 
-def _check(layers: Sequence[LayerCost], importance: Mapping[str, Tensor], links: Sequence[Link]) -> None:
+def _check(layers: Sequence[LayerCost], importance: Mapping[str, Tensor]) -> None:
     if not layers:
         raise CompileError("there is no layer to spend a budget on; give at least one")
     for layer in layers:
@@ -144,149 +166,181 @@ def _check(layers: Sequence[LayerCost], importance: Mapping[str, Tensor], links:
         weight = importance.get(layer.name)
         shape = (layer.groups, layer.rows, layer.columns)
         if weight is None or tuple(weight.shape) != shape:
-            what = "none" if weight is None else f"shape {tuple(weight.shape)}"
+            given = "none" if weight is None else f"shape {tuple(weight.shape)}"
             raise CompileError(
-                f"its importance must have shape {shape} and has {what}; give one per weight", layer.name
+                f"its importance must have shape {shape} and has {given}; give one per weight", layer.name
             )
         if not bool((weight >= 0).all() & torch.isfinite(weight).all()):
             raise CompileError(
                 "its importance is negative or not finite; the model or its gradients diverged", layer.name
             )
+
+
+def _check_shared(layers: Sequence[LayerCost], shared: Sequence[SharedChannels]) -> None:
     sizes = {layer.name: layer for layer in layers}
-    for link in links:
-        for name in (*link.writers, *(reader.layer for reader in link.readers)):
+    for channels in shared:
+        for name in (*channels.writers, *(reader.layer for reader in channels.readers)):
             if name not in sizes:
-                raise CompileError("is linked and not searched; leave out links of layers that have no price", name)
-        channels = {sizes[name].groups * sizes[name].columns for name in link.writers}
-        if len(channels) != 1:
+                raise CompileError(
+                    "shares channels and is not searched; leave out shared channels of layers that have no price", name
+                )
+        counts = {sizes[name].groups * sizes[name].columns for name in channels.writers}
+        if len(counts) != 1:
             raise CompileError(
-                f"linked layers {', '.join(link.writers)} write {sorted(channels)} channels; they must agree"
+                f"layers {', '.join(channels.writers)} share channels and write {sorted(counts)} of them; they must "
+                "agree"
             )
-        for reader in link.readers:
+        for reader in channels.readers:
             layer = sizes[reader.layer]
-            end = reader.first + channels.copy().pop() * (reader.rows or layer.positions)
+            end = reader.first + min(counts) * (reader.rows or layer.positions)
             if end > layer.groups * layer.rows:
-                raise CompileError(f"is linked by {end} rows and has {layer.groups * layer.rows}", reader.layer)
+                raise CompileError(
+                    f"reads shared channels in {end} rows and has {layer.groups * layer.rows}", reader.layer
+                )
 
 
-def _spend(
-    layers: Sequence[LayerCost], weights: dict[str, Tensor], budget: float, links: Sequence[Link]
-) -> tuple[_Front, float]:
-    """Plans within the budget; what they cut off from linked layers counts nothing."""
-    everything = {layer.name: Choice(layer.tiles) for layer in layers}
-    while useless := _cut_off(layers, weights, everything, links):
+def _search_rounds(
+    layers: Sequence[LayerCost], weights: dict[str, Tensor], budget: float, shared: Sequence[SharedChannels]
+) -> tuple[_ParetoFront, float]:
+    """The best front of all rounds, and the importance that its best plan keeps.
+
+    Weights that a plan makes useless in layers with shared channels have no importance in the next round.
+    """
+    dense = {layer.name: TileChoice(layer.tiles) for layer in layers}
+    while useless := _reduce_importance(layers, weights, dense, shared):
         weights = weights | useless
-    everywhere = weights
+    initial = weights
     spare = budget * (1 + SLACK) - sum(layer.floor for layer in layers)
-    options = {layer.name: options_of(layer, weights[layer.name], _affordable(layer, spare)) for layer in layers}
-    front = _front(layers, options, budget)
-    best, most = front, _worth(layers, weights, front.chosen, links)
-    for _ in range(LINK_ROUNDS if links else 0):
-        cut = _cut_off(layers, weights, front.chosen, links)
-        if not cut:
+    options = {
+        layer.name: list_choices(layer, weights[layer.name], _compute_max_tiles(layer, spare)) for layer in layers
+    }
+    front = _find_front(layers, options, budget)
+    best, most = front, _sum_kept(layers, weights, front.chosen, shared)
+    for _ in range(MAX_ROUNDS if shared else 0):
+        reduced = _reduce_importance(layers, weights, front.chosen, shared)
+        if not reduced:
             break
-        weights = weights | cut
-        changed = [layer for layer in layers if layer.name in cut]
-        options |= {layer.name: options_of(layer, cut[layer.name], _affordable(layer, spare)) for layer in changed}
-        front = _front(layers, options, budget)
-        worth = _worth(layers, everywhere, front.chosen, links)
-        if worth >= most:
-            best, most = front, worth
+        weights = weights | reduced
+        changed = [layer for layer in layers if layer.name in reduced]
+        options |= {
+            layer.name: list_choices(layer, reduced[layer.name], _compute_max_tiles(layer, spare)) for layer in changed
+        }
+        front = _find_front(layers, options, budget)
+        kept = _sum_kept(layers, initial, front.chosen, shared)
+        if kept >= most:
+            best, most = front, kept
     return best, most
 
 
-def _worth(
-    layers: Sequence[LayerCost], weights: Mapping[str, Tensor], chosen: Mapping[str, Choice], links: Sequence[Link]
+def _sum_kept(
+    layers: Sequence[LayerCost],
+    weights: Mapping[str, Tensor],
+    chosen: Mapping[str, TileChoice],
+    shared: Sequence[SharedChannels],
 ) -> float:
-    """Importance that a plan keeps once everything that it cuts off from linked layers is gone."""
-    held = dict(weights)
-    while cut := _cut_off(layers, held, chosen, links):
-        held |= cut
-    return sum(
-        float(held[layer.name][kept_weights(layer, held[layer.name], chosen[layer.name])].sum(dtype=torch.float64))
-        for layer in layers
-    )
+    """Importance that a plan keeps, without the weights that it makes useless."""
+    remaining = dict(weights)
+    while reduced := _reduce_importance(layers, remaining, chosen, shared):
+        remaining |= reduced
+    total = 0.0
+    for layer in layers:
+        weight = remaining[layer.name]
+        total += float(weight[find_kept_weights(layer, weight, chosen[layer.name])].sum(dtype=torch.float64))
+    return total
 
 
-def _affordable(layer: LayerCost, spare: float) -> int:
-    """Array positions of a layer, at most, where ``spare`` is left above the floor of all layers."""
+def _compute_max_tiles(layer: LayerCost, spare: float) -> int:
+    """Largest number of array positions of a layer, where ``spare`` is left above the floor of all layers."""
     return 1 + min(layer.tiles, max(0, math.ceil(spare / layer.price))) if layer.price else layer.tiles
 
 
-def _scaled(layers: Sequence[LayerCost], importance: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Importance in units of the largest one, so that float32 holds it."""
+def _normalise(layers: Sequence[LayerCost], importance: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Importance in units of the largest one, so that float32 can hold it."""
     peak = max(float(importance[layer.name].max()) for layer in layers) or 1.0
     return {layer.name: (importance[layer.name].detach().cpu().double() / peak).float() for layer in layers}
 
 
-# --- what all layers can keep together -------------------------------------------------------------------------------
+# --- all layers together ---------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class _Front:
-    """Plans that are worth their cost, cheapest first, and the choices of the last, which keeps most."""
+class _ParetoFront:
+    """Plans of which none keeps less than a cheaper one, cheapest first, and the choices of the last."""
 
     cost: Floats
     value: Floats
-    chosen: dict[str, Choice]
+    chosen: dict[str, TileChoice]
 
 
-def _front(layers: Sequence[LayerCost], options: Mapping[str, Options], budget: float) -> _Front:
+def _find_front(layers: Sequence[LayerCost], options: Mapping[str, ChoiceTable], budget: float) -> _ParetoFront:
     """All plans within a budget of which none keeps less than a cheaper one."""
     limit = budget * (1 + SLACK)
     dense = sum(layer.price * layer.tiles for layer in layers)
     cost, value = np.zeros(1), np.zeros(1)
-    back: list[tuple[Ints, Ints]] = []
+    origins: list[tuple[Ints, Ints]] = []
     for index, layer in enumerate(layers):
         option = options[layer.name]
+        # Every plan of the layers so far with every choice of this layer. A plan must leave enough for at least the
+        # floor of the remaining layers, so the last layer always has a choice.
         rest = sum(other.floor for other in layers[index + 1 :])
         sums = (cost[:, None] + layer.price * option.tiles).ravel()
         gains = (value[:, None] + option.value).ravel()
         fits = np.flatnonzero(sums + rest <= limit)
+        # In order of cost (of equal cost the more valuable first), a plan stays only if it keeps more than all before
+        # it. A dominated plan cannot become the best one: the layers to come add the same to both.
         order = fits[np.lexsort((-gains[fits], sums[fits]))]
         best = np.maximum.accumulate(gains[order])
         order = order[np.r_[True, best[1:] > best[:-1]]]
-        order = order[_thinned(sums[order], dense)]
+        order = order[_thin(sums[order], dense)]
         cost, value = sums[order], gains[order]
-        back.append((order // len(option.tiles), order % len(option.tiles)))
-    chosen: dict[str, Choice] = {}
+        origins.append((order // len(option.tiles), order % len(option.tiles)))
+    # Walk back from the plan that keeps most: each point knows the point it extends and this layer's choice.
+    chosen: dict[str, TileChoice] = {}
     point = len(cost) - 1
-    for layer, (before, which) in zip(reversed(layers), reversed(back), strict=True):
+    for layer, (before, which) in zip(reversed(layers), reversed(origins), strict=True):
         chosen[layer.name] = options[layer.name].choices[int(which[point])]
         point = int(before[point])
-    return _Front(cost, value, {layer.name: chosen[layer.name] for layer in layers})
+    return _ParetoFront(cost, value, {layer.name: chosen[layer.name] for layer in layers})
 
 
-def _thinned(cost: Floats, dense: float) -> Ints:
-    """Indices of at most about FRONT points: the cheapest, and the last of each equal share of the dense cost."""
-    if len(cost) <= FRONT:
+def _thin(cost: Floats, dense: float) -> Ints:
+    """Indices of at most about MAX_FRONT points: the cheapest, and the last in each of equal intervals of cost."""
+    if len(cost) <= MAX_FRONT:
         return np.arange(len(cost))
-    share = np.floor(cost / dense * FRONT)
-    return np.flatnonzero(np.r_[True, share[1:-1] != share[2:], True])
+    interval = np.floor(cost / dense * MAX_FRONT)
+    return np.flatnonzero(np.r_[True, interval[1:-1] != interval[2:], True])
 
 
 # --- channels that layers share --------------------------------------------------------------------------------------
 
 
-def _cut_off(
-    layers: Sequence[LayerCost], weights: Mapping[str, Tensor], chosen: Mapping[str, Choice], links: Sequence[Link]
+def _reduce_importance(
+    layers: Sequence[LayerCost],
+    weights: Mapping[str, Tensor],
+    chosen: Mapping[str, TileChoice],
+    shared: Sequence[SharedChannels],
 ) -> dict[str, Tensor]:
-    """New importance of the layers in which a plan keeps rows that nobody writes or filters that nobody reads."""
-    kept = {layer.name: kept_weights(layer, weights[layer.name], chosen[layer.name]) for layer in layers}
+    """New importance of layers in which a plan keeps useless weights, 0 for these.
+
+    Useless are rows of a channel that no layer writes; where there are none, filters of a channel that no layer reads.
+    """
+    kept = {layer.name: find_kept_weights(layer, weights[layer.name], chosen[layer.name]) for layer in layers}
     unwritten, unread = ({name: torch.zeros_like(mask) for name, mask in kept.items()} for _ in range(2))
     positions = {layer.name: layer.positions for layer in layers}
-    for link in links:
-        written = torch.stack([kept[name].any(dim=1).flatten() for name in link.writers]).any(dim=0)  # [channels]
+    for channels in shared:
+        written = torch.stack([kept[name].any(dim=1).flatten() for name in channels.writers]).any(dim=0)  # [channels]
         read = torch.zeros_like(written)
-        for reader in link.readers:
+        for reader in channels.readers:
             size = reader.rows or positions[reader.layer]
             rows = slice(reader.first, reader.first + len(written) * size)
             read |= kept[reader.layer].any(dim=2).flatten()[rows].reshape(-1, size).any(dim=1)
             unwritten[reader.layer].flatten(0, 1)[rows] |= ~written.repeat_interleave(size)[:, None]
-        for name in link.writers:
+        for name in channels.writers:
             unread[name] |= ~read.reshape(len(kept[name]), 1, -1)
-    for dead in (unwritten, unread):  # one after the other: cutting off both sides at once may leave none
-        lost = [name for name in kept if bool((dead[name] & kept[name]).any())]
-        if lost:
-            return {name: weights[name].masked_fill(dead[name], 0.0) for name in lost}
+    # One kind at a time: the next round may keep other weights once the first kind has lost its importance. Both at
+    # once could remove the writer and the reader of a channel that either of them alone would have kept.
+    for useless in (unwritten, unread):
+        changed = [name for name in kept if bool((useless[name] & kept[name]).any())]
+        if changed:
+            return {name: weights[name].masked_fill(useless[name], 0.0) for name in changed}
     return {}

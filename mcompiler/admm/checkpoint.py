@@ -1,4 +1,4 @@
-"""Checkpoints that survive a kill: written beside, synced, renamed; and the log, cut back to where they were taken."""
+"""Checkpoints, written so that a killed run leaves a valid file; and the log, cut to its length at a checkpoint."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from mcompiler.errors import BuildError
 
 
 def save_checkpoint(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a checkpoint, whole or not at all."""
-    beside = path.with_name(f".{path.name}.new")
-    with beside.open("wb") as file:
+    """Write a checkpoint atomically: to a temporary file, synced, then renamed."""
+    temporary = path.with_name(f".{path.name}.new")
+    with temporary.open("wb") as file:
         torch.save(dict(content), file)
         file.flush()
         os.fsync(file.fileno())
-    beside.replace(path)
+    temporary.replace(path)
     sync_folder(path.parent)
 
 
@@ -34,23 +34,25 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     """Read a checkpoint: tensors and plain values only.
 
     Raises:
-        BuildError: a file that is no checkpoint, or of which a byte has changed.
+        BuildError: a file that is not a checkpoint, or that has changed since it was written.
     """
     try:
-        with zipfile.ZipFile(path) as archive:  # PyTorch itself does not look at the checksums
+        with zipfile.ZipFile(path) as archive:  # PyTorch itself does not check the checksums
             damaged = archive.testzip()
         if damaged is not None:
             raise zipfile.BadZipFile(damaged)
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise BuildError(f"{path}: damaged, no checkpoint ({type(error).__name__}); remove it to start anew") from error
+        raise BuildError(
+            f"{path}: damaged, or not a checkpoint ({type(error).__name__}); remove it to start again"
+        ) from error
     if not isinstance(content, dict) or "fingerprint" not in content:
-        raise BuildError(f"{path}: no checkpoint of a compression; remove it to start anew")
+        raise BuildError(f"{path}: not a checkpoint of a compression; remove it to start again")
     return content
 
 
-def digest(state: Mapping[str, Any]) -> str:
-    """SHA-256 of a state dictionary: names, types, shapes and values of its tensors; what else there is as text."""
+def hash_state(state: Mapping[str, Any]) -> str:
+    """SHA-256 of a state dictionary: names, types, shapes and values of its tensors; other values as text."""
     found = hashlib.sha256()
     for name, value in state.items():
         if isinstance(value, torch.Tensor) and not is_lazy(value):
@@ -62,25 +64,25 @@ def digest(state: Mapping[str, Any]) -> str:
 
 
 def seed_epoch(seed: int, stage: int, epoch: int) -> None:
-    """Seed Python, numpy and PyTorch for one epoch: data order, augmentation and dropout can be had again."""
+    """Seed Python, numpy and PyTorch for one epoch: data order, augmentation and dropout become reproducible."""
     value = int(np.random.SeedSequence([seed, stage, epoch]).generate_state(1)[0])
     random.seed(value)
     np.random.seed(value)  # noqa: NPY002 - for augmentations that draw from numpy's global state
     torch.manual_seed(value)
 
 
-class Log:
-    """JSON lines, on a file where there is one, and to TensorBoard where that is installed.
+class TrainingLog:
+    """JSON lines, in a file where one is given, and in TensorBoard where that is installed.
 
     Args:
         path: the file; None: lines are kept in memory only.
-        length: bytes of an earlier run that stay.
+        length: bytes to keep of the file of an earlier run.
     """
 
     def __init__(self, path: Path | None, length: int = 0) -> None:
         self.lines: list[dict[str, Any]] = []
         self._path = path
-        self._board: Any = None
+        self._tensorboard_writer: Any = None
         if path is None:
             return
         if path.exists():
@@ -89,7 +91,7 @@ class Log:
             self.lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
         else:
             path.touch()
-        self._board = _tensorboard(path.parent / "tensorboard")
+        self._tensorboard_writer = _open_tensorboard(path.parent / "tensorboard")
 
     @property
     def length(self) -> int:
@@ -102,23 +104,23 @@ class Log:
         if self._path is not None:
             with self._path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
-        if self._board is not None:
+        if self._tensorboard_writer is not None:
             step = len(self.lines)
-            for key, value in _scalars(line):
-                self._board.add_scalar(key, value, step)
-            self._board.flush()
+            for key, value in _list_scalars(line):
+                self._tensorboard_writer.add_scalar(key, value, step)
+            self._tensorboard_writer.flush()
 
 
-def _scalars(line: Mapping[str, Any], group: str = "") -> Iterator[tuple[str, float]]:
-    """Numbers of a line, those of nested tables (residuals by layer) under group/name."""
+def _list_scalars(line: Mapping[str, Any], group: str = "") -> Iterator[tuple[str, float]]:
+    """Numbers of a line; those of nested tables (residuals by layer) are named group/name."""
     for key, value in line.items():
         if isinstance(value, Mapping):
-            yield from _scalars(value, f"{group}{key}/")
+            yield from _list_scalars(value, f"{group}{key}/")
         elif isinstance(value, int | float) and not isinstance(value, bool):
             yield f"{group}{key}", value
 
 
-def _tensorboard(folder: Path) -> Any:
+def _open_tensorboard(folder: Path) -> Any:
     """A summary writer, or None where TensorBoard is not installed."""
     try:
         from torch.utils.tensorboard import SummaryWriter

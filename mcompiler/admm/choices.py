@@ -1,4 +1,4 @@
-"""What one layer can keep in whole array positions, and how much importance each choice keeps."""
+"""Choices of whole array positions that one layer can keep, and the importance that each choice keeps."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from mcompiler.admm.constraints import Structure
+from mcompiler.admm.spec import Structure
 from mcompiler.geometry import ArrayShape, all_kept, tile_blocks, tile_positions, tile_table
 
 Floats = npt.NDArray[np.float64]
@@ -19,15 +19,14 @@ Ints = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class LayerCost:
-    """One layer, and what it costs.
+    """Geometry and price of one layer.
 
     Attributes:
         name: of the layer.
         groups, rows, columns: G, K, N of its matrix.
         positions: rows of the matrix that one input channel takes.
         shape: array geometry.
-        price: of one array position, in the currency of the budget; 0 is legal (then nothing is removed).
-        fixed: it keeps all it has, and is paid for.
+        price: of one array position, in the currency of the budget; may be 0 (then nothing is removed).
     """
 
     name: str
@@ -37,7 +36,6 @@ class LayerCost:
     positions: int
     shape: ArrayShape
     price: float
-    fixed: bool = False
 
     @property
     def tiles(self) -> int:
@@ -47,13 +45,13 @@ class LayerCost:
 
     @property
     def floor(self) -> float:
-        """The least that it can cost."""
-        return self.price * (self.tiles if self.fixed else 1)
+        """The least cost of the layer."""
+        return self.price
 
 
 @dataclass(frozen=True)
-class Choice:
-    """What a layer keeps: array positions; of one group, row blocks x column blocks of them."""
+class TileChoice:
+    """Number of array positions that a layer keeps; with one group, row blocks x column blocks."""
 
     tiles: int
     row_blocks: int = 0
@@ -61,48 +59,48 @@ class Choice:
 
 
 @dataclass(frozen=True)
-class Options:
-    """Choices of a layer that are worth their cost: more tiles keep strictly more. ``tiles`` and ``value`` are [O]."""
+class ChoiceTable:
+    """Choices of a layer, in order: more tiles keep strictly more importance. ``tiles`` and ``value`` are [O]."""
 
-    choices: tuple[Choice, ...]
+    choices: tuple[TileChoice, ...]
     tiles: Ints
     value: Floats
 
 
-def options_of(layer: LayerCost, weight: Tensor, most: int) -> Options:
+def list_choices(layer: LayerCost, weight: Tensor, most: int) -> ChoiceTable:
     """The choices of a layer of at most ``most`` array positions, from its importance [G, K, N]."""
-    if layer.fixed or layer.price == 0:
+    if layer.price == 0:
         value = float(weight.sum(dtype=torch.float64))
-        return _worthwhile([Choice(layer.tiles)], np.array([value]))
+        return _keep_undominated([TileChoice(layer.tiles)], np.array([value]))
     if layer.groups > 1:
-        best = np.cumsum(np.sort(_tile_importance(layer, weight))[::-1])
-        return _worthwhile([Choice(count + 1) for count in range(len(best))], best)
-    pairs = [(r, c) for r, c in _pairs(layer) if r * c <= most]
-    rows, cols = _best_rectangles(layer, weight[0], pairs)
+        best = np.cumsum(np.sort(_sum_tile_importance(layer, weight))[::-1])
+        return _keep_undominated([TileChoice(count + 1) for count in range(len(best))], best)
+    pairs = [(r, c) for r, c in _list_rectangles(layer) if r * c <= most]
+    rows, cols = _find_best_rectangles(layer, weight[0], pairs)
     kept: Floats = ((rows.float() @ weight[0]).double() * cols).sum(dim=1).numpy()
-    return _worthwhile([Choice(r * c, r, c) for r, c in pairs], kept)
+    return _keep_undominated([TileChoice(r * c, r, c) for r, c in pairs], kept)
 
 
-def _worthwhile(choices: list[Choice], value: Floats) -> Options:
-    """Drop what keeps no more than something that costs no more."""
+def _keep_undominated(choices: list[TileChoice], value: Floats) -> ChoiceTable:
+    """Without choices that keep no more than another choice of at most as many tiles."""
     order = np.lexsort((-value, np.array([choice.tiles for choice in choices])))
     best = np.maximum.accumulate(value[order])
-    worth = order[np.r_[True, best[1:] > best[:-1]]]
-    kept = tuple(choices[index] for index in worth)
-    return Options(kept, np.array([choice.tiles for choice in kept], dtype=np.int64), value[worth])
+    undominated = order[np.r_[True, best[1:] > best[:-1]]]
+    kept = tuple(choices[index] for index in undominated)
+    return ChoiceTable(kept, np.array([choice.tiles for choice in kept], dtype=np.int64), value[undominated])
 
 
-def _pairs(layer: LayerCost) -> list[tuple[int, int]]:
+def _list_rectangles(layer: LayerCost) -> list[tuple[int, int]]:
     height, width = -(-layer.rows // layer.shape.rows), -(-layer.columns // layer.shape.tile_columns)
     return [(r, c) for r in range(1, height + 1) for c in range(1, width + 1)]
 
 
-def _best_rectangles(layer: LayerCost, weight: Tensor, pairs: Sequence[tuple[int, int]]) -> tuple[Tensor, Tensor]:
+def _find_best_rectangles(layer: LayerCost, weight: Tensor, pairs: Sequence[tuple[int, int]]) -> tuple[Tensor, Tensor]:
     """Rows and columns of large importance for each number of row and column blocks.
 
-    Rows and columns are chosen in turns, from three beginnings (the columns of largest sum, the rows of largest sum,
-    the rows whose best columns have the largest sum); the best result is taken. Each turn can only improve. Where the
-    importance of a weight is that of its row times that of its column, no rectangle is better.
+    Rows and columns are chosen in turns, from three starts (the columns of largest sum, the rows of largest sum, the
+    rows whose best columns have the largest sum); the best result is returned. Each turn can only improve. Where the
+    importance of a weight is a product of one factor of its row and one of its column, no rectangle is better.
 
     Args:
         layer: geometry.
@@ -114,53 +112,53 @@ def _best_rectangles(layer: LayerCost, weight: Tensor, pairs: Sequence[tuple[int
     """
     heights = torch.tensor([min(r * layer.shape.rows, layer.rows) for r, _ in pairs])
     widths = torch.tensor([min(c * layer.shape.tile_columns, layer.columns) for _, c in pairs])
-    best_of_row = weight.sort(dim=1, descending=True).values.cumsum(dim=1)  # its best 1, 2, ... columns
+    row_best = weight.sort(dim=1, descending=True).values.cumsum(dim=1)  # its best 1, 2, ... columns
     by_column = weight.sum(dim=0).expand(len(pairs), -1)
     rows, cols, value = torch.zeros(0), torch.zeros(0), torch.full((len(pairs),), -1.0)
     for start in (
-        _first(_first(by_column, widths).float() @ weight.T, heights),
-        _first(weight.sum(dim=1).expand(len(pairs), -1), heights),
-        _first(best_of_row.T[widths - 1], heights),
+        _mask_largest(_mask_largest(by_column, widths).float() @ weight.T, heights),
+        _mask_largest(weight.sum(dim=1).expand(len(pairs), -1), heights),
+        _mask_largest(row_best.T[widths - 1], heights),
     ):
-        these_cols = _first(start.float() @ weight, widths)
-        scores = these_cols.float() @ weight.T
-        these_rows = _first(scores, heights)
-        this = (scores * these_rows).sum(dim=1)
-        better = (this > value)[:, None]
-        rows = torch.where(better, these_rows, rows) if len(rows) else these_rows
-        cols = torch.where(better, these_cols, cols) if len(cols) else these_cols
-        value = torch.maximum(value, this)
+        new_cols = _mask_largest(start.float() @ weight, widths)
+        scores = new_cols.float() @ weight.T
+        new_rows = _mask_largest(scores, heights)
+        total = (scores * new_rows).sum(dim=1)
+        better = (total > value)[:, None]
+        rows = torch.where(better, new_rows, rows) if len(rows) else new_rows
+        cols = torch.where(better, new_cols, cols) if len(cols) else new_cols
+        value = torch.maximum(value, total)
     return rows, cols
 
 
-def _first(scores: Tensor, counts: Tensor) -> Tensor:
+def _mask_largest(scores: Tensor, counts: Tensor) -> Tensor:
     """Mask of the ``counts[p]`` largest scores of each line [P, n]; of equal ones those of lower index."""
     order = scores.argsort(dim=1, descending=True, stable=True)
     chosen = torch.arange(scores.shape[1]) < counts[:, None]
     return torch.zeros_like(chosen).scatter_(1, order, chosen)
 
 
-def _tiles_of(layer: LayerCost) -> list[list[tuple[int, slice, slice]]]:
+def _list_tiles(layer: LayerCost) -> list[list[tuple[int, slice, slice]]]:
     """(group, rows, columns) of the parts of each tile of the dense matrix."""
     rows, cols = all_kept(layer.groups, layer.rows), all_kept(layer.groups, layer.columns)
     heads = tile_table(tile_positions(rows.counts(), cols.counts(), layer.shape), layer.shape)
     return [
-        [(part.group, _span(part.rows), _span(part.cols)) for part in tile_blocks(tile, rows, cols)]
+        [(part.group, _make_slice(part.rows), _make_slice(part.cols)) for part in tile_blocks(tile, rows, cols)]
         for tile in heads[:: layer.shape.arrays_per_tile]
     ]
 
 
-def _span(indices: Ints) -> slice:
+def _make_slice(indices: Ints) -> slice:
     return slice(int(indices[0]), int(indices[-1]) + 1)
 
 
-def _tile_importance(layer: LayerCost, weight: Tensor) -> Floats:
-    sums = [sum(float(weight[part].sum(dtype=torch.float64)) for part in tile) for tile in _tiles_of(layer)]
+def _sum_tile_importance(layer: LayerCost, weight: Tensor) -> Floats:
+    sums = [sum(float(weight[part].sum(dtype=torch.float64)) for part in tile) for tile in _list_tiles(layer)]
     return np.array(sums)
 
 
-def structure_of(layer: LayerCost, choice: Choice) -> Structure:
-    """The structure that a choice stands for."""
+def make_structure(layer: LayerCost, choice: TileChoice) -> Structure:
+    """The structure that keeps what a choice keeps."""
     if choice.tiles == layer.tiles:
         return Structure()
     if layer.groups > 1:
@@ -169,16 +167,16 @@ def structure_of(layer: LayerCost, choice: Choice) -> Structure:
     return Structure(filters=cols if cols < layer.columns else None, shapes=rows if rows < layer.rows else None)
 
 
-def kept_weights(layer: LayerCost, weight: Tensor, choice: Choice) -> Tensor:
-    """Weights that a choice keeps and that count, bool [G, K, N]."""
+def find_kept_weights(layer: LayerCost, weight: Tensor, choice: TileChoice) -> Tensor:
+    """Weights of importance above 0 that a choice keeps, bool [G, K, N]."""
     if choice.tiles == layer.tiles:
         return weight > 0
     if layer.groups == 1:
-        rows, cols = _best_rectangles(layer, weight[0], [(choice.row_blocks, choice.col_blocks)])
+        rows, cols = _find_best_rectangles(layer, weight[0], [(choice.row_blocks, choice.col_blocks)])
         return (rows[0, :, None] & cols[0])[None] & (weight > 0)
     kept = torch.zeros_like(weight, dtype=torch.bool)
-    tiles = _tiles_of(layer)
-    for tile in np.argsort(-_tile_importance(layer, weight), kind="stable")[: choice.tiles]:
+    tiles = _list_tiles(layer)
+    for tile in np.argsort(-_sum_tile_importance(layer, weight), kind="stable")[: choice.tiles]:
         for part in tiles[tile]:
             kept[part] = True
     return kept & (weight > 0)

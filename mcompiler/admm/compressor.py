@@ -1,4 +1,4 @@
-"""ADMM in three lines of anyone's training loop: ``penalty()``, ``update()``, ``project()``.
+"""ADMM in three lines of the user's own training loop: ``penalty()``, ``update()``, ``project()``.
 
     compressor = Compressor(model, target, spec)
     for epoch in range(epochs):
@@ -6,9 +6,9 @@
             loss = criterion(model(x), y) + compressor.penalty()
             ...
         compressor.update()
-    compressor.project()  # from here on the weights obey their constraints, in training too
+    compressor.project()  # from now on the weights obey their constraints, in training too
 
-What alternates is in ``mcompiler.admm.alternation``.
+The penalty and the updates are computed in ``mcompiler.admm.alternation``.
 """
 
 from __future__ import annotations
@@ -24,31 +24,31 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from mcompiler.admm.alternation import Alternation, Residuals
-from mcompiler.admm.constraints import Structure, check_structure, project_structure
-from mcompiler.admm.export import deployed, mapped_weight, original_weight, to_onnx, write_onnx
+from mcompiler.admm.constraints import check_structure, project_structure
+from mcompiler.admm.export import build_deployed, get_mapped_weight, get_original_weight, to_onnx, write_onnx
 from mcompiler.admm.lowering import as_matrix, as_weight, find_layers
-from mcompiler.admm.noise import cell_errors, injected
-from mcompiler.admm.quantise import Levels, MappedWeight, weight_levels
-from mcompiler.admm.spec import Spec, as_spec
-from mcompiler.admm.surgery.channels import fold_batchnorm_pairs, trace
+from mcompiler.admm.noise import make_cell_errors, select_effects
+from mcompiler.admm.quantise import Levels, MappedWeight, get_weight_levels
+from mcompiler.admm.spec import Spec, Structure, as_spec
+from mcompiler.admm.surgery.channels import find_batchnorm_pairs, trace
 from mcompiler.errors import CompileError
 from mcompiler.geometry import array_shape, count_tiles, group_fragments
 from mcompiler.target import Target, WeightEncoding, load_target
 
-NOTHING_LEFT = "has no weight left; loosen its structure or the budget, or name it in `skip`"
+NO_WEIGHTS = "has no weight left; loosen its structure or the budget, or name it in `skip`"
 
 
 class Compressor:
     """Constraints on the layers of a model, and the state of the alternation.
 
     Args:
-        model: a trained model; its weights are changed by training, by ``project`` only then.
+        model: a trained model; ``project`` changes its weights, nothing before it does.
         target: the chip, by name, file or object; it sets levels and tile geometry.
         spec: hyper-parameters, or a file of them; structures by layer are in ``spec.layers``.
-        structures: more structures, of a budget search.
+        structures: further structures, from a budget search.
 
     Raises:
-        CompileError: a layer or structure that cannot be had on this target; the message names layer and remedy.
+        CompileError: a layer or structure that this target does not support; the message names layer and remedy.
     """
 
     def __init__(
@@ -62,33 +62,32 @@ class Compressor:
         if self.spec.budget is not None and structures is None:
             raise CompileError(
                 "a [budget] needs training data to search with, which a loop of your own does not give; name "
-                "structures in `layers`, or take admm.compress"
+                "structures in `layers`, or use admm.compress"
             )
         self._model = model
         self.target = target if isinstance(target, Target) else load_target(target)
         self.shape = array_shape(self.target)
         self.structures = {**(structures or {}), **self.spec.layers}
         self.layers = find_layers(model, self.spec.skip, self.structures)
-        if self.target.encoding.weights is WeightEncoding.POLARISED:  # it holds nothing else
+        if self.target.encoding.weights is WeightEncoding.POLARISED:  # the encoding holds one sign per fragment only
             for name in self.layers:
                 self.structures[name] = replace(self.structures.get(name, Structure()), one_sign=True)
         self.levels: dict[str, Levels | None] = {
-            name: weight_levels(self.target, self.spec.quantisation.levels, name) for name in self.layers
+            name: get_weight_levels(self.target, self.spec.quantisation.levels, name) for name in self.layers
         }
         for name, structure in self.structures.items():
-            layer = self.layers[name]
-            check_structure(name, structure, *layer.shape, layer.positions, self.target)
+            check_structure(self.layers[name], structure, self.target)
         if self.spec.retrain.noise is not None:
-            injected(self.spec.retrain.noise, self.target)  # raises here what would end hours of training
+            select_effects(self.spec.retrain.noise, self.target)  # raises now, not after hours of training
         self.projected = False
         levels = self.levels if self.spec.admm.levels else dict.fromkeys(self.layers)
-        self._alternation = Alternation(self.layers, self.structures, levels, self._structured, self.spec.admm)
+        self._alternation = Alternation(self.layers, self.structures, levels, self._project_structure, self.spec.admm)
 
     # --- the alternation ---------------------------------------------------------------------------------------------
 
     @property
     def rho(self) -> float:
-        """Penalty of the present stage."""
+        """Penalty parameter of the present stage."""
         return self._alternation.rho
 
     def penalty(self) -> torch.Tensor:
@@ -101,14 +100,14 @@ class Compressor:
     def update(self) -> dict[str, Residuals]:
         """Project W + U and W + V onto the constraints and update the duals; call it once an epoch, or more often.
 
-        Behind ``project`` it fits the scales of the levels to the weights as they are, and returns nothing.
+        After ``project`` it fits the scales of the levels to the present weights, and returns an empty dict.
         """
         if not self.projected:
             return self._alternation.update()
         for layer in self.layers.values():
-            mapped = mapped_weight(layer.module)
+            mapped = get_mapped_weight(layer.module)
             if mapped is not None:
-                mapped.refit(original_weight(layer.module))
+                mapped.refit(get_original_weight(layer.module))
         return {}
 
     def state_dict(self) -> dict[str, Any]:
@@ -116,14 +115,14 @@ class Compressor:
         return self._alternation.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Undo ``state_dict``; tensors come to where the weights are.
+        """Restore what ``state_dict`` returned; tensors are moved to the device of the weights.
 
         Raises:
             CompileError: a state of other layers, or of layers of another shape.
         """
         self._alternation.load_state_dict(state)
 
-    def _structured(self, name: str, weight: torch.Tensor) -> torch.Tensor:
+    def _project_structure(self, name: str, weight: torch.Tensor) -> torch.Tensor:
         """The nearest weight that has the layer's structure."""
         layer = self.layers[name]
         matrix = project_structure(as_matrix(weight, layer.groups), self.structures[name], self.shape, layer.positions)
@@ -133,19 +132,23 @@ class Compressor:
 
     @torch.no_grad()
     def masks(self) -> dict[str, torch.Tensor]:
-        """What may be non-zero, bool in the weight's shape, if the weights were projected now.
+        """Which weights would be kept if they were projected now, bool in the weight's shape, by layer.
 
         Raises:
-            CompileError: a layer of which nothing is left.
+            CompileError: a layer without remaining weights.
         """
         found = {}
         for name, layer in self.layers.items():
-            weight = original_weight(layer.module).detach()
+            weight = get_original_weight(layer.module).detach()
             mask = torch.ones_like(weight, dtype=torch.bool)
-            if name in self.structures:  # a weight that happens to be zero stands in a kept line all the same
-                mask = self._structured(name, torch.where(weight == 0, torch.full_like(weight, 1e-20), weight)) != 0
+            # A weight that happens to be zero may lie in a kept row and column, and become non-zero in retraining. The
+            # tiny value lets the projection keep it there without changing which rows and columns it chooses.
+            if name in self.structures:
+                mask = (
+                    self._project_structure(name, torch.where(weight == 0, torch.full_like(weight, 1e-20), weight)) != 0
+                )
             if not mask.any():
-                raise CompileError(NOTHING_LEFT, name)
+                raise CompileError(NO_WEIGHTS, name)
             found[name] = mask
         return found
 
@@ -153,64 +156,66 @@ class Compressor:
     def project(
         self, masks: Mapping[str, torch.Tensor] | None = None, *, levels: bool = True
     ) -> dict[str, torch.Tensor]:
-        """Project the weights onto their constraints for good: masked mapping.
+        """Project the weights onto their constraints and keep them there (hard projection).
 
-        A parametrisation then holds them there: pruned weights are zero, the others take levels in the forward pass,
-        whatever optimiser goes on. Optimisers that hold the parameters go on working.
+        A parametrisation enforces the constraints in every forward pass: pruned weights are zero, the others take
+        levels. The parameters stay the same objects, so that optimisers go on working.
 
         Args:
-            masks: what may be non-zero, where something else than ``masks()`` is meant (purification).
+            masks: which weights may be non-zero; default: ``masks()``. (Purification gives smaller ones.)
             levels: False: masks only; a later call with True adds the levels.
 
         Returns:
             The masks, bool in the weight's shape.
 
         Raises:
-            CompileError: a layer of which nothing is left.
+            CompileError: a layer without remaining weights.
         """
         masks = self.masks() if masks is None else dict(masks)
         for name, given in masks.items():
             layer = self.layers[name]
-            module, weight = layer.module, original_weight(layer.module)
+            module, weight = layer.module, get_original_weight(layer.module)
             mask = given.to(weight.device)
             if not mask.any():
-                raise CompileError(NOTHING_LEFT, name)
-            kind = self.levels[name] if levels else None
-            held = mapped_weight(module)
-            if held is None:
-                sign = self._signs(name, weight, mask)
+                raise CompileError(NO_WEIGHTS, name)
+            level_set = self.levels[name] if levels else None
+            existing = get_mapped_weight(module)
+            if existing is None:
+                sign = self._find_signs(name, weight, mask)
                 groups, _, columns = layer.shape
                 scale = torch.ones(groups, columns, device=weight.device, dtype=weight.dtype)
-                entry = MappedWeight(mask, scale, groups, kind, sign)
+                entry = MappedWeight(mask, scale, groups, level_set, sign)
                 weight.mul_(mask)
                 parametrize.register_parametrization(module, "weight", entry, unsafe=True)
             else:
-                held.mask.copy_(mask)
-                held.levels = kind
+                existing.mask.copy_(mask)
+                existing.levels = level_set
                 weight.mul_(mask)
-                entry = held
-            entry.hold_lines = self._aligned(name)
-            entry.noise = cell_errors(self.spec.retrain.noise, self.target, entry, kind is not None)
-            entry.refit(original_weight(module))
+                entry = existing
+            entry.preserve_lines = self._depends_on_tiles(name)
+            entry.noise = make_cell_errors(self.spec.retrain.noise, self.target, entry)
+            entry.refit(get_original_weight(module))
         self.projected = True
         self._alternation.clear()
         return masks
 
     @torch.no_grad()
-    def fitted(self, masks: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Masks that hold for the layers as they are cut now: rows that went have moved what stands in which tile."""
+    def fit_masks(self, masks: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Masks that are feasible for the tiles of smaller layers: removing rows has moved weights to other tiles."""
         found = dict(masks)
         for name, mask in masks.items():
-            if self._aligned(name):
-                found[name] = mask & (self._structured(name, original_weight(self.layers[name].module) * mask) != 0)
+            if self._depends_on_tiles(name):
+                found[name] = mask & (
+                    self._project_structure(name, get_original_weight(self.layers[name].module) * mask) != 0
+                )
         return found
 
-    def _aligned(self, name: str) -> bool:
-        """Whether a row or column that rounds to zero would shift what stands in which tile."""
+    def _depends_on_tiles(self, name: str) -> bool:
+        """Whether the layer's structure refers to tiles, so that an emptied row or column would invalidate it."""
         structure = self.structures.get(name)
         return structure is not None and bool(structure.blocks or structure.one_sign or structure.column_nonzeros)
 
-    def _signs(self, name: str, weight: torch.Tensor, mask: torch.Tensor) -> torch.Tensor | None:
+    def _find_signs(self, name: str, weight: torch.Tensor, mask: torch.Tensor) -> torch.Tensor | None:
         """The sign of each weight's fragment, in the weight's shape; None without polarisation."""
         structure = self.structures.get(name)
         if structure is None or not structure.one_sign:
@@ -228,20 +233,20 @@ class Compressor:
                 signs[group, part] = torch.where(matrix[group, part].sum(dim=0, keepdim=True) < 0, -1.0, 1.0)
         return as_weight(signs, weight.shape).contiguous()
 
-    # --- what others ask ---------------------------------------------------------------------------------------------
+    # --- counts and export -------------------------------------------------------------------------------------------
 
     def used(self) -> dict[str, torch.Tensor]:
         """Non-zero weights as they would be mapped now, bool [G, K, N] by layer."""
         found = {}
         for name, layer in self.layers.items():
-            mapped = mapped_weight(layer.module)
-            weight = original_weight(layer.module).detach()
+            mapped = get_mapped_weight(layer.module)
+            weight = get_original_weight(layer.module).detach()
             values = weight if mapped is None else mapped.values(weight)
             found[name] = as_matrix(values != 0, layer.groups)
         return found
 
     def tiles(self, names: Iterable[str] | None = None) -> dict[str, int]:
-        """Array positions of each layer as the compiler would count them now."""
+        """Array positions of each layer as the compiler would count them for the present weights."""
         used = self.used()
         chosen = used if names is None else {name: used[name] for name in names}
         return {name: count_tiles(matrix.cpu().numpy(), self.shape) for name, matrix in chosen.items()}
@@ -251,9 +256,9 @@ class Compressor:
         return {name: count_tiles(np.ones(layer.shape, dtype=bool), self.shape) for name, layer in self.layers.items()}
 
     def export(self, path: str | Path, example: torch.Tensor | Sequence[torch.Tensor]) -> Path:
-        """Write the projected model as ONNX with the integer weights that training found, normalisations folded.
+        """Write the projected model as ONNX with the integer weights of training, normalisations folded.
 
-        Inputs stay float: the compiler takes their ranges from calibration data.
+        Inputs stay float: the compiler determines their ranges from the data that it is given for calibration.
 
         Args:
             path: the file.
@@ -261,15 +266,17 @@ class Compressor:
 
         Raises:
             CompileError: not projected yet.
-            UserError: what ONNX or its exporter cannot carry.
+            UserError: what ONNX or its exporter cannot express.
         """
         if not self.projected:
-            raise CompileError("the weights are not projected yet; call project() first, and train on if you like")
+            raise CompileError(
+                "the weights are not projected yet; call project() first, and continue training if needed"
+            )
         inputs = (example,) if isinstance(example, torch.Tensor) else tuple(example)
-        plain = deployed(self._model, self.layers, (), exact=False)
+        plain = build_deployed(self._model, self.layers, (), exact=False)
         try:
-            pairs = fold_batchnorm_pairs(trace(plain, inputs))
-        except CompileError:  # a model that cannot be traced keeps its normalisations
+            pairs = find_batchnorm_pairs(trace(plain, inputs))
+        except CompileError:  # a model that cannot be traced keeps its normalisations as separate operations
             pairs = []
         write_onnx(to_onnx(self._model, self.layers, pairs, inputs), Path(path))
         return Path(path)

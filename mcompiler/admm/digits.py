@@ -2,9 +2,9 @@
 
     python -m mcompiler.admm.digits FOLDER
 
-writes what ships in `mcompiler/demo`: the dense network `digits.onnx`, the compressed `digits_compressed.onnx`, the
-held-out images with their labels (`digits.npz`) and 128 training images to calibrate with (`digits_calibration.npz`).
-Seeds are fixed and one thread computes, so that one machine gives the same weights each time.
+writes the files of `mcompiler/demo`: the dense network `digits.onnx`, the compressed `digits_compressed.onnx`, the
+held-out images with their labels (`digits.npz`) and 128 training images to determine input ranges with
+(`digits_calibration.npz`). Seeds are fixed and one thread computes, so that one machine always gives the same weights.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from mcompiler.admm.constraints import Structure
 from mcompiler.admm.display import progress_bar
-from mcompiler.admm.entry import Task
 from mcompiler.admm.recipe import compress
 from mcompiler.admm.result import Compressed
-from mcompiler.admm.spec import Admm, Optimiser, Retrain, Schedule, Spec
+from mcompiler.admm.spec import Admm, LearningRateSchedule, Optimiser, Retrain, Spec, Structure
 from mcompiler.errors import UserError
 from mcompiler.summary import compress_summary
 
 HELD_OUT = 450
-"""Of 1,797 images."""
+"""Test images, of 1,797 in all."""
 
 CALIBRATION = 128
+"""Training images from which the compiler takes input ranges."""
+
 BATCH = 64
 SEED = 0
 EPOCHS = 30
@@ -47,7 +47,9 @@ SPEC = Spec(
         "conv3": Structure(filters=32, shapes=128),
         "classifier": Structure(shapes=128),
     },
-    admm=Admm(rho=(1e-2, 1e-1), epochs=3, optimiser=Optimiser(learning_rate=0.02, schedule=Schedule.CONSTANT)),
+    admm=Admm(
+        rho=(1e-2, 1e-1), epochs=3, optimiser=Optimiser(learning_rate=0.02, schedule=LearningRateSchedule.CONSTANT)
+    ),
     retrain=Retrain(epochs=20, float_epochs=5, optimiser=Optimiser(learning_rate=0.05, warmup=0.1)),
 )
 """One array position for each convolution but the third, which takes two: 5 of 19 crossbars on `generic_128`."""
@@ -147,13 +149,6 @@ def train_dense(
     return net.eval()
 
 
-def digits_task() -> Task:
-    """The trained dense network with its data, as an entry of `mcompiler compress`."""
-    x, y, x_test, y_test = load_data()
-    test = [(torch.from_numpy(x_test), torch.from_numpy(y_test))]
-    return Task(train_dense(x, y), DigitBatches(x, y), test, smoothed_cross_entropy)
-
-
 def compress_digits(net: DigitsNet, spec: Spec = SPEC, target: Any = "generic_128", **options: Any) -> Compressed:
     """The compressed network; ``options`` as of ``compress``."""
     x, y, x_test, y_test = load_data()
@@ -163,15 +158,21 @@ def compress_digits(net: DigitsNet, spec: Spec = SPEC, target: Any = "generic_12
 
 
 def to_onnx(net: nn.Module) -> bytes:
-    """Export with a free batch axis; batch normalisations stay nodes of their own, for the compiler to fold."""
+    """Export with a free batch axis; batch normalisations stay separate nodes, for the compiler to fold."""
     with warnings.catch_warnings(), tempfile.TemporaryDirectory() as folder:
-        warnings.simplefilter("ignore")  # the TorchScript exporter announces its retirement; it gives readable names
+        warnings.simplefilter("ignore")  # the TorchScript exporter, which keeps readable names, is deprecated
         file = Path(folder) / "digits.onnx"
         torch.onnx.export(
-            net, (torch.zeros(1, 1, 8, 8),), str(file), dynamo=False, opset_version=17, input_names=["x"],
-            output_names=["logits"], dynamic_axes={"x": {0: "n"}, "logits": {0: "n"}},
+            net,
+            (torch.zeros(1, 1, 8, 8),),
+            str(file),
+            dynamo=False,
+            opset_version=17,
+            input_names=["x"],
+            output_names=["logits"],
+            dynamic_axes={"x": {0: "n"}, "logits": {0: "n"}},
             training=torch.onnx.TrainingMode.PRESERVE,
-        )  # fmt: skip
+        )
         return file.read_bytes()
 
 

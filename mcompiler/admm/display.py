@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 Advance = Callable[[str, int, int | None], None]
-"""Told what is being done, how many steps of it are done, and of how many (None: not known)."""
+"""Receives a label, the number of steps that are done, and the number of all steps (None: not known)."""
 
 
 def no_progress(label: str, done: int, total: int | None) -> None:
@@ -16,7 +16,7 @@ def no_progress(label: str, done: int, total: int | None) -> None:
 
 @contextmanager
 def progress_bar(enabled: bool = True) -> Iterator[Advance]:
-    """A bar on stderr where that is a terminal; yields what is told about progress."""
+    """A bar on stderr where that is a terminal; yields the function that moves it."""
     if not enabled or not sys.stderr.isatty():
         yield no_progress
         return

@@ -1,4 +1,4 @@
-"""A Python entry, ``package.module:function``, that brings model and data to the command line."""
+"""The entry function of a user, ``package.module:function``, which gives the command line model and data."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from mcompiler.errors import DataError
 
 @dataclass(frozen=True)
 class Task:
-    """What an entry returns: everything that ``compress`` cannot know.
+    """Model and data of a compression, as an entry function returns them.
 
     Attributes:
         model: trained dense model.
-        train: (x, y) batches that can be walked again each epoch, or a function of the epoch that gives them.
+        train: (x, y) batches that can be iterated again each epoch, or a function from the epoch to its batches.
         test: batches for top-1 accuracy, or None.
         loss: of (output, y); None: cross entropy.
         example: an input; None: from the first batch.
@@ -38,12 +38,12 @@ def load_task(entry: str) -> Task:
     """Import ``package.module:function`` (or ``folder/file.py:function``), call it, and return its task.
 
     Raises:
-        DataError: an entry that is not there, fails, or returns something else.
+        DataError: an entry that does not exist, fails, or returns an object of another type.
     """
     where, colon, name = entry.rpartition(":")
     if not colon or not where or not name.isidentifier():
         raise DataError(f"'{entry}': write package.module:function or file.py:function")
-    module = _module(where, entry)
+    module = _import_module(where, entry)
     function = getattr(module, name, None)
     if not callable(function):
         close = difflib.get_close_matches(name, [key for key in vars(module) if callable(getattr(module, key))], 1)
@@ -60,11 +60,12 @@ def load_task(entry: str) -> Task:
     return task
 
 
-def _module(where: str, entry: str) -> Any:
+def _import_module(where: str, entry: str) -> Any:
+    """The module of an entry: the name of an importable one, or the path of a file."""
     path = Path(where)
     if path.suffix == ".py":
         if not path.is_file():
-            raise DataError(f"'{entry}': there is no file {path}")
+            raise DataError(f"'{entry}': no such file: {path}")
         sys.path.insert(0, str(path.resolve().parent))
         where = path.stem
     elif str(Path.cwd()) not in sys.path:

@@ -1,7 +1,8 @@
-"""The trained model as the chip will compute it, in PyTorch and as QDQ ONNX.
+"""The trained model in the arithmetic of the chip, in PyTorch and as QDQ ONNX.
 
-Normalisations are folded into the scales, so that the integer weights stay what training found. The PyTorch twin counts
-in the same steps as the compiled model (integer sums, then one scale and one bias in float32): their predictions agree.
+Normalisations are folded into the scales, so that the integer weights of training do not change. The PyTorch copy
+computes in the same steps as the compiled model (integer sums, then one scale and one bias in float32), so that their
+predictions agree.
 """
 
 from __future__ import annotations
@@ -21,14 +22,15 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import parametrize
 
-from mcompiler.admm.lowering import Layer
-from mcompiler.admm.quantise import InputQuantiser, MappedWeight
+from mcompiler.admm.input_quantiser import InputFakeQuantiser
+from mcompiler.admm.lowering import CompressibleLayer
+from mcompiler.admm.quantise import MappedWeight
 from mcompiler.errors import CompileError, ModelError
 from mcompiler.onnx_export import QuantisedLayer, insert_quantisers, load_model_file, save_model
 
 OPSET = 17
-EXACT = 1 << 24
-"""Sums below this are exact in float32."""
+FLOAT32_EXACT = 1 << 24
+"""Integers up to this magnitude are exact in float32."""
 
 
 class ExactLayer(nn.Module):
@@ -44,7 +46,7 @@ class ExactLayer(nn.Module):
     def __init__(
         self,
         layer: nn.Module,
-        quantiser: InputQuantiser,
+        quantiser: InputFakeQuantiser,
         codes: torch.Tensor,
         scale: torch.Tensor,
         bias: torch.Tensor | None,
@@ -52,14 +54,16 @@ class ExactLayer(nn.Module):
         super().__init__()
         self.layer, self.quantiser = layer, quantiser
         bound = codes.abs().flatten(1).sum(dim=1).max() * quantiser.largest
-        self.register_buffer("codes", codes.double() if bound >= EXACT else codes.float())
+        self.register_buffer("codes", codes.double() if bound >= FLOAT32_EXACT else codes.float())
         self.register_buffer("scale", scale)
         self.register_buffer("bias", bias)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Output of the layer, its normalisation included."""
         layer = self.layer
-        codes = self.codes.double() if x.is_cuda else self.codes  # fast convolutions there are not exact
+        # Convolutions on a GPU may use reduced precision or transforms, which are not exact on integers in float32; in
+        # float64 their error is far below one half, and rounding removes it.
+        codes = self.codes.double() if x.is_cuda else self.codes
         q = self.quantiser.codes(x.float()).to(codes.dtype)
         convolution = not isinstance(layer, nn.Linear)
         sums = layer._conv_forward(q, codes, None) if convolution else nn.functional.linear(q, codes)  # type: ignore[operator]
@@ -71,8 +75,8 @@ class ExactLayer(nn.Module):
 
 
 @dataclass(frozen=True)
-class Folded:
-    """A layer with its normalisation folded in.
+class FoldedLayer:
+    """A layer with the normalisation that follows it folded in.
 
     Attributes:
         codes: int [O, ...] as floats; None where weights stay float.
@@ -87,17 +91,20 @@ class Folded:
     bias: torch.Tensor | None
 
 
-def fold(module: nn.Module, norm: nn.Module | None) -> Folded:
-    """Fold an evaluated batch normalisation into the layer before it: scale, sign and bias; float64, rounded once."""
-    mapped = mapped_weight(module)
+def fold_batchnorm(module: nn.Module, norm: nn.Module | None) -> FoldedLayer:
+    """Fold a batch normalisation, as it is in evaluation, into the layer before it: scale, sign and bias.
+
+    Computed in float64 and rounded once.
+    """
+    mapped = get_mapped_weight(module)
     if mapped is not None and mapped.levels is not None:
-        weight = mapped.codes(original_weight(module)).detach().double()
+        weight = mapped.codes(get_original_weight(module)).detach().double()
         scale = mapped.scale.reshape(-1).double()
     else:
-        weight = _values(module, "weight")
+        weight = _get_float64(module, "weight")
         scale = torch.ones(weight.shape[0], dtype=torch.float64, device=weight.device)
     coded = mapped is not None and mapped.levels is not None
-    bias = _values(module, "bias") if isinstance(module.bias, torch.Tensor) else None
+    bias = _get_float64(module, "bias") if isinstance(module.bias, torch.Tensor) else None
     if norm is not None:
         assert isinstance(norm, _BatchNorm)
         if norm.running_var is None:
@@ -105,11 +112,14 @@ def fold(module: nn.Module, norm: nn.Module | None) -> Folded:
                 "a batch normalisation without running statistics cannot be folded into the layer before it; set "
                 "track_running_stats=True"
             )
-        gamma = _values(norm, "weight") if norm.affine else torch.ones_like(scale)
-        beta = _values(norm, "bias") if norm.affine else torch.zeros_like(scale)
-        factor = gamma / torch.sqrt(_values(norm, "running_var") + norm.eps)
-        bias = ((0.0 if bias is None else bias) - _values(norm, "running_mean")) * factor + beta
+        gamma = _get_float64(norm, "weight") if norm.affine else torch.ones_like(scale)
+        beta = _get_float64(norm, "bias") if norm.affine else torch.zeros_like(scale)
+        factor = gamma / torch.sqrt(_get_float64(norm, "running_var") + norm.eps)
+        bias = ((0.0 if bias is None else bias) - _get_float64(norm, "running_mean")) * factor + beta
         shape = (-1, *[1] * (weight.ndim - 1))
+        # y = factor * (codes * scale) + bias. The sign of the factor goes into the codes (-c is a code where c is), its
+        # magnitude into the scale, so that the magnitudes of the codes stay those of training. A factor of 0 makes all
+        # codes 0; the scale is kept, since a scale must be positive.
         if coded:
             weight = weight * torch.sign(factor).reshape(shape)
             scale = torch.where(factor == 0, scale, scale * factor.abs())
@@ -117,16 +127,16 @@ def fold(module: nn.Module, norm: nn.Module | None) -> Folded:
             weight = weight * factor.reshape(shape)
     codes, scale32 = weight.float() if coded else None, scale.float()
     values = weight.float() if codes is None else codes * scale32.reshape(-1, *[1] * (weight.ndim - 1))
-    return Folded(codes, values, scale32, None if bias is None else bias.float())
+    return FoldedLayer(codes, values, scale32, None if bias is None else bias.float())
 
 
-def _values(module: nn.Module, name: str) -> torch.Tensor:
+def _get_float64(module: nn.Module, name: str) -> torch.Tensor:
     value = getattr(module, name)
     assert isinstance(value, torch.Tensor)
     return value.detach().double()
 
 
-def mapped_weight(module: nn.Module) -> MappedWeight | None:
+def get_mapped_weight(module: nn.Module) -> MappedWeight | None:
     """The parametrisation of a layer's weight, where it has been projected."""
     if not parametrize.is_parametrized(module, "weight"):
         return None
@@ -136,57 +146,57 @@ def mapped_weight(module: nn.Module) -> MappedWeight | None:
     return None
 
 
-def original_weight(module: nn.Module) -> torch.Tensor:
-    """The float weight that is trained, behind the parametrisation."""
+def get_original_weight(module: nn.Module) -> torch.Tensor:
+    """The float weight that is trained, before the parametrisation is applied."""
     if parametrize.is_parametrized(module, "weight"):
         weight: torch.Tensor = module.parametrizations.weight.original  # type: ignore[union-attr,assignment]
         return weight
     return module.weight  # type: ignore[return-value]
 
 
-def quantiser_of(module: nn.Module) -> InputQuantiser | None:
+def get_input_quantiser(module: nn.Module) -> InputFakeQuantiser | None:
     """The quantiser of a layer's input, where it has one."""
     found = getattr(module, "input_quantiser", None)
-    return found if isinstance(found, InputQuantiser) else None
+    return found if isinstance(found, InputFakeQuantiser) else None
 
 
-def deployed(
-    model: nn.Module, layers: Mapping[str, Layer], pairs: Sequence[tuple[str, str]], *, exact: bool
+def build_deployed(
+    model: nn.Module, layers: Mapping[str, CompressibleLayer], pairs: Sequence[tuple[str, str]], *, exact: bool
 ) -> nn.Module:
-    """A copy of the model without normalisations behind layers, weights on their levels, for inference.
+    """A copy of the model for inference: weights on their levels, normalisations that follow layers folded in.
 
     Args:
         model: trained model.
         layers: its compressible layers.
         pairs: (layer, normalisation that follows it) by name.
-        exact: True: layers compute as the chip does (ExactLayer). False: plain float layers, for export.
+        exact: True: layers compute as the chip does (ExactLayer). False: ordinary float layers, for export.
     """
     result = copy.deepcopy(model).eval()
     norms = dict(pairs)
     for name in layers:
         module = result.get_submodule(name)
         norm = result.get_submodule(norms[name]) if name in norms else None
-        folded = fold(module, norm)
-        quantiser = quantiser_of(module)
-        replacement = _plain(module, folded).to(folded.weight.device)
+        folded = fold_batchnorm(module, norm)
+        quantiser = get_input_quantiser(module)
+        replacement = _copy_plain(module, folded).to(folded.weight.device)
         if exact and quantiser is not None and quantiser.frozen:
             if folded.codes is None:
                 replacement = nn.Sequential(quantiser, replacement)
             else:
                 replacement = ExactLayer(replacement, quantiser, folded.codes, folded.scale, folded.bias)
-        _replace(result, name, replacement)
+        _replace_module(result, name, replacement)
         if name in norms:
-            _replace(result, norms[name], nn.Identity())
+            _replace_module(result, norms[name], nn.Identity())
     return result
 
 
-def _replace(model: nn.Module, name: str, replacement: nn.Module) -> None:
+def _replace_module(model: nn.Module, name: str, replacement: nn.Module) -> None:
     parent, _, own = name.rpartition(".")
     setattr(model.get_submodule(parent), own, replacement)
 
 
-def _plain(module: nn.Module, folded: Folded) -> nn.Module:
-    """The layer without parametrisation and hooks."""
+def _copy_plain(module: nn.Module, folded: FoldedLayer) -> nn.Module:
+    """An ordinary layer with the folded weight and bias, without parametrisation and hooks."""
     if isinstance(module, nn.Linear):
         plain: nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d = nn.Linear(
             module.in_features, module.out_features, bias=folded.bias is not None
@@ -194,9 +204,16 @@ def _plain(module: nn.Module, folded: Folded) -> nn.Module:
     else:
         kind = next(k for k in (nn.Conv1d, nn.Conv2d, nn.Conv3d) if isinstance(module, k))
         plain = kind(
-            module.in_channels, module.out_channels, module.kernel_size, module.stride, module.padding,  # type: ignore[arg-type]
-            module.dilation, module.groups, folded.bias is not None, module.padding_mode,  # type: ignore[arg-type]
-        )  # fmt: skip
+            in_channels=module.in_channels,  # type: ignore[arg-type]
+            out_channels=module.out_channels,  # type: ignore[arg-type]
+            kernel_size=module.kernel_size,  # type: ignore[arg-type]
+            stride=module.stride,  # type: ignore[arg-type]
+            padding=module.padding,  # type: ignore[arg-type]
+            dilation=module.dilation,  # type: ignore[arg-type]
+            groups=module.groups,  # type: ignore[arg-type]
+            bias=folded.bias is not None,
+            padding_mode=module.padding_mode,  # type: ignore[arg-type]
+        )
     with torch.no_grad():
         plain.weight.copy_(folded.weight)
         if folded.bias is not None and plain.bias is not None:
@@ -205,30 +222,35 @@ def _plain(module: nn.Module, folded: Folded) -> nn.Module:
 
 
 def to_onnx(
-    model: nn.Module, layers: Mapping[str, Layer], pairs: Sequence[tuple[str, str]], example: tuple[torch.Tensor, ...]
+    model: nn.Module,
+    layers: Mapping[str, CompressibleLayer],
+    pairs: Sequence[tuple[str, str]],
+    example: tuple[torch.Tensor, ...],
 ) -> ir.Model:
     """The trained model as QDQ ONNX with a free batch axis; nodes carry the layers' names.
 
     Raises:
-        CompileError: inputs of other than 8 bits, which QDQ of opset 17 cannot carry.
-        ModelError: a model that torch.onnx cannot export, a layer that it does not keep.
+        CompileError: inputs of other than 8 bits, which QDQ of opset 17 cannot express.
+        ModelError: a model that torch.onnx cannot export, a layer that the exporter does not keep.
     """
     norms = dict(pairs)
     quantised = {}
     for name in layers:
         module = model.get_submodule(name)
-        quantised[name] = _quantised_layer(name, module, model.get_submodule(norms[name]) if name in norms else None)
-    plain = deployed(model, layers, pairs, exact=False)
-    with torch.no_grad():  # the exporter makes one of weights that are equal; codes take their place anyway
+        quantised[name] = _describe_layer(name, module, model.get_submodule(norms[name]) if name in norms else None)
+    plain = build_deployed(model, layers, pairs, exact=False)
+    # The exporter merges equal weights into one initializer. The weights are replaced by codes afterwards, so any
+    # values do, as long as no two layers have the same.
+    with torch.no_grad():
         for number, (name, layer) in enumerate(quantised.items()):
             if layer.codes is not None:
                 plain.get_parameter(f"{name}.weight").fill_(number + 1)
-    return insert_quantisers(_float_onnx(plain, example), quantised)
+    return insert_quantisers(_export_float(plain, example), quantised)
 
 
-def _quantised_layer(name: str, module: nn.Module, norm: nn.Module | None) -> QuantisedLayer:
-    """What stands in the file for one layer."""
-    quantiser, folded, mapped = quantiser_of(module), fold(module, norm), mapped_weight(module)
+def _describe_layer(name: str, module: nn.Module, norm: nn.Module | None) -> QuantisedLayer:
+    """Codes, scales and input quantiser of one layer, as the file holds them."""
+    quantiser, folded, mapped = get_input_quantiser(module), fold_batchnorm(module, norm), get_mapped_weight(module)
     levels = mapped.levels if mapped is not None else None
     table = None
     if levels is not None and not levels.uniform:
@@ -242,7 +264,7 @@ def _quantised_layer(name: str, module: nn.Module, norm: nn.Module | None) -> Qu
 
 
 def check_input_bits(name: str, bits: int) -> None:
-    """Refuse inputs that QDQ of opset 17 cannot carry.
+    """Refuse inputs that QDQ of opset 17 cannot express.
 
     Raises:
         CompileError: other than 8 bits.
@@ -255,30 +277,37 @@ def check_input_bits(name: str, bits: int) -> None:
         )
 
 
-def _float_onnx(model: nn.Module, example: tuple[torch.Tensor, ...]) -> ir.Model:
+def _export_float(model: nn.Module, example: tuple[torch.Tensor, ...]) -> ir.Model:
     inputs = ["x"] if len(example) == 1 else [f"x{index}" for index in range(len(example))]
     example = tuple(tensor[:1].cpu() for tensor in example)
     options: dict[str, Any] = {"dynamo": False}
     with warnings.catch_warnings(), tempfile.TemporaryDirectory() as folder:
-        warnings.simplefilter("ignore")  # the exporter of readable names announces its retirement
-        torch._C._jit_set_onnx_log_output_stream("stderr")  # where it fails it shows the graph
+        warnings.simplefilter("ignore")  # the TorchScript exporter, which keeps readable names, is deprecated
+        torch._C._jit_set_onnx_log_output_stream("stderr")  # on failure it prints the graph
         file = Path(folder) / "float.onnx"
         try:
             torch.onnx.export(
-                model.cpu(), example, str(file), opset_version=OPSET, input_names=inputs, output_names=["y"],
-                dynamic_axes={name: {0: "n"} for name in [*inputs, "y"]}, do_constant_folding=False, **options,
-            )  # fmt: skip
+                model.cpu(),
+                example,
+                str(file),
+                opset_version=OPSET,
+                input_names=inputs,
+                output_names=["y"],
+                dynamic_axes={name: {0: "n"} for name in [*inputs, "y"]},
+                do_constant_folding=False,
+                **options,
+            )
         except Exception as error:
             first = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise ModelError(
-                f"torch.onnx cannot export the model: {first}; put what it lacks into plain operators"
+                f"torch.onnx cannot export the model: {first}; express that part in operators it supports"
             ) from error
         return load_model_file(file)
 
 
 def write_onnx(model: ir.Model, path: Path) -> None:
-    """Write the model, whole or not at all."""
-    beside = path.with_name(f".{path.name}.new")
-    written = save_model(model, beside.parent, beside.name)
-    assert written == [beside.name], "a compressed model is small"
-    beside.replace(path)
+    """Write the model atomically: to a temporary file, then renamed."""
+    temporary = path.with_name(f".{path.name}.new")
+    written = save_model(model, temporary.parent, temporary.name)
+    assert written == [temporary.name], "a compressed model fits into one file"
+    temporary.replace(path)

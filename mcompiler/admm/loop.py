@@ -1,4 +1,4 @@
-"""One epoch of training, whatever the stage; and accuracy."""
+"""Training for one epoch, and accuracy; the same for all stages."""
 
 from __future__ import annotations
 
@@ -11,74 +11,72 @@ from typing import Any
 import torch
 from torch import nn
 
-from mcompiler.admm.distributed import Ranks, rebuilt
-from mcompiler.admm.spec import Optimiser, Schedule
+from mcompiler.admm.distributed import ProcessRank, map_nested
+from mcompiler.admm.divergence import check_loss, check_penalty
+from mcompiler.admm.spec import LearningRateSchedule, Optimiser
 from mcompiler.errors import CompileError
 
 Batch = tuple[Any, Any]
 Batches = Iterable[Batch] | Callable[[int], Iterable[Batch]]
-"""(x, y) batches: something that can be walked again each epoch, or what gives the batches of an epoch."""
-
-EMULATED = "this CPU has no bfloat16 units: every step will take many times as long as with precision = 'float32'"
-
-CALMER = "lower the learning rate, or set clip in the stage's optimiser"
+"""(x, y) batches: an iterable that can be iterated again each epoch, or a function from the epoch to its batches."""
 
 Loss = Callable[[Any, Any], torch.Tensor]
-Tick = Callable[[int], None]
+
+SLOW_BFLOAT16 = "this CPU has no bfloat16 units: every step will take many times as long as with precision = 'float32'"
 
 
 @dataclass(frozen=True)
-class Setting:
-    """Where and how numbers are crunched."""
+class ComputeSettings:
+    """Device, precision and memory layout of the computation, and this process's rank."""
 
     device: torch.device
     bfloat16: bool
     channels_last: bool
-    ranks: Ranks
+    ranks: ProcessRank
 
     def autocast(self) -> torch.autocast:
-        """Mixed precision, where asked for."""
+        """Mixed precision, where it is requested."""
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bfloat16)
 
     @property
-    def emulates(self) -> bool:
-        """Whether bfloat16 is asked of a CPU that computes it in software, many times slower than float32."""
+    def emulates_bfloat16(self) -> bool:
+        """Whether bfloat16 is requested on a CPU that computes it in software, many times slower than float32."""
         if not self.bfloat16 or self.device.type != "cpu" or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
             return False
         return not torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
-    def moved(self, value: Any) -> Any:
-        """Tensors in a batch on the device, in the memory layout."""
+    def move_batch(self, value: Any) -> Any:
+        """The tensors of a batch on the device, in the memory layout."""
         if isinstance(value, torch.Tensor):
             layout = torch.channels_last if self.channels_last and value.ndim == 4 else torch.preserve_format
             return value.to(self.device, memory_format=layout)
-        return rebuilt(value, self.moved)
+        return map_nested(value, self.move_batch)
 
-    def placed(self, model: nn.Module) -> nn.Module:
-        """The model on the device, in the memory layout."""
+    def move_model(self, model: nn.Module) -> nn.Module:
+        """The model on the device, in the memory layout; its parameters stay the same objects."""
         model = model.to(self.device)
         for tensor in [*model.parameters(), *model.buffers()] if self.channels_last else []:
-            if tensor.ndim == 4:  # Module.to would refuse models with tensors of five
+            if tensor.ndim == 4:  # Module.to would refuse models with tensors of five dimensions
                 tensor.data = tensor.data.contiguous(memory_format=torch.channels_last)
         return model
 
 
-def batches_of(data: Batches, epoch: int) -> Iterable[Batch]:
+def get_batches(data: Batches, epoch: int) -> Iterable[Batch]:
     """The batches of an epoch."""
     return data(epoch) if callable(data) else data
 
 
-def forward(model: nn.Module, x: Any) -> Any:
+def run_model(model: nn.Module, x: Any) -> Any:
     """The model on one batch; several inputs come as a tuple."""
     return model(*x) if isinstance(x, tuple | list) else model(x)
 
 
 def make_optimiser(model: nn.Module, options: Optimiser) -> torch.optim.Optimizer:
-    """The optimiser of a stage; weights decay, biases and normalisations do not."""
-    held = [p for p in model.parameters() if p.requires_grad]
+    """The optimiser of a stage, with weight decay on weights, not on biases and normalisations."""
+    trained = [p for p in model.parameters() if p.requires_grad]
     groups = [
-        {"params": [p for p in held if p.ndim > 1], "weight_decay": options.weight_decay},
-        {"params": [p for p in held if p.ndim <= 1], "weight_decay": 0.0},
+        {"params": [p for p in trained if p.ndim > 1], "weight_decay": options.weight_decay},
+        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
     ]
     groups = [group for group in groups if group["params"]]
     if not groups:
@@ -91,21 +89,42 @@ def make_optimiser(model: nn.Module, options: Optimiser) -> torch.optim.Optimize
     return kind(groups, lr=options.learning_rate)
 
 
-def learning_rate(options: Optimiser, progress: float) -> float:
-    """The learning rate at a share of a stage's steps."""
+def compute_learning_rate(options: Optimiser, progress: float) -> float:
+    """The learning rate after a fraction of a stage's steps."""
     if options.warmup > 0 and progress < options.warmup:
         return options.learning_rate * max(progress / options.warmup, 1e-3)
     rest = (progress - options.warmup) / max(1e-9, 1 - options.warmup)
-    if options.schedule == Schedule.COSINE:
+    if options.schedule == LearningRateSchedule.COSINE:
         return options.learning_rate * 0.5 * (1 + math.cos(math.pi * min(rest, 1.0)))
-    if options.schedule == Schedule.LINEAR:
+    if options.schedule == LearningRateSchedule.LINEAR:
         return options.learning_rate * max(0.0, 1 - rest)
     return options.learning_rate
 
 
 @dataclass(frozen=True)
-class Epoch:
-    """What an epoch came to: mean loss and penalty over samples, steps, seconds, last learning rate."""
+class TrainingStage:
+    """All that stays the same over the epochs of a stage.
+
+    Attributes:
+        model: the model to train.
+        loss: of (output, targets), a scalar.
+        optimiser: of the model's parameters.
+        options: learning rate and clipping.
+        compute: device and precision.
+        penalty: added to every loss; None: nothing is added.
+    """
+
+    model: nn.Module
+    loss: Loss
+    optimiser: torch.optim.Optimizer
+    options: Optimiser
+    compute: ComputeSettings
+    penalty: Callable[[], torch.Tensor] | None = None
+
+
+@dataclass(frozen=True)
+class EpochResult:
+    """Result of one epoch: mean loss and penalty over samples, steps, seconds, last learning rate."""
 
     loss: float
     penalty: float
@@ -115,218 +134,174 @@ class Epoch:
 
 
 def train_epoch(
-    model: nn.Module,
+    stage: TrainingStage,
     batches: Iterable[Batch],
-    loss_of: Loss,
-    optimiser: torch.optim.Optimizer,
-    options: Optimiser,
     progress: Callable[[float], float],
-    setting: Setting,
     *,
-    penalty: Callable[[], torch.Tensor] | None = None,
-    often: Callable[[float], None] | None = None,
-    tick: Tick | None = None,
+    after_step: Callable[[int, float | None], None] | None = None,
     length: int | None = None,
-    where: str = "training",
-) -> Epoch:
+    label: str = "training",
+) -> EpochResult:
     """Train for one epoch.
 
     Args:
-        model, batches, loss_of, optimiser, options, setting: what is trained, and how.
-        progress: share of the stage's steps that lies behind, from the share of this epoch.
-        penalty: added to every loss.
-        often: told the share of the epoch after each step.
-        tick: told how many steps are done.
-        length: how many batches there are, where they do not know themselves; None: the learning rate is that of the
-            middle of the epoch throughout, and ``often`` is told nothing.
-        where: stage and epoch, for messages.
+        stage: model, loss, optimiser and settings.
+        batches: of this epoch.
+        progress: from the fraction of this epoch's steps to the fraction of the stage's steps.
+        after_step: called after each step with the number of steps and the fraction of the epoch (None: not known).
+        length: number of batches, where ``batches`` has no length; None: the learning rate is that of the middle of the
+            epoch throughout.
+        label: stage and epoch, for messages.
 
     Raises:
         CompileError: a loss that is not finite; no batches.
     """
-    model.train()
+    model, compute = stage.model.train(), stage.compute
     started = time.perf_counter()
-    length = length_of(batches) or length
+    length = count_batches(batches) or length
     total = torch.zeros(2, dtype=torch.float64)
     seen, steps, rate = 0.0, 0, 0.0
     for step, batch in enumerate(batches):
-        x, y = _split(batch)
-        rate = learning_rate(options, progress(min(step / length, 1.0) if length else 0.5))
-        for group in optimiser.param_groups:
+        x, y = _check_batch(batch)
+        rate = compute_learning_rate(stage.options, progress(min(step / length, 1.0) if length else 0.5))
+        for group in stage.optimiser.param_groups:
             group["lr"] = rate
-        x, y = setting.moved(setting.ranks.share(x)), setting.moved(setting.ranks.share(y))
-        count = samples_in(x)
-        optimiser.zero_grad(set_to_none=True)
-        value, pull = _gradients(model, x, y, loss_of, penalty, setting, f"{where}, step {step}")
-        setting.ranks.average_gradients(model.parameters(), count)
-        if options.clip:
-            nn.utils.clip_grad_norm_(model.parameters(), options.clip)
-        optimiser.step()
-        total += torch.tensor([value * count, pull * count])
+        x, y = compute.move_batch(compute.ranks.take_share(x)), compute.move_batch(compute.ranks.take_share(y))
+        count = count_samples(x)
+        stage.optimiser.zero_grad(set_to_none=True)
+        loss, penalty = _backpropagate(stage, x, y, f"{label}, step {step}")
+        compute.ranks.average_gradients(model.parameters(), count)
+        if stage.options.clip:
+            nn.utils.clip_grad_norm_(model.parameters(), stage.options.clip)
+        stage.optimiser.step()
+        total += torch.tensor([loss * count, penalty * count])
         seen, steps = seen + count, steps + 1
-        if often is not None and length:
-            often((step + 1) / length)
-        if tick is not None:
-            tick(steps)
-    loss_sum, penalty_sum, seen = setting.ranks.total(float(total[0]), float(total[1]), seen)
+        if after_step is not None:
+            after_step(steps, steps / length if length else None)
+    loss_sum, penalty_sum, seen = compute.ranks.sum_over_ranks(float(total[0]), float(total[1]), seen)
     if not seen:
         raise CompileError(
-            f"{where}: the training data gives no batches; if it is a generator, give a function of the epoch"
+            f"{label}: the training data gives no batches; if it is a generator, give a function of the epoch"
         )
-    return Epoch(loss_sum / seen, penalty_sum / seen, steps, time.perf_counter() - started, rate)
+    return EpochResult(loss_sum / seen, penalty_sum / seen, steps, time.perf_counter() - started, rate)
 
 
-def _gradients(
-    model: nn.Module,
-    x: Any,
-    y: Any,
-    loss_of: Loss,
-    penalty: Callable[[], torch.Tensor] | None,
-    setting: Setting,
-    where: str,
-) -> tuple[float, float]:
-    """Gradients of one batch, in the parameters; its mean loss and penalty. An empty share has no gradients."""
-    extra = penalty() if penalty is not None else None
-    value, pull = 0.0, 0.0 if extra is None else float(extra.detach())
-    if samples_in(x):
-        with setting.autocast():
-            output = forward(model, x)
-        loss = _loss(loss_of, _float(output), y, where)
+def _backpropagate(stage: TrainingStage, x: Any, y: Any, label: str) -> tuple[float, float]:
+    """Write the gradients of one batch into the parameters; return its mean loss and penalty.
+
+    This process's share of a batch may be empty: then there is no loss and no gradient.
+    """
+    model, compute = stage.model, stage.compute
+    penalty = stage.penalty() if stage.penalty is not None else None
+    loss_value, penalty_value = 0.0, 0.0 if penalty is None else float(penalty.detach())
+    if count_samples(x):
+        with compute.autocast():
+            output = run_model(model, x)
+        loss = _compute_loss(stage.loss, _to_float32(output), y, label)
         if loss.numel() != 1:
-            raise CompileError(f"{where}: the loss has shape {list(loss.shape)}; give one number, its mean")
-        value = float(loss.detach())
-        (loss if extra is None else loss + extra).backward()  # type: ignore[no-untyped-call]
-    if not math.isfinite(value + pull):
-        if math.isfinite(value):
-            raise CompileError(f"the penalty is {pull} in {where}{_largest(model)}; {CALMER}, or lower admm.rho")
-        raise CompileError(f"the loss is {value} in {where}{_culprit(model, x, y, setting)}")
-    return value, pull
+            raise CompileError(f"{label}: the loss has shape {list(loss.shape)}; give one number, its mean")
+        loss_value = float(loss.detach())
+        (loss if penalty is None else loss + penalty).backward()  # type: ignore[no-untyped-call]
+
+    def run_again() -> Any:
+        with compute.autocast():
+            return run_model(model, x)
+
+    check_loss(loss_value, model, (x, y), run_again, label)
+    check_penalty(penalty_value, model, label)
+    return loss_value, penalty_value
 
 
-def _split(batch: Any) -> Batch:
+def _check_batch(batch: Any) -> Batch:
     if not isinstance(batch, tuple | list) or len(batch) != 2:
         raise CompileError(f"a batch is a {type(batch).__name__}, not a pair (inputs, targets); targets may be a tuple")
-    if not isinstance(_leaf(batch[0]), torch.Tensor):
+    if not isinstance(_first_tensor(batch[0]), torch.Tensor):
         raise CompileError(
-            f"the inputs of a batch are of type {type(_leaf(batch[0])).__name__}, not tensors; use torch.as_tensor"
+            f"the inputs of a batch are of type {type(_first_tensor(batch[0])).__name__}, not tensors; use "
+            "torch.as_tensor"
         )
     return batch[0], batch[1]
 
 
-def _leaf(x: Any) -> Any:
-    """The first tensor of several."""
+def _first_tensor(x: Any) -> Any:
+    """The first tensor of a nested tuple, list or dict."""
     while isinstance(x, tuple | list | dict) and len(x):
         x = next(iter(x.values())) if isinstance(x, dict) else x[0]
     return x
 
 
-def length_of(batches: Iterable[Any]) -> int | None:
-    """How many batches there are, where they know."""
+def count_batches(batches: Iterable[Any]) -> int | None:
+    """The number of batches; None where they have no length."""
     try:
         return len(batches)  # type: ignore[arg-type]
     except TypeError:  # a generator, or a DataLoader over an iterable
         return None
 
 
-def samples_in(x: Any) -> int:
+def count_samples(x: Any) -> int:
     """Size of the first tensor's first axis."""
-    return int(_leaf(x).shape[0])
+    return int(_first_tensor(x).shape[0])
 
 
-def _loss(loss_of: Loss, output: Any, y: Any, where: str) -> torch.Tensor:
-    """The loss of one batch; what it says against the targets is the user's to fix."""
+def _compute_loss(loss: Loss, output: Any, y: Any, label: str) -> torch.Tensor:
+    """The loss of one batch; where it cannot be computed, output and targets do not fit, which is the user's to fix."""
     try:
-        return loss_of(output, y)
+        return loss(output, y)
     except (RuntimeError, IndexError, TypeError, ValueError) as error:
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise CompileError(f"{where}: the loss does not take the model's output and these targets: {first}") from error
+        raise CompileError(f"{label}: the loss does not take the model's output and these targets: {first}") from error
 
 
-def _float(output: Any) -> Any:
+def _to_float32(output: Any) -> Any:
     if isinstance(output, torch.Tensor):
         return output.float() if output.dtype is torch.bfloat16 else output
     return output
 
 
-def _infinite(value: Any) -> bool:
-    """Whether a batch's inputs or targets hold a NaN or an infinity."""
-    if isinstance(value, tuple | list):
-        return any(map(_infinite, value))
-    return isinstance(value, torch.Tensor) and value.is_floating_point() and not bool(torch.isfinite(value).all())
-
-
-def _largest(model: nn.Module) -> str:
-    """The layer whose weights have grown most."""
-    sizes = {
-        name: float(weight.detach().abs().max())
-        for name, module in model.named_modules()
-        if isinstance(weight := getattr(module, "weight", None), torch.Tensor) and weight.numel()
-    }
-    broken = [name for name, size in sizes.items() if not math.isfinite(size)]
-    if broken:
-        return f": the weights of layer '{broken[0]}' are not finite"
-    name = max(sizes, key=sizes.__getitem__, default=None)
-    return "" if name is None else f": layer '{name}' has weights of up to {sizes[name]:.3g}"
-
-
-def _culprit(model: nn.Module, x: Any, y: Any, setting: Setting) -> str:
-    """The first layer whose weights or output are not finite, and what to do."""
-    if _infinite(x) or _infinite(y):
-        return ": the batch itself holds values that are not finite; check the data"
-    remedy = f"; {CALMER}"
-    found: list[str] = []
-    hooks = []
-    for name, module in model.named_modules():
-        weight = getattr(module, "weight", None)
-        if isinstance(weight, torch.Tensor) and not torch.isfinite(weight).all():
-            found.append(f"the weights of layer '{name}' are not finite")
-        if not list(module.children()):
-
-            def look(module: nn.Module, args: Any, output: Any, name: str = name) -> None:
-                if isinstance(output, torch.Tensor) and not torch.isfinite(output).all():
-                    found.append(f"layer '{name}' is the first whose output is not finite")
-
-            hooks.append(module.register_forward_hook(look))
-    try:
-        with torch.no_grad(), setting.autocast():
-            forward(model, x)
-    except RuntimeError:  # the loss is what matters here
-        pass
-    for hook in hooks:
-        hook.remove()
-    return f": {found[0]}{remedy}" if found else remedy
-
-
 @torch.no_grad()
-def accuracy(model: nn.Module, batches: Iterable[Batch], setting: Setting, *, exact: bool = False) -> float:
+def measure_accuracy(
+    model: nn.Module, batches: Iterable[Batch], compute: ComputeSettings, *, exact: bool = False
+) -> float:
     """Top-1 accuracy, a fraction: argmax over the second axis against integer labels.
 
     Args:
         model: classifier; evaluated in inference mode, left in the mode it was in.
-        batches: (x, y), y int [n] (or a tuple whose first entry that is).
-        setting: device and precision.
-        exact: float32 whatever the setting says.
+        batches: (x, y), y int [n] (or a tuple whose first entry is that).
+        compute: device and precision.
+        exact: float32, also where ``compute`` says bfloat16.
     """
     training = model.training
     model.eval()
-    right, seen = 0.0, 0.0
-    for x, y in pairs(batches):
-        x, y = setting.moved(setting.ranks.share(x)), setting.moved(setting.ranks.share(y))
-        if not samples_in(x):
+    correct, seen = 0.0, 0.0
+    for x, y in iterate_pairs(batches):
+        x, y = compute.move_batch(compute.ranks.take_share(x)), compute.move_batch(compute.ranks.take_share(y))
+        if not count_samples(x):
             continue
-        output = _tested(model, x, setting, exact=exact)
-        labels = _leaf(y)
-        found = _classes(_leaf(output), labels)
-        right += float((found == labels).sum())
+        output = _predict(model, x, compute, exact=exact)
+        labels = _first_tensor(y)
+        classes = _predict_classes(_first_tensor(output), labels)
+        correct += float((classes == labels).sum())
         seen += float(labels.numel())
     model.train(training)
-    right, seen = setting.ranks.total(right, seen)
+    correct, seen = compute.ranks.sum_over_ranks(correct, seen)
     if not seen:
         raise CompileError("the test data gives no batches; if it is a generator, give a function of the epoch")
-    return right / seen
+    return correct / seen
 
 
-def _classes(output: Any, labels: Any) -> torch.Tensor:
+def _predict(model: nn.Module, x: Any, compute: ComputeSettings, *, exact: bool) -> Any:
+    """The model's output on one test batch."""
+    try:
+        if exact:
+            return run_model(model, x)
+        with compute.autocast():
+            return run_model(model, x)
+    except RuntimeError as error:
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise CompileError(f"the model does not run on the test data: {first}") from error
+
+
+def _predict_classes(output: Any, labels: Any) -> torch.Tensor:
     """Argmax over the classes."""
     classes = output.argmax(dim=1) if isinstance(output, torch.Tensor) and output.ndim > 1 else None
     if classes is None or not isinstance(labels, torch.Tensor) or classes.shape != labels.shape:
@@ -338,23 +313,11 @@ def _classes(output: Any, labels: Any) -> torch.Tensor:
     return classes
 
 
-def _tested(model: nn.Module, x: Any, setting: Setting, *, exact: bool) -> Any:
-    """The model on one test batch."""
-    try:
-        if exact:
-            return forward(model, x)
-        with setting.autocast():
-            return forward(model, x)
-    except RuntimeError as error:
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise CompileError(f"the model does not run on the test data: {first}") from error
-
-
-def pairs(batches: Iterable[Any]) -> Iterator[Batch]:
-    """(inputs, targets) of batches that are given as such.
+def iterate_pairs(batches: Iterable[Any]) -> Iterator[Batch]:
+    """(inputs, targets) of each batch.
 
     Raises:
         CompileError: a batch that is no pair, or without tensors.
     """
     for batch in batches:
-        yield _split(batch)
+        yield _check_batch(batch)

@@ -14,12 +14,12 @@ from torch.nn.utils import parametrize
 from mcompiler.errors import CompileError
 from mcompiler.geometry import conv_matrix
 
-MAPPED = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
+MAPPED_MODULES = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 """Modules that the compiler puts onto crossbars."""
 
 
 @dataclass(frozen=True)
-class Layer:
+class CompressibleLayer:
     """One compressible layer.
 
     Attributes:
@@ -58,7 +58,7 @@ class Layer:
         return as_matrix(self.weight.detach(), self.groups)
 
     def as_weight(self, matrix: torch.Tensor) -> torch.Tensor:
-        """Undo ``matrix``: [G, K, N] to the weight's shape."""
+        """The inverse of ``matrix``: [G, K, N] to the weight's shape."""
         return as_weight(matrix, self.weight.shape)
 
 
@@ -69,31 +69,33 @@ def as_matrix(weight: torch.Tensor, groups: int) -> torch.Tensor:
 
 
 def as_weight(matrix: torch.Tensor, shape: Iterable[int]) -> torch.Tensor:
-    """Undo ``as_matrix``."""
+    """The inverse of ``as_matrix``."""
     return matrix.transpose(1, 2).reshape(tuple(shape))
 
 
-def find_layers(model: nn.Module, skip: Iterable[str] = (), named: Iterable[str] = ()) -> dict[str, Layer]:
+def find_layers(model: nn.Module, skip: Iterable[str] = (), named: Iterable[str] = ()) -> dict[str, CompressibleLayer]:
     """The compressible layers of a model, in the order of its modules.
 
     Args:
         model: any module.
-        skip: names of layers to leave alone.
+        skip: names of layers that are not compressed.
         named: names that a specification mentions; each must be a layer.
 
     Raises:
-        CompileError: a name that is no compressible layer, or that is skipped and named; weights that two modules
-            share, that are none, or that stand behind a parametrisation; no layer at all.
+        CompileError: a name that is not a compressible layer, or that is skipped and named; weights that two modules
+            share, that are empty, or that a parametrisation computes; no layer at all.
     """
     modules = dict(model.named_modules())
-    every = {name: Layer(name, module) for name, module in modules.items() if isinstance(module, MAPPED)}
-    left = set(skip)
-    for name in dict.fromkeys([*left, *named]):
-        if name not in every:
-            raise CompileError(_unknown(name, modules, every))
-        if name in left and name in named:
+    compressible = {
+        name: CompressibleLayer(name, module) for name, module in modules.items() if isinstance(module, MAPPED_MODULES)
+    }
+    skipped = set(skip)
+    for name in dict.fromkeys([*skipped, *named]):
+        if name not in compressible:
+            raise CompileError(_describe_unknown(name, modules, compressible))
+        if name in skipped and name in named:
             raise CompileError("has a structure and is in `skip`; take it out of one", name)
-    found = {name: layer for name, layer in every.items() if name not in left}
+    found = {name: layer for name, layer in compressible.items() if name not in skipped}
     if not found:
         raise CompileError(
             "the model has no layer to compress; nn.Conv1d, nn.Conv2d, nn.Conv3d and nn.Linear are mapped to crossbars"
@@ -104,11 +106,11 @@ def find_layers(model: nn.Module, skip: Iterable[str] = (), named: Iterable[str]
     return found
 
 
-def left_alone(model: nn.Module, layers: Mapping[str, Layer]) -> dict[str, str]:
+def find_uncompressed(model: nn.Module, layers: Mapping[str, CompressibleLayer]) -> dict[str, str]:
     """Modules that hold matrices and are not compressed, with their types.
 
-    What is skipped, and what is no layer to compress (transposed convolutions, recurrences, the projections inside
-    attention). The compiler puts what it can of them onto arrays, and no count of ours has those.
+    These are skipped layers, and modules that cannot be compressed (transposed convolutions, recurrent layers, the
+    projections inside attention). The compiler maps some of them to arrays, which the counts of this package leave out.
     """
     return {
         name: type(module).__name__
@@ -119,18 +121,18 @@ def left_alone(model: nn.Module, layers: Mapping[str, Layer]) -> dict[str, str]:
     }
 
 
-def _check_layer(layer: Layer) -> None:
-    """Refuse what has no weights of its own to project."""
+def _check_layer(layer: CompressibleLayer) -> None:
+    """Refuse layers whose weight is not a parameter that can be projected."""
     module = layer.module
     if not layer.name:
         raise CompileError("the model is a single layer, which has no name; wrap it: nn.Sequential(layer)")
     if isinstance(module._parameters.get("weight"), UninitializedParameter):
         raise CompileError("is lazy and has no weights yet; run the model once", layer.name)
-    kinds = [type(entry).__name__ for entry in _parametrisations(module)]
-    others = [kind for kind in kinds if kind != "MappedWeight"]  # ours; it stands above this module
+    kinds = [type(entry).__name__ for entry in _get_parametrisations(module)]
+    others = [kind for kind in kinds if kind != "MappedWeight"]  # by name: its module imports this one
     if others:
         raise CompileError(
-            f"its weight is computed by {others[0]}; make it plain first "
+            f"its weight is computed by {others[0]}; make it a weights parameter first "
             "(torch.nn.utils.parametrize.remove_parametrizations), or name the layer in `skip`",
             layer.name,
         )
@@ -141,16 +143,16 @@ def _check_layer(layer: Layer) -> None:
         )
 
 
-def _parametrisations(module: nn.Module) -> Iterable[nn.Module]:
+def _get_parametrisations(module: nn.Module) -> Iterable[nn.Module]:
     if not parametrize.is_parametrized(module, "weight"):
         return ()
     return module.parametrizations.weight  # type: ignore[union-attr,return-value]
 
 
-def _check_sharing(modules: Mapping[str, nn.Module], layers: Mapping[str, Layer]) -> None:
-    """Refuse a weight that another module reads as well: it would be programmed twice and masked once."""
-    plain = {name: layer.module._parameters.get("weight") for name, layer in layers.items()}
-    owners = {id(weight): name for name, weight in plain.items() if weight is not None}
+def _check_sharing(modules: Mapping[str, nn.Module], layers: Mapping[str, CompressibleLayer]) -> None:
+    """Refuse a weight that another module reads too: it is programmed once, and cannot have two masks."""
+    weights = {name: layer.module._parameters.get("weight") for name, layer in layers.items()}
+    owners = {id(weight): name for name, weight in weights.items() if weight is not None}
     for name, module in modules.items():
         for parameter in module._parameters.values():
             owner = owners.get(id(parameter), name)
@@ -162,7 +164,7 @@ def _check_sharing(modules: Mapping[str, nn.Module], layers: Mapping[str, Layer]
                 )
 
 
-def _unknown(name: str, modules: Mapping[str, nn.Module], layers: Mapping[str, Layer]) -> str:
+def _describe_unknown(name: str, modules: Mapping[str, nn.Module], layers: Mapping[str, CompressibleLayer]) -> str:
     if name in modules:
         kind = type(modules[name]).__name__
         return f"'{name}' ({kind}) is not mapped to crossbars; only convolutions and nn.Linear can be compressed"

@@ -1,4 +1,4 @@
-"""Where a budget is spent: saliencies from training data, prices from the cost model, structures from the search."""
+"""Budgets: saliencies from training data, prices from the cost model, structures from the search."""
 
 from __future__ import annotations
 
@@ -12,13 +12,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from mcompiler.admm.budget import SLACK, LayerCost, Link, Plan, Reader, search
+from mcompiler.admm.budget import SLACK, BudgetPlan, ChannelReader, LayerCost, SharedChannels, search
 from mcompiler.admm.compressor import Compressor
-from mcompiler.admm.constraints import Structure
 from mcompiler.admm.export import to_onnx
-from mcompiler.admm.loop import Batch, Loss, Setting, forward
-from mcompiler.admm.lowering import Layer, as_matrix, find_layers
-from mcompiler.admm.spec import Budget, Spec
+from mcompiler.admm.loop import Batch, ComputeSettings, Loss, run_model
+from mcompiler.admm.lowering import CompressibleLayer, as_matrix, find_layers
+from mcompiler.admm.spec import Budget, Spec, Structure
 from mcompiler.admm.surgery.channels import ChannelGraph, trace
 from mcompiler.driver import Build, compile
 from mcompiler.errors import CompileError
@@ -26,52 +25,52 @@ from mcompiler.geometry import array_shape
 from mcompiler.target import Place, Target
 
 UNITS = {"crossbars": "crossbars", "energy_j": "J", "area_m2": "m2"}
-"""Of the currencies."""
+"""Units of the currencies."""
 
-ROUNDS = 8
-"""Searches at most, until a plan keeps its energy as it is mapped; two or three do."""
+MAX_SEARCHES = 8
+"""Searches for a plan whose energy, as mapped, is within the budget; two or three are usually enough."""
 
 
 def plan_structures(
     model: nn.Module,
-    batches: Iterable[Batch],
-    loss_of: Loss,
     target: Target,
     spec: Spec,
-    setting: Setting,
     example: tuple[torch.Tensor, ...],
+    *,
+    batches: Iterable[Batch],
+    loss: Loss,
+    compute: ComputeSettings,
 ) -> tuple[dict[str, Structure], dict[str, Any]]:
     """Structures for the layers that the specification does not name, within its budget.
 
+    Args:
+        model: trained dense model.
+        target: the chip.
+        spec: with a budget.
+        example: inputs of the model.
+        batches: training batches for the saliencies.
+        loss: of (output, targets).
+        compute: device and precision.
+
     Returns:
-        Structures by layer, and what the search did, as plain values: ``currency``, ``limit``, ``dense``, ``spent``,
+        Structures by layer, and a record of the search as plain values: ``currency``, ``limit``, ``dense``, ``spent``,
         ``floor``, ``importance_kept``, ``tiles`` and ``structures`` by layer.
 
     Raises:
-        CompileError: a budget below what one array position a layer takes; no layer to search.
+        CompileError: a budget below the cost of one array position in each layer; no layer to search.
     """
     budget = spec.budget
     assert budget is not None
-    layers = find_layers(model, spec.skip, spec.layers)
-    chosen = {
-        name: layer
-        for name, layer in layers.items()
-        if name not in spec.layers and (budget.layers == "all" or not isinstance(layer.module, nn.Linear))
-    }
-    if not chosen:
-        raise CompileError(
-            "the budget has no layer to be spent on: a layer that [layers] names is not searched, and products are "
-            "searched with budget.layers = 'all' only"
-        )
-    importance = saliencies(model, chosen, itertools.islice(batches, budget.batches), loss_of, setting)
-    costs = layer_costs(model, chosen, target, budget, example)
-    links = channel_links(model, chosen, example) if spec.remove_paths else ()
-    plan, spent = _within(
+    layers = _select_layers(model, spec)
+    importance = compute_saliencies(model, layers, itertools.islice(batches, budget.batches), loss, compute)
+    costs = price_layers(model, layers, target, budget, example)
+    shared = find_shared_channels(model, layers, example) if spec.remove_paths else ()
+    plan, spent = _search_within(
         budget,
-        lambda limit: search(costs, importance, limit, links=links, unit=UNITS[budget.currency]),
-        lambda plan: mapped_cost(model, chosen, {**spec.layers, **plan.structures}, target, spec, example),
+        lambda limit: search(costs, importance, limit, shared=shared, unit=UNITS[budget.currency]),
+        lambda plan: compute_mapped_energy(model, layers, plan.structures, target, spec, example=example),
     )
-    line = {
+    record = {
         "currency": budget.currency,
         "limit": budget.limit,
         "dense": plan.dense,
@@ -84,57 +83,78 @@ def plan_structures(
             for name, entry in plan.structures.items()
         },
     }
-    return dict(plan.structures), line
+    return dict(plan.structures), record
 
 
-def _within(
-    budget: Budget, search_for: Callable[[float], Plan], cost_of: Callable[[Plan], float]
-) -> tuple[Plan, float]:
-    """A plan that keeps the budget as it would be mapped, and what it costs then.
+def _select_layers(model: nn.Module, spec: Spec) -> dict[str, CompressibleLayer]:
+    """The layers that the budget's search covers."""
+    assert spec.budget is not None
+    every = spec.budget.layers == "all"
+    selected = {
+        name: layer
+        for name, layer in find_layers(model, spec.skip, spec.layers).items()
+        if name not in spec.layers and (every or not isinstance(layer.module, nn.Linear))
+    }
+    if not selected:
+        raise CompileError(
+            "the budget has no layer to be spent on: a layer that [layers] names is not searched, and nn.Linear is "
+            "searched with budget.layers = 'all' only"
+        )
+    return selected
 
-    Energies of array positions are means over a dense layer, and the positions that stay are fuller than those. So what
-    is searched for next is less by as much as the plan before costs too much.
-    """
+
+def _search_within(
+    budget: Budget, search_for: Callable[[float], BudgetPlan], energy_of: Callable[[BudgetPlan], float]
+) -> tuple[BudgetPlan, float]:
+    """A plan whose cost, as mapped, is within the budget, and that cost."""
     plan = search_for(budget.limit)
     if budget.currency != "energy_j":
         return plan, plan.spent
-    for _ in range(ROUNDS):
-        spent = cost_of(plan)
+    # Crossbars and area are exact, but the price in energy of an array position is the mean over the dense layer, and
+    # the positions that a plan keeps hold more weights than the mean. So a plan may cost more when it is mapped than
+    # its price. The next search gets a limit that is lower by the same ratio.
+    for _ in range(MAX_SEARCHES):
+        spent = energy_of(plan)
         if spent <= budget.limit * (1 + SLACK):
             return plan, spent
-        aim = plan.spent * budget.limit / spent
-        if aim < plan.floor:
+        limit = plan.spent * budget.limit / spent
+        if limit < plan.floor:
             break
-        plan = search_for(aim)
+        plan = search_for(limit)
     raise CompileError(
         f"no structure that costs {budget.limit:g} J when it is mapped was found, the last one costs {spent:g} J; give "
         "as much, or search fewer layers"
     )
 
 
-def mapped_cost(
+def compute_mapped_energy(
     model: nn.Module,
-    layers: Mapping[str, Layer],
+    layers: Mapping[str, CompressibleLayer],
     structures: Mapping[str, Structure],
     target: Target,
     spec: Spec,
+    *,
     example: tuple[torch.Tensor, ...],
 ) -> float:
-    """Energy per inference of what stands in the arrays of some layers, the model projected on structures and compiled.
+    """Energy per inference of the arrays of some layers, the model projected onto structures and compiled.
 
-    What the projection makes unused is still there: the network that training ends with costs this much or less.
+    Channels that the projection makes unused are not removed here, so that the trained network costs this much or less.
     """
     copied = copy.deepcopy(model)
-    compressor = Compressor(copied, target, dataclasses.replace(spec, budget=None), structures)
+    compressor = Compressor(copied, target, dataclasses.replace(spec, budget=None), {**spec.layers, **structures})
     with torch.no_grad():
         for name, mask in compressor.masks().items():
             compressor.layers[name].weight.mul_(mask)
     build = compile(to_onnx(copied, find_layers(copied), (), example), target, calibration="random")
-    return sum(_array_parts(build, name, "energy_j") for name in layers)
+    return sum(_sum_array_costs(build, name, "energy_j") for name in layers)
 
 
-def saliencies(
-    model: nn.Module, layers: Mapping[str, Layer], batches: Iterable[Batch], loss_of: Loss, setting: Setting
+def compute_saliencies(
+    model: nn.Module,
+    layers: Mapping[str, CompressibleLayer],
+    batches: Iterable[Batch],
+    loss: Loss,
+    compute: ComputeSettings,
 ) -> dict[str, torch.Tensor]:
     """Squared weight times squared gradient, summed over batches: [G, K, N] by layer.
 
@@ -146,8 +166,8 @@ def saliencies(
     sums = {name: torch.zeros_like(layer.weight, dtype=torch.float64) for name, layer in layers.items()}
     for x, y in batches:
         model.zero_grad(set_to_none=True)
-        loss = loss_of(forward(model, setting.moved(x)), setting.moved(y))
-        loss.backward()  # type: ignore[no-untyped-call]
+        value = loss(run_model(model, compute.move_batch(x)), compute.move_batch(y))
+        value.backward()  # type: ignore[no-untyped-call]
         for name, layer in layers.items():
             gradient = layer.weight.grad
             if gradient is not None:
@@ -157,12 +177,16 @@ def saliencies(
     return {name: as_matrix(total, layers[name].groups).cpu() for name, total in sums.items()}
 
 
-def layer_costs(
-    model: nn.Module, layers: Mapping[str, Layer], target: Target, budget: Budget, example: tuple[torch.Tensor, ...]
+def price_layers(
+    model: nn.Module,
+    layers: Mapping[str, CompressibleLayer],
+    target: Target,
+    budget: Budget,
+    example: tuple[torch.Tensor, ...],
 ) -> list[LayerCost]:
-    """What one array position of each layer costs in the budget's currency, by the cost model of the dense mapping.
+    """Price of one array position of each layer in the budget's currency, by the cost model of the dense mapping.
 
-    Energy and area are those of what stands in an array (cells, converters): the rest does not shrink with the arrays.
+    Energy and area are those of the parts of an array (cells, converters): all others do not shrink with the arrays.
     """
     shape = array_shape(target)
     price = dict.fromkeys(layers, 1.0)
@@ -172,15 +196,15 @@ def layer_costs(
         build = compile(to_onnx(model, every, pairs, example), target, calibration="random")
         for name in layers:
             tiles = max(1, build.cost.layers[name].crossbars // shape.arrays_per_tile)
-            price[name] = _array_parts(build, name, budget.currency) / tiles
+            price[name] = _sum_array_costs(build, name, budget.currency) / tiles
     return [
         LayerCost(name, *layer.shape, positions=layer.positions, shape=shape, price=price[name])
         for name, layer in layers.items()
     ]
 
 
-def _array_parts(build: Build, layer: str, currency: str) -> float:
-    """Energy per inference, or area, of the parts that stand in the arrays of a layer."""
+def _sum_array_costs(build: Build, layer: str, currency: str) -> float:
+    """Energy per inference, or area, of the parts inside the arrays of a layer."""
     parts = [part for part in build.target.components.values() if part.per is Place.ARRAY]
     arrays = build.cost.layers[layer].crossbars
     if currency == "area_m2":
@@ -191,20 +215,22 @@ def _array_parts(build: Build, layer: str, currency: str) -> float:
     return dynamic + idle_w / build.cost.throughput_per_s
 
 
-def channel_links(model: nn.Module, layers: Mapping[str, Layer], example: tuple[torch.Tensor, ...]) -> tuple[Link, ...]:
-    """Channels that the searched layers write for each other: what one does not fill, the others need not read.
+def find_shared_channels(
+    model: nn.Module, layers: Mapping[str, CompressibleLayer], example: tuple[torch.Tensor, ...]
+) -> tuple[SharedChannels, ...]:
+    """Channels that searched layers write and searched layers read.
 
-    Channels that anybody else writes or reads (a layer that is not searched, an output, an unknown operation) are left
-    out: they count as read.
+    Channels that any other node writes or reads (a layer that is not searched, an output, an unknown operation) are
+    left out: for the search they count as read.
     """
     graph = trace(model, example)
     pinned = set(graph.pins)
     writers: dict[tuple[int, ...], list[str]] = {}
-    for name, site in graph.layers.items():
-        writers.setdefault(tuple(graph.classes[site.outputs].tolist()), []).append(name)
-    links = []
+    for name, traced in graph.layers.items():
+        writers.setdefault(tuple(graph.classes[traced.outputs].tolist()), []).append(name)
+    shared = []
     for channels, names in writers.items():
-        found = [_reader(graph, name, channels) for name in graph.layers]
+        found = [_find_reader(graph, name, channels) for name in graph.layers]
         readers = [reader for reader in found if reader is not None]
         others = any(
             set(channels) & set(graph.classes[graph.layers[name].inputs].tolist())
@@ -213,18 +239,18 @@ def channel_links(model: nn.Module, layers: Mapping[str, Layer], example: tuple[
         )
         searched = all(name in layers for name in (*names, *(reader.layer for reader in readers)))
         if readers and searched and not others and not pinned & set(channels):
-            links.append(Link(tuple(names), tuple(readers)))
-    return tuple(links)
+            shared.append(SharedChannels(tuple(names), tuple(readers)))
+    return tuple(shared)
 
 
-def _reader(graph: ChannelGraph, name: str, channels: tuple[int, ...]) -> Reader | None:
+def _find_reader(graph: ChannelGraph, name: str, channels: tuple[int, ...]) -> ChannelReader | None:
     """How a layer reads channels: all of them, in order, each as equally many inputs; None where it does not."""
-    site = graph.layers[name]
-    reads = graph.classes[site.inputs].numpy()
-    where = np.flatnonzero(reads == channels[0])
-    if not len(where) or site.groups > 1:
+    traced = graph.layers[name]
+    reads = graph.classes[traced.inputs].numpy()
+    positions = np.flatnonzero(reads == channels[0])
+    if not len(positions) or traced.groups > 1:
         return None
-    first, each = int(where[0]), len(where)
+    first, each = int(positions[0]), len(positions)
     if not np.array_equal(reads[first : first + each * len(channels)], np.repeat(channels, each)):
         return None
-    return Reader(name, first * site.positions, each * site.positions)
+    return ChannelReader(name, first * traced.positions, each * traced.positions)

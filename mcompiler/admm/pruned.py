@@ -1,11 +1,11 @@
-"""From projected weights to a smaller model: purification, removal of unused paths, masks of what is left."""
+"""From projected weights to a smaller model: purification, removal of unused paths, masks of the remaining weights."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,48 +16,49 @@ from mcompiler.admm.checkpoint import load_checkpoint, save_checkpoint
 from mcompiler.admm.compressor import Compressor
 from mcompiler.admm.lowering import as_matrix, as_weight
 from mcompiler.admm.spec import Spec
-from mcompiler.admm.surgery.channels import fold_batchnorm_pairs, shared_inputs, trace
-from mcompiler.admm.surgery.removal import clear_shifts, purify, remove_unused
+from mcompiler.admm.surgery.channels import find_batchnorm_pairs, find_shared_inputs, trace
+from mcompiler.admm.surgery.purification import purify
+from mcompiler.admm.surgery.removal import clear_constant_biases, remove_unused
 from mcompiler.errors import CompileError
 
 
 @dataclass(frozen=True)
-class Pruned:
-    """The model behind the hard projection.
+class PrunedModel:
+    """The model after the hard projection.
 
     Attributes:
         model: physically smaller where paths were removed.
         compressor: of that model, projected with float weights.
-        masks: what may be non-zero, by layer, in the weight's shape.
-        pairs: (layer, batch normalisation behind it).
-        shared: layers that read the same tensor, group by group.
+        masks: which weights may be non-zero, by layer, bool in the weight's shape.
+        batchnorm_pairs: (layer, batch normalisation that follows it).
+        shared_inputs: groups of layers that read the same tensor.
         removed: channels and filters by layer, before and after, as plain values.
-        stays: layer -> {why: how many}, of filters without weights that could not be removed.
+        pinned_filters: layer -> {reason: number} of filters without weights that could not be removed.
     """
 
     model: nn.Module
     compressor: Compressor
     masks: Mapping[str, torch.Tensor]
-    pairs: Sequence[tuple[str, str]]
-    shared: Sequence[Sequence[str]]
-    removed: Mapping[str, Any]
-    stays: Mapping[str, Mapping[str, int]]
+    batchnorm_pairs: Sequence[tuple[str, str]]
+    shared_inputs: Sequence[Sequence[str]]
+    removed: Mapping[str, Any] = field(default_factory=dict)
+    pinned_filters: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
 
 def prune(
     model: nn.Module, compressor: Compressor, example: tuple[torch.Tensor, ...], spec: Spec, file: Path | None
-) -> Pruned:
-    """Project for good, purify, remove unused paths.
+) -> PrunedModel:
+    """Project the weights, purify, remove unused paths.
 
     Args:
         model: with trained float weights; projected in place.
         compressor: of the model.
         example: an input.
-        spec: what to purify, whether to remove paths.
-        file: where the projected weights are kept for ``rebuild``; None: nowhere.
+        spec: thresholds of purification, whether to remove paths.
+        file: where the projected weights are saved for ``restore_pruned``; None: nowhere.
 
     Raises:
-        CompileError: a layer of which nothing is left; a model that cannot be traced.
+        CompileError: a layer without remaining weights; a model that cannot be traced.
     """
     masks = compressor.masks()
     if spec.remove_paths:
@@ -69,34 +70,36 @@ def prune(
         for name, mask in masks.items():
             compressor.layers[name].weight.mul_(mask)
     if spec.remove_paths:
-        clear_shifts(model, graph, support)
+        clear_constant_biases(model, graph, support)
     if file is not None:
         save_checkpoint(file, {"fingerprint": "pruned", "model": model.state_dict(), "masks": dict(masks)})
-    return small(model, compressor, example, masks, spec)
+    return _build_pruned_model(model, compressor, example, masks, spec)
 
 
-def rebuild(
+def restore_pruned(
     model: nn.Module, compressor: Compressor, example: tuple[torch.Tensor, ...], spec: Spec, file: Path
-) -> Pruned:
-    """What ``prune`` gave, from the weights that it kept."""
+) -> PrunedModel:
+    """The result of ``prune``, from the weights that it saved."""
     state = load_checkpoint(file)
     model.load_state_dict(state["model"])
     device = next(model.parameters()).device
-    return small(model, compressor, example, {name: mask.to(device) for name, mask in state["masks"].items()}, spec)
+    return _build_pruned_model(
+        model, compressor, example, {name: mask.to(device) for name, mask in state["masks"].items()}, spec
+    )
 
 
-def small(
+def _build_pruned_model(
     model: nn.Module,
     compressor: Compressor,
     example: tuple[torch.Tensor, ...],
     masks: Mapping[str, torch.Tensor],
     spec: Spec,
-) -> Pruned:
-    """The model without unused paths, under a compressor of its own; deterministic."""
+) -> PrunedModel:
+    """The model without unused paths, and a compressor for it; deterministic, so that a resumed run gets the same."""
     if not spec.remove_paths:
-        pairs, shared = _neighbours(model, example)
+        pairs, shared = _find_neighbours(model, example)
         compressor.project(masks, levels=False)
-        return Pruned(model, compressor, masks, pairs, shared, {}, {})
+        return PrunedModel(model, compressor, masks, pairs, shared)
     support = {name: as_matrix(mask, compressor.layers[name].groups) for name, mask in masks.items()}
     removal = remove_unused(model, example, support)
     kept = {
@@ -104,27 +107,35 @@ def small(
         for name in masks
         if name in removal.kept
     }
-    gone = [name for name in compressor.layers if name not in removal.kept]
-    structures = {name: entry for name, entry in compressor.structures.items() if name not in gone}
+    removed = [name for name in compressor.layers if name not in removal.kept]
+    structures = {name: entry for name, entry in compressor.structures.items() if name not in removed}
     skip = tuple(name for name in spec.skip if name in removal.kept)
     inner = Compressor(removal.model, compressor.target, dataclasses.replace(spec, layers={}, skip=skip), structures)
-    graph = trace(removal.model, example)  # before the projection: parametrised layers are not known to it
-    kept = inner.fitted(kept)
+    graph = trace(removal.model, example)  # before the projection: the trace does not follow parametrised layers
+    kept = inner.fit_masks(kept)
     inner.project(kept, levels=False)
-    stays = {name: dict(Counter(reasons.values())) for name, reasons in removal.pinned.items()}
-    pairs, shared = fold_batchnorm_pairs(graph), shared_inputs(graph)
-    return Pruned(removal.model, inner, kept, pairs, shared, removal.as_table(), stays)
+    pinned_filters = {name: dict(Counter(reasons.values())) for name, reasons in removal.pinned.items()}
+    pairs, shared = find_batchnorm_pairs(graph), find_shared_inputs(graph)
+    return PrunedModel(
+        model=removal.model,
+        compressor=inner,
+        masks=kept,
+        batchnorm_pairs=pairs,
+        shared_inputs=shared,
+        removed=removal.as_table(),
+        pinned_filters=pinned_filters,
+    )
 
 
-def _neighbours(
+def _find_neighbours(
     model: nn.Module, example: tuple[torch.Tensor, ...]
 ) -> tuple[Sequence[tuple[str, str]], Sequence[Sequence[str]]]:
-    """Normalisations behind layers, and layers that read one tensor, of a model that may resist tracing: then none.
+    """Pairs (layer, batch normalisation) and groups of layers with the same input; none where tracing fails.
 
-    Such a model is exact all the same; its normalisations stay digital.
+    The export of such a model is exact too; its normalisations stay digital.
     """
     try:
         graph = trace(model, example)
     except CompileError:
         return (), ()
-    return fold_batchnorm_pairs(graph), shared_inputs(graph)
+    return find_batchnorm_pairs(graph), find_shared_inputs(graph)

@@ -1,4 +1,4 @@
-"""Input quantisers at the layers, and the ranges that they observe."""
+"""Quantisers of the layers' inputs, and the input ranges that they observe."""
 
 from __future__ import annotations
 
@@ -9,29 +9,39 @@ from typing import Any
 import torch
 from torch import nn
 
-from mcompiler.admm.loop import Batch, Setting, forward, pairs
-from mcompiler.admm.lowering import Layer
-from mcompiler.admm.quantise import InputQuantiser
+from mcompiler.admm.input_quantiser import InputFakeQuantiser
+from mcompiler.admm.loop import Batch, ComputeSettings, iterate_pairs, run_model
+from mcompiler.admm.lowering import CompressibleLayer
 from mcompiler.target import Target
 
 
 def _quantise_input(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Forward pre-hook: what the layer sees are codes."""
+    """Forward pre-hook: quantise the input of the layer."""
     return (module.input_quantiser(args[0]), *args[1:])  # type: ignore[operator]
 
 
 def attach_quantisers(
-    model: nn.Module, layers: Mapping[str, Layer], shared: Sequence[Sequence[str]], target: Target
-) -> dict[str, InputQuantiser]:
-    """Put a quantiser before every layer; layers that read one tensor share it. By layer name."""
+    model: nn.Module, layers: Mapping[str, CompressibleLayer], shared: Sequence[Sequence[str]], target: Target
+) -> dict[str, InputFakeQuantiser]:
+    """Put a quantiser before every layer; layers that read the same tensor share one.
+
+    Args:
+        model: the model, with ``layers``.
+        layers: its compressible layers.
+        shared: groups of layers that read the same tensor.
+        target: sets the bits of each layer's input.
+
+    Returns:
+        The quantiser of each layer, by name.
+    """
     groups = {name: index for index, group in enumerate(shared) for name in group}
     device = next(model.parameters()).device
-    known: dict[tuple[Any, int], InputQuantiser] = {}
+    known: dict[tuple[Any, int], InputFakeQuantiser] = {}
     found = {}
     for name, layer in layers.items():
         _, bits = target.layer_bits(name)
         key = (groups.get(name, name), bits)
-        quantiser = known.setdefault(key, InputQuantiser(bits).to(device))
+        quantiser = known.setdefault(key, InputFakeQuantiser(bits).to(device))
         layer.module.add_module("input_quantiser", quantiser)
         layer.module.register_forward_pre_hook(_quantise_input)
         found[name] = quantiser
@@ -39,24 +49,26 @@ def attach_quantisers(
 
 
 @torch.no_grad()
-def observe(
-    model: nn.Module, quantisers: Mapping[str, InputQuantiser], batches: Iterable[Batch], count: int, setting: Setting
+def observe_ranges(
+    model: nn.Module,
+    quantisers: Mapping[str, InputFakeQuantiser],
+    batches: Iterable[Batch],
+    count: int,
+    compute: ComputeSettings,
 ) -> None:
-    """Run ``count`` batches in inference mode while the quantisers watch."""
+    """Run ``count`` batches in inference mode while the quantisers observe the values."""
     training = model.training
     model.eval()
     for quantiser in quantisers.values():
         quantiser.observing = True
-    for x, _ in pairs(itertools.islice(batches, count)):
-        with setting.autocast():
-            forward(model, setting.moved(x))
+    for x, _ in iterate_pairs(itertools.islice(batches, count)):
+        with compute.autocast():
+            run_model(model, compute.move_batch(x))
     model.train(training)
 
 
-def freeze_ranges(quantisers: Mapping[str, InputQuantiser], method: str) -> None:
-    """Set every range from what was observed; a shared quantiser once."""
-    done: set[int] = set()
+def freeze_ranges(quantisers: Mapping[str, InputFakeQuantiser], method: str) -> None:
+    """Fix every input range from the observed values."""
     for name, quantiser in quantisers.items():
-        if id(quantiser) not in done:
+        if not quantiser.frozen:  # it is where an earlier layer shares the quantiser
             quantiser.freeze(name, method)
-            done.add(id(quantiser))

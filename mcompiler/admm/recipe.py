@@ -1,10 +1,10 @@
-"""The whole recipe in one call: search a budget, alternate, project, remove what became unused, retrain, quantise.
+"""The whole recipe in one call: budget search, ADMM, projection, removal of unused paths, retraining, quantisation.
 
     result = admm.compress(model, batches, "yuan2019", spec, test=test_batches, out="run")
     result.export("model.onnx")
 
-Every epoch ends in a checkpoint; called again with the same arguments, a run that was killed goes on where it was, to
-the same weights (on the CPU, bit for bit).
+Every epoch ends with a checkpoint. A run that was killed and is called again with the same arguments resumes from the
+last checkpoint and reaches the same weights (on the CPU, bit for bit).
 """
 
 from __future__ import annotations
@@ -20,34 +20,30 @@ import torch
 from torch import nn
 
 from mcompiler.admm.alternation import Residuals
-from mcompiler.admm.checkpoint import Log, digest, load_checkpoint, save_checkpoint, seed_epoch
+from mcompiler.admm.checkpoint import TrainingLog, hash_state, load_checkpoint, save_checkpoint
 from mcompiler.admm.compressor import Compressor
-from mcompiler.admm.constraints import Structure
 from mcompiler.admm.display import Advance, progress_bar
 from mcompiler.admm.distributed import join_ranks, pick_device
+from mcompiler.admm.epochs import BUDGET_EPOCH, COUNT_EPOCH, RANGE_EPOCH, EpochNumber, EpochRunner, format_percent
 from mcompiler.admm.loop import (
-    EMULATED,
+    SLOW_BFLOAT16,
     Batches,
-    Epoch,
+    ComputeSettings,
     Loss,
-    Setting,
-    accuracy,
-    batches_of,
-    length_of,
+    TrainingStage,
+    get_batches,
     make_optimiser,
-    train_epoch,
 )
-from mcompiler.admm.lowering import left_alone
+from mcompiler.admm.lowering import find_uncompressed
 from mcompiler.admm.plan import plan_structures
-from mcompiler.admm.pruned import Pruned, prune, rebuild
-from mcompiler.admm.ranges import attach_quantisers, freeze_ranges, observe
-from mcompiler.admm.rehearsal import rehearse
+from mcompiler.admm.precheck import check_before_training
+from mcompiler.admm.pruned import PrunedModel, prune, restore_pruned
+from mcompiler.admm.ranges import attach_quantisers, freeze_ranges, observe_ranges
 from mcompiler.admm.result import Compressed
-from mcompiler.admm.spec import Optimiser, Spec, as_spec
+from mcompiler.admm.spec import Optimiser, Spec, Structure, as_spec
 from mcompiler.errors import BuildError, CompileError
 from mcompiler.target import Target, load_target, resolved_toml
 
-STAGES = ("admm", "float", "quantised", "done")
 Say = Callable[[str], None]
 
 
@@ -69,9 +65,9 @@ def compress(
     """Prune and quantise a trained model for a target.
 
     Args:
-        model: trained dense model; left untouched.
-        train: (x, y) batches that can be walked again each epoch, or a function of the epoch that gives them. Data that
-            draw from Python's, numpy's or PyTorch's global generators can be had again: each epoch seeds them.
+        model: trained dense model; not changed.
+        train: (x, y) batches that can be iterated again each epoch, or a function from the epoch to its batches. Data
+            that draw from Python's, numpy's or PyTorch's global generators are reproducible: each epoch seeds them.
         target: the chip.
         spec: hyper-parameters, or a file of them; default: no structure, quantisation only.
         example: an input of the model (a tensor, or a tuple of several); default: from the first batch.
@@ -79,12 +75,12 @@ def compress(
         loss: of (output, y); default: cross entropy.
         out: folder for checkpoints, log and results; None: nothing is written.
         device: default: a GPU where there is one.
-        resume: go on from a checkpoint in ``out``.
-        progress: show a bar on a terminal.
-        say: told what happens, a line at a time.
+        resume: continue from a checkpoint in ``out``.
+        progress: show a progress bar on a terminal.
+        say: called with messages, a line each.
 
     Returns:
-        The compressed model with what became of it.
+        The compressed model with its figures.
 
     Raises:
         UserError: what is wrong with model, data, target or specification, and what to do.
@@ -92,15 +88,21 @@ def compress(
     chip = target if isinstance(target, Target) else load_target(target)
     spec = as_spec(spec)
     chosen = pick_device(device)
-    setting = Setting(chosen, spec.precision == "bfloat16", spec.channels_last, join_ranks(chosen))
-    folder = None if out is None else Path(out)
-    with progress_bar(progress and setting.ranks.first) as advance:
-        run = _Run(model, train, chip, spec, setting, folder, loss or _cross_entropy, test, advance, say or _silent)
+    compute = ComputeSettings(chosen, spec.precision == "bfloat16", spec.channels_last, join_ranks(chosen))
+    with progress_bar(progress and compute.ranks.is_first) as advance:
+        run = _Compression(
+            source=model,
+            train=train,
+            target=chip,
+            spec=spec,
+            compute=compute,
+            out=None if out is None else Path(out),
+            loss=loss or _cross_entropy,
+            test=test,
+            advance=advance,
+            say=say or (lambda message: None),
+        )
         return run.run(example, resume)
-
-
-def _silent(message: str) -> None:
-    """Say nothing."""
 
 
 def _cross_entropy(output: Any, y: Any) -> torch.Tensor:
@@ -108,51 +110,50 @@ def _cross_entropy(output: Any, y: Any) -> torch.Tensor:
 
 
 @dataclass
-class _Run:
-    """One compression under way (mutable: this is its state)."""
+class _Compression:
+    """One compression while it runs (mutable: this is its state)."""
 
     source: nn.Module
     train: Batches
     target: Target
     spec: Spec
-    setting: Setting
+    compute: ComputeSettings
     out: Path | None
     loss: Loss
     test: Batches | None
     advance: Advance
     say: Say
-    length: int | None = None
 
     def run(self, example: Any, resume: bool) -> Compressed:
-        """All stages, from wherever the checkpoint says."""
-        if self.setting.emulates:
-            self._tell(EMULATED)
-        self.model = self.setting.placed(copy.deepcopy(self.source))
-        self.setting.ranks.agree(self.model)
-        self.fingerprint = f"{self.spec.fingerprint()}\n{resolved_toml(self.target)}\n{digest(self.model.state_dict())}"
-        self.example = self._example(example)
-        state = self._begin(resume)
+        """All stages, from the one that the checkpoint names on."""
+        self.model = self.compute.move_model(copy.deepcopy(self.source))
+        self.compute.ranks.broadcast_model(self.model)
+        self.fingerprint = (
+            f"{self.spec.fingerprint()}\n{resolved_toml(self.target)}\n{hash_state(self.model.state_dict())}"
+        )
+        state = self._load_checkpoint(resume)
+        self.log = self._open_log(state)
+        self.epochs = EpochRunner(
+            train=self.train,
+            test=self.test,
+            compute=self.compute,
+            seed=self.spec.seed,
+            log=self.log,
+            advance=self.advance,
+            say=self.say,
+        )
+        self._announce(state)
+        self.example = self._get_example(example)
         if not state:
-            rehearse(self.model, self.example, self.target, self.spec)
-        self.figures: dict[str, Any] = state.get("figures", {})
+            check_before_training(self.model, self.example, self.target, self.spec)
+        self._prepare(state)
         stage, epoch = state.get("stage", "admm"), int(state.get("epoch", 0))
-        if "dense" not in self.figures:
-            self.figures["dense"] = self._accuracy(self.model)
-            self._tell(f"dense: {_percent(self.figures['dense'])}")
-        self.structures = self._structures(state)
-        self.compressor = Compressor(self.model, self.target, self.spec, self.structures)
-        self.structures = self.compressor.structures
-        self.left = left_alone(self.model, self.compressor.layers)
-        if self.left:
-            self._tell("not compressed: " + ", ".join(f"'{name}' ({kind})" for name, kind in self.left.items()))
-        self.dense_tiles = self.compressor.dense_tiles()
-        self.dense_weights = {name: layer.weight.numel() for name, layer in self.compressor.layers.items()}
         if stage == "admm":
-            self._alternate(epoch, state)
+            self._run_admm(epoch, state)
             stage, epoch, state = "float", 0, {}
             self.pruned = self._prune()
         else:
-            self._rebuild()
+            self.pruned = self._restore_pruned()
         self.model, self.compressor = self.pruned.model, self.pruned.compressor
         if stage == "float":
             self._retrain("float", epoch, self.spec.retrain.float_epochs, state)
@@ -161,236 +162,236 @@ class _Run:
         self._retrain("quantised", epoch, self.spec.retrain.epochs - self.spec.retrain.float_epochs, state)
         return self._finish()
 
-    # --- beginning and checkpoints -----------------------------------------------------------------------------------
+    # --- preparation and checkpoints ---------------------------------------------------------------------------------
 
-    def _example(self, example: Any) -> tuple[Any, ...]:
+    def _announce(self, state: Mapping[str, Any]) -> None:
+        if self.compute.emulates_bfloat16:
+            self.epochs.tell(SLOW_BFLOAT16)
+        if state:
+            self.epochs.tell(f"resuming from {self._checkpoint_file()}: {state['stage']}, epoch {state['epoch']}")
+
+    def _get_example(self, example: Any) -> tuple[Any, ...]:
+        """The given inputs, or those of the first batch: at most two samples of each."""
         if isinstance(self.train, Iterator):
             raise CompileError(
-                "the training data can be walked only once; give a list, a DataLoader or a function of the epoch"
+                "the training data can be iterated only once; give a list, a DataLoader or a function of the epoch"
             )
         if example is None:
-            seed_epoch(self.spec.seed, 0, 0)
-            first = next(iter(batches_of(self.train, 0)), None)
+            self.epochs.seed_preparation(COUNT_EPOCH)
+            first = next(iter(get_batches(self.train, 0)), None)
             if not isinstance(first, tuple | list) or len(first) != 2:
                 raise CompileError(
                     "the training data give no pair (inputs, targets); give a list or DataLoader of them"
                 )
             example = first[0]
         parts = tuple(example) if isinstance(example, tuple | list) else (example,)
-        return tuple(self.setting.moved(part[:2]) for part in parts)
+        return tuple(self.compute.move_batch(part[:2]) for part in parts)
 
-    def _begin(self, resume: bool) -> dict[str, Any]:
-        """The checkpoint to go on from (or nothing), and the log cut back to it."""
-        if self.out is None:
-            self.log = Log(None)
+    def _checkpoint_file(self) -> Path | None:
+        return None if self.out is None else self.out / "checkpoint.pt"
+
+    def _load_checkpoint(self, resume: bool) -> dict[str, Any]:
+        """The checkpoint to resume from; empty where there is none."""
+        file = self._checkpoint_file()
+        if file is None or not file.exists() or not resume:
             return {}
-        state: dict[str, Any] = {}
-        file = self.out / "checkpoint.pt"
-        if file.exists() and resume:
-            state = load_checkpoint(file)
-            if state["fingerprint"] != self.fingerprint:
-                raise BuildError(
-                    f"{file}: of another specification, target or model; give another --out, or start anew with "
-                    "--restart"
-                )
-            self._tell(f"going on from {file}: {state['stage']}, epoch {state['epoch']}")
-        if self.setting.ranks.first:
-            self.out.mkdir(parents=True, exist_ok=True)
-        self.setting.ranks.wait()
-        self.log = Log(self.out / "log.jsonl" if self.setting.ranks.first else None, int(state.get("log", 0)))
+        state = load_checkpoint(file)
+        if state["fingerprint"] != self.fingerprint:
+            raise BuildError(
+                f"{file}: of another specification, target or model; give another --out, or start again with --restart"
+            )
         return state
 
-    def _save(self, stage: str, epoch: int, optimiser: torch.optim.Optimizer) -> None:
-        if self.out is None or not self.setting.ranks.first:
-            return
-        save_checkpoint(
-            self.out / "checkpoint.pt",
-            {
-                "fingerprint": self.fingerprint,
-                "stage": stage,
-                "epoch": epoch,
-                "figures": self.figures,
-                "structures": {name: dataclasses.asdict(entry) for name, entry in self.structures.items()},
-                "model": self.model.state_dict(),
-                "optimiser": optimiser.state_dict(),
-                "compressor": self.compressor.state_dict(),
-                "log": self.log.length,
-            },
-        )
+    def _open_log(self, state: Mapping[str, Any]) -> TrainingLog:
+        """The log, cut to its length at the checkpoint."""
+        if self.out is None:
+            return TrainingLog(None)
+        if self.compute.ranks.is_first:
+            self.out.mkdir(parents=True, exist_ok=True)
+        self.compute.ranks.wait()
+        return TrainingLog(self.out / "log.jsonl" if self.compute.ranks.is_first else None, int(state.get("log", 0)))
 
-    # --- stages ------------------------------------------------------------------------------------------------------
+    def _prepare(self, state: Mapping[str, Any]) -> None:
+        """Accuracy and size of the dense model, structures, and the compressor."""
+        self.figures: dict[str, Any] = state.get("figures", {})
+        if "dense" not in self.figures:
+            self.figures["dense"] = self.epochs.measure(self.model)
+            self.epochs.tell(f"dense: {format_percent(self.figures['dense'])}")
+        self.compressor = Compressor(self.model, self.target, self.spec, self._choose_structures(state))
+        self.structures = self.compressor.structures
+        self.uncompressed = find_uncompressed(self.model, self.compressor.layers)
+        if self.uncompressed:
+            names = ", ".join(f"'{name}' ({kind})" for name, kind in self.uncompressed.items())
+            self.epochs.tell(f"not compressed: {names}")
+        self.dense_tiles = self.compressor.dense_tiles()
+        self.dense_weights = {name: layer.weight.numel() for name, layer in self.compressor.layers.items()}
 
-    def _structures(self, state: Mapping[str, Any]) -> dict[str, Structure]:
+    def _choose_structures(self, state: Mapping[str, Any]) -> dict[str, Structure]:
+        """Structures from the checkpoint, the specification or a budget search."""
         if "structures" in state:
             return {name: Structure(**entry) for name, entry in state["structures"].items()}
         if self.spec.budget is None:
             return dict(self.spec.layers)
-        seed_epoch(self.spec.seed, 0, 1)
+        self.epochs.seed_preparation(BUDGET_EPOCH)
         found, line = plan_structures(
-            self.model, batches_of(self.train, 0), self.loss, self.target, self.spec, self.setting, self.example
+            self.model,
+            self.target,
+            self.spec,
+            self.example,
+            batches=get_batches(self.train, 0),
+            loss=self.loss,
+            compute=self.compute,
         )
         self.log.write({"stage": "budget", **line})
-        self._tell(f"budget: {line['spent']:g} of {line['limit']:g} {line['currency']}, dense {line['dense']:g}")
+        self.epochs.tell(f"budget: {line['spent']:g} of {line['limit']:g} {line['currency']}, dense {line['dense']:g}")
         return {**found, **self.spec.layers}
 
-    def _alternate(self, first: int, state: Mapping[str, Any]) -> None:
-        """The ADMM stages."""
-        admm = self.spec.admm
-        epochs = admm.epochs * len(admm.rho)
-        optimiser = make_optimiser(self.model, admm.optimiser)
-        if state:
-            self.model.load_state_dict(state["model"])
-            optimiser.load_state_dict(state["optimiser"])
-            self.compressor.load_state_dict(state["compressor"])
-        for epoch in range(first, epochs):
-            done = 0
-            residuals: dict[str, Residuals] = {}
-
-            def often(share: float) -> None:
-                nonlocal done, residuals
-                while done < admm.updates_per_epoch - 1 and share >= (done + 1) / admm.updates_per_epoch:
-                    residuals = self.compressor.update()
-                    done += 1
-
-            result = self._epoch("admm", 1, epoch, epochs, optimiser, admm.optimiser, self.compressor.penalty, often)
-            often(1.0)
-            residuals = self.compressor.update()
-            self.setting.ranks.agree(self.model)
-            line = {name: dataclasses.asdict(entry) for name, entry in residuals.items()}
-            worst = max((max(r.primal_structure, r.primal_levels) for r in residuals.values()), default=0.0)
-            self._close("admm", epoch, result, {"residuals": line, "worst_primal": worst})
-            self._save("admm", epoch + 1, optimiser)
-
-    def _prune(self) -> Pruned:
-        """Hard projection, purification, removal of unused paths: the small model."""
-        kept = self._pruned_file() if self.setting.ranks.first else None  # all processes have the same weights
-        pruned = prune(self.model, self.compressor, self.example, self.spec, kept)
-        self._tell_pruned(pruned)
-        return pruned
-
-    def _rebuild(self) -> None:
-        file = self._pruned_file()
-        if file is None or not file.exists():
-            raise BuildError(f"{file}: missing beside the checkpoint; start anew with --restart")
-        self.pruned = rebuild(self.model, self.compressor, self.example, self.spec, file)
-
-    def _pruned_file(self) -> Path | None:
-        return None if self.out is None else self.out / "pruned.pt"
-
-    def _tell_pruned(self, pruned: Pruned) -> None:
-        tiles = pruned.compressor.tiles()
-        self.setting.placed(pruned.model)
-        self.figures["projected"] = self._accuracy(pruned.model)
-        line = {"stage": "projection", "accuracy": self.figures["projected"], "tiles": tiles, "removed": pruned.removed}
-        self.log.write({**line, "stays": pruned.stays})
-        self._tell(
-            f"projected: {_percent(self.figures['projected'])}, {sum(tiles.values())} of "
-            f"{sum(self.dense_tiles.values())} array positions"
-        )
-        if pruned.stays:
-            counts = ", ".join(f"{sum(reasons.values())} of '{name}'" for name, reasons in pruned.stays.items())
-            self._tell(f"filters without weights that have to stay (log and report say why): {counts}")
-
-    def _quantise(self, *, fresh: bool) -> None:
-        """Levels of weights and codes of inputs from here on."""
-        self.compressor.project(self.pruned.masks, levels=True)
-        self.setting.placed(self.model)
-        if not self.spec.quantisation.inputs:
+    def _save(self, stage: str, epoch: int, optimiser: torch.optim.Optimizer) -> None:
+        file = self._checkpoint_file()
+        if file is None or not self.compute.ranks.is_first:
             return
-        quantisers = attach_quantisers(self.model, self.compressor.layers, self.pruned.shared, self.target)
-        self.setting.placed(self.model)
-        if fresh:
-            seed_epoch(self.spec.seed, 0, 2)
-            observe(self.model, quantisers, batches_of(self.train, 0), self.spec.quantisation.batches, self.setting)
-            freeze_ranges(quantisers, self.spec.quantisation.input_range)
-            self.setting.ranks.agree(self.model)
-        else:
-            for quantiser in quantisers.values():
-                quantiser.frozen = True
+        content = {
+            "fingerprint": self.fingerprint,
+            "stage": stage,
+            "epoch": epoch,
+            "figures": self.figures,
+            "structures": {name: dataclasses.asdict(entry) for name, entry in self.structures.items()},
+            "model": self.model.state_dict(),
+            "optimiser": optimiser.state_dict(),
+            "compressor": self.compressor.state_dict(),
+            "log": self.log.length,
+        }
+        save_checkpoint(file, content)
 
-    def _retrain(self, stage: str, first: int, epochs: int, state: Mapping[str, Any]) -> None:
-        """Masked retraining, with float or quantised weights."""
-        options = self.spec.retrain.optimiser
+    # --- stages ------------------------------------------------------------------------------------------------------
+
+    def _make_stage(self, options: Optimiser, state: Mapping[str, Any]) -> TrainingStage:
+        """A stage without penalty, its model and optimiser as the checkpoint has them."""
         optimiser = make_optimiser(self.model, options)
         if state:
             self.model.load_state_dict(state["model"])
             optimiser.load_state_dict(state["optimiser"])
-        self.setting.ranks.agree(self.model)
-        before = 0 if stage == "float" else self.spec.retrain.float_epochs
+        return TrainingStage(self.model, self.loss, optimiser, options, self.compute)
+
+    def _run_admm(self, first: int, state: Mapping[str, Any]) -> None:
+        """The ADMM stages."""
+        admm, compressor = self.spec.admm, self.compressor
+        stage = self._make_stage(admm.optimiser, state)
+        stage = dataclasses.replace(stage, penalty=compressor.penalty)
+        if state:
+            compressor.load_state_dict(state["compressor"])
+        epochs = admm.epochs * len(admm.rho)
         for epoch in range(first, epochs):
-            if stage == "quantised":
+            done = 0
+
+            def update_when_due(fraction: float) -> None:
+                # The last of the epoch's updates comes after its last step, below; the others when their time has come.
+                nonlocal done
+                while done < admm.updates_per_epoch - 1 and fraction >= (done + 1) / admm.updates_per_epoch:
+                    compressor.update()
+                    done += 1
+
+            number = EpochNumber("admm", epoch, epochs)
+            result = self.epochs.run(stage, number, update_when_due)
+            update_when_due(1.0)
+            residuals = compressor.update()
+            self.compute.ranks.broadcast_model(self.model)
+            self.epochs.report(number, result, self.model, _make_residual_entries(residuals))
+            self._save("admm", epoch + 1, stage.optimiser)
+
+    def _prune(self) -> PrunedModel:
+        """Hard projection, purification, removal of unused paths: the small model."""
+        file = self._pruned_file() if self.compute.ranks.is_first else None  # all processes have the same weights
+        pruned = prune(self.model, self.compressor, self.example, self.spec, file)
+        self._report_pruned(pruned)
+        return pruned
+
+    def _restore_pruned(self) -> PrunedModel:
+        file = self._pruned_file()
+        if file is None or not file.exists():
+            raise BuildError(f"{file}: missing, and the checkpoint needs it; start again with --restart")
+        return restore_pruned(self.model, self.compressor, self.example, self.spec, file)
+
+    def _pruned_file(self) -> Path | None:
+        return None if self.out is None else self.out / "pruned.pt"
+
+    def _report_pruned(self, pruned: PrunedModel) -> None:
+        tiles = pruned.compressor.tiles()
+        self.compute.move_model(pruned.model)
+        accuracy = self.figures["projected"] = self.epochs.measure(pruned.model)
+        line = {"stage": "projection", "accuracy": accuracy, "tiles": tiles, "removed": pruned.removed}
+        self.log.write({**line, "stays": pruned.pinned_filters})
+        self.epochs.tell(
+            f"projected: {format_percent(accuracy)}, {sum(tiles.values())} of {sum(self.dense_tiles.values())} array "
+            "positions"
+        )
+        if pruned.pinned_filters:
+            counts = ", ".join(
+                f"{sum(reasons.values())} of '{name}'" for name, reasons in pruned.pinned_filters.items()
+            )
+            self.epochs.tell(f"filters without weights that have to stay (log and report say why): {counts}")
+
+    def _quantise(self, *, fresh: bool) -> None:
+        """Levels of weights and codes of inputs from now on; ``fresh``: input ranges are still to be determined."""
+        self.compressor.project(self.pruned.masks, levels=True)
+        self.compute.move_model(self.model)
+        if not self.spec.quantisation.inputs:
+            return
+        quantisers = attach_quantisers(self.model, self.compressor.layers, self.pruned.shared_inputs, self.target)
+        self.compute.move_model(self.model)
+        if fresh:
+            self.epochs.seed_preparation(RANGE_EPOCH)
+            batches = get_batches(self.train, 0)
+            observe_ranges(self.model, quantisers, batches, self.spec.quantisation.batches, self.compute)
+            freeze_ranges(quantisers, self.spec.quantisation.input_range)
+            self.compute.ranks.broadcast_model(self.model)
+        else:
+            for quantiser in quantisers.values():
+                quantiser.frozen = True
+
+    def _retrain(self, name: str, first: int, epochs: int, state: Mapping[str, Any]) -> None:
+        """Masked retraining, with float or quantised weights."""
+        stage = self._make_stage(self.spec.retrain.optimiser, state)
+        self.compute.ranks.broadcast_model(self.model)
+        before = 0 if name == "float" else self.spec.retrain.float_epochs
+        for epoch in range(first, epochs):
+            if name == "quantised":
                 self.compressor.update()
-            number = 2 if stage == "float" else 3
-            result = self._epoch(stage, number, epoch, self.spec.retrain.epochs, optimiser, options, None, None, before)
-            self.setting.ranks.agree(self.model)
-            self._close(stage, epoch, result, {})
-            self._save(stage, epoch + 1, optimiser)
+            number = EpochNumber(name, epoch, self.spec.retrain.epochs, before)
+            result = self.epochs.run(stage, number)
+            self.compute.ranks.broadcast_model(self.model)
+            self.epochs.report(number, result, self.model, {})
+            self._save(name, epoch + 1, stage.optimiser)
         if epochs == 0 or first < epochs or not state:
-            self._save(stage, epochs, optimiser)
-
-    def _epoch(
-        self,
-        stage: str,
-        number: int,
-        epoch: int,
-        epochs: int,
-        optimiser: torch.optim.Optimizer,
-        options: Optimiser,
-        penalty: Callable[[], torch.Tensor] | None,
-        often: Callable[[float], None] | None,
-        before: int = 0,
-    ) -> Epoch:
-        seed_epoch(self.spec.seed, number, epoch)
-        batches = batches_of(self.train, epoch + before)
-        total = length_of(batches)
-        if total is None:
-            total = self._counted()
-            seed_epoch(self.spec.seed, number, epoch)
-            batches = batches_of(self.train, epoch + before)
-        label = f"{stage} {epoch + before + 1}/{epochs}"
-        return train_epoch(
-            self.model, batches, self.loss, optimiser, options, lambda share: (epoch + before + share) / epochs,
-            self.setting, penalty=penalty, often=often, tick=lambda done: self.advance(label, done, total),
-            length=total, where=f"stage {stage}, epoch {epoch}",
-        )  # fmt: skip
-
-    def _counted(self) -> int:
-        """Batches of the first epoch, walked through once: rates and penalties follow the share of an epoch."""
-        if self.length is None:
-            seed_epoch(self.spec.seed, 0, 0)
-            self.length = sum(1 for _ in batches_of(self.train, 0))
-            self._tell(f"the training data do not say how many batches they give; counted {self.length}")
-        return self.length
-
-    def _close(self, stage: str, epoch: int, result: Epoch, more: Mapping[str, Any]) -> None:
-        figure = self._accuracy(self.model)
-        line = {"stage": stage, "epoch": epoch, **dataclasses.asdict(result), "accuracy": figure, **more}
-        self.log.write(line)
-        self._tell(f"{stage} {epoch}: loss {result.loss:.4f}, {_percent(figure)}, {result.seconds:.0f} s")
+            self._save(name, epochs, stage.optimiser)
 
     def _finish(self) -> Compressed:
-        self.setting.ranks.wait()
+        self.compute.ranks.wait()
         result = Compressed(
-            self.model.eval(), self.target, self.compressor.layers, self.pruned.pairs, self.example, self.structures,
-            self.figures, self.dense_tiles, self.dense_weights, self.compressor.tiles(), self.pruned.stays, self.left,
-        )  # fmt: skip
+            model=self.model.eval(),
+            target=self.target,
+            layers=self.compressor.layers,
+            batchnorm_pairs=self.pruned.batchnorm_pairs,
+            example=self.example,
+            structures=self.structures,
+            figures=self.figures,
+            dense_tiles=self.dense_tiles,
+            dense_weights=self.dense_weights,
+            tiles=self.compressor.tiles(),
+            pinned_filters=self.pruned.pinned_filters,
+            uncompressed=self.uncompressed,
+        )
         if self.test is not None:
-            twin = result.deployed()
-            batches = batches_of(self.test, 0)
-            self.figures["quantised"] = accuracy(twin, batches, self.setting, exact=True)
-            self._tell(f"quantised: {_percent(self.figures['quantised'])}")
-        if self.out is not None and self.setting.ranks.first:
+            self.figures["quantised"] = self.epochs.measure(result.deployed(), exact=True)
+            self.epochs.tell(f"quantised: {format_percent(self.figures['quantised'])}")
+        if self.out is not None and self.compute.ranks.is_first:
             result.write(self.out)
-        self.setting.ranks.wait()
+        self.compute.ranks.wait()
         return result
 
-    def _accuracy(self, model: nn.Module) -> float | None:
-        return None if self.test is None else accuracy(model, batches_of(self.test, 0), self.setting)
 
-    def _tell(self, message: str) -> None:
-        if self.setting.ranks.first:
-            self.say(message)
-
-
-def _percent(value: float | None) -> str:
-    return "no test data" if value is None else f"{100 * value:.2f}%"
+def _make_residual_entries(residuals: Mapping[str, Residuals]) -> dict[str, Any]:
+    """Entries of a log line: the residuals by layer, and the largest primal one."""
+    primal = [max(entry.primal_structure, entry.primal_levels) for entry in residuals.values()]
+    by_layer = {name: dataclasses.asdict(entry) for name, entry in residuals.items()}
+    return {"residuals": by_layer, "worst_primal": max(primal, default=0.0)}

@@ -1,4 +1,4 @@
-"""What a compression came to: the model, its twin in the chip's arithmetic, its ONNX file, its figures."""
+"""Result of a compression: the model, a copy that computes as the chip does, the ONNX file, the figures."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from mcompiler.admm.constraints import Structure
-from mcompiler.admm.export import deployed, mapped_weight, original_weight, to_onnx, write_onnx
-from mcompiler.admm.lowering import Layer
+from mcompiler.admm.export import build_deployed, get_mapped_weight, get_original_weight, to_onnx, write_onnx
+from mcompiler.admm.lowering import CompressibleLayer
+from mcompiler.admm.spec import Structure
 from mcompiler.target import Target
 
 
@@ -23,60 +23,62 @@ class Compressed:
     """A compressed model.
 
     Attributes:
-        model: in inference mode; weights masked and on their levels, inputs quantised, normalisations still there.
-        target: what it was compressed for.
+        model: in inference mode; weights masked and on their levels, inputs quantised, normalisations not folded.
+        target: for which it was compressed.
         layers: its compressible layers, by name.
-        pairs: (layer, batch normalisation behind it), by name.
+        batchnorm_pairs: (layer, batch normalisation that follows it), by name.
         example: an input.
-        structures: what each layer may keep.
+        structures: of each layer.
         figures: top-1 accuracies (fractions; None without test data): ``dense``, ``projected``, ``quantised`` (in the
             arithmetic of the chip with lossless converters).
         dense_tiles, tiles: array positions by layer, before and after.
         dense_weights: weights by layer, before.
-        stays: layer -> {why: how many}, of filters without weights that could not be removed.
-        left: modules with matrices that are not compressed, and their types; nothing here counts what they take.
+        pinned_filters: layer -> {reason: number} of filters without weights that could not be removed.
+        uncompressed: modules with matrices that are not compressed, and their types; the counts here leave them out.
     """
 
     model: nn.Module
     target: Target
-    layers: Mapping[str, Layer]
-    pairs: Sequence[tuple[str, str]]
+    layers: Mapping[str, CompressibleLayer]
+    batchnorm_pairs: Sequence[tuple[str, str]]
     example: tuple[torch.Tensor, ...]
     structures: Mapping[str, Structure]
     figures: Mapping[str, Any]
     dense_tiles: Mapping[str, int]
     dense_weights: Mapping[str, int]
     tiles: Mapping[str, int]
-    stays: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
-    left: Mapping[str, str] = field(default_factory=dict)
+    pinned_filters: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    uncompressed: Mapping[str, str] = field(default_factory=dict)
 
     def deployed(self) -> nn.Module:
         """A copy that computes as the chip does with lossless converters: its predictions are the mapped model's."""
-        return deployed(self.model, self.layers, self.pairs, exact=True)
+        return build_deployed(self.model, self.layers, self.batchnorm_pairs, exact=True)
 
     def weights(self) -> dict[str, int]:
         """Non-zero weights by layer, as they are mapped."""
         found = {}
         for name, layer in self.layers.items():
-            mapped = mapped_weight(layer.module)
-            weight = original_weight(layer.module).detach()
+            mapped = get_mapped_weight(layer.module)
+            weight = get_original_weight(layer.module).detach()
             found[name] = int(((weight if mapped is None else mapped.values(weight)) != 0).sum())
         return found
 
     def export(self, path: str | Path) -> Path:
-        """Write the model as QDQ ONNX: integer weights and input scales inside, no calibration needed to compile it.
+        """Write the model as QDQ ONNX with integer weights and input scales.
+
+        Compiling it needs no data for the calibration of input ranges.
 
         Raises:
-            UserError: what ONNX or its exporter cannot carry.
+            UserError: what ONNX or its exporter cannot express.
         """
         path = Path(path)
-        write_onnx(to_onnx(self.model, self.layers, self.pairs, self.example), path)
+        write_onnx(to_onnx(self.model, self.layers, self.batchnorm_pairs, self.example), path)
         return path
 
     def report(self) -> dict[str, Any]:
-        """Accuracies, and per layer what is left; plain values."""
+        """Accuracies, and the remaining weights and tiles of each layer; plain values."""
         weights = self.weights()
-        names = list(self.dense_tiles)
+        structures = {name: dataclasses.asdict(entry) for name, entry in self.structures.items()}
         layers = [
             {
                 "name": name,
@@ -85,13 +87,11 @@ class Compressed:
                 "weights_dense": self.dense_weights[name],
                 "tiles": self.tiles.get(name, 0),
                 "tiles_dense": self.dense_tiles[name],
-                "structure": {
-                    key: value for key, value in dataclasses.asdict(self.structures[name]).items() if value
-                } if name in self.structures else {},
-                "filters_that_stay": dict(self.stays.get(name, {})),
+                "structure": {key: value for key, value in structures.get(name, {}).items() if value},
+                "filters_that_stay": dict(self.pinned_filters.get(name, {})),
             }
-            for name in names
-        ]  # fmt: skip
+            for name in self.dense_tiles
+        ]
         return {
             "target": self.target.name,
             "top1": {key: value for key, value in self.figures.items() if value is not None},
@@ -100,12 +100,12 @@ class Compressed:
             "weights": sum(weights.values()),
             "weights_dense": sum(self.dense_weights.values()),
             "layers": layers,
-            "not_compressed": dict(self.left),
+            "not_compressed": dict(self.uncompressed),
         }
 
     def write(self, folder: Path) -> None:
-        """model.onnx and report.json in a folder."""
+        """Write model.onnx and report.json into a folder."""
         self.export(folder / "model.onnx")
-        beside = folder / ".report.json.new"
-        beside.write_text(json.dumps(self.report(), indent=1) + "\n", encoding="utf-8")
-        beside.replace(folder / "report.json")
+        temporary = folder / ".report.json.new"
+        temporary.write_text(json.dumps(self.report(), indent=1) + "\n", encoding="utf-8")
+        temporary.replace(folder / "report.json")

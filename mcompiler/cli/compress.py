@@ -24,7 +24,7 @@ from mcompiler.errors import BuildError
     metavar="DIR",
     help="Checkpoints, log, model.onnx  [default: FUNCTION.compressed]",
 )
-@click.option("--restart", is_flag=True, help="Start anew, even where a checkpoint could be gone on from.")
+@click.option("--restart", is_flag=True, help="Start again, even where there is a checkpoint to resume from.")
 @click.option("--device", metavar="NAME", help="cpu, cuda, cuda:1  [default: a GPU where there is one]")
 @json_option
 def compress(
@@ -40,8 +40,8 @@ def compress(
     """Prune and quantise a trained PyTorch model for the crossbars of a target (ADMM).
 
     The entry is a function without arguments (file.py:function works too) that returns mcompiler.admm.Task: the trained
-    model, its training batches and, for accuracies, test batches. A run that was stopped goes on where it was. Several
-    processes: torchrun --nproc-per-node N -m mcompiler compress ...
+    model, its training batches and, for accuracies, test batches. A run that was stopped resumes from its last
+    checkpoint. Several processes: torchrun --nproc-per-node N -m mcompiler compress ...
     """
     needs_torch("mcompiler compress")
     from mcompiler import admm
@@ -49,16 +49,25 @@ def compress(
     from mcompiler.target import AdcRange, load_target
 
     chip = load_target(target, overrides)
-    plan = admm.Spec() if spec is None else admm.Spec.load(spec)
+    specification = admm.Spec() if spec is None else admm.Spec.load(spec)
     task = admm.load_task(entry)
     folder = Path(f"{entry.rpartition(':')[2]}.compressed") if out is None else out
     if folder.exists() and not folder.is_dir():
         raise BuildError(f"{folder}: is a file; give another --out")
     result = admm.compress(
-        task.model, task.train, chip, plan, example=task.example, test=task.test, loss=task.loss, out=folder,
-        device=device, resume=not restart, say=say,
-    )  # fmt: skip
-    if os.environ.get("RANK", "0") != "0":  # of several processes under torchrun one speaks
+        task.model,
+        task.train,
+        chip,
+        specification,
+        example=task.example,
+        test=task.test,
+        loss=task.loss,
+        out=folder,
+        device=device,
+        resume=not restart,
+        say=say,
+    )
+    if os.environ.get("RANK", "0") != "0":  # of several processes under torchrun only the first prints
         return
     report = result.report()
     if as_json:
@@ -66,6 +75,6 @@ def compress(
         return
     click.echo(compress_summary(report))
     chosen = " ".join([f"--target {target}", *(f"--set {override}" for override in overrides)])
-    if plan.skip or not plan.quantisation.inputs or chip.converters.adc.range is AdcRange.CALIBRATED:
+    if specification.skip or not specification.quantisation.inputs or chip.converters.adc.range is AdcRange.CALIBRATED:
         chosen += " --calibration DATA.npz"
     click.echo(f"\nwritten to {folder}; compile it with: mcompiler compile {folder / 'model.onnx'} {chosen}")

@@ -29,6 +29,7 @@ from mcompiler.target.layers import (
 )
 from mcompiler.target.locate import did_you_mean, find_target, target_names
 from mcompiler.target.measured import with_measured_levels
+from mcompiler.target.messages import describe_value_errors
 from mcompiler.target.rules import disagreements
 from mcompiler.target.scaling import scaled
 from mcompiler.target.schema import Target
@@ -44,53 +45,6 @@ class Fault:
 
     def __str__(self) -> str:
         return ": ".join(part for part in (self.file, self.key, self.message) if part)
-
-
-_EXPECTED = {
-    "int_type": "a whole number",
-    "int_from_float": "a whole number",
-    "float_type": "a number",
-    "finite_number": "finite",
-    "string_type": "text in quotes",
-    "bool_type": "true or false",
-    "model_type": "a table",
-    "model_attributes_type": "a table",
-    "dict_type": "a table",
-    "tuple_type": "a list",
-}
-_BOUNDS = {
-    "greater_than": ("above", "gt"),
-    "greater_than_equal": ("at least", "ge"),
-    "less_than": ("below", "lt"),
-    "less_than_equal": ("at most", "le"),
-}
-
-
-def _shown(value: object) -> str:
-    if isinstance(value, dict | list):
-        return "a table" if isinstance(value, dict) else "a list"
-    if isinstance(value, bool):
-        return str(value).lower()
-    return repr(value)
-
-
-def _choices(error: ErrorDetails) -> tuple[str, ...]:
-    """The words that a choice allows, where the error is about a choice."""
-    if error["type"] not in ("enum", "literal_error"):
-        return ()
-    return tuple(error["ctx"]["expected"].replace(" or ", ", ").replace("'", "").split(", "))
-
-
-def _expected(error: ErrorDetails) -> str:
-    kind = error["type"]
-    if kind in _EXPECTED:
-        return _EXPECTED[kind]
-    if kind in _BOUNDS:
-        words, bound = _BOUNDS[kind]
-        return f"{words} {error['ctx'][bound]:g}"
-    if kind in ("enum", "literal_error"):
-        return str(error["ctx"]["expected"])
-    return error["msg"].removeprefix("Input should be ")
 
 
 def _shape_at(path: Sequence[str]) -> Shape | None:
@@ -139,15 +93,7 @@ def _message(errors: Sequence[ErrorDetails], path: tuple[str, ...], data: Table)
     if first["type"] == "missing":
         others = [name for name in data.get("components", {}) if name != path[1]] if path[0] == "components" else []
         return "missing" + (did_you_mean(path[1], others).replace("mean", "mean the component") if others else "")
-    if first["type"] == "value_error":
-        return first["msg"].removeprefix("Value error, ")
-    if first["type"] == "too_short":
-        return f"holds {first['ctx']['actual_length']} numbers; give at least {first['ctx']['min_length']}"
-    wanted = list(dict.fromkeys(_expected(error) for error in errors))
-    words = [word for error in errors for word in _choices(error)]
-    given = first["input"]
-    close = did_you_mean(given, words) if isinstance(given, str) else ""
-    return f"must be {' or '.join(wanted)}, not {_shown(given)}{close}"
+    return describe_value_errors(errors)
 
 
 def _origin(layers: Sequence[Layer], path: Sequence[str]) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from dataclasses import replace
 from itertools import combinations, pairwise, product
 from typing import Any
 
@@ -19,8 +18,9 @@ from tests.support.shapes import array
 
 torch = pytest.importorskip("torch")
 
-from mcompiler.admm.budget import LayerCost, Link, Reader, search  # noqa: E402
-from mcompiler.admm.constraints import Structure, project_structure  # noqa: E402
+from mcompiler.admm.budget import ChannelReader, LayerCost, SharedChannels, search  # noqa: E402
+from mcompiler.admm.constraints import project_structure  # noqa: E402
+from mcompiler.admm.spec import Structure  # noqa: E402
 
 Array = npt.NDArray[np.float64]
 
@@ -31,7 +31,7 @@ FACTOR = 0.8
 
 def layer(name: str, weight: Array, shape: ArrayShape, price: float = 1.0, **more: Any) -> LayerCost:
     groups, rows, columns = weight.shape
-    return LayerCost(name, groups, rows, columns, more.pop("positions", 1), shape, price, **more)
+    return LayerCost(name, groups, rows, columns, **{"positions": 1, "shape": shape, "price": price, **more})
 
 
 Case = tuple[list[LayerCost], dict[str, Array], ArrayShape]
@@ -53,7 +53,7 @@ def cases(draw: st.DrawFn, most: int = 9, groups: int = 3, layers: int = 4, pric
         price = draw(st.sampled_from([1.0, 0.37, 2.5, 0.0])) if prices else 1.0
         name = f"layer{index}"
         weights[name] = weight * 1e-12
-        costs.append(layer(name, weight, shape, price, fixed=draw(st.booleans()) and index == 1))
+        costs.append(layer(name, weight, shape, price))
     return costs, weights, shape
 
 
@@ -80,7 +80,7 @@ def test_within_the_budget_and_never_an_empty_layer(case: Case) -> None:
             w = torch.tensor(np.random.default_rng(0).normal(size=weights[each.name].shape))
             out = project_structure(w, plan.structures[each.name], shape, 1)
             assert count_tiles((out != 0).numpy(), shape) <= plan.tiles[each.name]
-            if each.fixed or each.price == 0:
+            if each.price == 0:
                 assert plan.structures[each.name] == Structure()
 
 
@@ -91,10 +91,6 @@ def test_a_larger_budget_never_keeps_less(case: Case) -> None:
     kept = [search(layers, tensors(weights), budget).kept for budget in budgets(layers)]
     assert kept == sorted(kept)
     assert kept[-1] == 1.0
-    plan = search(layers, tensors(weights), budgets(layers)[3])
-    assert [point[0] for point in plan.trace] == sorted(point[0] for point in plan.trace)
-    assert [point[1] for point in plan.trace] == sorted(point[1] for point in plan.trace)
-    assert plan.trace[-1] == (plan.spent, plan.kept)
 
 
 def largest(scores: Array, count: int) -> npt.NDArray[np.int64]:
@@ -105,7 +101,6 @@ def largest(scores: Array, count: int) -> npt.NDArray[np.int64]:
 @given(cases(groups=1))
 def test_no_worse_than_uniform(case: Case) -> None:
     layers, weights, shape = case
-    layers = [replace(each, fixed=False) for each in layers]
     total = sum(weight.sum() for weight in weights.values())
     for share, thin in product(np.linspace(0.05, 1, 6), ("rows", "columns", "both")):
         cost = kept = 0.0
@@ -151,7 +146,6 @@ def brute_force(layers: list[LayerCost], weights: dict[str, Array], shape: Array
 @given(cases(most=5, groups=1, layers=3))
 def test_against_brute_force(case: Case) -> None:
     layers, weights, shape = case
-    layers = [replace(each, fixed=False) for each in layers]
     total = sum(weight.sum() for weight in weights.values())
     product_of_both = all(np.linalg.matrix_rank(weight[0] * 1e12) <= 1 for weight in weights.values())
     for budget in budgets(layers)[:5]:
@@ -212,18 +206,17 @@ def test_energy_prunes_other_layers_than_crossbars() -> None:
     assert tight.tiles["late"] > by_count.tiles["late"]
 
 
-def test_fixed_and_free_layers() -> None:
-    weights = {name: np.ones((1, 4, 4)) for name in ("fixed", "free", "paid")}
+def test_free_layers() -> None:
+    weights = {name: np.ones((1, 4, 4)) for name in ("free", "paid")}
     shape = array(2, 2)
     layers = [
-        layer("fixed", weights["fixed"], shape, fixed=True),
         layer("free", weights["free"], shape, 0.0),
         layer("paid", weights["paid"], shape),
     ]
-    plan = search(layers, tensors(weights), 5)
-    assert plan.tiles == {"fixed": 4, "free": 4, "paid": 1}
-    assert (plan.spent, plan.floor, plan.dense) == (5, 5, 8)
-    assert plan.structures["fixed"] == plan.structures["free"] == Structure()
+    plan = search(layers, tensors(weights), 1)
+    assert plan.tiles == {"free": 4, "paid": 1}
+    assert (plan.spent, plan.floor, plan.dense) == (1, 1, 4)
+    assert plan.structures["free"] == Structure()
 
 
 def test_groups_keep_whole_tiles() -> None:
@@ -239,7 +232,7 @@ def test_vgg_takes_seconds() -> None:
     shape = array(128, 64)
     rng = torch.Generator().manual_seed(0)
     layers = [
-        LayerCost(f"conv{index}", 1, 9 * before, after, 9, shape, 1.0)
+        LayerCost(f"conv{index}", 1, 9 * before, after, positions=9, shape=shape, price=1.0)
         for index, (before, after) in enumerate(pairwise(widths))
     ]
     weights = {each.name: torch.rand(1, each.rows, each.columns, generator=rng) for each in layers}
@@ -262,10 +255,10 @@ def test_links_drop_what_nobody_writes_or_reads() -> None:
     alone = search(layers, tensors(weights), 3)
     assert alone.tiles == {"writer": 1, "reader": 2}
     assert alone.kept == pytest.approx((16 + 16) / 44)  # filters 0 and 1, channels 2 and 3: nothing works
-    linked = search(layers, tensors(weights), 3, links=[Link(("writer",), (Reader("reader"),))])
+    linked = search(layers, tensors(weights), 3, shared=[SharedChannels(("writer",), (ChannelReader("reader"),))])
     assert linked.tiles == {"writer": 1, "reader": 2}
     assert linked.kept == pytest.approx((16 + 8) / 44)
-    wide = search(layers, tensors(weights), 6, links=[Link(("writer",), (Reader("reader", 0, 2),))])
+    wide = search(layers, tensors(weights), 6, shared=[SharedChannels(("writer",), (ChannelReader("reader", 0, 2),))])
     assert wide.kept == 1.0
 
 
@@ -274,7 +267,7 @@ def test_filters_that_nobody_reads_are_not_kept_for_their_own_importance() -> No
     weights = {"writer": np.ones((1, 2, 4)) * np.array([9, 9, 1, 1.0]), "reader": np.ones((1, 4, 2))}
     weights["reader"][0, :2] = 0
     layers = [layer(name, weight, shape) for name, weight in weights.items()]
-    plan = search(layers, tensors(weights), 2, links=[Link(("writer",), (Reader("reader"),))])
+    plan = search(layers, tensors(weights), 2, shared=[SharedChannels(("writer",), (ChannelReader("reader"),))])
     assert plan.kept == pytest.approx((4 + 4) / 44)
 
 
@@ -308,7 +301,7 @@ def test_linked_plans_do_not_count_what_they_cut_off(seed: int, budget: int) -> 
     rng = np.random.default_rng(seed)
     weights = {"writer": rng.random((1, 3, 4)) ** 4, "reader": rng.random((1, 4, 3)) ** 4}
     layers = [layer(name, weight, array(1, 1)) for name, weight in weights.items()]
-    plan = search(layers, tensors(weights), budget, links=[Link(("writer",), (Reader("reader"),))])
+    plan = search(layers, tensors(weights), budget, shared=[SharedChannels(("writer",), (ChannelReader("reader"),))])
     total = sum(weight.sum() for weight in weights.values())
     assert plan.spent <= budget
     assert plan.kept * total <= true_importance(plan.tiles, weights["writer"], weights["reader"]) + 1e-5
@@ -317,16 +310,19 @@ def test_linked_plans_do_not_count_what_they_cut_off(seed: int, budget: int) -> 
 @pytest.mark.parametrize(
     ("link", "message"),
     [
-        (Link(("a",), (Reader("c"),)), "node 'c': is linked and not searched; leave out links of layers"),
-        (Link(("a", "b"), ()), r"linked layers a, b write \[3, 4\] channels; they must agree"),
-        (Link(("a",), (Reader("b", 1),)), "node 'b': is linked by 4 rows and has 3"),
+        (
+            SharedChannels(("a",), (ChannelReader("c"),)),
+            "node 'c': shares channels and is not searched; leave out shared channels of layers",
+        ),
+        (SharedChannels(("a", "b"), ()), r"layers a, b share channels and write \[3, 4\] of them; they must agree"),
+        (SharedChannels(("a",), (ChannelReader("b", 1),)), "node 'b': reads shared channels in 4 rows and has 3"),
     ],
 )
-def test_links_that_do_not_fit(link: Link, message: str) -> None:
+def test_links_that_do_not_fit(link: SharedChannels, message: str) -> None:
     weights = {"a": np.ones((1, 2, 3)), "b": np.ones((1, 3, 4))}
     layers = [layer(name, weight, array(1, 1)) for name, weight in weights.items()]
     with pytest.raises(CompileError, match=f"^{message}"):
-        search(layers, tensors(weights), 6, links=[link])
+        search(layers, tensors(weights), 6, shared=[link])
 
 
 # --- errors ----------------------------------------------------------------------------------------------------------
@@ -334,15 +330,15 @@ def test_links_that_do_not_fit(link: Link, message: str) -> None:
 
 def test_budget_below_the_floor() -> None:
     weights = {name: np.ones((1, 4, 4)) for name in "ab"}
-    layers = [layer("a", weights["a"], array(2, 2)), layer("b", weights["b"], array(2, 2), 0.5, fixed=True)]
-    for budget in (2.9, 0, -1, float("nan")):
+    layers = [layer("a", weights["a"], array(2, 2)), layer("b", weights["b"], array(2, 2), 0.5)]
+    for budget in (1.4, 0, -1, float("nan")):
         with pytest.raises(
             CompileError,
-            match=rf"^a budget of {budget:g} is below 3, the cost of one array position in each layer that is searched "
-            r"and of all that fixed layers have; give at least 3, or search fewer layers$",
+            match=rf"^a budget of {budget:g} is below 1\.5, the cost of one array position in each layer that is "
+            r"searched; give at least 1\.5, or search fewer layers$",
         ):
             search(layers, tensors(weights), budget)
-    assert search(layers, tensors(weights), 3).spent == 3
+    assert search(layers, tensors(weights), 1.5).spent == 1.5
 
 
 def test_no_layer() -> None:
@@ -362,6 +358,6 @@ def test_no_layer() -> None:
     ],
 )
 def test_prices_and_importance_that_are_none(weight: Any, price: float, message: str) -> None:
-    costs = [LayerCost("conv1", 1, 4, 4, 1, array(2, 2), price)]
+    costs = [LayerCost("conv1", 1, 4, 4, positions=1, shape=array(2, 2), price=price)]
     with pytest.raises(CompileError, match=f"^node 'conv1': {message}"):
         search(costs, {} if weight is None else {"conv1": weight}, 2)

@@ -22,7 +22,7 @@ from mcompiler.errors import BuildError
 torch = pytest.importorskip("torch")
 
 from mcompiler.admm import checkpoint  # noqa: E402
-from mcompiler.admm.checkpoint import Log, digest, load_checkpoint, save_checkpoint, seed_epoch  # noqa: E402
+from mcompiler.admm.checkpoint import TrainingLog, hash_state, load_checkpoint, save_checkpoint, seed_epoch  # noqa: E402
 
 CONTENT = {"fingerprint": "f", "epoch": 3, "model": {"w": torch.arange(5.0)}, "none": None, "names": ["a", "b"]}
 
@@ -98,7 +98,9 @@ def test_kill_9_while_writing_leaves_a_whole_checkpoint(tmp_path: Path) -> None:
 def test_what_is_no_checkpoint_is_damage(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "checkpoint.pt"
     path.write_bytes(content)
-    with pytest.raises(BuildError, match=r"checkpoint\.pt: damaged, no checkpoint \(\w+\); remove it to start anew"):
+    with pytest.raises(
+        BuildError, match=r"checkpoint\.pt: damaged, or not a checkpoint \(\w+\); remove it to start again"
+    ):
         load_checkpoint(path)
 
 
@@ -106,7 +108,9 @@ def test_other_contents_are_no_checkpoint(tmp_path: Path) -> None:
     path = tmp_path / "weights.pt"
     for content in ({"w": torch.ones(2)}, [1, 2], torch.ones(2)):
         torch.save(content, path)
-        with pytest.raises(BuildError, match=r"weights\.pt: no checkpoint of a compression; remove it to start anew"):
+        with pytest.raises(
+            BuildError, match=r"weights\.pt: not a checkpoint of a compression; remove it to start again"
+        ):
             load_checkpoint(path)
 
 
@@ -138,7 +142,7 @@ def test_damage_is_named_or_harmless(tmp_path: Path, data: st.DataObject) -> Non
     try:
         found = load_checkpoint(path)
     except BuildError as error:
-        assert str(error).startswith(f"{path}: damaged, no checkpoint (")  # noqa: PT017 - padding may change unseen
+        assert str(error).startswith(f"{path}: damaged, or not a checkpoint (")  # noqa: PT017 - padding may change unseen
     else:
         assert torch.equal(found.pop("model")["w"], torch.arange(5.0))
         assert found == {key: value for key, value in CONTENT.items() if key != "model"}
@@ -151,7 +155,7 @@ def test_a_changed_weight_is_damage(tmp_path: Path) -> None:
     place = content.index(torch.arange(5.0).numpy().tobytes())
     content[place + 9] ^= 1
     path.write_bytes(content)
-    with pytest.raises(BuildError, match=r"checkpoint\.pt: damaged, no checkpoint \(BadZipFile\); remove it"):
+    with pytest.raises(BuildError, match=r"checkpoint\.pt: damaged, or not a checkpoint \(BadZipFile\); remove it"):
         load_checkpoint(path)
 
 
@@ -172,18 +176,18 @@ def test_epochs_are_drawn_alike_again_and_differ_from_each_other() -> None:
 
 @pytest.fixture(autouse=True)
 def _no_board(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checkpoint, "_tensorboard", lambda folder: None)
+    monkeypatch.setattr(checkpoint, "_open_tensorboard", lambda folder: None)
 
 
 def test_the_log_is_cut_back_to_the_checkpoint(tmp_path: Path) -> None:
     path = tmp_path / "log.jsonl"
-    log = Log(path)
+    log = TrainingLog(path)
     log.write({"epoch": 0, "loss": 0.5})
     length = log.length
     log.write({"epoch": 1, "loss": 0.25})
     with path.open("a") as file:
         file.write('{"epoch": 2, "lo')  # killed while writing
-    again = Log(path, length)
+    again = TrainingLog(path, length)
     assert again.lines == [{"epoch": 0, "loss": 0.5}]
     again.write({"epoch": 1, "loss": 0.125})
     lines = [json.loads(line) for line in path.read_text().splitlines()]
@@ -192,16 +196,16 @@ def test_the_log_is_cut_back_to_the_checkpoint(tmp_path: Path) -> None:
 
 def test_a_fresh_run_empties_the_log_and_a_lost_one_is_begun_anew(tmp_path: Path) -> None:
     path = tmp_path / "log.jsonl"
-    Log(path).write({"epoch": 0})
-    assert Log(path).lines == []
+    TrainingLog(path).write({"epoch": 0})
+    assert TrainingLog(path).lines == []
     assert path.read_text() == ""
     path.unlink()
-    assert Log(path, 400).lines == []
+    assert TrainingLog(path, 400).lines == []
     assert path.read_text() == ""
 
 
 def test_a_log_without_a_file_keeps_its_lines() -> None:
-    log = Log(None)
+    log = TrainingLog(None)
     log.write({"a": 1})
     assert (log.lines, log.length) == ([{"a": 1}], 0)
 
@@ -228,8 +232,8 @@ def test_numbers_go_to_tensorboard_where_it_is(tmp_path: Path, monkeypatch: pyte
         folders.append(folder)
         return board
 
-    monkeypatch.setattr(checkpoint, "_tensorboard", made)
-    log = Log(tmp_path / "log.jsonl")
+    monkeypatch.setattr(checkpoint, "_open_tensorboard", made)
+    log = TrainingLog(tmp_path / "log.jsonl")
     log.write({"stage": "admm", "loss": 0.5, "epoch": 1, "done": True, "nested": {"a": 1, "b": {"c": 0.25}}})
     assert folders == [tmp_path / "tensorboard"]
     assert board.seen == [("loss", 0.5, 1), ("epoch", 1, 1), ("nested/a", 1, 1), ("nested/b/c", 0.25, 1)]
@@ -247,10 +251,10 @@ def test_a_digest_is_of_names_types_shapes_and_values() -> None:
         {**state, "extra": 3},
         {**state, "extra": 4},
     ]
-    digests = [digest(one) for one in (state, *changed)]
+    digests = [hash_state(one) for one in (state, *changed)]
     assert len(set(digests)) == len(digests)
-    assert digest({name: value.clone() for name, value in state.items()}) == digests[0]
-    assert digest({"a": torch.arange(12.0).reshape(2, 6).T[:3]}) == digest(
+    assert hash_state({name: value.clone() for name, value in state.items()}) == digests[0]
+    assert hash_state({"a": torch.arange(12.0).reshape(2, 6).T[:3]}) == hash_state(
         {"a": torch.arange(12.0).reshape(2, 6).T[:3].contiguous()}
     )
-    assert digest(torch.nn.LazyLinear(3).state_dict())
+    assert hash_state(torch.nn.LazyLinear(3).state_dict())

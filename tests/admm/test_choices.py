@@ -14,14 +14,14 @@ from tests.support.shapes import array
 
 torch = pytest.importorskip("torch")
 
-from mcompiler.admm.choices import Choice, LayerCost, kept_weights, options_of, structure_of  # noqa: E402
-from mcompiler.admm.constraints import Structure  # noqa: E402
+from mcompiler.admm.choices import LayerCost, TileChoice, find_kept_weights, list_choices, make_structure  # noqa: E402
+from mcompiler.admm.spec import Structure  # noqa: E402
 
 SHAPE = array(2, 2)
 
 
 def cost(groups: int, rows: int, columns: int, **more: Any) -> LayerCost:
-    return LayerCost("conv1", groups, rows, columns, 1, SHAPE, **{"price": 1.0, **more})
+    return LayerCost("conv1", groups, rows, columns, **{"positions": 1, "shape": SHAPE, "price": 1.0, **more})
 
 
 @settings(max_examples=60, deadline=None)
@@ -29,23 +29,23 @@ def cost(groups: int, rows: int, columns: int, **more: Any) -> LayerCost:
 def test_options_keep_what_they_say(seed: int, groups: int, rows: int, columns: int) -> None:
     weight = torch.rand(groups, rows, columns, generator=torch.Generator().manual_seed(seed))
     layer = cost(groups, rows, columns)
-    options = options_of(layer, weight, layer.tiles)
+    options = list_choices(layer, weight, layer.tiles)
     assert (np.diff(options.tiles) > 0).all()
     assert (np.diff(options.value) > 0).all()
     assert options.tiles[-1] == layer.tiles
     for choice, value in zip(options.choices, options.value, strict=True):
-        kept = kept_weights(layer, weight, choice)
+        kept = find_kept_weights(layer, weight, choice)
         assert float(weight[kept].sum()) == pytest.approx(value, rel=1e-5)
         if groups == 1:
             assert int(kept.any(dim=2).sum()) <= choice.row_blocks * 2
             assert int(kept.any(dim=1).sum()) <= choice.col_blocks * 2
-    few = options_of(layer, weight, 2)
+    few = list_choices(layer, weight, 2)
     assert groups > 1 or few.tiles.max() <= 2
 
 
 def test_rectangle_of_a_product_is_the_best_one() -> None:
     weight = torch.outer(torch.tensor([3.0, 1, 4, 1, 5]), torch.tensor([2.0, 7, 1, 8]))
-    options = options_of(cost(1, 5, 4), weight[None], 6)
+    options = list_choices(cost(1, 5, 4), weight[None], 6)
     best = {
         r * c: max(
             float(weight[list(rows)][:, list(cols)].sum())
@@ -60,24 +60,23 @@ def test_rectangle_of_a_product_is_the_best_one() -> None:
 
 def test_structures() -> None:
     layer = cost(1, 5, 4)
-    assert structure_of(layer, Choice(2, 2, 1)) == Structure(filters=2, shapes=4)
-    assert structure_of(layer, Choice(3, 3, 1)) == Structure(filters=2)
-    assert structure_of(layer, Choice(4, 2, 2)) == Structure(shapes=4)
-    assert structure_of(layer, Choice(6, 3, 2)) == Structure()
-    assert structure_of(cost(4, 2, 2), Choice(3)) == Structure(blocks=3)
+    assert make_structure(layer, TileChoice(2, 2, 1)) == Structure(filters=2, shapes=4)
+    assert make_structure(layer, TileChoice(3, 3, 1)) == Structure(filters=2)
+    assert make_structure(layer, TileChoice(4, 2, 2)) == Structure(shapes=4)
+    assert make_structure(layer, TileChoice(6, 3, 2)) == Structure()
+    assert make_structure(cost(4, 2, 2), TileChoice(3)) == Structure(blocks=3)
 
 
-@pytest.mark.parametrize("more", [{"fixed": True}, {"price": 0.0}])
-def test_layers_that_keep_all(more: dict[str, Any]) -> None:
-    layer = cost(1, 5, 4, **more)
-    options = options_of(layer, torch.ones(1, 5, 4), 1)
-    assert options.choices == (Choice(6),)
+def test_a_layer_without_a_price_keeps_all() -> None:
+    layer = cost(1, 5, 4, price=0.0)
+    options = list_choices(layer, torch.ones(1, 5, 4), 1)
+    assert options.choices == (TileChoice(6),)
     assert options.value.tolist() == [20]
-    assert kept_weights(layer, torch.ones(1, 5, 4), options.choices[0]).all()
-    assert layer.floor == (6 if "fixed" in more else 0)
+    assert find_kept_weights(layer, torch.ones(1, 5, 4), options.choices[0]).all()
+    assert layer.floor == 0
 
 
 def test_what_is_worth_nothing_costs_nothing() -> None:
     weight = torch.zeros(1, 4, 4)
     weight[0, :2, :2] = 1
-    assert options_of(cost(1, 4, 4), weight, 4).choices == (Choice(1, 1, 1),)
+    assert list_choices(cost(1, 4, 4), weight, 4).choices == (TileChoice(1, 1, 1),)

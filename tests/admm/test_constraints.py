@@ -29,7 +29,10 @@ from tests.support.shapes import array
 torch = pytest.importorskip("torch")
 
 from mcompiler.admm import projections as pr  # noqa: E402
-from mcompiler.admm.constraints import Structure, check_structure, project_structure, support  # noqa: E402
+from mcompiler.admm.constraints import check_structure, project_structure  # noqa: E402
+from mcompiler.admm.lowering import CompressibleLayer  # noqa: E402
+from mcompiler.admm.spec import Structure  # noqa: E402
+from tests.support.projections import keep_blocks, round_to_levels  # noqa: E402
 
 Array = npt.NDArray[np.float64]
 
@@ -42,7 +45,15 @@ SHAPES = st.builds(
     st.integers(1, 6),
 )
 COUNT = st.none() | st.integers(1, 6)
-STRUCTURES = st.builds(Structure, COUNT, COUNT, COUNT, COUNT, COUNT, st.booleans())
+STRUCTURES = st.builds(
+    Structure,
+    filters=COUNT,
+    channels=COUNT,
+    shapes=COUNT,
+    blocks=COUNT,
+    column_nonzeros=COUNT,
+    one_sign=st.booleans(),
+)
 
 
 @st.composite
@@ -125,10 +136,10 @@ def test_rounding_to_levels_and_projecting_again_keeps_both(
 ) -> None:
     w, positions = case
     levels, scale = torch.arange(-2.0, 3), torch.full((w.shape[0], w.shape[2]), 1.3, dtype=w.dtype)
-    rounded = pr.nearest_level(project_structure(w, structure, shape, positions), levels, scale)
+    rounded = round_to_levels(project_structure(w, structure, shape, positions), levels, scale)
     out = project_structure(rounded, structure, shape, positions)
     assert faults(out.numpy(), structure, shape, positions) == []
-    assert torch.equal(pr.nearest_level(out, levels, scale), out)
+    assert torch.equal(round_to_levels(out, levels, scale), out)
 
 
 # --- counts that others can redo -------------------------------------------------------------------------------------
@@ -201,12 +212,14 @@ def test_one_constraint_inside_arrays_is_its_projection(case: tuple[Any, int], c
         for tile in range(0, height, shape.rows)
         for start in range(tile, min(tile + shape.rows, height), shape.rows_active)
     ]
-    blocks = pr.keep_blocks(w, count, shape.rows, shape.tile_columns)
+    blocks = keep_blocks(w, count, shape.rows, shape.tile_columns)
     assert torch.equal(project_structure(w, Structure(blocks=count), shape, 1), blocks)
     expected = {
-        Structure(column_nonzeros=count): pr.column_nonzeros(w, count, shape.rows),
-        Structure(one_sign=True): pr.one_sign(w, cuts),
-        Structure(column_nonzeros=count, one_sign=True): pr.one_sign_nonzeros(w, count, shape.rows, shape.rows_active),
+        Structure(column_nonzeros=count): pr.keep_column_nonzeros(w, count, shape.rows),
+        Structure(one_sign=True): pr.keep_one_sign(w, cuts),
+        Structure(column_nonzeros=count, one_sign=True): pr.keep_one_sign_nonzeros(
+            w, count, shape.rows, shape.rows_active
+        ),
     }
     for structure, single in expected.items():
         if (single != 0).any(dim=2).all():  # where no row is emptied, the cut stays
@@ -256,64 +269,17 @@ def test_few_nonzeros_in_a_narrow_layer_close_up() -> None:
 
 def test_a_layer_of_zeros_stays_one() -> None:
     w = torch.zeros(2, 3, 4)
-    assert torch.equal(project_structure(w, Structure(1, 1, 1, 1, 1, True), SMALL, 1), w)
-
-
-def test_support() -> None:
-    assert support(torch.tensor([[[0.0, -1.0], [2.0, -0.0]]])).tolist() == [[[False, True], [True, False]]]
+    assert torch.equal(
+        project_structure(
+            w, Structure(filters=1, channels=1, shapes=1, blocks=1, column_nonzeros=1, one_sign=True), SMALL, 1
+        ),
+        w,
+    )
 
 
 def test_a_layer_with_weights_that_are_not_finite() -> None:
     with pytest.raises(CompileError, match="weights hold NaN or infinite values"):
         project_structure(torch.full((1, 4, 4), torch.nan), Structure(one_sign=True), SMALL, 1)
-
-
-# --- values ----------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("key", ["filters", "channels", "shapes", "blocks", "column_nonzeros"])
-@pytest.mark.parametrize("value", [0, -3])
-def test_count_that_leaves_nothing(key: str, value: int) -> None:
-    with pytest.raises(
-        CompileError,
-        match=f"^node 'conv1': {key} = {value} would leave an empty layer; give at least 1, or leave the key out$",
-    ):
-        Structure.from_table("conv1", {key: value})
-
-
-@pytest.mark.parametrize("value", [1.5, True, "8"])
-def test_count_that_is_none(value: Any) -> None:
-    with pytest.raises(CompileError, match=r"^filters = .* is no count; give a whole number of at least 1$"):
-        Structure(filters=value)
-
-
-def test_one_sign_that_is_no_answer() -> None:
-    with pytest.raises(CompileError, match=r"^one_sign = 1 is neither true nor false"):
-        Structure(one_sign=1)  # type: ignore[arg-type]
-
-
-def test_from_table() -> None:
-    table = {"filters": 4, "blocks": 2, "one_sign": True}
-    assert Structure.from_table("conv1", table) == Structure(filters=4, blocks=2, one_sign=True)
-    assert Structure.from_table("conv1", {}).is_free
-
-
-@pytest.mark.parametrize(
-    ("table", "message"),
-    [
-        ({"filter": 4}, r"node 'conv1': unknown key 'filter' in its structure; did you mean 'filters'\?"),
-        (
-            {"zzz": 4},
-            "node 'conv1': unknown key 'zzz' in its structure; a structure has filters, channels, shapes, blocks, "
-            "column_nonzeros, one_sign",
-        ),
-        ({"filters": 0}, "node 'conv1': filters = 0 would leave an empty layer"),
-        (4, "node 'conv1': its structure is no table; give keys such as filters = 64, not 4"),
-    ],
-)
-def test_from_table_that_is_wrong(table: Any, message: str) -> None:
-    with pytest.raises(CompileError, match=f"^{message}"):
-        Structure.from_table("conv1", table)
 
 
 # --- the target ------------------------------------------------------------------------------------------------------
@@ -324,8 +290,8 @@ def encoded(encoding: WeightEncoding) -> Target:
     return chip.model_copy(update={"encoding": chip.encoding.model_copy(update={"weights": encoding})})
 
 
-def check(structure: Structure, chip: Target, rows: int = 9) -> None:
-    check_structure("conv1", structure, 1, rows, 4, 9, chip)
+def check(structure: Structure, chip: Target) -> None:
+    check_structure(CompressibleLayer("conv1", torch.nn.Conv2d(1, 4, 3)), structure, chip)
 
 
 def test_structures_that_a_target_can_hold() -> None:
@@ -356,10 +322,3 @@ def test_one_sign_without_polarised_encoding(encoding: WeightEncoding) -> None:
 def test_more_column_nonzeros_than_rows() -> None:
     with pytest.raises(CompileError, match=r"^node 'conv1': column_nonzeros = 129, .* has 128 cells; give at most 128"):
         check(Structure(column_nonzeros=129), target())
-
-
-def test_layers_that_are_no_matrix() -> None:
-    with pytest.raises(CompileError, match=r"^node 'conv1': its matrix of 1 x 0 x 4 has no weights; put it into"):
-        check(Structure(), target(), rows=0)
-    with pytest.raises(CompileError, match=r"^node 'conv1': its 10 rows are no whole number of channels of 9"):
-        check(Structure(), target(), rows=10)

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 from collections import namedtuple
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,15 @@ import torch.distributed as dist  # noqa: E402
 from torch import nn  # noqa: E402
 
 from mcompiler.admm.compressor import Compressor  # noqa: E402
-from mcompiler.admm.constraints import Structure  # noqa: E402
-from mcompiler.admm.distributed import Ranks, join_ranks, pick_device, rebuilt  # noqa: E402
-from mcompiler.admm.loop import Setting, accuracy, make_optimiser, train_epoch  # noqa: E402
-from mcompiler.admm.ranges import attach_quantisers, freeze_ranges, observe  # noqa: E402
-from mcompiler.admm.spec import Admm, Optimiser, Spec  # noqa: E402
+from mcompiler.admm.distributed import ProcessRank, join_ranks, map_nested, pick_device  # noqa: E402
+from mcompiler.admm.loop import ComputeSettings, TrainingStage, make_optimiser, measure_accuracy, train_epoch  # noqa: E402
+from mcompiler.admm.ranges import attach_quantisers, freeze_ranges, observe_ranges  # noqa: E402
+from mcompiler.admm.spec import (  # noqa: E402
+    Admm,
+    Optimiser,
+    Spec,
+    Structure,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 SIZES = (6, 5, 1)
@@ -57,33 +62,30 @@ def run(layout: str) -> dict[str, Any]:
     ranks = join_ranks(device)
     torch.manual_seed(ranks.rank)
     model = Net()
-    setting = Setting(device, False, layout == "channels_last", ranks)
-    setting.placed(model)
-    ranks.agree(model)
+    compute = ComputeSettings(device, False, layout == "channels_last", ranks)
+    compute.move_model(model)
+    ranks.broadcast_model(model)
     spec = Spec(skip=("idle",), layers={"conv": Structure(filters=3)}, admm=Admm(rho=(0.01, 0.1), epochs=1))
     compressor = Compressor(model, "generic_128", spec)
     options = Optimiser(learning_rate=0.05, weight_decay=0.1, clip=1.0)
     loss = nn.functional.cross_entropy
     optimiser = make_optimiser(model, options)
+    stage = TrainingStage(model, loss, optimiser, options, compute=compute, penalty=compressor.penalty)
     epochs = []
     for _ in range(3):
-        epochs.append(
-            train_epoch(
-                model, data(), loss, optimiser, options, lambda share: share, setting, penalty=compressor.penalty
-            )
-        )
+        epochs.append(train_epoch(stage, data(), lambda share: share))
         compressor.update()
     compressor.project()
     quantisers = attach_quantisers(model, compressor.layers, (), compressor.target)
-    observe(model, quantisers, data(), 3, setting)
+    observe_ranges(model, quantisers, data(), 3, compute)
     freeze_ranges(quantisers, "mse")
-    ranks.agree(model)
+    ranks.broadcast_model(model)
     for _ in range(2):
-        epochs.append(train_epoch(model, data(), loss, optimiser, options, lambda share: share, setting))
+        epochs.append(train_epoch(replace(stage, penalty=None), data(), lambda share: share))
     figures = [value for epoch in epochs for value in (epoch.loss, epoch.penalty)]
     result = {
         "weights": model.state_dict(),
-        "figures": [*figures, accuracy(model, data(), setting)],
+        "figures": [*figures, measure_accuracy(model, data(), compute)],
         "world": ranks.world,
     }
     ranks.wait()
@@ -105,11 +107,14 @@ def test_two_processes_give_the_weights_of_one(tmp_path: Path) -> None:
     command = [sys.executable, "-W", "ignore", __file__, str(tmp_path)]
     processes = [
         subprocess.Popen(
-            command, cwd=ROOT, env={**os.environ, **place, "RANK": str(rank), "PYTHONPATH": str(ROOT)},
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            command,
+            cwd=ROOT,
+            env={**os.environ, **place, "RANK": str(rank), "PYTHONPATH": str(ROOT)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
         )
         for rank in range(2)
-    ]  # fmt: skip
+    ]
     try:
         outputs = [process.communicate(timeout=120)[0].decode() for process in processes]
     finally:
@@ -140,29 +145,29 @@ def agree(one: dict[str, Any], other: dict[str, Any]) -> None:
 def test_shares_together_are_the_batch() -> None:
     Pair = namedtuple("Pair", "x y")
     batch = {"a": Pair(torch.arange(7), [torch.arange(14).reshape(7, 2)]), "b": "text"}
-    shares = [Ranks(rank, 3).share(batch) for rank in range(3)]
+    shares = [ProcessRank(rank, 3).take_share(batch) for rank in range(3)]
     assert all(type(share["a"]) is Pair and share["b"] == "text" for share in shares)
     found = torch.cat([share["a"].x for share in shares])
     assert sorted(found.tolist()) == list(range(7))
     for share in shares:
         assert torch.equal(share["a"].y[0][:, 0], 2 * share["a"].x)
-    assert Ranks().share(batch) is batch
+    assert ProcessRank().take_share(batch) is batch
 
 
 def test_containers_are_rebuilt_as_they_are() -> None:
-    assert rebuilt((1, 2), lambda v: v + 1) == (2, 3)
-    assert rebuilt([1], lambda v: v + 1) == [2]
-    assert rebuilt({"k": 1}, lambda v: v + 1) == {"k": 2}
-    assert rebuilt("text", lambda v: v + 1) == "text"
+    assert map_nested((1, 2), lambda v: v + 1) == (2, 3)
+    assert map_nested([1], lambda v: v + 1) == [2]
+    assert map_nested({"k": 1}, lambda v: v + 1) == {"k": 2}
+    assert map_nested("text", lambda v: v + 1) == "text"
 
 
 def test_one_process_needs_no_group(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     ranks = join_ranks(torch.device("cpu"))
-    assert ranks == Ranks(0, 1)
-    assert ranks.first
+    assert ranks == ProcessRank(0, 1)
+    assert ranks.is_first
     assert not dist.is_initialized()
-    assert ranks.total(1.0, 2.0) == [1, 2]
+    assert ranks.sum_over_ranks(1.0, 2.0) == [1, 2]
     ranks.wait()
     parameter = nn.Parameter(torch.ones(2))
     ranks.average_gradients([parameter], 4)
@@ -173,9 +178,7 @@ def test_devices() -> None:
     assert pick_device("meta").type == "meta"
     assert pick_device(None).type == ("cuda" if torch.cuda.is_available() else "cpu")
     for wanted in ("cuda:99", "gpu"):
-        with pytest.raises(
-            UserError, match=rf"^device '{wanted}' cannot be used: .*; leave it out to take what there is$"
-        ):
+        with pytest.raises(UserError, match=rf"^device '{wanted}' cannot be used: .*; leave it out for the default$"):
             pick_device(wanted)
 
 

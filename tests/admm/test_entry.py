@@ -88,7 +88,7 @@ def test_a_file_may_import_its_neighbours(tmp_path: Path) -> None:
             "missing:task",
             "'missing:task': cannot import missing: No module named 'missing'; is it in ",
         ),
-        ("missing.py:task", "'missing.py:task': there is no file missing.py"),
+        ("missing.py:task", "'missing.py:task': no such file: missing.py"),
         (
             "needs:task",
             "'needs:task': cannot import needs: No module named 'nowhere_to_be_found'; is it",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +11,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import mcompiler
-from mcompiler.driver import Build
 from mcompiler.errors import CompileError, ModelError
 from mcompiler.geometry import array_shape
 from mcompiler.onnx_export import load_model_file
@@ -25,125 +22,30 @@ torch = pytest.importorskip("torch")
 from torch import nn  # noqa: E402
 
 from mcompiler.admm.compressor import Compressor  # noqa: E402
-from mcompiler.admm.constraints import Structure  # noqa: E402
-from mcompiler.admm.distributed import Ranks  # noqa: E402
-from mcompiler.admm.export import ExactLayer, deployed, fold, mapped_weight, original_weight, to_onnx, write_onnx  # noqa: E402
-from mcompiler.admm.loop import Setting  # noqa: E402
+from mcompiler.admm.export import (  # noqa: E402
+    ExactLayer,
+    build_deployed,
+    fold_batchnorm,
+    get_mapped_weight,
+    get_original_weight,
+    to_onnx,
+    write_onnx,
+)
 from mcompiler.admm.lowering import as_matrix  # noqa: E402
 from mcompiler.admm.quantise import LevelSet  # noqa: E402
-from mcompiler.admm.ranges import attach_quantisers, freeze_ranges, observe  # noqa: E402
-from mcompiler.admm.spec import Quantisation, Spec  # noqa: E402
-
-SMALL = ("array.rows=8", "array.columns=16", "array.rows_active=8")
-TARGET = load_target("generic_128", SMALL)  # its converters are lossless
-SETTING = Setting(torch.device("cpu"), False, False, Ranks())
-Pairs = Sequence[tuple[str, str]]
-
-
-class Trained:
-    """A model projected for a target, its inputs quantised, as the recipe leaves it; no training."""
-
-    def __init__(
-        self,
-        model: Any,
-        x: Any,
-        *,
-        target: Target = TARGET,
-        pairs: Pairs = (),
-        shared: Sequence[Sequence[str]] = (),
-        spec: Spec | None = None,
-    ) -> None:
-        self.model, self.x, self.target, self.pairs = model.eval(), x, target, pairs
-        self.compressor = Compressor(model, target, spec)
-        self.layers = self.compressor.layers
-        self.compressor.project()
-        quantisers = attach_quantisers(model, self.layers, shared, target)
-        observe(model, quantisers, [(x, None)], 1, SETTING)
-        freeze_ranges(quantisers, "mse")
-
-    def onnx(self) -> Any:
-        return to_onnx(self.model, self.layers, self.pairs, (self.x,))
-
-    def twin(self) -> Any:
-        return deployed(self.model, self.layers, self.pairs, exact=True)
-
-    def build(self) -> Build:
-        return mcompiler.compile(self.onnx(), self.target)
-
-
-def draw(*shape: int, seed: int = 0) -> Any:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-
-
-def norm(kind: Any, channels: int, *, gamma: Sequence[float] = ()) -> Any:
-    """A batch normalisation that has seen data."""
-    found = kind(channels)
-    with torch.no_grad():
-        found.running_mean.copy_(draw(channels, seed=1) * 0.3)
-        found.running_var.copy_(draw(channels, seed=2).abs() + 0.2)
-        found.weight.copy_(torch.tensor([*gamma, *draw(channels, seed=3)][:channels]))
-        found.bias.copy_(draw(channels, seed=4) * 0.2)
-    return found
-
-
-class Tokens(nn.Module):
-    """Products of three-dimensional activations, in attention's manner."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.value, self.key, self.out = nn.Linear(5, 6), nn.Linear(5, 6, bias=False), nn.Linear(6, 3)
-
-    def forward(self, x: Any) -> Any:
-        return self.out(torch.relu(self.key(x)) + self.value(x))
-
-
-def plain_net() -> tuple[Any, Any, Pairs]:
-    model = nn.Sequential(nn.Conv2d(2, 6, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(24, 5))
-    return model, draw(8, 2, 4, 4), ()
-
-
-def normal_net() -> tuple[Any, Any, Pairs]:
-    model = nn.Sequential(
-        nn.Conv2d(2, 6, 3, padding=1, stride=2, bias=False), norm(nn.BatchNorm2d, 6, gamma=(-1.0, 0.0, -0.3)),
-        nn.ReLU(), nn.Conv2d(6, 6, 3, padding="same", groups=3), norm(nn.BatchNorm2d, 6), nn.ReLU(),
-        nn.Flatten(), nn.Linear(24, 5, bias=False), norm(nn.BatchNorm1d, 5, gamma=(-2.0,)),
-    )  # fmt: skip
-    return model, draw(8, 2, 4, 4), (("0", "1"), ("3", "4"), ("7", "8"))
-
-
-def line_net() -> tuple[Any, Any, Pairs]:
-    model = nn.Sequential(nn.Conv1d(3, 4, 3, dilation=2, padding=1), nn.Tanh(), nn.Conv1d(4, 4, 1, groups=4))
-    return model, draw(8, 3, 9), ()
-
-
-def volume_net() -> tuple[Any, Any, Pairs]:
-    return nn.Sequential(nn.Conv3d(2, 3, (1, 2, 3), stride=(1, 2, 1)), nn.ReLU()), draw(4, 2, 2, 4, 5), ()
-
-
-def token_net() -> tuple[Any, Any, Pairs]:
-    return Tokens(), draw(4, 7, 5), ()
-
-
-def mirror_net() -> tuple[Any, Any, Pairs]:
-    model = nn.Sequential(nn.Conv2d(2, 4, 3, padding=1, padding_mode="reflect"), nn.ReLU())
-    return model, draw(4, 2, 5, 5), ()
-
-
-NETS: dict[str, Callable[[], tuple[Any, Any, Pairs]]] = {
-    "conv and linear": plain_net,
-    "normalised": normal_net,
-    "conv1d": line_net,
-    "conv3d": volume_net,
-    "tokens": token_net,
-    "reflecting": mirror_net,
-}
+from mcompiler.admm.spec import (  # noqa: E402
+    Quantisation,
+    Spec,
+    Structure,
+)
+from tests.support.trained import NETS, SMALL, TARGET, Trained, draw, plain_net  # noqa: E402
 
 
 def codes(trained: Trained, name: str) -> Any:
     """Trained codes [G, K, N], a negative normalisation's sign folded in."""
     layer = trained.layers[name]
     follower = dict(trained.pairs).get(name)
-    folded = fold(layer.module, trained.model.get_submodule(follower) if follower else None)
+    folded = fold_batchnorm(layer.module, trained.model.get_submodule(follower) if follower else None)
     assert folded.codes is not None
     return as_matrix(folded.codes, layer.groups).numpy()
 
@@ -170,7 +72,7 @@ def test_the_exported_model_computes_nearly_the_same_in_float(trained: Trained) 
     emitted = trained.onnx()
     with torch.no_grad():
         twin = trained.twin()(x).numpy()
-        float_twin = deployed(trained.model, trained.layers, trained.pairs, exact=False)(x).numpy()
+        float_twin = build_deployed(trained.model, trained.layers, trained.pairs, exact=False)(x).numpy()
     found = run_plain(emitted, {"x": x.numpy()}, optimise=False)["y"]
     size = np.abs(twin).max()
     assert np.abs(found - twin).max() < 0.02 * size  # a code may flip where sums are rounded in another order
@@ -188,8 +90,10 @@ def test_codes_names_and_arrays_survive_compilation(trained: Trained) -> None:
         np.testing.assert_array_equal(layer.op.matrix.codes, wanted, err_msg=name)
         if not (wanted == 0).all(axis=(0, 1)).any():
             assert build.cost.layers[name].crossbars == trained.compressor.tiles()[name] * per_tile
-        folded = fold(trained.layers[name].module, trained.model.get_submodule(dict(trained.pairs)[name])
-                      if name in dict(trained.pairs) else None)  # fmt: skip
+        folded = fold_batchnorm(
+            trained.layers[name].module,
+            trained.model.get_submodule(dict(trained.pairs)[name]) if name in dict(trained.pairs) else None,
+        )
         np.testing.assert_array_equal(layer.op.matrix.scale.ravel(), folded.scale.numpy())
 
 
@@ -213,24 +117,28 @@ CHIPS: dict[str, tuple[Target, dict[str, Structure], LevelSet]] = {
     "two bits": (load_target("generic_128", [*SMALL, "precision.weights=2"]), LAYERS, LevelSet.GRID),
     "offset": (
         load_target("generic_128", [*SMALL, "encoding.weights=offset", "encoding.pedestal=digital_count"]),
-        {"0": Structure(filters=4, shapes=10)}, LevelSet.GRID,
+        {"0": Structure(filters=4, shapes=10)},
+        LevelSet.GRID,
     ),
     "polarised": (
         load_target(
             "generic_128",
             [*SMALL, "array.rows_active=4", "encoding.weights=polarised", "encoding.pedestal=digital_count"],
         ),
-        {"0": Structure(one_sign=True, shapes=12), "4": Structure(one_sign=True, column_nonzeros=3)}, LevelSet.GRID,
+        {"0": Structure(one_sign=True, shapes=12), "4": Structure(one_sign=True, column_nonzeros=3)},
+        LevelSet.GRID,
     ),
     "measured": (
         load_target("generic_128", [*SMALL, "device.level_means=[0, 1300, 2800, 4096]", "encoding.slices=1"]),
-        LAYERS, LevelSet.MEASURED,
+        LAYERS,
+        LevelSet.MEASURED,
     ),
     "without zero": (
         load_target("generic_128", [*SMALL, "encoding.partner=unformed", "encoding.slices=1"]),
-        LAYERS, LevelSet.WITHOUT_ZERO,
+        LAYERS,
+        LevelSet.WITHOUT_ZERO,
     ),
-}  # fmt: skip
+}
 
 
 def compressed(chip: str) -> Trained:
@@ -326,7 +234,7 @@ def test_a_layer_that_runs_twice_is_refused() -> None:
 
 
 def test_a_layer_that_never_runs_is_refused() -> None:
-    with pytest.raises(CompileError, match="node 'inner': saw no input while ranges were observed"):
+    with pytest.raises(CompileError, match="node 'inner': got no input while input ranges were observed"):
         Trained(Idle(), draw(4, 4))
     model = Idle()
     compressor = Compressor(model, TARGET)
@@ -366,7 +274,7 @@ def test_without_quantised_inputs_the_graph_has_weights_only() -> None:
     compressor.project()
     emitted = to_onnx(model, compressor.layers, (), (x,))
     assert (operators(emitted)["QuantizeLinear"], operators(emitted)["DequantizeLinear"]) == (0, 2)
-    twin = deployed(model, compressor.layers, (), exact=True)
+    twin = build_deployed(model, compressor.layers, (), exact=True)
     with torch.no_grad():
         found = run_plain(emitted, {"x": x.numpy()})["y"]
         np.testing.assert_allclose(found, twin(x).numpy(), atol=1e-5)
@@ -426,10 +334,10 @@ def test_a_folded_normalisation_computes_the_same(seed: int, bias: bool, affine:
     compressor = Compressor(model, TARGET)
     if levels:
         compressor.project()
-        before = mapped_weight(conv).codes(original_weight(conv))  # type: ignore[union-attr]
+        before = get_mapped_weight(conv).codes(get_original_weight(conv))  # type: ignore[union-attr]
     x = torch.randn(4, 3, 3, 3)
     with torch.no_grad():
-        folded = fold(conv, bn)
+        folded = fold_batchnorm(conv, bn)
         found = nn.functional.conv2d(x, folded.weight, folded.bias)
         assert torch.allclose(found, model(x), atol=1e-5)
     if not levels:
@@ -445,7 +353,7 @@ def test_a_normalisation_without_statistics_cannot_be_folded() -> None:
     with pytest.raises(
         CompileError, match=r"without running statistics cannot be folded .* set track_running_stats=True"
     ):
-        fold(nn.Linear(2, 2), nn.BatchNorm1d(2, track_running_stats=False))
+        fold_batchnorm(nn.Linear(2, 2), nn.BatchNorm1d(2, track_running_stats=False))
 
 
 def test_a_file_is_written_whole_and_read_back(tmp_path: Path) -> None:

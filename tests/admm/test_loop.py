@@ -17,24 +17,25 @@ torch = pytest.importorskip("torch")
 from torch import nn  # noqa: E402
 
 from mcompiler import admm  # noqa: E402
-from mcompiler.admm.distributed import Ranks  # noqa: E402
+from mcompiler.admm.distributed import ProcessRank  # noqa: E402
 from mcompiler.admm.loop import (  # noqa: E402
-    Epoch,
-    Setting,
-    accuracy,
-    batches_of,
-    forward,
-    learning_rate,
-    length_of,
+    ComputeSettings,
+    EpochResult,
+    TrainingStage,
+    compute_learning_rate,
+    count_batches,
+    count_samples,
+    get_batches,
+    iterate_pairs,
     make_optimiser,
-    pairs,
-    samples_in,
+    measure_accuracy,
+    run_model,
     train_epoch,
 )
-from mcompiler.admm.spec import Optimiser, Schedule  # noqa: E402
+from mcompiler.admm.spec import LearningRateSchedule, Optimiser  # noqa: E402
 
-CPU = Setting(torch.device("cpu"), False, False, Ranks())
-PLAIN = Optimiser(learning_rate=0.1, momentum=0, weight_decay=0, schedule=Schedule.CONSTANT, warmup=0)
+CPU = ComputeSettings(torch.device("cpu"), False, False, ProcessRank())
+PLAIN = Optimiser(learning_rate=0.1, momentum=0, weight_decay=0, schedule=LearningRateSchedule.CONSTANT, warmup=0)
 cross_entropy = nn.functional.cross_entropy
 
 
@@ -51,46 +52,49 @@ def batches(count: int = 3, size: int = 5) -> list[tuple[Any, Any]]:
     ]
 
 
-def train(model: Any, data: Any, options: Optimiser = PLAIN, loss: Any = cross_entropy, **more: Any) -> Epoch:
-    setting = more.pop("setting", CPU)
+def train(model: Any, data: Any, options: Optimiser = PLAIN, loss: Any = cross_entropy, **more: Any) -> EpochResult:
+    compute, penalty = more.pop("compute", CPU), more.pop("penalty", None)
     optimiser = more.pop("optimiser", None) or make_optimiser(model, options)
     progress = more.pop("progress", lambda share: share)
-    return train_epoch(model, data, loss, optimiser, options, progress, setting, **more)
+    stage = TrainingStage(model, loss, optimiser, options, compute=compute, penalty=penalty)
+    return train_epoch(stage, data, progress, **more)
 
 
 # --- learning rate ---------------------------------------------------------------------------------------------------
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.sampled_from(Schedule), st.floats(0, 1), st.floats(0, 1))
-def test_rates_are_positive_and_at_most_the_peak(schedule: Schedule, warmup: float, progress: float) -> None:
+@given(st.sampled_from(LearningRateSchedule), st.floats(0, 1), st.floats(0, 1))
+def test_rates_are_positive_and_at_most_the_peak(
+    schedule: LearningRateSchedule, warmup: float, progress: float
+) -> None:
     options = Optimiser(learning_rate=0.5, schedule=schedule, warmup=warmup)
-    assert 0 <= learning_rate(options, progress) <= 0.5
+    assert 0 <= compute_learning_rate(options, progress) <= 0.5
 
 
 @pytest.mark.parametrize(
     ("schedule", "rates"),
     [
-        (Schedule.CONSTANT, [0.001, 0.5, 1, 1, 1, 1]),
-        (Schedule.LINEAR, [0.001, 0.5, 1, 0.75, 0.25, 0]),
-        (Schedule.COSINE, [0.001, 0.5, 1, 0.5 + 0.5**1.5, 0.5 - 0.5**1.5, 0]),
+        (LearningRateSchedule.CONSTANT, [0.001, 0.5, 1, 1, 1, 1]),
+        (LearningRateSchedule.LINEAR, [0.001, 0.5, 1, 0.75, 0.25, 0]),
+        (LearningRateSchedule.COSINE, [0.001, 0.5, 1, 0.5 + 0.5**1.5, 0.5 - 0.5**1.5, 0]),
         ("cosine", [0.001, 0.5, 1, 0.5 + 0.5**1.5, 0.5 - 0.5**1.5, 0]),
     ],
 )
-def test_warmup_then_schedule(schedule: Schedule, rates: list[float]) -> None:
+def test_warmup_then_schedule(schedule: LearningRateSchedule, rates: list[float]) -> None:
     options = Optimiser(learning_rate=1.0, schedule=schedule, warmup=0.2)
-    found = [learning_rate(options, progress) for progress in (0, 0.1, 0.2, 0.4, 0.8, 1)]
+    found = [compute_learning_rate(options, progress) for progress in (0, 0.1, 0.2, 0.4, 0.8, 1)]
     assert found == pytest.approx(rates, abs=1e-9)
 
 
 def test_all_of_a_stage_may_be_warmup() -> None:
-    assert learning_rate(Optimiser(learning_rate=1.0, warmup=1.0), 1.0) == 1
-    assert learning_rate(Optimiser(learning_rate=1.0, warmup=0.0), 0.0) == 1
+    assert compute_learning_rate(Optimiser(learning_rate=1.0, warmup=1.0), 1.0) == 1
+    assert compute_learning_rate(Optimiser(learning_rate=1.0, warmup=0.0), 0.0) == 1
 
 
 def test_the_rate_follows_the_progress_within_the_epoch() -> None:
     seen = []
-    options = Optimiser(learning_rate=1e-3, schedule=Schedule.LINEAR, warmup=0)
+    options = Optimiser(learning_rate=1e-3, schedule=LearningRateSchedule.LINEAR, warmup=0)
     model = net()
     optimiser = make_optimiser(model, options)
     optimiser.register_step_pre_hook(lambda o, *_: seen.append(o.param_groups[0]["lr"]))
@@ -132,9 +136,12 @@ def test_an_epoch_is_gradient_descent_on_loss_and_penalty() -> None:
     model, twin = net(), net()
     steps: list[int] = []
     shares: list[float] = []
-    result = train(
-        model, batches(), penalty=lambda: model[0].weight.square().sum(), tick=steps.append, often=shares.append
-    )
+
+    def after_step(count: int, share: float | None) -> None:
+        steps.append(count)
+        shares.append(share or 0.0)
+
+    result = train(model, batches(), penalty=lambda: model[0].weight.square().sum(), after_step=after_step)
     losses, penalties = [], []
     for x, y in batches():
         twin.zero_grad()
@@ -165,7 +172,9 @@ def test_the_mean_loss_is_over_samples_not_batches() -> None:
 def test_gradients_are_clipped_to_a_norm() -> None:
     model = net()
     before = [p.detach().clone() for p in model.parameters()]
-    options = Optimiser(learning_rate=1.0, momentum=0, weight_decay=0, schedule=Schedule.CONSTANT, warmup=0, clip=1e-3)
+    options = Optimiser(
+        learning_rate=1.0, momentum=0, weight_decay=0, schedule=LearningRateSchedule.CONSTANT, warmup=0, clip=1e-3
+    )
     train(model, batches(1), options)
     moved = torch.cat([(p.detach() - q).flatten() for p, q in zip(model.parameters(), before, strict=True)])
     assert float(moved.norm()) == pytest.approx(1e-3, rel=1e-3)
@@ -180,7 +189,7 @@ def test_bfloat16_reaches_the_layers_and_not_the_loss() -> None:
         seen.append(output.dtype)
         return cross_entropy(output, y)
 
-    train(model, batches(1), loss=loss, setting=Setting(torch.device("cpu"), True, False, Ranks()))
+    train(model, batches(1), loss=loss, compute=ComputeSettings(torch.device("cpu"), True, False, ProcessRank()))
     assert seen == [torch.bfloat16, torch.float32]
 
 
@@ -206,35 +215,35 @@ def test_batches_by_generator_by_epoch_and_with_several_inputs() -> None:
 
     data = [((x, x), y) for x, y in batches()]
     assert train(Sum(), (batch for batch in data)).steps == 3
-    assert list(batches_of(lambda epoch: [(epoch, 0)], 4)) == [(4, 0)]
-    assert batches_of(data, 3) is data
-    assert (length_of(data), length_of(iter(data))) == (3, None)
+    assert list(get_batches(lambda epoch: [(epoch, 0)], 4)) == [(4, 0)]
+    assert get_batches(data, 3) is data
+    assert (count_batches(data), count_batches(iter(data))) == (3, None)
 
     class Unknown:
         def __len__(self) -> int:
             raise TypeError("as a DataLoader over an iterable")
 
-    assert length_of(Unknown()) is None  # type: ignore[arg-type]
-    assert torch.equal(forward(nn.Identity(), torch.ones(2)), torch.ones(2))
+    assert count_batches(Unknown()) is None  # type: ignore[arg-type]
+    assert torch.equal(run_model(nn.Identity(), torch.ones(2)), torch.ones(2))
 
 
 def test_batches_of_every_shape_are_moved_as_they_are() -> None:
     Two = namedtuple("Two", "a b")
     value = {"x": [torch.ones(2, 3), 5], "y": Two(torch.zeros(1), "text")}
-    moved = Setting(torch.device("meta"), False, True, Ranks()).moved(value)
+    moved = ComputeSettings(torch.device("meta"), False, True, ProcessRank()).move_batch(value)
     assert moved["x"][0].device.type == "meta"
     assert moved["x"][1] == 5
     assert type(moved["y"]) is Two
     assert (moved["y"].a.device.type, moved["y"].b) == ("meta", "text")
-    last = Setting(torch.device("cpu"), False, True, Ranks())
-    assert last.moved(torch.ones(2, 3, 4, 5)).is_contiguous(memory_format=torch.channels_last)
+    last = ComputeSettings(torch.device("cpu"), False, True, ProcessRank())
+    assert last.move_batch(torch.ones(2, 3, 4, 5)).is_contiguous(memory_format=torch.channels_last)
     model: Any = nn.Sequential(nn.Conv2d(2, 3, 3), nn.Conv3d(2, 3, 3))
     weights = [layer.weight for layer in model]
-    last.placed(model)
+    last.move_model(model)
     assert all(layer.weight is weight for layer, weight in zip(model, weights, strict=True))  # optimisers hold them
     assert weights[0].is_contiguous(memory_format=torch.channels_last)
     assert weights[1].is_contiguous()
-    assert samples_in({"x": (torch.ones(7, 2), torch.ones(3))}) == 7
+    assert count_samples({"x": (torch.ones(7, 2), torch.ones(3))}) == 7
 
 
 # --- what goes wrong -------------------------------------------------------------------------------------------------
@@ -245,7 +254,7 @@ def test_a_loss_that_is_not_finite_names_the_layer() -> None:
     with torch.no_grad():
         model[2].weight[0, 0] = float("nan")
     with pytest.raises(CompileError) as caught:
-        train(model, batches(), where="stage admm, epoch 3")
+        train(model, batches(), label="stage admm, epoch 3")
     assert str(caught.value) == (
         "the loss is nan in stage admm, epoch 3, step 0: the weights of layer '2' are not finite; lower the "
         "learning rate, or set clip in the stage's optimiser"
@@ -253,11 +262,11 @@ def test_a_loss_that_is_not_finite_names_the_layer() -> None:
 
 
 def test_an_output_that_is_not_finite_names_the_layer() -> None:
-    class Log(nn.Module):
+    class Logarithm(nn.Module):
         def forward(self, x: Any) -> Any:
             return torch.log(-x.abs())
 
-    model = nn.Sequential(nn.Linear(3, 2), Log(), nn.Linear(2, 2))
+    model = nn.Sequential(nn.Linear(3, 2), Logarithm(), nn.Linear(2, 2))
     with pytest.raises(CompileError, match="step 0: layer '1' is the first whose output is not finite; lower"):
         train(model, batches())
 
@@ -326,17 +335,17 @@ def test_accuracy_counts_samples_in_inference_mode(several: bool) -> None:
     data: list[Any] = list(zip((one, two, none), labels, strict=True))
     data = [(x, (y, "more")) for x, y in data] if several else data
     model = Fixed(several)
-    assert accuracy(model, data, CPU) == 0.75
+    assert measure_accuracy(model, data, CPU) == 0.75
     assert not any(model.modes)
     assert model.training
-    assert accuracy(model.eval(), data, CPU, exact=True) == 0.75
+    assert measure_accuracy(model.eval(), data, CPU, exact=True) == 0.75
     assert not model.training
 
 
 def test_accuracy_of_pixels() -> None:
     logits = torch.zeros(1, 2, 2, 2)
     logits[:, 1, 0] = 1
-    assert accuracy(Fixed(), [(logits, torch.tensor([[[1, 1], [0, 1]]]))], CPU) == 0.75
+    assert measure_accuracy(Fixed(), [(logits, torch.tensor([[[1, 1], [0, 1]]]))], CPU) == 0.75
 
 
 @pytest.mark.parametrize(
@@ -351,9 +360,9 @@ def test_accuracy_of_pixels() -> None:
 )
 def test_accuracy_of_wrong_data(data: list[Any], message: str) -> None:
     with pytest.raises(CompileError, match=message):
-        accuracy(Fixed(), data, CPU)
+        measure_accuracy(Fixed(), data, CPU)
 
 
 def test_pairs_come_one_by_one() -> None:
-    found = pairs(iter([(torch.ones(1), 0), "no pair"]))
+    found = iterate_pairs(iter([(torch.ones(1), 0), "no pair"]))
     assert next(iter(found))[1] == 0

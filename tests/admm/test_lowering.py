@@ -16,7 +16,7 @@ torch = pytest.importorskip("torch")
 from torch import nn  # noqa: E402
 from torch.nn.utils.parametrizations import weight_norm  # noqa: E402
 
-from mcompiler.admm.lowering import Layer, as_matrix, as_weight, find_layers, left_alone  # noqa: E402
+from mcompiler.admm.lowering import CompressibleLayer, as_matrix, as_weight, find_layers, find_uncompressed  # noqa: E402
 
 
 class Net(nn.Module):
@@ -66,7 +66,7 @@ def test_rows_are_channel_and_kernel_position_columns_are_filters(
 
 
 def test_a_matrix_is_a_view_without_gradient() -> None:
-    layer = Layer("a", nn.Conv2d(2, 4, 3))
+    layer = CompressibleLayer("a", nn.Conv2d(2, 4, 3))
     matrix = layer.matrix()
     assert not matrix.requires_grad
     assert torch.equal(layer.as_weight(matrix), layer.weight.detach())
@@ -105,11 +105,13 @@ def empty() -> nn.Module:
         (empty, [], [], r"^node '1': its weight of 2 x 0 is empty; take the layer out"),
         (lambda: nn.Sequential(nn.LazyLinear(3)), [], [], r"^node '0': is lazy and has no weights yet; run the model"),
         (
-            lambda: nn.Sequential(weight_norm(nn.Linear(2, 2))), [], [],
+            lambda: nn.Sequential(weight_norm(nn.Linear(2, 2))),
+            [],
+            [],
             r"^node '0': its weight is computed by _WeightNorm; make it plain first",
         ),
     ],
-)  # fmt: skip
+)
 def test_what_cannot_be_compressed_is_named(model: Any, skip: list[str], named: list[str], message: str) -> None:
     with pytest.raises(CompileError, match=message):
         find_layers(model(), skip, named)
@@ -130,11 +132,19 @@ def test_one_bias_for_two_layers_is_no_matter() -> None:
 
 
 def test_what_holds_matrices_and_is_not_compressed() -> None:
-    model = nn.ModuleDict({
-        "words": nn.Embedding(5, 8), "up": nn.ConvTranspose2d(2, 3, 2), "norm": nn.BatchNorm2d(3),
-        "memory": nn.LSTM(8, 4), "first": nn.Linear(8, 8), "last": nn.Linear(8, 2),
-    })  # fmt: skip
-    assert left_alone(model, find_layers(model)) == {"up": "ConvTranspose2d", "memory": "LSTM"}
-    assert left_alone(model, find_layers(model, ["last"])) == {
-        "up": "ConvTranspose2d", "memory": "LSTM", "last": "Linear",
-    }  # fmt: skip
+    model = nn.ModuleDict(
+        {
+            "words": nn.Embedding(5, 8),
+            "up": nn.ConvTranspose2d(2, 3, 2),
+            "norm": nn.BatchNorm2d(3),
+            "memory": nn.LSTM(8, 4),
+            "first": nn.Linear(8, 8),
+            "last": nn.Linear(8, 2),
+        }
+    )
+    assert find_uncompressed(model, find_layers(model)) == {"up": "ConvTranspose2d", "memory": "LSTM"}
+    assert find_uncompressed(model, find_layers(model, ["last"])) == {
+        "up": "ConvTranspose2d",
+        "memory": "LSTM",
+        "last": "Linear",
+    }

@@ -54,9 +54,14 @@ STRUCTURES = {
 def network() -> nn.Sequential:
     torch.manual_seed(1)
     return nn.Sequential(
-        nn.Conv2d(2, 12, 3, padding=1), nn.BatchNorm2d(12), nn.ReLU(), nn.Conv2d(12, 12, 3, stride=2), nn.ReLU(),
-        nn.Flatten(), nn.Linear(12 * 4, 5),
-    )  # fmt: skip
+        nn.Conv2d(2, 12, 3, padding=1),
+        nn.BatchNorm2d(12),
+        nn.ReLU(),
+        nn.Conv2d(12, 12, 3, stride=2),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(12 * 4, 5),
+    )
 
 
 @pytest.mark.parametrize("kind", list(STRUCTURES))

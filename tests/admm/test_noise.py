@@ -27,8 +27,8 @@ from torch import nn
 import mcompiler
 from mcompiler import admm
 from mcompiler.admm.digits import SPEC, compress_digits, load_data, train_dense
-from mcompiler.admm.export import mapped_weight, original_weight
-from mcompiler.admm.noise import CELLWISE, CellErrors, placed_weights
+from mcompiler.admm.export import get_mapped_weight, get_original_weight
+from mcompiler.admm.noise import CELL_EFFECTS, CellErrors, find_mapped_entries
 from mcompiler.conductance import code_range, level_table
 
 Floats = npt.NDArray[np.float64]
@@ -37,23 +37,39 @@ QUIET = ("device.programming.proportional=0", "device.faults.stuck_on=0", "devic
 MEANS = [0, 260, 530, 790, 1100, 1350, 1640, 1900, 2200, 2450, 2730, 3000, 3290, 3560, 3830, 4096]
 WIDE = ("converters.adc.range=full", "converters.adc.bits=24")
 PCM = (
-    "device.drift.t0_s=20.0", "device.drift.nu=0.03", "device.drift.nu_per_log=-0.0155", "device.drift.nu_min=0.049",
-    "device.drift.nu_max=0.1", "device.drift.spread=0.02", "device.drift.spread_per_log=-0.0125",
-    "device.drift.spread_min=0.008", "device.drift.spread_max=0.045", "device.drift.source=assumption: a test",
-)  # fmt: skip
+    "device.drift.t0_s=20.0",
+    "device.drift.nu=0.03",
+    "device.drift.nu_per_log=-0.0155",
+    "device.drift.nu_min=0.049",
+    "device.drift.nu_max=0.1",
+    "device.drift.spread=0.02",
+    "device.drift.spread_per_log=-0.0125",
+    "device.drift.spread_min=0.008",
+    "device.drift.spread_max=0.045",
+    "device.drift.source=assumption: a test",
+)
 FLICKER = (
-    "device.noise.correlation=static_at_t", "device.noise.proportional=0.05", "device.noise.absolute_siemens=1e-6",
-    "device.noise.one_over_f.q=0.02", "device.noise.one_over_f.q_exponent=0.6", "device.noise.one_over_f.read_s=1e-6",
+    "device.noise.correlation=static_at_t",
+    "device.noise.proportional=0.05",
+    "device.noise.absolute_siemens=1e-6",
+    "device.noise.one_over_f.q=0.02",
+    "device.noise.one_over_f.q_exponent=0.6",
+    "device.noise.one_over_f.read_s=1e-6",
     "device.noise.source=assumption: a test",
-)  # fmt: skip
+)
 STATES = (
-    "device.telegraph.correlation=static_at_t", "device.telegraph.share=0.4", "device.telegraph.amplitude=0.3",
-    "device.telegraph.low=0.3", "device.telegraph.source=assumption: a test",
-)  # fmt: skip
+    "device.telegraph.correlation=static_at_t",
+    "device.telegraph.share=0.4",
+    "device.telegraph.amplitude=0.3",
+    "device.telegraph.low=0.3",
+    "device.telegraph.source=assumption: a test",
+)
 HEAT = (
-    "device.temperature.kelvin=360.0", "device.temperature.reference_kelvin=300.0",
-    "device.temperature.per_kelvin=0.002", "device.temperature.source=assumption: a test",
-)  # fmt: skip
+    "device.temperature.kelvin=360.0",
+    "device.temperature.reference_kelvin=300.0",
+    "device.temperature.per_kelvin=0.002",
+    "device.temperature.source=assumption: a test",
+)
 SIGNED = ("encoding.weights=polarised", "encoding.pedestal=digital_count")
 LEVELS = "device.programming.level_siemens=[1e-6, 3e-6, 5e-6, 2e-6]"
 
@@ -69,10 +85,18 @@ CASES: dict[str, tuple[tuple[str, ...], float]] = {
     "temperature and access": ((*HEAT, "device.access_resistance_ohm=3000.0"), 1.0),
     "polarised": ((*SIGNED, "device.programming.proportional=0.2", "device.faults.stuck_on=0.05"), 1.0),
     "everything": (
-        (*PCM, *FLICKER, *STATES, *HEAT, "device.programming.log_normal=0.1", "device.faults.stuck_on=0.02",
-         "device.access_resistance_ohm=1000.0"), 1e4,
+        (
+            *PCM,
+            *FLICKER,
+            *STATES,
+            *HEAT,
+            "device.programming.log_normal=0.1",
+            "device.faults.stuck_on=0.02",
+            "device.access_resistance_ohm=1000.0",
+        ),
+        1e4,
     ),
-}  # fmt: skip
+}
 
 
 def of_a_chip(target: Target, effects: frozenset[Effect], time_s: float, code: int) -> Floats:
@@ -117,7 +141,7 @@ def test_cells_err_in_training_as_they_do_on_a_chip(name: str) -> None:
     target = load_target("generic_128", (*QUIET, *overrides))
     options = admm.DeviceNoise(time_s=time_s)
     for code in (-127, -64, -2, 0, 1, 27, 90):
-        agree(of_a_chip(target, CELLWISE, time_s, code), of_training(target, options, code))
+        agree(of_a_chip(target, CELL_EFFECTS, time_s, code), of_training(target, options, code))
 
 
 @pytest.mark.parametrize("time_s", [0.1, 30.0, 1e5])
@@ -161,8 +185,10 @@ def test_scale_stretches_every_deviation() -> None:
 @settings(max_examples=60, deadline=None)
 def test_cells_stand_where_the_compiler_puts_them(seed: int, rows: int, columns: int, density: float) -> None:
     """By hand: drop empty rows and columns, cut, drop empty tiles."""
-    target = load_target("generic_128", ("array.rows=4", "array.rows_active=4", "array.columns=8", "encoding.slices=2",
-                                         "precision.weights=5"))  # fmt: skip
+    target = load_target(
+        "generic_128",
+        ("array.rows=4", "array.rows_active=4", "array.columns=8", "encoding.slices=2", "precision.weights=5"),
+    )
     mask = np.random.default_rng(seed).random((rows, columns)) < density
     kept_rows, kept_columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     expected = np.zeros_like(mask)
@@ -170,7 +196,7 @@ def test_cells_stand_where_the_compiler_puts_them(seed: int, rows: int, columns:
         for left in range(0, len(kept_columns), 2):
             place = np.ix_(kept_rows[top : top + 4], kept_columns[left : left + 2])
             expected[place] = mask[place].any()
-    assert (placed_weights(mask[None], target)[0] == expected).all()
+    assert (find_mapped_entries(mask[None], target)[0] == expected).all()
 
 
 # --- inside a model --------------------------------------------------------------------------------------------------
@@ -183,9 +209,14 @@ NOISE = admm.DeviceNoise()
 def network() -> nn.Sequential:
     torch.manual_seed(1)
     return nn.Sequential(
-        nn.Conv2d(2, 12, 3, padding=1), nn.BatchNorm2d(12), nn.ReLU(), nn.Conv2d(12, 12, 3, stride=2), nn.ReLU(),
-        nn.Flatten(), nn.Linear(12 * 4, 5),
-    )  # fmt: skip
+        nn.Conv2d(2, 12, 3, padding=1),
+        nn.BatchNorm2d(12),
+        nn.ReLU(),
+        nn.Conv2d(12, 12, 3, stride=2),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(12 * 4, 5),
+    )
 
 
 def spec_of(noise: admm.DeviceNoise | None) -> admm.Spec:
@@ -211,19 +242,19 @@ def test_only_training_errs() -> None:
     compressor.project(levels=False)
     assert (layer.weight == layer.weight).all(), "float weights are in no cells"
     compressor.project()
-    mapped = mapped_weight(layer)
+    mapped = get_mapped_weight(layer)
     assert mapped is not None
-    ideal = mapped.values(original_weight(layer))
+    ideal = mapped.values(get_original_weight(layer))
     model.eval()
     assert (layer.weight == ideal).all()
     model.train()
     first, second = layer.weight, layer.weight
-    placed = torch.from_numpy(placed_weights(mapped.mask.reshape(1, 12, -1).numpy().swapaxes(1, 2), NOISY))
+    placed = torch.from_numpy(find_mapped_entries(mapped.mask.reshape(1, 12, -1).numpy().swapaxes(1, 2), NOISY))
     away = placed[0].T.reshape(ideal.shape)
     assert not (first == second)[away].any(), "every pass draws anew"
     assert (first == ideal)[~away].all(), "what stands in no cell does not err"
     first.sum().backward()  # type: ignore[no-untyped-call]
-    gradient = original_weight(layer).grad
+    gradient = get_original_weight(layer).grad
     assert gradient is not None
     assert (gradient == mapped.mask).all(), "straight through, and pruned weights stay pruned"
     assert not any("noise" in name for name in model.state_dict())
@@ -274,7 +305,7 @@ def test_a_network_learns_to_live_with_errors() -> None:
         spec = dataclasses.replace(SPEC, retrain=dataclasses.replace(SPEC.retrain, noise=noise))
         result = compress_digits(dense, spec, target, device="cpu", progress=False)
         for layer in result.layers.values():
-            mapped = mapped_weight(layer.module)
+            mapped = get_mapped_weight(layer.module)
             assert mapped is not None
             mapped.noise = CellErrors(NOISE, target, mapped.mask, layer.groups)
             mapped.train()
@@ -291,13 +322,16 @@ def test_a_network_learns_to_live_with_errors() -> None:
 @pytest.mark.parametrize(
     ("overrides", "effects", "message"),
     [
-        (("array.wire_resistance_ohm=1",), ("programming", "wires"),
-         "retrain.noise.effects: 'wires' is no error of single cells, which is what training draws; choose from "
-         "programming, drift, noise, telegraph, temperature, faults, access, or all"),
+        (
+            ("array.wire_resistance_ohm=1",),
+            ("programming", "wires"),
+            "retrain.noise.effects: 'wires' is no error of single cells, which is what training draws; choose from "
+            "programming, drift, noise, telegraph, temperature, faults, access, or all",
+        ),
         ((), ("drift",), "target 'generic_128' does not describe the effect 'drift'"),
         ((), ("rust",), "there is no effect 'rust'; choose from programming"),
     ],
-)  # fmt: skip
+)
 def test_effects_that_cannot_be_drawn_are_named(
     overrides: tuple[str, ...], effects: tuple[str, ...], message: str
 ) -> None:
@@ -310,11 +344,11 @@ def test_effects_that_cannot_be_drawn_are_named(
 @pytest.mark.parametrize(
     ("table", "message"),
     [
-        ({"effects": []}, "retrain.noise.effects: () is out of range; name some, or all"),
-        ({"time_s": 0.0}, "retrain.noise.time_s: 0.0 is out of range; give seconds, more than 0"),
-        ({"scale": 0.0}, "retrain.noise.scale: 0.0 is out of range; give a positive number"),
-        ({"sigma": 1.0}, "retrain.noise.sigma: unknown key; there are effects, time_s, scale"),
-        ("target", "retrain.noise: 'target' is no table; write [retrain.noise]"),
+        ({"effects": []}, "retrain.noise.effects: holds 0 values; give at least 1"),
+        ({"time_s": 0.0}, "retrain.noise.time_s: must be above 0, not 0.0"),
+        ({"scale": 0.0}, "retrain.noise.scale: must be above 0, not 0.0"),
+        ({"sigma": 1.0}, "retrain.noise.sigma: unknown key; known here: effects, time_s, scale"),
+        ("target", "retrain.noise: must be a table, not 'target'"),
     ],
 )
 def test_a_wrong_specification_is_named(table: Any, message: str) -> None:
@@ -324,5 +358,5 @@ def test_a_wrong_specification_is_named(table: Any, message: str) -> None:
 
 
 def test_weights_that_stay_float_are_in_no_cells() -> None:
-    with pytest.raises(CompileError, match=r"quantisation.levels: .* retrain.noise needs weights on levels"):
+    with pytest.raises(CompileError, match=r"quantisation.levels: .* \[retrain.noise\], which needs weights on levels"):
         admm.Spec.from_table({"retrain": {"noise": {}}, "quantisation": {"levels": "none"}})

@@ -39,7 +39,7 @@ def documented() -> dict[str, Any]:
         for section in sections or [""]:
             for name, value in zip(keys, values, strict=True):
                 place = f"{section}.{name}".lstrip(".")
-                assert place not in found, f"{place} stands in the table twice"
+                assert place not in found, f"{place} is in the table twice"
                 found[place] = value
         if not keys:
             found[sections[0]] = None
@@ -67,6 +67,6 @@ def test_every_hyper_parameter_is_in_the_table_with_its_default() -> None:
 
 
 def test_every_key_of_a_structure_is_in_the_table() -> None:
-    named = [row[0].strip("`") for row in rows_of("What a layer may keep")]
+    named = [row[0].strip("`") for row in rows_of("Structures")]
     assert named == [field.name for field in dataclasses.fields(Structure)]
-    assert not any(dataclasses.asdict(Structure()).values()), "what is left out is not limited"
+    assert not any(dataclasses.asdict(Structure()).values()), "a limit that is left out does not apply"

@@ -1,4 +1,4 @@
-"""Where a budget is spent: saliencies by autograd, prices of the cost model, links between layers."""
+"""Where a budget is spent: compute_saliencies by autograd, prices of the cost model, shared between layers."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from mcompiler.target import Place, load_target
+from mcompiler.target import Place, Target, load_target
 
 if TYPE_CHECKING:
     import torch
@@ -17,17 +17,17 @@ from torch import nn
 
 import mcompiler
 from mcompiler import admm
-from mcompiler.admm.budget import Link, Reader
-from mcompiler.admm.distributed import Ranks
+from mcompiler.admm.budget import ChannelReader, SharedChannels
+from mcompiler.admm.distributed import ProcessRank
 from mcompiler.admm.export import to_onnx
-from mcompiler.admm.loop import Setting
+from mcompiler.admm.loop import ComputeSettings
 from mcompiler.admm.lowering import find_layers
-from mcompiler.admm.plan import channel_links, layer_costs, plan_structures, saliencies
+from mcompiler.admm.plan import compute_saliencies, find_shared_channels, plan_structures, price_layers
 from mcompiler.admm.spec import Budget, Spec
 from mcompiler.errors import CompileError
 from mcompiler.geometry import array_shape
 
-SETTING = Setting(torch.device("cpu"), bfloat16=False, channels_last=False, ranks=Ranks())
+COMPUTE = ComputeSettings(torch.device("cpu"), bfloat16=False, channels_last=False, ranks=ProcessRank())
 TARGET = load_target("yuan2019_32x32")
 
 
@@ -62,23 +62,25 @@ Y = torch.arange(6) % 4
 
 
 def test_links_follow_additions_concatenations_and_flatten(model: Any) -> None:
-    links = channel_links(model, find_layers(model), (X[:2],))
-    assert Link(("inner",), (Reader("outer", 0, 9),)) in links
-    stream = Link(("stem", "outer"), (Reader("inner", 0, 9), Reader("side", 0, 1), Reader("last", 0, 9)))
-    assert stream in links
-    assert Link(("side",), (Reader("last", 32 * 9, 9),)) in links
-    assert Link(("last",), (Reader("head", 0, 16),)) in links
-    assert len(links) == 4
+    shared = find_shared_channels(model, find_layers(model), (X[:2],))
+    assert SharedChannels(("inner",), (ChannelReader("outer", 0, 9),)) in shared
+    stream = SharedChannels(
+        ("stem", "outer"), (ChannelReader("inner", 0, 9), ChannelReader("side", 0, 1), ChannelReader("last", 0, 9))
+    )
+    assert stream in shared
+    assert SharedChannels(("side",), (ChannelReader("last", 32 * 9, 9),)) in shared
+    assert SharedChannels(("last",), (ChannelReader("head", 0, 16),)) in shared
+    assert len(shared) == 4
 
 
 def test_channels_that_an_unsearched_layer_reads_are_not_linked(model: Any) -> None:
     layers = {name: layer for name, layer in find_layers(model).items() if name != "head"}
-    assert all("last" not in link.writers for link in channel_links(model, layers, (X[:2],)))
+    assert all("last" not in link.writers for link in find_shared_channels(model, layers, (X[:2],)))
 
 
 def test_saliencies_are_squared_weight_times_squared_gradient(model: Any) -> None:
     layers = find_layers(model)
-    found = saliencies(model, layers, [(X[:3], Y[:3]), (X[3:], Y[3:])], nn.functional.cross_entropy, SETTING)
+    found = compute_saliencies(model, layers, [(X[:3], Y[:3]), (X[3:], Y[3:])], nn.functional.cross_entropy, COMPUTE)
     wanted = torch.zeros_like(model.outer.weight)
     for part in (slice(0, 3), slice(3, 6)):
         loss = nn.functional.cross_entropy(model(X[part]), Y[part])
@@ -91,7 +93,7 @@ def test_saliencies_are_squared_weight_times_squared_gradient(model: Any) -> Non
 @pytest.mark.parametrize("budget", [Budget(energy_j=1.0), Budget(area_m2=1.0)])
 def test_prices_are_the_cost_models(model: Any, budget: Budget) -> None:
     layers = find_layers(model)
-    costs = layer_costs(model, layers, TARGET, budget, (X[:2],))
+    costs = price_layers(model, layers, TARGET, budget, (X[:2],))
     build = mcompiler.compile(to_onnx(model, layers, (), (X[:2],)), TARGET, calibration="random")
     assert [cost.tiles for cost in costs] == [
         build.cost.layers[cost.name].crossbars // array_shape(TARGET).arrays_per_tile for cost in costs
@@ -99,6 +101,12 @@ def test_prices_are_the_cost_models(model: Any, budget: Budget) -> None:
     in_arrays = [key for key, part in TARGET.components.items() if part.per is Place.ARRAY]
     wanted = sum(getattr(build.cost.components[key], budget.currency) for key in in_arrays)
     assert sum(cost.price * cost.tiles for cost in costs) == pytest.approx(wanted)
+
+
+def planned(model: Any, spec: Spec, target: Target = TARGET) -> tuple[dict[str, Any], dict[str, Any]]:
+    return plan_structures(
+        model, target, spec, (X[:2],), batches=[(X, Y)], loss=nn.functional.cross_entropy, compute=COMPUTE
+    )
 
 
 def array_energy(model: Any, target: str) -> float:
@@ -117,11 +125,10 @@ def test_a_plan_stays_within_its_energy_when_it_is_mapped(
     dense = array_energy(to_onnx(model, find_layers(model), (), (X[:2],)), target)
     spec = Spec(
         budget=Budget(energy_j=share * dense, layers="all", batches=1),
-        admm=admm.Admm(rho=(1e-1,), epochs=1), retrain=admm.Retrain(epochs=1),
-    )  # fmt: skip
-    structures, line = plan_structures(
-        model, [(X, Y)], nn.functional.cross_entropy, load_target(target), spec, SETTING, (X[:2],)
+        admm=admm.Admm(rho=(1e-1,), epochs=1),
+        retrain=admm.Retrain(epochs=1),
     )
+    structures, line = planned(model, spec, load_target(target))
     assert set(structures) == set(find_layers(model))
     assert line["currency"] == "energy_j"
     assert line["spent"] <= share * dense * (1 + 1e-9)
@@ -132,11 +139,11 @@ def test_a_plan_stays_within_its_energy_when_it_is_mapped(
 def test_an_energy_below_the_floor_has_a_unit(model: Any) -> None:
     spec = Spec(budget=Budget(energy_j=1e-15, layers="all", batches=1))
     with pytest.raises(CompileError, match=r"a budget of 1e-15 J is below .* J, .*give at least .* J"):
-        plan_structures(model, [(X, Y)], nn.functional.cross_entropy, TARGET, spec, SETTING, (X[:2],))
+        planned(model, spec)
 
 
 def test_a_budget_without_a_layer_to_search_says_how_to_have_one() -> None:
     spec = Spec(budget=Budget(crossbars=3))
     flat = nn.Sequential(nn.Flatten(), nn.Linear(192, 4))
     with pytest.raises(CompileError, match=r"no layer to be spent on.*budget\.layers = 'all'"):
-        plan_structures(flat, [(X, Y)], nn.functional.cross_entropy, TARGET, spec, SETTING, (X[:2],))
+        planned(flat, spec)

@@ -18,6 +18,7 @@ from mcompiler.errors import CompileError
 torch = pytest.importorskip("torch")
 
 from mcompiler.admm import projections as pr  # noqa: E402
+from tests.support.projections import keep_blocks, round_to_levels  # noqa: E402
 
 Array = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
@@ -145,7 +146,7 @@ def test_blocks(case: Case) -> None:
     parts = structures(w, case.rows, case.columns)
     check(
         w,
-        lambda x: pr.keep_blocks(x, count, case.rows, case.columns),
+        lambda x: keep_blocks(x, count, case.rows, case.columns),
         nearest(w, masks(parts, count)),
         lambda out: sum(bool(out[part].any()) for part in parts) <= count,
     )
@@ -173,7 +174,7 @@ def test_column_nonzeros(case: Case) -> None:
     w, count, rows = case.w, case.count, case.rows + 1
     check(
         w,
-        lambda x: pr.column_nonzeros(x, count, rows),
+        lambda x: pr.keep_column_nonzeros(x, count, rows),
         by_column(w, rows, lambda column: least_loss(column, lambda part: (part != 0).sum() <= count)),
         lambda out: most_nonzeros(out, rows) <= count,
     )
@@ -209,7 +210,7 @@ def test_one_sign(case: Case) -> None:
     )
     check(
         w,
-        lambda x: pr.one_sign(x, fragments),
+        lambda x: pr.keep_one_sign(x, fragments),
         distance,
         lambda out: single_signed(out, fragments),
         odd=False,  # a tie keeps the positive
@@ -218,8 +219,8 @@ def test_one_sign(case: Case) -> None:
 
 def test_one_sign_leaves_rows_outside_of_the_fragments() -> None:
     w = torch.tensor([[[1.0], [-2.0], [3.0], [-4.0]]])
-    assert pr.one_sign(w, [(1, 2)]).flatten().tolist() == [1.0, 0.0, 3.0, -4.0]
-    assert torch.equal(pr.one_sign(w, []), w)
+    assert pr.keep_one_sign(w, [(1, 2)]).flatten().tolist() == [1.0, 0.0, 3.0, -4.0]
+    assert torch.equal(pr.keep_one_sign(w, []), w)
 
 
 @settings(max_examples=120, deadline=None)
@@ -234,7 +235,7 @@ def test_one_sign_and_column_nonzeros_together(case: Case, fragment: int) -> Non
 
     check(
         w,
-        lambda x: pr.one_sign_nonzeros(x, count, rows, fragment),
+        lambda x: pr.keep_one_sign_nonzeros(x, count, rows, fragment),
         by_column(w, rows, lambda column: least_loss(column, feasible)),
         lambda out: most_nonzeros(out, rows) <= count and single_signed(out, fragments),
         odd=False,
@@ -243,22 +244,22 @@ def test_one_sign_and_column_nonzeros_together(case: Case, fragment: int) -> Non
 
 def test_a_tie_of_signs_keeps_the_positive() -> None:
     w = torch.tensor([-2.0, 2.0])[None, :, None]
-    assert pr.one_sign(w, [(0, 2)]).flatten().tolist() == [0, 2]
-    assert pr.one_sign_nonzeros(w, 2, 2, 2).flatten().tolist() == [0, 2]
+    assert pr.keep_one_sign(w, [(0, 2)]).flatten().tolist() == [0, 2]
+    assert pr.keep_one_sign_nonzeros(w, 2, 2, 2).flatten().tolist() == [0, 2]
 
 
 def test_weights_too_small_to_add_up_stay_where_they_may() -> None:
     w = torch.tensor([1.0, 1e-12, 0.0, -1e-12])[None, :, None]
-    assert torch.equal(pr.one_sign_nonzeros(w, 3, 4, 1), w)
-    assert torch.equal(pr.one_sign(w, [(0, 3), (3, 1)]), w)
+    assert torch.equal(pr.keep_one_sign_nonzeros(w, 3, 4, 1), w)
+    assert torch.equal(pr.keep_one_sign(w, [(0, 3), (3, 1)]), w)
     assert torch.equal(pr.keep_shapes(w, 3), w)
 
 
 def test_together_is_nearer_than_one_after_the_other() -> None:
     w = torch.tensor([3.0, -2.0, -2.0, -2.0])[None, :, None]
-    after = pr.column_nonzeros(pr.one_sign(w, [(0, 4)]), 1, 4)
+    after = pr.keep_column_nonzeros(pr.keep_one_sign(w, [(0, 4)]), 1, 4)
     assert after.flatten().tolist() == [0, -2, 0, 0]
-    assert pr.one_sign_nonzeros(w, 1, 4, 4).flatten().tolist() == [3, 0, 0, 0]
+    assert pr.keep_one_sign_nonzeros(w, 1, 4, 4).flatten().tolist() == [3, 0, 0, 0]
 
 
 # --- levels ----------------------------------------------------------------------------------------------------------
@@ -274,7 +275,7 @@ def test_levels(case: Case, values: list[int], step: float) -> None:
     grid = torch.tensor([float(value) for value in values])
 
     def project(x: Any) -> Any:
-        return pr.nearest_level(x, grid, torch.tensor(scale))
+        return round_to_levels(x, grid, torch.tensor(scale))
 
     allowed = scale[:, None, :, None] * np.array(values)  # [G, 1, N, L]
     result = project(torch.tensor(w))
@@ -284,7 +285,7 @@ def test_levels(case: Case, values: list[int], step: float) -> None:
     assert np.abs(out - w) == pytest.approx(distance, rel=1e-9, abs=1e-12)
     assert torch.equal(project(result), result)
     assert torch.equal(project(result.float()), project(torch.tensor(w, dtype=torch.float32))) or step == 0.3
-    twice = pr.nearest_level(torch.tensor(w) * 4, grid, torch.tensor(scale) * 4)
+    twice = round_to_levels(torch.tensor(w) * 4, grid, torch.tensor(scale) * 4)
     assert torch.equal(twice, result * 4)
 
 
@@ -292,28 +293,28 @@ def test_half_way_between_levels() -> None:
     w = torch.tensor([-2.5, -1.5, -0.5, 0.5, 1.5, 2.5])[None, :, None]
     one = torch.ones(1, 1)
     whole = torch.arange(-3.0, 4)
-    assert pr.nearest_level(w, whole, one).flatten().tolist() == [-2, -1, 0, 0, 1, 2]
+    assert round_to_levels(w, whole, one).flatten().tolist() == [-2, -1, 0, 0, 1, 2]
     without_zero = torch.tensor([-2.0, -1.0, 1.0, 2.0])
-    assert pr.nearest_level(torch.zeros(1, 1, 1), without_zero, one).item() == -1
-    assert pr.level_index(w, whole, one).flatten().tolist() == [1, 2, 3, 3, 4, 5]
+    assert round_to_levels(torch.zeros(1, 1, 1), without_zero, one).item() == -1
+    assert pr.find_nearest_levels(w, whole, one).flatten().tolist() == [1, 2, 3, 3, 4, 5]
 
 
 def test_bit_line_of_scale_zero_becomes_zero() -> None:
     w = torch.ones(1, 2, 2)
-    out = pr.nearest_level(w, torch.tensor([-1.0, 1.0]), torch.tensor([[0.0, 1.0]]))
+    out = round_to_levels(w, torch.tensor([-1.0, 1.0]), torch.tensor([[0.0, 1.0]]))
     assert out.tolist() == [[[0, 1], [0, 1]]]
 
 
 @pytest.mark.parametrize("levels", [[1.0, 1.0], [1.0, 0.0], []])
 def test_levels_that_are_not_increasing(levels: list[float]) -> None:
     with pytest.raises(CompileError, match="levels must be a list of strictly increasing numbers"):
-        pr.nearest_level(torch.ones(1, 1, 1), torch.tensor(levels), torch.ones(1, 1))
+        round_to_levels(torch.ones(1, 1, 1), torch.tensor(levels), torch.ones(1, 1))
 
 
 @pytest.mark.parametrize("scale", [-1.0, float("nan"), float("inf")])
 def test_scale_that_is_no_scale(scale: float) -> None:
     with pytest.raises(CompileError, match="scale of a bit line is negative or not finite"):
-        pr.nearest_level(torch.ones(1, 1, 1), torch.ones(1), torch.tensor([[scale]]))
+        round_to_levels(torch.ones(1, 1, 1), torch.ones(1), torch.tensor([[scale]]))
 
 
 # --- all of them -----------------------------------------------------------------------------------------------------
@@ -322,11 +323,11 @@ ALL: dict[str, Project] = {
     "filters": lambda w: pr.keep_filters(w, 1),
     "channels": lambda w: pr.keep_channels(w, 1, 2),
     "shapes": lambda w: pr.keep_shapes(w, 1),
-    "blocks": lambda w: pr.keep_blocks(w, 1, 2, 1),
-    "column_nonzeros": lambda w: pr.column_nonzeros(w, 1, 2),
-    "one_sign": lambda w: pr.one_sign(w, [(0, 2), (2, 2)]),
-    "one_sign_nonzeros": lambda w: pr.one_sign_nonzeros(w, 1, 4, 2),
-    "nearest_level": lambda w: pr.nearest_level(w, torch.arange(-1.0, 2), torch.ones(w.shape[0], w.shape[2])),
+    "blocks": lambda w: keep_blocks(w, 1, 2, 1),
+    "column_nonzeros": lambda w: pr.keep_column_nonzeros(w, 1, 2),
+    "one_sign": lambda w: pr.keep_one_sign(w, [(0, 2), (2, 2)]),
+    "keep_one_sign_nonzeros": lambda w: pr.keep_one_sign_nonzeros(w, 1, 4, 2),
+    "round_to_levels": lambda w: round_to_levels(w, torch.arange(-1.0, 2), torch.ones(w.shape[0], w.shape[2])),
 }
 KEPT_OF_EQUALS: dict[str, list[list[float]]] = {
     "filters": [[1, 0], [1, 0], [1, 0], [1, 0]],
@@ -335,8 +336,8 @@ KEPT_OF_EQUALS: dict[str, list[list[float]]] = {
     "blocks": [[1, 0], [1, 0], [0, 0], [0, 0]],
     "column_nonzeros": [[1, 1], [0, 0], [1, 1], [0, 0]],
     "one_sign": [[1, 1], [1, 1], [1, 1], [1, 1]],
-    "one_sign_nonzeros": [[1, 1], [0, 0], [0, 0], [0, 0]],
-    "nearest_level": [[1, 1], [1, 1], [1, 1], [1, 1]],
+    "keep_one_sign_nonzeros": [[1, 1], [0, 0], [0, 0], [0, 0]],
+    "round_to_levels": [[1, 1], [1, 1], [1, 1], [1, 1]],
 }
 
 
@@ -357,7 +358,7 @@ def test_weights_that_are_not_finite(name: str, bad: float) -> None:
 @pytest.mark.parametrize("name", ALL)
 def test_zeros_stay_and_no_zero_is_negative(name: str) -> None:
     assert torch.equal(ALL[name](torch.zeros(2, 4, 2)), torch.zeros(2, 4, 2))
-    if name != "nearest_level":
+    if name != "round_to_levels":
         out = ALL[name](-torch.ones(1, 4, 2))
         assert not torch.signbit(out[out == 0]).any()
 
@@ -376,9 +377,8 @@ def test_strided_and_half_precision_weights(name: str) -> None:
         (lambda w: pr.keep_filters(w, 0), "filters"),
         (lambda w: pr.keep_channels(w, 0, 1), "channels"),
         (lambda w: pr.keep_shapes(w, -1), "shapes"),
-        (lambda w: pr.keep_blocks(w, 0, 2, 2), "blocks"),
-        (lambda w: pr.column_nonzeros(w, 0, 2), "column_nonzeros"),
-        (lambda w: pr.one_sign_nonzeros(w, 0, 2, 2), "column_nonzeros"),
+        (lambda w: pr.keep_column_nonzeros(w, 0, 2), "column_nonzeros"),
+        (lambda w: pr.keep_one_sign_nonzeros(w, 0, 2, 2), "column_nonzeros"),
     ],
 )
 def test_count_that_leaves_nothing(project: Project, key: str) -> None:

@@ -1,4 +1,4 @@
-"""Levels of weights and codes of inputs: against numpy and against onnxruntime's QuantizeLinear."""
+"""Levels and codes of weights, against numpy."""
 
 from __future__ import annotations
 
@@ -7,23 +7,21 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mcompiler.errors import CompileError
 from mcompiler.geometry import array_shape
 from mcompiler.target import Target, load_target
-from tests.support.builds import model, node, run_plain
 
 torch = pytest.importorskip("torch")
 
 from mcompiler.admm.quantise import (  # noqa: E402
-    InputQuantiser,
     Levels,
     LevelSet,
     MappedWeight,
-    best_scale,
-    weight_levels,
+    fit_scales,
+    get_weight_levels,
 )
 
 PROPERTY = settings(max_examples=60, deadline=None)
@@ -52,7 +50,7 @@ def chip(base: str, *overrides: str) -> Target:
     ],
 )
 def test_the_grid_is_symmetric_and_within_bits_and_cells(base: str, overrides: tuple[str, ...], top: int) -> None:
-    levels = weight_levels(chip(base, *overrides), LevelSet.GRID)
+    levels = get_weight_levels(chip(base, *overrides), LevelSet.GRID)
     assert levels == Levels(tuple(range(-top, top + 1)), True)
     assert levels is not None
     assert levels.top == top
@@ -60,23 +58,23 @@ def test_the_grid_is_symmetric_and_within_bits_and_cells(base: str, overrides: t
 
 def test_a_layer_has_its_own_precision() -> None:
     target = chip("generic_128", "precision.layers.conv1.weights=4", "precision.layers.conv1.inputs=6")
-    tops = [levels.top for name in ("conv1", "conv2", "") if (levels := weight_levels(target, LevelSet.GRID, name))]
+    tops = [levels.top for name in ("conv1", "conv2", "") if (levels := get_weight_levels(target, LevelSet.GRID, name))]
     assert tops == [7, 127, 127]
     assert [target.layer_bits(name)[1] for name in ("conv1", "conv2", "")] == [6, 8, 8]
 
 
 def test_levels_from_a_table() -> None:
-    measured = weight_levels(chip("generic_128", *MEANS), LevelSet.MEASURED)
+    measured = get_weight_levels(chip("generic_128", *MEANS), LevelSet.MEASURED)
     assert measured == Levels((-4096, -2800, -1300, 0, 1300, 2800, 4096), False)
     target = chip("generic_128", *UNFORMED)
     pedestal, step = 4096 / 99, 4096 / 3  # g_max is 100 times g_min, four levels
     formed = [round(pedestal + level * step) for level in range(4)]
-    without = weight_levels(target, LevelSet.WITHOUT_ZERO)
+    without = get_weight_levels(target, LevelSet.WITHOUT_ZERO)
     assert without == Levels((*(-code for code in reversed(formed)), *formed), False)
 
 
 def test_float_weights_have_no_levels() -> None:
-    assert weight_levels(chip("generic_128"), LevelSet.NONE) is None
+    assert get_weight_levels(chip("generic_128"), LevelSet.NONE) is None
 
 
 @pytest.mark.parametrize(
@@ -89,13 +87,17 @@ def test_float_weights_have_no_levels() -> None:
             LevelSet.MEASURED,
             r"target 'generic_128' has no device\.level_means, which .* needs",
         ),
-        ((), LevelSet.WITHOUT_ZERO, r"has no encoding\.partner = 'unformed', which .* needs; give it, or take 'grid'"),
-        (MEANS, LevelSet.WITHOUT_ZERO, r"has no encoding\.partner = 'unformed', .* take 'measured'"),
+        (
+            (),
+            LevelSet.WITHOUT_ZERO,
+            r"has no encoding\.partner = 'unformed', which .* needs; give it, or choose 'grid'",
+        ),
+        (MEANS, LevelSet.WITHOUT_ZERO, r"has no encoding\.partner = 'unformed', .* choose 'measured'"),
     ],
 )
 def test_a_target_without_the_level_set(overrides: tuple[str, ...], kind: LevelSet, message: str) -> None:
     with pytest.raises(CompileError, match=message):
-        weight_levels(chip("generic_128", *overrides), kind)
+        get_weight_levels(chip("generic_128", *overrides), kind)
 
 
 # --- scales ----------------------------------------------------------------------------------------------------------
@@ -110,9 +112,12 @@ LEVELS = st.sampled_from(
 )
 MATRICES = st.builds(
     lambda seed, g, k, n, size: torch.randn(g, k, n, generator=torch.Generator().manual_seed(seed)) * size,
-    st.integers(0, 1 << 20), st.integers(1, 2), st.integers(1, 9), st.integers(1, 4),
+    st.integers(0, 1 << 20),
+    st.integers(1, 2),
+    st.integers(1, 9),
+    st.integers(1, 4),
     st.sampled_from([1e-20, 1.0, 1e9]),
-)  # fmt: skip
+)
 
 
 def error(matrix: Any, levels: Levels, scale: Any) -> npt.NDArray[np.float64]:
@@ -125,7 +130,7 @@ def error(matrix: Any, levels: Levels, scale: Any) -> npt.NDArray[np.float64]:
 @PROPERTY
 @given(MATRICES, LEVELS)
 def test_the_fitted_scale_is_no_worse_than_that_of_the_largest_weight(matrix: Any, levels: Levels) -> None:
-    scale = best_scale(matrix, levels)
+    scale = fit_scales(matrix, levels)
     simple = matrix.abs().amax(dim=1) / levels.top
     assert bool((scale > 0).all())
     rounding = 1e-12 * np.square(matrix.double().numpy()).sum(axis=1)
@@ -137,7 +142,7 @@ def test_the_fitted_scale_is_no_worse_than_that_of_the_largest_weight(matrix: An
 def test_the_fitted_scale_goes_with_its_bit_line(matrix: Any, levels: Levels, random: Any) -> None:
     order = list(range(matrix.shape[2]))
     random.shuffle(order)
-    assert torch.equal(best_scale(matrix[:, :, order].contiguous(), levels), best_scale(matrix, levels)[:, order])
+    assert torch.equal(fit_scales(matrix[:, :, order].contiguous(), levels), fit_scales(matrix, levels)[:, order])
 
 
 @PROPERTY
@@ -146,7 +151,7 @@ def test_weights_on_levels_keep_codes_and_scale(seed: int, levels: Levels, scale
     codes = np.random.default_rng(seed).choice(levels.codes, (1, 6, 3))
     codes[:, 0] = levels.top
     matrix = torch.tensor(codes * scale, dtype=torch.float32)
-    found = best_scale(matrix, levels)
+    found = fit_scales(matrix, levels)
     assert torch.allclose(found, torch.full_like(found, scale), rtol=1e-6)
     np.testing.assert_array_equal(levels.nearest(matrix, found).numpy(), codes)
 
@@ -154,7 +159,7 @@ def test_weights_on_levels_keep_codes_and_scale(seed: int, levels: Levels, scale
 def test_dead_and_vanishing_bit_lines_have_a_scale_that_divides() -> None:
     matrix = torch.tensor([[[0.0, 1e-44, 1.0], [0.0, 0.0, -3.0]]])
     levels = Levels(tuple(range(-127, 128)), True)
-    scale = best_scale(matrix, levels)
+    scale = fit_scales(matrix, levels)
     assert float(scale[0, 0]) == 1
     codes = levels.nearest(matrix, scale)
     assert bool(torch.isfinite(codes).all())
@@ -164,7 +169,7 @@ def test_dead_and_vanishing_bit_lines_have_a_scale_that_divides() -> None:
 @PROPERTY
 @given(MATRICES, LEVELS)
 def test_nearest_codes_are_the_nearest_of_the_set(matrix: Any, levels: Levels) -> None:
-    scale = best_scale(matrix, levels)
+    scale = fit_scales(matrix, levels)
     codes = levels.nearest(matrix, scale).double().numpy()
     assert set(codes.ravel().tolist()) <= {*levels.codes}
     real = matrix.double().numpy() / scale.double().numpy()[:, None]
@@ -177,7 +182,7 @@ def test_a_pruned_weight_has_code_zero_even_where_that_is_no_level() -> None:
     matrix = torch.tensor([[[0.0], [0.1], [-0.1], [4.0]]])
     assert levels.nearest(matrix, torch.ones(1, 1))[0, :, 0].tolist() == [0, 1, -1, 4]
     lone = torch.tensor([[[0.0], [0.0], [0.0], [2.0]]])
-    assert float(best_scale(lone, levels)[0, 0]) in (0.5, pytest.approx(2 / 3), 2.0)  # pruned weights do not count
+    assert float(fit_scales(lone, levels)[0, 0]) in (0.5, pytest.approx(2 / 3), 2.0)  # pruned weights do not count
 
 
 # --- the parametrisation ---------------------------------------------------------------------------------------------
@@ -243,7 +248,7 @@ def test_held_lines_keep_one_weight_and_change_no_others(seed: int, signed: bool
             torch.rand(weight.shape, generator=torch.Generator().manual_seed(seed)) < 0.5, -1.0, 1.0
         )
     plain = entry.codes(weight)
-    entry.hold_lines = True
+    entry.preserve_lines = True
     held = entry.codes(weight)
     assert not bool(held[~entry.mask].any())
     assert torch.equal(held[plain != 0], plain[plain != 0])
@@ -262,146 +267,10 @@ def test_held_lines_keep_one_weight_and_change_no_others(seed: int, signed: bool
         assert torch.equal(held, plain)
 
 
-# --- inputs ----------------------------------------------------------------------------------------------------------
-
-VALUES = st.one_of(
-    st.floats(-1e4, 1e4, width=32),
-    st.sampled_from([0.0, -0.0, 3e38, -3e38, 1e-40, float("inf"), -float("inf")]),
-)
-SCALES = st.one_of(st.sampled_from([0.5, 0.25, 1.0, 2.0**-7]), st.floats(2.0**-20, 2.0**10, width=32))
-
-
-def fixed(scale: float, zero_point: int, bits: int = 8) -> InputQuantiser:
-    quantiser = InputQuantiser(bits)
-    quantiser.scale.fill_(scale)
-    quantiser.zero_point.fill_(zero_point)
-    quantiser.frozen = True
-    return quantiser
-
-
-def onnx_codes(x: npt.NDArray[np.float32], scale: float, zero_point: int) -> npt.NDArray[np.int64]:
-    """Codes of onnxruntime, zero point subtracted."""
-    constants: dict[str, Any] = {"s": np.array(scale, np.float32), "z": np.array(zero_point, np.uint8)}
-    emitted = model([node("QuantizeLinear", "x s z")], {"x": x}, constants, kinds={"y": 2})
-    return run_plain(emitted, {"x": x}, optimise=False)["y"].astype(np.int64) - zero_point  # type: ignore[no-any-return]
-
-
-@settings(max_examples=80, deadline=None)
-@given(st.lists(VALUES, min_size=1, max_size=40), SCALES, st.integers(0, 255))
-@example([0.5, 1.5, 2.5, -0.5, -1.5, 254.5, 255.5], 1.0, 0)
-@example([0.25, 0.75, 1.25, -0.25, -0.75, 100.25], 0.5, 17)
-def test_codes_are_those_of_onnxruntime(values: list[float], scale: float, zero_point: int) -> None:
-    x = np.array(values, np.float32)
-    found = fixed(scale, zero_point).codes(torch.tensor(x))
-    np.testing.assert_array_equal(found.numpy().astype(np.int64), onnx_codes(x, scale, zero_point))
-
-
-def test_halves_on_every_code_round_as_in_onnxruntime() -> None:
-    scale = 0.0371
-    x = (np.arange(-300, 600, dtype=np.float32) + np.float32(0.5)) * np.float32(scale)
-    x = np.concatenate([x, np.nextafter(x, np.float32(np.inf)), np.nextafter(x, np.float32(-np.inf))])
-    found = fixed(scale, 100).codes(torch.tensor(x))
-    np.testing.assert_array_equal(found.numpy().astype(np.int64), onnx_codes(x, scale, 100))
-
-
-@PROPERTY
-@given(st.integers(0, 1 << 20), SCALES, st.integers(0, 15))
-def test_forward_gives_codes_times_scale_but_for_ties(seed: int, scale: float, zero_point: int) -> None:
-    quantiser = fixed(scale, zero_point, 4)
-    x = torch.randn(50, generator=torch.Generator().manual_seed(seed)) * scale * 20
-    x = x[((x / scale).frac().abs() - 0.5).abs() > 1e-3]
-    assert torch.allclose(quantiser(x), quantiser.codes(x) * quantiser.scale, rtol=1e-6, atol=0)
-
-
-def test_gradients_pass_within_the_range_only() -> None:
-    x = torch.tensor([-0.6, 0.3, 5.0, 16.0], requires_grad=True)
-    fixed(1.0, 0, 4)(x).sum().backward()
-    assert x.grad is not None
-    assert x.grad.tolist() == [0, 1, 1, 0]
-
-
-def observed(values: Any, method: str, bits: int = 8) -> InputQuantiser:
-    quantiser = InputQuantiser(bits)
-    quantiser.observing = True
-    for part in values if isinstance(values, list) else [values]:
-        assert quantiser(part) is part
-    quantiser.freeze("conv1", method)
-    return quantiser
-
-
-def mean_error(quantiser: InputQuantiser, x: Any) -> float:
-    return float(((quantiser.codes(x) * quantiser.scale - x).double() ** 2).mean())
-
-
-@PROPERTY
-@given(st.integers(0, 1 << 20), st.sampled_from([2, 4, 8]), st.sampled_from([-3.0, 0.0, 0.7]), st.booleans())
-def test_ranges(seed: int, bits: int, shift: float, rectified: bool) -> None:
-    generator = torch.Generator().manual_seed(seed)
-    x = torch.randn(400, generator=generator) ** 3 + shift
-    x = x.relu() if rectified else x
-    full, least = observed(x, "minmax", bits), observed(x, "mse", bits)
-    for quantiser in (full, least):
-        assert 0 <= int(quantiser.zero_point) <= quantiser.largest
-        assert float(quantiser(torch.zeros(1))) == 0  # zero has a code
-        assert quantiser.frozen
-        assert not quantiser.observing
-    assert mean_error(least, x) <= mean_error(full, x) * (1 + 1e-6)
-    step = float(full.scale)
-    assert bool(
-        ((full.codes(x) * step - x).abs() <= step * 1.001).all()
-    )  # nothing clips but by the zero point's rounding
-    if rectified:
-        assert int(full.zero_point) == int(least.zero_point) == 0
-
-
-def test_minmax_takes_in_every_batch_and_zero() -> None:
-    quantiser = observed([torch.tensor([1.0, 2.0]), torch.tensor([[3.0], [5.1]]), torch.zeros(0, 3)], "minmax")
-    assert float(quantiser.scale) == pytest.approx(5.1 / 255)
-    assert int(quantiser.zero_point) == 0
-    negative = observed(torch.tensor([-5.1, -2.0]), "minmax")
-    assert int(negative.zero_point) == 255
-
-
-@pytest.mark.parametrize("method", ["mse", "minmax"])
-def test_an_input_of_zeros_has_a_range(method: str) -> None:
-    quantiser = observed(torch.zeros(5), method)
-    assert (float(quantiser.scale), int(quantiser.zero_point)) == (1, 0)
-    assert quantiser(torch.tensor([0.0, 1.0])).tolist() == [0, 1]
-
-
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
-def test_an_input_that_is_not_finite_is_an_error(value: float) -> None:
-    message = (
-        "node 'conv1': its input is not finite on the calibration batches; check the data and lower the learning rate"
-    )
-    with pytest.raises(CompileError) as caught:
-        observed([torch.ones(3), torch.tensor([1.0, value]), torch.ones(3)], "mse")
-    assert str(caught.value) == message
-
-
-def test_a_layer_that_sees_nothing_is_an_error() -> None:
-    with pytest.raises(CompileError, match="node 'conv1': saw no input while ranges were observed; is the layer used"):
-        InputQuantiser(8).freeze("conv1")
-
-
-def test_the_sample_of_a_large_input_sees_all_of_it() -> None:
-    """A power of two of channels and pixels: a stride would see one pixel only."""
-    x = torch.zeros(8, 64, 32, 32)
-    x[:, :, 31, 31] = 1.0
-    x[:, 63] = 2.0
-    quantiser = InputQuantiser(8)
-    quantiser.observing = True
-    quantiser(x)
-    sample = quantiser.samples[0]
-    assert len(sample) == 8192
-    assert float((sample == 2).float().mean()) == pytest.approx(1 / 64, rel=0.1)
-    assert float((sample == 1).float().mean()) == pytest.approx(1 / 1024, rel=0.5)
-
-
 def test_bits_of_a_pair_and_its_arrays_agree_with_the_geometry() -> None:
     """The grid's largest code fits the slices of the target's arrays."""
     target = chip("generic_128")
     shape = array_shape(target)
-    levels = weight_levels(target, LevelSet.GRID)
+    levels = get_weight_levels(target, LevelSet.GRID)
     assert levels is not None
     assert levels.top <= (1 << (shape.cell_bits * shape.slices)) - 1

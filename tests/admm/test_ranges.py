@@ -1,4 +1,4 @@
-"""Input quantisers at layers: who shares one, what they observe, when they act."""
+"""Input quantisers at layers: who shares one, what they observe_ranges, when they act."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ torch = pytest.importorskip("torch")
 
 from torch import nn  # noqa: E402
 
-from mcompiler.admm.distributed import Ranks  # noqa: E402
-from mcompiler.admm.loop import Setting  # noqa: E402
+from mcompiler.admm.distributed import ProcessRank  # noqa: E402
+from mcompiler.admm.loop import ComputeSettings  # noqa: E402
 from mcompiler.admm.lowering import find_layers  # noqa: E402
-from mcompiler.admm.ranges import attach_quantisers, freeze_ranges, observe  # noqa: E402
+from mcompiler.admm.ranges import attach_quantisers, freeze_ranges, observe_ranges  # noqa: E402
 
-CPU = Setting(torch.device("cpu"), False, False, Ranks())
+CPU = ComputeSettings(torch.device("cpu"), False, False, ProcessRank())
 TARGET = load_target("generic_128", ["precision.layers.c.inputs=4"])
 
 
@@ -55,7 +55,7 @@ def test_observing_changes_nothing_and_freezing_makes_codes() -> None:
     model.train()
     with torch.no_grad():
         assert torch.equal(model(x), plain(x))
-        observe(model, quantisers, iter([(x, 0), (x * 2, 0), (x * 100, 0)]), 2, CPU)
+        observe_ranges(model, quantisers, iter([(x, 0), (x * 2, 0), (x * 100, 0)]), 2, CPU)
         assert model.training
         assert torch.equal(model(x), plain(x))
         freeze_ranges(quantisers, "minmax")
@@ -71,7 +71,7 @@ def test_observation_is_in_inference_mode() -> None:
     model: Any = nn.Sequential(nn.Dropout(0.9), nn.Linear(4, 2), nn.BatchNorm1d(2))
     quantisers = attach_quantisers(model, find_layers(model), (), TARGET)
     before = model[2].running_mean.clone()
-    observe(model, quantisers, [(torch.ones(3, 4), 0)], 5, CPU)
+    observe_ranges(model, quantisers, [(torch.ones(3, 4), 0)], 5, CPU)
     assert float(quantisers["1"].high) == 1
     assert torch.equal(model[2].running_mean, before)
 
@@ -79,14 +79,16 @@ def test_observation_is_in_inference_mode() -> None:
 def test_a_layer_without_observations_and_a_batch_that_is_no_pair_are_named() -> None:
     model, quantisers = attached()
     with pytest.raises(CompileError, match="a batch is a Tensor, not a pair"):
-        observe(model, quantisers, [torch.ones(2, 2)], 1, CPU)
-    with pytest.raises(CompileError, match="node 'a': saw no input while ranges were observed"):
+        observe_ranges(model, quantisers, [torch.ones(2, 2)], 1, CPU)
+    with pytest.raises(CompileError, match="node 'a': got no input while input ranges were observed"):
         freeze_ranges(quantisers, "mse")
 
 
 def test_bfloat16_values_are_quantised_in_float32() -> None:
     model, quantisers = attached()
-    observe(model, quantisers, [(torch.randn(8, 2), 0)], 1, Setting(torch.device("cpu"), True, False, Ranks()))
+    observe_ranges(
+        model, quantisers, [(torch.randn(8, 2), 0)], 1, ComputeSettings(torch.device("cpu"), True, False, ProcessRank())
+    )
     freeze_ranges(quantisers, "mse")
     y = quantisers["d"](torch.randn(3, 2, dtype=torch.bfloat16))
     assert y.dtype is torch.float32
@@ -96,7 +98,7 @@ def test_bfloat16_values_are_quantised_in_float32() -> None:
 
 def test_quantisers_travel_in_the_state_of_the_model() -> None:
     model, quantisers = attached()
-    observe(model, quantisers, [(torch.randn(8, 2), 0)], 1, CPU)
+    observe_ranges(model, quantisers, [(torch.randn(8, 2), 0)], 1, CPU)
     freeze_ranges(quantisers, "mse")
     other, theirs = attached()
     other.load_state_dict(model.state_dict())

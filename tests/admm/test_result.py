@@ -19,12 +19,14 @@ torch = pytest.importorskip("torch")
 from torch import nn  # noqa: E402
 
 from mcompiler.admm.compressor import Compressor  # noqa: E402
-from mcompiler.admm.constraints import Structure  # noqa: E402
-from mcompiler.admm.distributed import Ranks  # noqa: E402
-from mcompiler.admm.loop import Setting  # noqa: E402
-from mcompiler.admm.ranges import attach_quantisers, freeze_ranges, observe  # noqa: E402
+from mcompiler.admm.distributed import ProcessRank  # noqa: E402
+from mcompiler.admm.loop import ComputeSettings  # noqa: E402
+from mcompiler.admm.ranges import attach_quantisers, freeze_ranges, observe_ranges  # noqa: E402
 from mcompiler.admm.result import Compressed  # noqa: E402
-from mcompiler.admm.spec import Spec  # noqa: E402
+from mcompiler.admm.spec import (  # noqa: E402
+    Spec,
+    Structure,
+)
 
 SMALL = ["array.rows=8", "array.columns=16", "array.rows_active=8"]
 FIGURES = {"dense": 0.5, "projected": 0.25, "quantised": None}
@@ -42,12 +44,22 @@ def compressed(bits: int = 8) -> Compressed:
     compressor.project()
     x = torch.randn(6, 2, 4, 4)
     quantisers = attach_quantisers(model, compressor.layers, (), target)
-    observe(model, quantisers, [(x, None)], 1, Setting(torch.device("cpu"), False, False, Ranks()))
+    observe_ranges(model, quantisers, [(x, None)], 1, ComputeSettings(torch.device("cpu"), False, False, ProcessRank()))
     freeze_ranges(quantisers, "mse")
     return Compressed(
-        model, target, compressor.layers, (), (x,), structures, FIGURES, dense, weights, compressor.tiles(),
-        {"0": {"it is tied to channels that are in use": 2}}, {"rnn": "LSTM"},
-    )  # fmt: skip
+        model=model,
+        target=target,
+        layers=compressor.layers,
+        batchnorm_pairs=(),
+        example=(x,),
+        structures=structures,
+        figures=FIGURES,
+        dense_tiles=dense,
+        dense_weights=weights,
+        tiles=compressor.tiles(),
+        pinned_filters={"0": {"it is tied to channels that are in use": 2}},
+        uncompressed={"rnn": "LSTM"},
+    )
 
 
 def test_report_counts_what_is_left_and_what_was_there() -> None:

@@ -16,17 +16,17 @@ from mcompiler.errors import CompileError
 
 torch = pytest.importorskip("torch")
 
-from mcompiler.admm.constraints import Structure  # noqa: E402
 from mcompiler.admm.quantise import LevelSet  # noqa: E402
 from mcompiler.admm.spec import (  # noqa: E402
     Admm,
     Budget,
+    LearningRateSchedule,
     Optimiser,
     Purify,
     Quantisation,
     Retrain,
-    Schedule,
     Spec,
+    Structure,
 )
 
 FULL = """
@@ -91,7 +91,7 @@ def test_every_section_of_a_file(tmp_path: Path) -> None:
             epochs=3,
             updates_per_epoch=2,
             levels=False,
-            optimiser=Optimiser(name="adamw", learning_rate=1.0, schedule=Schedule.LINEAR),
+            optimiser=Optimiser(name="adamw", learning_rate=1.0, schedule=LearningRateSchedule.LINEAR),
         ),
         retrain=Retrain(epochs=5, float_epochs=2),
         quantisation=Quantisation(levels=LevelSet.MEASURED, inputs=False, input_range="minmax", batches=4),
@@ -116,59 +116,67 @@ def test_an_empty_file_is_the_default(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("sed = 1", "sed: unknown key; did you mean 'seed'?"),
-        ("[admm.optimizer]\nname = 'sgd'", "admm.optimizer: unknown key; did you mean 'admm.optimiser'?"),
-        ("[retrain]\nxyz = 1", "retrain.xyz: unknown key; there are epochs, float_epochs, optimiser"),
-        ("seed = 1.5", "seed: 1.5 is no whole number"),
-        ("seed = true", "seed: True is no whole number"),
-        ("channels_last = 1", "channels_last: 1 is no true or false"),
-        ("[admm]\nrho = [0.1, 'x']", "admm.rho: 'x' is no number"),
-        ("[admm]\nrho = 0.1", "admm.rho: 0.1 is no list"),
-        ("skip = 'conv1'", "skip: 'conv1' is no list"),
-        ("skip = [1]", "skip: 1 is no string"),
-        ("admm = 3", "admm: 3 is no table; write [admm]"),
-        ("[[retrain]]\nepochs = 1", "retrain: [{'epochs': 1}] is no table; write [retrain]"),
-        ("layers = 3", 'layers: give one table per layer, [layers."name"]'),
-        ("precision = 'float16'", "precision: 'float16' is none of 'float32', 'bfloat16'"),
+        ("[admm.optimizer]\nname = 'sgd'", "admm.optimizer: unknown key; did you mean 'optimiser'?"),
+        ("[admm.optimiser]\nnme = 'sgd'", "admm.optimiser.nme: unknown key; did you mean 'name'?"),
+        ("[retrain.noise]\ntime = 1", "retrain.noise.time: unknown key; did you mean 'time_s'?"),
+        ("[retrain]\nxyz = 1", "retrain.xyz: unknown key; known here: epochs, float_epochs, optimiser, noise"),
+        ("seed = 1.5", "seed: must be a whole number, not 1.5"),
+        ("seed = true", "seed: must be a whole number, not true"),
+        ("channels_last = 1", "channels_last: must be true or false, not 1"),
+        ("[admm]\nrho = [0.1, 'x']", "admm.rho: must be a number, not 'x'"),
+        ("[admm]\nrho = 0.1", "admm.rho: must be a list, not 0.1"),
+        ("skip = 'conv1'", "skip: must be a list, not 'conv1'"),
+        ("skip = [1]", "skip: must be text in quotes, not 1"),
+        ("admm = 3", "admm: must be a table, not 3"),
+        ("[[retrain]]\nepochs = 1", "retrain: must be a table, not a list"),
+        ("layers = 3", "layers: must be a table, not 3"),
+        (
+            "precision = 'float16'",
+            "precision: must be 'float32' or 'bfloat16', not 'float16'; did you mean 'bfloat16'?",
+        ),
         (
             "[quantisation]\nlevels = 'gird'",
-            "quantisation.levels: 'gird' is none of 'grid', 'measured', 'without_zero', ",
+            "quantisation.levels: must be 'grid', 'measured', 'without_zero' or 'none', not 'gird'; did you",
         ),
-        ("[admm.optimiser]\nschedule = 3", "admm.optimiser.schedule: 3 is none of 'constant', 'cosine', 'linear'"),
-        ("seed = -1", "seed: -1 is out of range; give 0 or more"),
-        ("[admm]\nrho = []", "admm.rho: () is out of range; give positive numbers"),
-        ("[admm]\nrho = [0.1, 0]", "admm.rho: (0.1, 0.0) is out of range; give positive numbers"),
-        ("[admm]\nrho = [inf]", "admm.rho: (inf,) is out of range"),
-        ("[admm]\nepochs = -1", "admm.epochs: -1 is out of range; give 0 or more"),
-        ("[admm]\nupdates_per_epoch = 0", "admm.updates_per_epoch: 0 is out of range; give at least 1"),
-        ("[retrain]\nepochs = -2", "retrain.epochs: -2 is out of range"),
+        ("[admm.optimiser]\nschedule = 3", "admm.optimiser.schedule: must be 'constant', 'cosine' or 'linear', not 3"),
+        ("seed = -1", "seed: must be at least 0, not -1"),
+        ("[admm]\nrho = []", "admm.rho: holds 0 values; give at least 1"),
+        ("[admm]\nrho = [0.1, 0]", "admm.rho: must be above 0, not 0"),
+        ("[admm]\nrho = [inf]", "admm.rho: must be finite, not inf"),
+        ("[admm]\nepochs = -1", "admm.epochs: must be at least 0, not -1"),
+        ("[admm]\nupdates_per_epoch = 0", "admm.updates_per_epoch: must be at least 1, not 0"),
+        ("[retrain]\nepochs = -2", "retrain.epochs: must be at least 0, not -2"),
         (
             "[retrain]\nepochs = 1\nfloat_epochs = 2",
-            "retrain.float_epochs: 2 is out of range; give at most retrain.epochs",
+            "retrain.float_epochs: must be at most the epochs of this section, 1, not 2",
         ),
-        ("[quantisation]\nbatches = 0", "quantisation.batches: 0 is out of range; give at least 1"),
-        ("[budget]\ncrossbars = 4\nbatches = 0", "budget.batches: 0 is out of range; give at least 1"),
-        ("[purify]\ncolumns = -1", "purify.columns: -1 is out of range"),
-        ("[purify]\nenergy = nan", "purify.energy: nan is out of range"),
-        ("[admm.optimiser]\nlearning_rate = 0", "admm.optimiser.learning_rate: 0.0 is out of range; give a positive"),
-        ("[retrain.optimiser]\nlearning_rate = nan", "retrain.optimiser.learning_rate: nan is out of range"),
-        (f"[retrain.optimiser]\nlearning_rate = 1{'0' * 400}", "retrain.optimiser.learning_rate: inf is out of range"),
-        (
-            "[admm.optimiser]\nmomentum = 1",
-            "admm.optimiser.momentum: 1.0 is out of range; give 0 up to, not including, 1",
-        ),
-        ("[admm.optimiser]\nweight_decay = inf", "admm.optimiser.weight_decay: inf is out of range"),
-        (
-            "[retrain.optimiser]\nwarmup = 1.1",
-            "retrain.optimiser.warmup: 1.1 is out of range; give a share from 0 to 1",
-        ),
-        ("[retrain.optimiser]\nclip = -1", "retrain.optimiser.clip: -1.0 is out of range; give 0 (off) or more"),
-        ("[budget]\nlayers = 'all'", "[budget] gives no limit; give one of crossbars, energy_j, area_m2"),
-        ("[budget]\ncrossbars = 1\nenergy_j = 1", "[budget] gives crossbars and energy_j; give one of"),
-        ("[budget]\nenergy_j = 0", "[budget] energy_j = 0 buys nothing; give more than zero"),
+        ("[retrain]\nfloat_epochs = 2\nepochs = 1", "retrain.float_epochs: must be at most the epochs of this section"),
+        ("[quantisation]\nbatches = 0", "quantisation.batches: must be at least 1, not 0"),
+        ("[budget]\ncrossbars = 4\nbatches = 0", "budget.batches: must be at least 1, not 0"),
+        ("[purify]\ncolumns = -1", "purify.columns: must be at least 0, not -1"),
+        ("[purify]\nenergy = nan", "purify.energy: must be finite, not nan"),
+        ("[admm.optimiser]\nlearning_rate = 0", "admm.optimiser.learning_rate: must be above 0, not 0"),
+        ("[retrain.optimiser]\nlearning_rate = nan", "retrain.optimiser.learning_rate: must be finite, not nan"),
+        (f"[retrain.optimiser]\nlearning_rate = 1{'0' * 400}", "retrain.optimiser.learning_rate: must be a number"),
+        ("[admm.optimiser]\nmomentum = 1", "admm.optimiser.momentum: must be below 1, not 1"),
+        ("[admm.optimiser]\nweight_decay = inf", "admm.optimiser.weight_decay: must be finite, not inf"),
+        ("[retrain.optimiser]\nwarmup = 1.1", "retrain.optimiser.warmup: must be at most 1, not 1.1"),
+        ("[retrain.optimiser]\nclip = -1", "retrain.optimiser.clip: must be at least 0, not -1"),
+        ("[budget]\nlayers = 'all'", "budget: gives no limit; give one of crossbars, energy_j, area_m2"),
+        ("[budget]\ncrossbars = 1\nenergy_j = 1", "budget: gives crossbars and energy_j; give one of"),
+        ("[budget]\nenergy_j = 0", "budget.energy_j: must be above 0, not 0"),
         ("skip = ['a']\n[layers.a]\nfilters = 1", "layer 'a' is in both `layers` and `skip`; take it out of one"),
-        ("[layers.a]\nfilter = 1", "node 'a': unknown key 'filter' in its structure; did you mean 'filters'?"),
-        ("[layers.a]\nfilters = 0", "node 'a': filters = 0 would leave an empty layer"),
-        ("[layers]\na = 3", "node 'a': its structure is no table"),
+        (
+            "[quantisation]\nlevels = 'none'\n[retrain.noise]",
+            "quantisation.levels: must not be 'none' with [retrain.noise], which needs weights on levels",
+        ),
+        ("[layers.a]\nfilter = 1", "layers.a.filter: unknown key; did you mean 'filters'?"),
+        (
+            "[layers.filters]\nzzz = 1",
+            "layers.filters.zzz: unknown key; known here: filters, channels, shapes, blocks,",
+        ),
+        ("[layers.a]\nfilters = 0", "layers.a.filters: must be at least 1, not 0"),
+        ("[layers]\na = 3", "layers.a: must be a table, not 3"),
         ("seed = ", "cannot be read as TOML"),
     ],
 )
@@ -178,6 +186,51 @@ def test_a_wrong_line_is_named_with_file_place_and_remedy(tmp_path: Path, text: 
         Spec.load(path)
     assert str(caught.value).startswith(f"{path}: ")
     assert message in str(caught.value)
+
+
+def test_all_faults_of_a_file_are_reported_at_once(tmp_path: Path) -> None:
+    path = write(tmp_path, "sed = 1\n[admm]\nepochs = -1\n[layers.a]\nfilters = 0\n[retrain.optimiser]\nwarmup = 2")
+    with pytest.raises(CompileError) as caught:
+        Spec.load(path)
+    assert sorted(str(caught.value).splitlines()) == [
+        f"{path}: admm.epochs: must be at least 0, not -1",
+        f"{path}: layers.a.filters: must be at least 1, not 0",
+        f"{path}: retrain.optimiser.warmup: must be at most 1, not 2",
+        f"{path}: sed: unknown key; did you mean 'seed'?",
+    ]
+
+
+def test_a_wrong_value_in_python_is_a_compile_error_that_names_class_and_field() -> None:
+    with pytest.raises(CompileError, match=r"^admm\.Optimiser: momentum: must be below 1, not 1$"):
+        Optimiser(momentum=1)
+    with pytest.raises(CompileError, match=r"^layers: must be a table, not 3$"):
+        Spec(layers=3)  # type: ignore[arg-type]
+    with pytest.raises(CompileError, match=r"^seed: must be at least 0, not -1$"):
+        dataclasses.replace(Spec(), seed=-1)
+
+
+@pytest.mark.parametrize("key", ["filters", "channels", "shapes", "blocks", "column_nonzeros"])
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (0, "must be at least 1, not 0"),
+        (-3, "must be at least 1, not -3"),
+        (1.5, "must be a whole number, not 1.5"),
+        (True, "must be a whole number, not true"),
+        ("8", "must be a whole number, not '8'"),
+    ],
+)
+def test_a_limit_of_a_structure_is_a_positive_whole_number(key: str, value: Any, message: str) -> None:
+    with pytest.raises(CompileError) as caught:
+        Structure(**{key: value})
+    assert str(caught.value) == f"admm.Structure: {key}: {message}"
+
+
+def test_a_structure_without_limits() -> None:
+    assert Structure().is_unconstrained
+    assert not Structure(one_sign=True).is_unconstrained
+    with pytest.raises(CompileError, match=r"^admm\.Structure: one_sign: must be true or false, not 1$"):
+        Structure(one_sign=1)  # type: ignore[arg-type]
 
 
 def test_missing_and_unreadable_files(tmp_path: Path) -> None:
@@ -198,7 +251,7 @@ OPTIMISERS = st.builds(
     learning_rate=POSITIVE,
     momentum=st.floats(0, 0.99),
     weight_decay=st.floats(0, 1),
-    schedule=st.sampled_from(Schedule),
+    schedule=st.sampled_from(LearningRateSchedule),
     warmup=st.floats(0, 1),
     clip=st.floats(0, 10),
 )
@@ -259,18 +312,15 @@ def changed(value: Any) -> Any:
     """Another value of the same kind, in range for every field of a specification."""
     if isinstance(value, bool):
         return not value
-    if isinstance(value, LevelSet | Schedule):
+    if isinstance(value, LevelSet | LearningRateSchedule):
         return next(entry for entry in type(value) if entry is not value)
     if isinstance(value, int):
         return value + 1
     if isinstance(value, float):
         return value / 2 + 1e-3
-    return {
-        "sgd": "adam",
-        "mse": "minmax",
-        "float32": "bfloat16",
-        "conv": "all",
-    }.get(value) if isinstance(value, str) else (*value, *(value or ("other",)))  # fmt: skip
+    if isinstance(value, str):
+        return {"sgd": "adam", "mse": "minmax", "float32": "bfloat16", "conv": "all"}[value]
+    return (*value, *(value or ("other",)))
 
 
 def variants(value: Any) -> list[Any]:
@@ -286,6 +336,9 @@ def variants(value: Any) -> list[Any]:
     return found
 
 
+FULL_STRUCTURE = Structure(filters=2, channels=2, shapes=2, blocks=2, column_nonzeros=2, one_sign=True)
+
+
 def test_the_fingerprint_tells_any_change() -> None:
     base = Spec(layers={"a": Structure(filters=2)}, budget=Budget(crossbars=4), retrain=Retrain(epochs=10))
     others = [
@@ -294,7 +347,7 @@ def test_the_fingerprint_tells_any_change() -> None:
         dataclasses.replace(base, budget=Budget(energy_j=4.0)),
         dataclasses.replace(base, layers={}),
         dataclasses.replace(base, layers={"b": Structure(filters=2)}),
-        *(dataclasses.replace(base, layers={"a": entry}) for entry in variants(Structure(2, 2, 2, 2, 2, True))),
+        *(dataclasses.replace(base, layers={"a": entry}) for entry in variants(FULL_STRUCTURE)),
     ]
     assert len(others) > 35
     prints = [spec.fingerprint() for spec in (base, *others)]

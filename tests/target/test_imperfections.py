@@ -142,7 +142,7 @@ def test_an_effect_is_switched_on_from_the_command_line() -> None:
         ),
         (
             "[device.programming]\npolynomial_siemens = []",
-            "device.programming.polynomial_siemens: holds 0 numbers; give at least 1",
+            "device.programming.polynomial_siemens: holds 0 values; give at least 1",
         ),
         ("[device.programming]\nproportional = -0.1", "device.programming.proportional: must be at least 0, not -0.1"),
         ("[device.programming]\nsigma = 0.1", "device.programming.sigma: unknown key; known here: "),

@@ -1,6 +1,7 @@
-"""Smaller models: which channels of a network are one, which nobody fills or reads, and taking those out.
+"""Smaller models: which channels of a network are tied, which are constant or never read, and how they are removed.
 
-``tracing`` runs a model symbolically, ``channels`` gives every channel an identity by the ``rules`` of each operation,
-``dataflow`` follows constants forwards and reads backwards, ``purification`` drops what carries next to nothing, and
-``removal`` cuts what is unused out of modules (``slicing``) and graph (``rewriting``).
+``tracing`` traces a model symbolically. ``rules`` and ``builder`` give every channel an identity, operation by
+operation; ``channels`` is the entry to that. ``dataflow`` propagates constants forwards and reads backwards,
+``purification`` drops channels and filters of little energy, ``removal`` decides what is removed, ``slicing`` cuts the
+modules and ``rewriting`` the graph.
 """

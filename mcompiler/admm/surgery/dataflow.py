@@ -1,85 +1,94 @@
-"""What is constant and what is read: constants run forwards through the graph, reads run backwards, until both rest.
+"""Which channels are constant and which are read: constants are propagated forwards, reads backwards, to a fixpoint.
 
-A filter without weights makes a channel that is one constant (bias, then what normalisations and activations make of
-it). Rows that read a zero go; filters that nobody reads go. Neither changes what the model computes in evaluation.
+A filter without weights makes a channel that is one constant (its bias, then the results of normalisations and
+activations on it). Rows that read a zero are removed, and filters that are never read. Neither changes what the model
+computes in evaluation.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import fx, nn
 
 from mcompiler.admm.lowering import as_matrix, as_weight
-from mcompiler.admm.surgery.operators import PRODUCTS, Carries, Kind, argument, operation
-from mcompiler.admm.surgery.steps import ChannelGraph, Site, Step
-from mcompiler.admm.surgery.tracing import attribute
+from mcompiler.admm.surgery.operators import PRODUCTS, ConstantRule, OpKind, argument, operation
+from mcompiler.admm.surgery.steps import ChannelGraph, ChannelStep, TracedLayer
+from mcompiler.admm.surgery.tracing import get_attribute
 
 Support = Mapping[str, torch.Tensor]
-"""Layer -> which of its weights may be other than zero, bool [G, K, N]."""
+"""Layer -> which of its weights may be non-zero, bool [G, K, N]."""
 
 
 @dataclass(frozen=True, eq=False)
-class Flow:
+class ChannelAnalysis:
     """The fixpoint.
 
     Attributes:
-        support: layer -> bool [G, K, N] on the CPU: weights that still do something.
+        graph: the analysed graph.
+        model: the model whose parameters decide the constants.
+        support: layer -> bool [G, K, N] on the CPU: weights that affect an output.
         constants: node -> float64 [channels]: the value of a channel that is constant, NaN for others.
         reads: node -> bool [channels]: whether an output of the network depends on it.
     """
 
+    graph: ChannelGraph
+    model: nn.Module
     support: dict[str, torch.Tensor]
-    constants: dict[fx.Node, torch.Tensor]
-    reads: dict[fx.Node, torch.Tensor]
+    constants: dict[fx.Node, torch.Tensor] = field(default_factory=dict)
+    reads: dict[fx.Node, torch.Tensor] = field(default_factory=dict)
 
 
-def analyse(graph: ChannelGraph, support: Support, model: nn.Module | None = None) -> Flow:
+def analyse(graph: ChannelGraph, support: Support, model: nn.Module | None = None) -> ChannelAnalysis:
     """Reduce the support until nothing changes.
 
     Args:
         graph: of the model.
-        support: layers that are missing: where their weights are not zero.
+        support: layers that are missing: which weights are not zero.
         model: whose parameters to read; the graph's own if None.
     """
     model = graph.model if model is None else model
-    flow = Flow(initial_support(graph, support, model), {}, {})
+    analysis = ChannelAnalysis(graph, model, complete_support(graph, support, model))
+    # A removed row can make a filter empty, so that its channel becomes constant; a removed filter can leave a channel
+    # unread. So both passes are repeated. They only clear entries of the support, so this ends.
     count = -1
-    while count != (count := sum(int(mask.sum()) for mask in flow.support.values())):
-        _forward(graph, model, flow)
-        _backward(graph, flow)
-    return flow
+    while count != (count := sum(int(mask.sum()) for mask in analysis.support.values())):
+        _propagate_constants(analysis)
+        _propagate_reads(analysis)
+    return analysis
 
 
-def initial_support(graph: ChannelGraph, support: Support, model: nn.Module) -> dict[str, torch.Tensor]:
-    """A copy on the CPU, complete.
+def complete_support(graph: ChannelGraph, support: Support, model: nn.Module) -> dict[str, torch.Tensor]:
+    """A copy of the support on the CPU, with an entry for every layer.
 
     Raises:
         ValueError: a shape that is not that of the layer's matrix.
     """
     found = {}
-    for name, site in graph.layers.items():
+    for name, layer in graph.layers.items():
         given = support.get(name)
         if given is None:
-            given = as_matrix(attribute(model, name).weight.detach() != 0, site.groups)
-        if tuple(given.shape) != site.matrix:
-            raise ValueError(f"support of '{name}' is {tuple(given.shape)}, its matrix is {site.matrix}")
+            given = as_matrix(get_attribute(model, name).weight.detach() != 0, layer.groups)
+        if tuple(given.shape) != layer.matrix:
+            raise ValueError(f"support of '{name}' is {tuple(given.shape)}, its matrix is {layer.matrix}")
         found[name] = given.detach().bool().cpu().clone()
     return found
 
 
-def channel_reads(support: torch.Tensor, site: Site) -> torch.Tensor:
+def find_channel_reads(support: torch.Tensor, layer: TracedLayer) -> torch.Tensor:
     """[G, K, N] to bool [G, C, N]: whether a filter reads a channel."""
-    groups, _, columns = site.matrix
-    return support.reshape(groups, -1, site.positions, columns).any(dim=2)
+    groups, _, columns = layer.matrix
+    return support.reshape(groups, -1, layer.positions, columns).any(dim=2)
 
 
-def folds(module: Any) -> bool:
-    """Whether a constant input channel gives one constant per filter: no border is padded with zeros."""
+def is_foldable(module: Any) -> bool:
+    """Whether a constant input channel adds one constant to each filter: no border is padded with zeros."""
+    # At a border that is padded with zeros some kernel positions read 0 instead of the constant. Other padding modes
+    # repeat values of the channel, so the whole padded channel is the constant.
     if isinstance(module, nn.Linear) or module.padding_mode != "zeros":
         return True
     if isinstance(module.padding, str):
@@ -87,113 +96,125 @@ def folds(module: Any) -> bool:
     return not any(module.padding)
 
 
-def response(module: Any, site: Site, support: torch.Tensor, constants: torch.Tensor) -> torch.Tensor:
-    """What constant channels add to every output of a layer, float64 [G * N], bias not counted.
-
-    A subclass of a layer (with quantisers, say) is asked itself; the classes of torch.nn are computed in float64.
+def compute_constant_response(
+    module: Any, layer: TracedLayer, support: torch.Tensor, constants: torch.Tensor
+) -> torch.Tensor:
+    """What constant channels add to every output of a layer, float64 [G * N], without the bias.
 
     Args:
-        module: the layer; ``folds`` holds.
-        site: the layer in the graph.
+        module: the layer; ``is_foldable`` holds.
+        layer: the layer in the graph.
         support: bool [G, K, N].
         constants: [G * C], zero for channels that do not count.
     """
     mask = as_weight(support, module.weight.shape)
     if type(module) in (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear):
-        matrix = as_matrix((module.weight.detach().cpu().double() * mask), site.groups)  # [G, K, N]
-        rows = constants.reshape(site.groups, -1).repeat_interleave(site.positions, dim=1)
+        matrix = as_matrix((module.weight.detach().cpu().double() * mask), layer.groups)  # [G, K, N]
+        rows = constants.reshape(layer.groups, -1).repeat_interleave(layer.positions, dim=1)
         return torch.einsum("gk,gkn->gn", rows, matrix).reshape(-1)
+    # A subclass may compute something else (with quantisers, for example), so it is run itself: on a constant input of
+    # the size of one kernel window, and on zeros. The difference is the response without the bias.
     probe = deepcopy(module).eval()
     weight = probe.weight
-    extent = [1] if isinstance(probe, nn.Linear) else [(k - 1) * d + 1 for k, d in _windows(probe)]
+    extent = [1]
+    if not isinstance(probe, nn.Linear):
+        extent = [(size - 1) * gap + 1 for size, gap in zip(probe.kernel_size, probe.dilation, strict=True)]
     with torch.no_grad():
         weight.mul_(mask.to(weight.device))
         x = constants.to(weight)
         x = x[None] if isinstance(probe, nn.Linear) else x.reshape(1, -1, *[1] * len(extent)).repeat(1, 1, *extent)
         added: torch.Tensor = probe(x) - probe(torch.zeros_like(x))
-    return added.reshape(len(site.outputs), -1)[:, 0].cpu().double()
+    return added.reshape(len(layer.outputs), -1)[:, 0].cpu().double()
 
 
-def _windows(module: Any) -> list[tuple[int, int]]:
-    return list(zip(module.kernel_size, module.dilation, strict=True))
+def get_channel_pad(graph: ChannelGraph, step: ChannelStep) -> tuple[int, float]:
+    """How many channels a pad puts in front, and their value."""
+    source = step.inputs[0]
+    place = 2 * (len(graph.dims(source)) - 1 - graph.channels[source].axis)  # PyTorch counts from the last axis
+    return argument(step.node, 1, "pad")[place], float(argument(step.node, 3, "value") or 0)
 
 
-# --- constants, forwards
+# --- constants, forwards ---------------------------------------------------------------------------------------------
 
 
-def _forward(graph: ChannelGraph, model: nn.Module, flow: Flow) -> None:
-    """Constants of every tensor; rows that read a zero leave the support."""
+def _propagate_constants(analysis: ChannelAnalysis) -> None:
+    """Find the constants of every tensor; rows that read a zero leave the support."""
+    graph = analysis.graph
     for step in graph.steps:
-        if step.node not in graph.values:
+        if step.node not in graph.channels:
             continue
-        known = _constant(graph, model, flow, step)
-        if step.node in graph.volatile:
+        known = _find_constants(analysis, step)
+        if step.node in graph.overwritten:
             known = torch.full_like(known, torch.nan)
-        flow.constants[step.node] = known
+        analysis.constants[step.node] = known
 
 
-def _constant(graph: ChannelGraph, model: nn.Module, flow: Flow, step: Step) -> torch.Tensor:
-    inputs = [flow.constants[node] for node in step.inputs]
-    unknown = torch.full((len(graph.values[step.node].ids),), torch.nan, dtype=torch.float64)
-    if step.kind is Kind.LAYER:
-        return _layer_constants(graph, model, flow, step)
-    if step.kind is Kind.CONSTANT:
-        value: torch.Tensor = attribute(model, str(step.module))
+def _find_constants(analysis: ChannelAnalysis, step: ChannelStep) -> torch.Tensor:
+    """The constants of a step's tensor, float64 [channels], NaN for channels that vary."""
+    inputs = [analysis.constants[node] for node in step.inputs]
+    unknown = torch.full((len(analysis.graph.channels[step.node].ids),), torch.nan, dtype=torch.float64)
+    if step.kind is OpKind.LAYER:
+        return _find_layer_constants(analysis, step)
+    if step.kind is OpKind.CONSTANT:
+        value: torch.Tensor = get_attribute(analysis.model, str(step.module))
         return value.detach().cpu().double().reshape(-1)
-    if step.kind is Kind.NORM:
-        return _norm_constants(attribute(model, str(step.module)), inputs[0], step.carries)
-    if step.kind is Kind.CONCATENATE:
+    if step.kind is OpKind.NORM:
+        module = get_attribute(analysis.model, str(step.module))
+        return _find_norm_constants(module, inputs[0], step.constant_rule)
+    if step.kind is OpKind.CONCATENATE:
         return torch.cat(inputs)
-    if step.kind is Kind.FLATTEN:
+    if step.kind is OpKind.FLATTEN:
         return inputs[0].repeat_interleave(len(unknown) // max(1, len(inputs[0])))
-    if step.kind is Kind.PAD:
-        front, fill = pad_of(graph, step)
+    if step.kind is OpKind.PAD:
+        front, fill = get_channel_pad(analysis.graph, step)
         known = torch.full_like(unknown, fill)
-        known[front : front + len(inputs[0])] = _carried(inputs[0], step.carries)
+        known[front : front + len(inputs[0])] = _apply_constant_rule(inputs[0], step.constant_rule)
         return known
-    if step.kind is Kind.BINARY:
-        return _binary_constants(graph, step, inputs)
-    if step.kind is Kind.UNARY and step.carries is Carries.EVALUATED:
-        return _evaluated(graph, model, step, inputs)
-    return _carried(inputs[0], step.carries) if step.kind is Kind.UNARY else unknown
+    if step.kind is OpKind.BINARY:
+        return _find_binary_constants(analysis, step, inputs)
+    if step.kind is OpKind.UNARY and step.constant_rule is ConstantRule.EVALUATED:
+        return _evaluate(analysis.graph, analysis.model, step, inputs)
+    return _apply_constant_rule(inputs[0], step.constant_rule) if step.kind is OpKind.UNARY else unknown
 
 
-def _carried(known: torch.Tensor, carries: Carries) -> torch.Tensor:
-    if carries is Carries.SAME:
+def _apply_constant_rule(known: torch.Tensor, rule: ConstantRule) -> torch.Tensor:
+    if rule is ConstantRule.SAME:
         return known
-    kept = known == 0 if carries is Carries.ZERO else torch.zeros_like(known, dtype=torch.bool)
+    kept = known == 0 if rule is ConstantRule.ZERO else torch.zeros_like(known, dtype=torch.bool)
     return torch.where(kept, known, torch.nan)
 
 
-def _layer_constants(graph: ChannelGraph, model: nn.Module, flow: Flow, step: Step) -> torch.Tensor:
-    name = str(step.module)
-    site, mask, module = graph.layers[name], flow.support[name], attribute(model, name)
-    known = (
-        flow.constants[step.inputs[0]] if graph.values[step.inputs[0]].axis == graph.values[step.node].axis else None
-    )
-    if known is None or len(known) != len(site.inputs):
-        known = torch.full((len(site.inputs),), torch.nan, dtype=torch.float64)
-    groups = site.groups
-    if len(site.calls) == 1:
-        rows = (known == 0).reshape(groups, -1).repeat_interleave(site.positions, dim=1)
+def _find_layer_constants(analysis: ChannelAnalysis, step: ChannelStep) -> torch.Tensor:
+    graph, name = analysis.graph, str(step.module)
+    layer, mask, module = graph.layers[name], analysis.support[name], get_attribute(analysis.model, name)
+    known = torch.full((len(layer.inputs),), torch.nan, dtype=torch.float64)
+    if graph.follows_channels(step):
+        known = analysis.constants[step.inputs[0]]
+    groups = layer.groups
+    # A row that multiplies zero can be removed. A layer that is used twice has one weight for both uses, and in the
+    # other use the row may multiply another value.
+    if len(layer.calls) == 1:
+        rows = (known == 0).reshape(groups, -1).repeat_interleave(layer.positions, dim=1)
         mask &= ~rows[:, :, None]
-    reads = channel_reads(mask, site)  # [G, C, N]
-    exact = folds(module)
-    moving = known.isnan() | ((known != 0) & (not exact))
-    varies = (reads & moving.reshape(groups, -1, 1)).any(dim=1).reshape(-1)
+    reads = find_channel_reads(mask, layer)  # [G, C, N]
+    # A filter gives a constant if all channels that it reads are constant, and those other than zero add the same at
+    # every position. Then the constant is the bias plus the response to these channels.
+    exact = is_foldable(module)
+    varying = known.isnan() | ((known != 0) & (not exact))
+    varies = (reads & varying.reshape(groups, -1, 1)).any(dim=1).reshape(-1)
     if varies.all():
         return torch.full_like(varies, torch.nan, dtype=torch.float64)
     bias = torch.zeros(len(varies), dtype=torch.float64)
     if isinstance(module.bias, torch.Tensor):
         bias = module.bias.detach().cpu().double()
-    still = torch.where(moving, torch.zeros_like(known), known)
-    if exact and still.any():
-        bias = bias + response(module, site, mask, still)
+    constant = torch.where(varying, torch.zeros_like(known), known)
+    if exact and constant.any():
+        bias = bias + compute_constant_response(module, layer, mask, constant)
     return torch.where(varies, torch.nan, bias)
 
 
-def _norm_constants(module: Any, known: torch.Tensor, carries: Carries) -> torch.Tensor:
-    if carries is Carries.NOTHING or known.isnan().all():
+def _find_norm_constants(module: Any, known: torch.Tensor, rule: ConstantRule) -> torch.Tensor:
+    if rule is ConstantRule.UNKNOWN or known.isnan().all():
         return torch.full_like(known, torch.nan)
 
     def vector(name: str, default: float) -> torch.Tensor:
@@ -206,33 +227,35 @@ def _norm_constants(module: Any, known: torch.Tensor, carries: Carries) -> torch
     return (known - vector("running_mean", 0)) * scale + vector("bias", 0)
 
 
-def _binary_constants(graph: ChannelGraph, step: Step, inputs: list[torch.Tensor]) -> torch.Tensor:
-    result = _evaluated(graph, graph.model, step, inputs)
-    if operation(step.node) in PRODUCTS:
+def _find_binary_constants(analysis: ChannelAnalysis, step: ChannelStep, inputs: list[torch.Tensor]) -> torch.Tensor:
+    result = _evaluate(analysis.graph, analysis.graph.model, step, inputs)
+    if operation(step.node) in PRODUCTS:  # a zero factor makes zero, whatever the other factor is
         result = torch.where((inputs[0] == 0) | (inputs[1] == 0), torch.zeros_like(result), result)
     return result
 
 
-def _evaluated(graph: ChannelGraph, model: nn.Module, step: Step, inputs: list[torch.Tensor]) -> torch.Tensor:
-    """The operation itself, on tensors that hold the constants."""
+def _evaluate(graph: ChannelGraph, model: nn.Module, step: ChannelStep, inputs: list[torch.Tensor]) -> torch.Tensor:
+    """Run the operation itself on tensors that hold the constants, one element per channel."""
+    # The operation works on every element separately, so one element per channel is enough, and running it in its own
+    # type gives the value that the network has. Channels that vary are computed as 0 and discarded.
     known = torch.stack([~part.isnan() for part in inputs]).all(dim=0)
     result = torch.full_like(inputs[0], torch.nan)
     if not known.any():
         return result
-    node, places = step.node, {}
-    module = None if step.module is None else deepcopy(attribute(model, step.module)).eval()
+    node, values = step.node, {}
+    module = None if step.module is None else deepcopy(get_attribute(model, step.module)).eval()
     device = next((p.device for p in module.parameters()), None) if module is not None else None
     for source, part in zip(step.inputs, inputs, strict=True):
         shape = [1] * len(graph.dims(source))
-        shape[graph.values[source].axis] = -1
+        shape[graph.channels[source].axis] = -1
         dtype = graph.shapes[source].dtype
-        places[source] = torch.where(known, part, 0).reshape(shape).to(device=device, dtype=dtype)
+        values[source] = torch.where(known, part, 0).reshape(shape).to(device=device, dtype=dtype)
     with torch.no_grad():
         if module is not None:
-            out = module(places[step.inputs[0]])
+            out = module(values[step.inputs[0]])
         else:
-            args = fx.node.map_arg(node.args, places.__getitem__)
-            kwargs = fx.node.map_arg(node.kwargs, places.__getitem__)
+            args = fx.node.map_arg(node.args, values.__getitem__)
+            kwargs = fx.node.map_arg(node.kwargs, values.__getitem__)
             target: Callable[..., Any] = (
                 getattr(torch.Tensor, node.target) if isinstance(node.target, str) else node.target
             )
@@ -240,46 +263,43 @@ def _evaluated(graph: ChannelGraph, model: nn.Module, step: Step, inputs: list[t
     return torch.where(known, out.detach().cpu().double().reshape(-1), result)
 
 
-def pad_of(graph: ChannelGraph, step: Step) -> tuple[int, float]:
-    """How many channels a pad puts in front, and their value."""
-    source = step.inputs[0]
-    place = 2 * (len(graph.dims(source)) - 1 - graph.values[source].axis)
-    return argument(step.node, 1, "pad")[place], float(argument(step.node, 3, "value") or 0)
+# --- reads, backwards ------------------------------------------------------------------------------------------------
 
 
-# --- reads, backwards
-
-
-def _backward(graph: ChannelGraph, flow: Flow) -> None:
-    """Reads of every tensor; filters that nobody reads leave the support."""
-    for node, value in graph.values.items():
-        flow.reads[node] = torch.zeros(len(value.ids), dtype=torch.bool)
+def _propagate_reads(analysis: ChannelAnalysis) -> None:
+    """Find the channels of every tensor that are read; filters that are never read leave the support."""
+    graph = analysis.graph
+    for node, channels in graph.channels.items():
+        analysis.reads[node] = torch.zeros(len(channels.ids), dtype=torch.bool)
     for step in reversed(graph.steps):
-        for node, needed in zip(step.inputs, _needed(graph, flow, step), strict=True):
-            flow.reads[node] |= needed
-    for name, site in graph.layers.items():
-        read = torch.stack([flow.reads[call.node] for call in site.calls]).any(dim=0)
-        flow.support[name] &= read.reshape(site.groups, 1, -1)
+        for node, needed in zip(step.inputs, _find_needed(analysis, step), strict=True):
+            analysis.reads[node] |= needed
+    for name, layer in graph.layers.items():
+        read = torch.stack([analysis.reads[call.node] for call in layer.calls]).any(dim=0)
+        analysis.support[name] &= read.reshape(layer.groups, 1, -1)
 
 
-def _needed(graph: ChannelGraph, flow: Flow, step: Step) -> list[torch.Tensor]:
+def _find_needed(analysis: ChannelAnalysis, step: ChannelStep) -> list[torch.Tensor]:
     """Which channels of its inputs a step needs."""
-    if step.kind in (Kind.OUTPUT, Kind.OPAQUE):
-        return [torch.ones_like(flow.reads[node]) for node in step.inputs]
-    read = flow.reads[step.node]
-    if step.kind is Kind.LAYER:
-        site = graph.layers[str(step.module)]
-        reads = channel_reads(flow.support[site.name], site) & read.reshape(site.groups, 1, -1)
-        channels, source = reads.any(dim=2).reshape(-1), flow.reads[step.inputs[0]]
-        return [channels if graph.follows(step) else torch.full_like(source, bool(reads.any()))]
-    if step.kind is Kind.CONCATENATE:
-        return list(torch.split(read, [len(flow.reads[node]) for node in step.inputs]))
-    if step.kind is Kind.FLATTEN:
-        return [read.reshape(len(flow.reads[step.inputs[0]]), -1).any(dim=1)]
-    if step.kind is Kind.PAD:
-        front, _ = pad_of(graph, step)
-        return [read[front : front + len(flow.reads[step.inputs[0]])]]
-    if step.kind is Kind.BINARY and operation(step.node) in PRODUCTS:
-        one, other = (flow.constants[node] == 0 for node in step.inputs)
-        return [read & (one | ~other), read & ~one]  # a zero factor is enough; of two zeros the first is
+    graph, reads = analysis.graph, analysis.reads
+    if step.kind in (OpKind.OUTPUT, OpKind.OPAQUE):
+        return [torch.ones_like(reads[node]) for node in step.inputs]
+    read = reads[step.node]
+    if step.kind is OpKind.LAYER:
+        layer = graph.layers[str(step.module)]
+        by_filter = find_channel_reads(analysis.support[layer.name], layer) & read.reshape(layer.groups, 1, -1)
+        if graph.follows_channels(step):
+            return [by_filter.any(dim=2).reshape(-1)]
+        return [torch.full_like(reads[step.inputs[0]], bool(by_filter.any()))]  # it mixes an axis that is not followed
+    if step.kind is OpKind.CONCATENATE:
+        return list(torch.split(read, [len(reads[node]) for node in step.inputs]))
+    if step.kind is OpKind.FLATTEN:
+        return [read.reshape(len(reads[step.inputs[0]]), -1).any(dim=1)]
+    if step.kind is OpKind.PAD:
+        front, _ = get_channel_pad(graph, step)
+        return [read[front : front + len(reads[step.inputs[0]])]]
+    if step.kind is OpKind.BINARY and operation(step.node) in PRODUCTS:
+        # Where one factor is a constant zero, the product needs only that factor. Where both are, the first is enough.
+        one, other = (analysis.constants[node] == 0 for node in step.inputs)
+        return [read & (one | ~other), read & ~one]
     return [read for _ in step.inputs]

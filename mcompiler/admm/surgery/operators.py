@@ -1,4 +1,4 @@
-"""What PyTorch's modules, functions and methods do to channels, as tables; what is not in them keeps its channels."""
+"""Effect of PyTorch's modules, functions and methods on channels, as tables; for others all channels are kept."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from typing import Any
 from torch import fx, nn
 
 
-class Kind(Enum):
-    """What a node does with the channels of its inputs."""
+class OpKind(Enum):
+    """Effect of a node on the channels of its inputs."""
 
     INPUT = auto()
     """An input of the network."""
     CONSTANT = auto()
-    """A parameter or buffer [1, C, 1, ...] that meets a tensor channel by channel."""
+    """A parameter or buffer [1, C, 1, ...] that is combined with a tensor channel by channel."""
     LAYER = auto()
-    """A convolution or product: reads channels, makes new ones."""
+    """A convolution or product: reads channels, writes new ones."""
     NORM = auto()
     """One scale and shift (or slope) per channel, from vectors of the module."""
     UNARY = auto()
@@ -26,25 +26,25 @@ class Kind(Enum):
     BINARY = auto()
     """Channel c from channels c of two tensors."""
     CONCATENATE = auto()
-    """Channels of several tensors, one after the other."""
+    """Channels of several tensors in sequence."""
     PAD = auto()
     """Constant channels in front or behind."""
     OPAQUE = auto()
-    """Anything else: reads everything, keeps everything."""
+    """Any other operation: reads all channels, and all are kept."""
     OUTPUT = auto()
     """The outputs of the network."""
 
 
-class Carries(Enum):
-    """What becomes of a channel that is one constant everywhere."""
+class ConstantRule(Enum):
+    """Result for a channel that is one constant at all positions."""
 
     EVALUATED = auto()
-    """The operation is applied to the constant."""
+    """The operation applied to the constant."""
     SAME = auto()
-    """The constant comes out."""
+    """The constant itself."""
     ZERO = auto()
-    """A zero stays zero; any other constant does not stay constant (borders, sums over a window)."""
-    NOTHING = auto()
+    """Zero for zero; for any other constant the result is not constant (borders, sums over a window)."""
+    UNKNOWN = auto()
     """Unknown."""
 
 
@@ -181,7 +181,7 @@ SPATIAL = frozenset(
     ]
 )
 AVERAGE = frozenset(["avg_pool1d", "avg_pool2d", "avg_pool3d"])
-REDUCTIONS = {"mean": Carries.SAME, "amax": Carries.SAME, "amin": Carries.SAME, "sum": Carries.ZERO}
+REDUCTIONS = {"mean": ConstantRule.SAME, "amax": ConstantRule.SAME, "amin": ConstantRule.SAME, "sum": ConstantRule.ZERO}
 ARITHMETIC = frozenset(
     [
         "add",
@@ -212,7 +212,7 @@ _IN_PLACE_OPERATORS = {"iadd": "add", "isub": "sub", "imul": "mul", "itruediv": 
 
 
 def operation(node: fx.Node) -> str:
-    """One name for a function, method or operator and its in-place form; "" for functions that are not PyTorch's.
+    """The common name of a function, method or operator and of its in-place form; "" for functions of other packages.
 
     ``getattr(x, "shape")`` is named after the attribute.
     """
@@ -228,7 +228,7 @@ def operation(node: fx.Node) -> str:
 
 
 def in_place(node: fx.Node, module: nn.Module | None) -> bool:
-    """Whether the node writes to its first input."""
+    """Whether the node overwrites its first input."""
     if module is not None:
         return bool(getattr(module, "inplace", False))
     name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
@@ -238,5 +238,5 @@ def in_place(node: fx.Node, module: nn.Module | None) -> bool:
 
 
 def argument(node: fx.Node, position: int, name: str, default: Any = None) -> Any:
-    """An argument that may be given by position or by name."""
+    """An argument, given by position or by name."""
     return node.args[position] if len(node.args) > position else node.kwargs.get(name, default)

@@ -1,9 +1,10 @@
-"""Unused path removal: what nobody fills or nobody reads goes, and the model becomes smaller for real.
+"""Unused path removal: channels that are constant or never read are cut out, and the model becomes smaller.
 
 Ma et al., ASP-DAC 2020, arXiv 1908.10017: a pruned filter makes the next layers' channel removable, a pruned channel
-the previous layers' filter. A filter that is pruned still leaves a constant (its bias, the shift of a normalisation,
-what an activation makes of them). Where that is zero the channel goes; where all that read it are products or unpadded
-convolutions, what they make of it goes into their bias, exactly; elsewhere the channel stays and is reported.
+the previous layers' filter. A pruned filter still leaves a constant (its bias, the shift of a normalisation, the result
+of an activation on them). Where that is zero the channel is removed; where all layers that read it are products or
+unpadded convolutions, its contribution is folded into their biases, exactly; elsewhere the channel stays and is
+reported.
 """
 
 from __future__ import annotations
@@ -17,62 +18,35 @@ import torch
 from torch import fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from mcompiler.admm.lowering import MAPPED, Layer
+from mcompiler.admm.lowering import MAPPED_MODULES, CompressibleLayer
 from mcompiler.admm.surgery.channels import trace
-from mcompiler.admm.surgery.dataflow import Flow, Support, analyse, channel_reads, folds
-from mcompiler.admm.surgery.operators import Kind
-from mcompiler.admm.surgery.purification import purify
-from mcompiler.admm.surgery.rewriting import Plan, rebuild
-from mcompiler.admm.surgery.slicing import Kept
+from mcompiler.admm.surgery.dataflow import ChannelAnalysis, Support, analyse, find_channel_reads, is_foldable
+from mcompiler.admm.surgery.operators import OpKind
+from mcompiler.admm.surgery.rewriting import RemovalPlan, build_smaller_model
+from mcompiler.admm.surgery.slicing import LayerSlice
 from mcompiler.admm.surgery.steps import ChannelGraph
 from mcompiler.errors import CompileError
 
-__all__ = ["Dead", "Kept", "Removal", "clear_shifts", "purify", "remove_unused", "unused"]
-
 
 @dataclass(frozen=True, eq=False)
-class Dead:
-    """What can go.
-
-    Attributes:
-        filters: layer -> bool [G * N], filters whose channel can be removed everywhere.
-        channels: layer -> bool [G * C], input channels likewise.
-        support: layer -> bool [G, K, N], weights that still do something (may be less than what was given).
-        pinned: layer -> {filter without weights that has to stay: why}.
-        folded: layer -> bool [G * C], channels that go although they are a constant other than zero: what the layer
-            makes of them goes into its bias.
-    """
-
-    filters: Mapping[str, torch.Tensor]
-    channels: Mapping[str, torch.Tensor]
-    support: Mapping[str, torch.Tensor]
-    pinned: Mapping[str, Mapping[int, str]]
-    folded: Mapping[str, torch.Tensor]
-
-
-@dataclass(frozen=True, eq=False)
-class Removal:
+class RemovalResult:
     """A smaller model.
 
     Attributes:
-        model: a torch.fx.GraphModule; layers have the names that they had, and the mode that they had.
-        support: layer -> bool [G, K, N] of the small layers: what may be other than zero.
-        kept: layer -> what stayed of it; a layer that vanished is missing.
+        model: a torch.fx.GraphModule; layers keep their names and their mode.
+        support: layer -> bool [G, K, N] of the small layers: which weights may be non-zero.
+        kept: layer -> its remaining filters and channels; a layer that was removed is missing.
         before: layer -> filters and input channels (features) before.
-        folded: layer -> how many constant channels went into its bias.
-        pinned: layer -> {filter without weights that had to stay: why}.
+        folded: layer -> how many constant channels were folded into its bias.
+        pinned: layer -> {filter without weights that had to stay: reason}.
     """
 
     model: fx.GraphModule
     support: Mapping[str, torch.Tensor]
-    kept: Mapping[str, Kept]
+    kept: Mapping[str, LayerSlice]
     before: Mapping[str, tuple[int, int]]
     folded: Mapping[str, int]
     pinned: Mapping[str, Mapping[int, str]]
-
-    def sliced(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
-        """What the small layer has of a tensor [G, K, N], or of one in its weight's shape (mask, dual, moment)."""
-        return self.kept[name].slice(tensor)
 
     def as_table(self) -> dict[str, dict[str, list[int]]]:
         """Plain values: filters and channels before and after, by layer."""
@@ -85,220 +59,219 @@ class Removal:
         }
 
 
-def unused(graph: ChannelGraph, support: Support, model: nn.Module | None = None) -> Dead:
-    """Find what can go, until nothing more follows; nothing is changed.
-
-    Args:
-        graph: of the model.
-        support: layer -> bool [G, K, N], what may be other than zero; layers that are missing: what is.
-        model: whose parameters decide what constants dead filters leave; the traced model if None.
-
-    Raises:
-        CompileError: nothing is left of a layer that the network needs.
-    """
-    flow, plan = _plan(graph, support, graph.model if model is None else model)
-    filters, channels, folded = {}, {}, {}
-    for name, site in graph.layers.items():
-        filters[name] = plan.gone[graph.classes[site.outputs]]
-        channels[name] = plan.gone[graph.classes[site.inputs]]
-        folded[name] = channels[name] & channel_reads(flow.support[name], site).any(dim=2).reshape(-1)
-    return Dead(filters, channels, flow.support, _pinned(graph, flow, plan), folded)
-
-
 def remove_unused(
     model: nn.Module,
     example: torch.Tensor | Sequence[torch.Tensor],
     support: Support | None = None,
     *,
     graph: ChannelGraph | None = None,
-) -> Removal:
-    """A smaller model that computes in evaluation mode what the given one does with its weights masked.
+) -> RemovalResult:
+    """A smaller model that computes in evaluation mode what the given one computes with its weights masked.
 
-    The given model is not touched.
+    The given model is not changed.
 
     Args:
         model: any module that torch.fx can trace, in any mode.
         example: its inputs.
-        support: layer -> bool [G, K, N], what may be other than zero; layers that are missing: what is.
-        graph: ``trace(model, example)``, where it is at hand.
+        support: layer -> bool [G, K, N], which weights may be non-zero; layers that are missing: those that are.
+        graph: ``trace(model, example)``, where it is available.
 
     Raises:
-        CompileError: a model that cannot be traced; nothing is left of a layer that no other path leads past.
+        CompileError: a model that cannot be traced; no weights are left in a layer that no other path bypasses.
     """
     given = {} if support is None else support
     graph = trace(model, example) if graph is None else graph
-    flow, plan = _plan(graph, given, model)
+    plan = _plan_removal(graph, given, model)
     copy = deepcopy(model)
-    _mask_others(copy, graph, given)
-    small, kept, folded = rebuild(graph, copy, flow, plan)
-    sizes = {name: (len(site.outputs), len(site.inputs)) for name, site in graph.layers.items()}
+    _mask_untraced_layers(copy, graph, given)
+    small, kept, folded = build_smaller_model(plan, copy)
+    sizes = {name: (len(layer.outputs), len(layer.inputs)) for name, layer in graph.layers.items()}
     masks = {}
     for name, part in kept.items():
         weight: Any = model.get_submodule(name).weight
-        masks[name] = part.slice(flow.support[name]).to(weight.device)
-    for name, layer in _others(small, graph).items():
+        masks[name] = part.slice(plan.analysis.support[name]).to(weight.device)
+    for name, layer in _find_untraced_layers(small, graph).items():
         groups, shape = layer.groups, tuple(layer.weight.shape)
-        kept[name] = Kept(shape, groups, torch.arange(shape[0]), torch.arange(shape[1] * groups))
+        kept[name] = LayerSlice(shape, groups, torch.arange(shape[0]), torch.arange(shape[1] * groups))
         sizes[name] = (shape[0], shape[1] * groups)
         masks[name] = given[name] if name in given else layer.matrix() != 0
-    return Removal(small, masks, kept, sizes, folded, _pinned(graph, flow, plan))
+    return RemovalResult(
+        model=small, support=masks, kept=kept, before=sizes, folded=folded, pinned=_find_pinned_filters(plan)
+    )
 
 
-def _others(model: nn.Module, graph: ChannelGraph) -> dict[str, Layer]:
+def _find_untraced_layers(model: nn.Module, graph: ChannelGraph) -> dict[str, CompressibleLayer]:
     """Layers that the graph does not follow (inside other modules, with weights that are computed or shared)."""
     return {
-        name: Layer(name, module)
+        name: CompressibleLayer(name, module)
         for name, module in model.named_modules()
-        if isinstance(module, MAPPED) and name not in graph.layers
+        if isinstance(module, MAPPED_MODULES) and name not in graph.layers
     }
 
 
-def clear_shifts(model: nn.Module, graph: ChannelGraph, support: Support) -> dict[str, torch.Tensor]:
-    """Take away the shifts that pruned filters would leave behind, in place; for training, at the hard projection.
+def _mask_untraced_layers(model: nn.Module, graph: ChannelGraph, support: Support) -> None:
+    """Layers that the graph does not follow keep their size; their masked weights become zero."""
+    with torch.no_grad():
+        for name, layer in _find_untraced_layers(model, graph).items():
+            if name in support and layer.module._parameters.get("weight") is not None:
+                layer.weight.mul_(layer.as_weight(support[name]).to(layer.weight.device))
+
+
+# --- shifts of pruned filters ----------------------------------------------------------------------------------------
+
+
+def clear_constant_biases(model: nn.Module, graph: ChannelGraph, support: Support) -> dict[str, torch.Tensor]:
+    """Set the constants that pruned filters would leave to zero, in place; for training, at the hard projection.
 
     Biases of filters without weights, and weight and bias of normalisations whose channel is constant, become zero,
-    until nothing more follows. Biases at the outputs of the network stay. A later optimiser step moves a cleared bias
+    until nothing more follows. Biases at the outputs of the network stay. A later optimiser step changes a cleared bias
     of a normalisation again: set it to zero after every step where the returned mask says so, or mask its gradient.
 
     Args:
         model: the model; changed.
         graph: its channels.
-        support: layer -> bool [G, K, N], what may be other than zero.
+        support: layer -> bool [G, K, N], which weights may be non-zero.
 
     Returns:
         parameter name -> bool of its shape, where it was set to zero.
     """
     cleared: dict[str, torch.Tensor] = {}
     while True:
-        flow = analyse(graph, support, model)
-        found = _shifts(model, graph, flow)
-        news = [name for name, mask in found.items() if name not in cleared or (mask & ~cleared[name]).any()]
-        if not news:
+        analysis = analyse(graph, support, model)
+        found = _find_constant_biases(analysis)
+        changed = [name for name, mask in found.items() if name not in cleared or (mask & ~cleared[name]).any()]
+        if not changed:
             return cleared
         with torch.no_grad():
-            for name in news:
+            for name in changed:
                 parameter = model.get_parameter(name)
                 cleared[name] = found[name] | cleared.get(name, torch.zeros_like(found[name]))
                 parameter[cleared[name].to(parameter.device)] = 0
 
 
-def _shifts(model: nn.Module, graph: ChannelGraph, flow: Flow) -> dict[str, torch.Tensor]:
-    """Shifts of channels that are constant: parameter name -> bool of its shape."""
-    outputs = {node for step in graph.steps if step.kind is Kind.OUTPUT for node in step.inputs}
+def _find_constant_biases(analysis: ChannelAnalysis) -> dict[str, torch.Tensor]:
+    """Parameters that only shift constant channels: name -> bool of its shape."""
+    graph, model = analysis.graph, analysis.model
+    outputs = {node for step in graph.steps if step.kind is OpKind.OUTPUT for node in step.inputs}
     found: dict[str, torch.Tensor] = {}
-    for name, site in graph.layers.items():
+    for name, layer in graph.layers.items():
         has_bias = model.get_submodule(name)._parameters.get("bias") is not None
-        if has_bias and not any(call.node in outputs for call in site.calls):
-            found[f"{name}.bias"] = ~flow.support[name].any(dim=1).reshape(-1)
+        if has_bias and not any(call.node in outputs for call in layer.calls):
+            found[f"{name}.bias"] = ~analysis.support[name].any(dim=1).reshape(-1)
     for step in graph.steps:
-        if step.kind is not Kind.NORM or step.node in outputs:
+        if step.kind is not OpKind.NORM or step.node in outputs:
             continue
         module = model.get_submodule(str(step.module))
-        constant = ~flow.constants[step.inputs[0]].isnan()
+        constant = ~analysis.constants[step.inputs[0]].isnan()
         if isinstance(module, _BatchNorm) and module.affine:
             for part in ("weight", "bias"):
                 name = f"{step.module}.{part}"
-                found[name] = found.get(name, torch.ones_like(constant)) & constant
+                found[name] = found.get(name, torch.ones_like(constant)) & constant  # constant in all of its uses
     return {name: mask for name, mask in found.items() if mask.any()}
 
 
-def _mask_others(model: nn.Module, graph: ChannelGraph, support: Support) -> None:
-    """Layers that the graph does not follow keep their size and lose what is masked."""
-    with torch.no_grad():
-        for name, layer in _others(model, graph).items():
-            if name in support and layer.module._parameters.get("weight") is not None:
-                layer.weight.mul_(layer.as_weight(support[name]).to(layer.weight.device))
+# --- which classes are removed ---------------------------------------------------------------------------------------
 
 
-# --- which classes go
-
-
-def _plan(graph: ChannelGraph, support: Support, model: nn.Module) -> tuple[Flow, Plan]:
-    flow = analyse(graph, support, model)
-    _check(graph, support, model, flow)
-    reasons = _reasons(graph, flow, model)
-    gone = torch.ones(int(graph.classes.max()) + 1 if len(graph.classes) else 0, dtype=torch.bool)
-    gone[list(reasons)] = False
-    plan = Plan(gone, reasons)
-    while back := (_uneven_groups(graph, plan) or _emptied(graph, flow, plan)):
-        for number, reason in back.items():
-            gone[number] = False
+def _plan_removal(graph: ChannelGraph, support: Support, model: nn.Module) -> RemovalPlan:
+    analysis = analyse(graph, support, model)
+    _check_output_depends_on_input(analysis, support)
+    # Every class without a reason to stay is removed. Two conditions are about several classes together (groups of one
+    # size, no empty layer); where one fails, classes are put back, which never makes another class removable.
+    reasons = _find_reasons(analysis)
+    removed = torch.ones(int(graph.classes.max()) + 1 if len(graph.classes) else 0, dtype=torch.bool)
+    removed[list(reasons)] = False
+    plan = RemovalPlan(analysis, removed, reasons)
+    while restored := (_find_uneven_groups(plan) or _find_emptied_layer(plan)):
+        for number, reason in restored.items():
+            removed[number] = False
             reasons[number] = reason
-    return flow, plan
+    return plan
 
 
-def _check(graph: ChannelGraph, support: Support, model: nn.Module, flow: Flow) -> None:
-    """An output must still depend on an input."""
-    inputs = [step.node for step in graph.steps if step.kind is Kind.INPUT]
-    if not graph.layers or not inputs or any(flow.reads[node].any() for node in inputs):
+def _check_output_depends_on_input(analysis: ChannelAnalysis, support: Support) -> None:
+    graph = analysis.graph
+    inputs = [step.node for step in graph.steps if step.kind is OpKind.INPUT]
+    if not graph.layers or not inputs or any(analysis.reads[node].any() for node in inputs):
         return
     empty = [name for name in graph.layers if name in support and not support[name].any()]
-    empty += [name for name in graph.layers if not model.get_submodule(name).get_parameter("weight").any()]
-    empty += [name for name, mask in flow.support.items() if not mask.any()]
+    empty += [name for name in graph.layers if not analysis.model.get_submodule(name).get_parameter("weight").any()]
+    empty += [name for name, mask in analysis.support.items() if not mask.any()]
     raise CompileError(
-        "nothing is left of it that the outputs of the network need, and no other path leads past it: loosen its "
+        "no weights are left in it that the outputs of the network need, and no other path bypasses it: loosen its "
         "structure or the budget, or name it in `skip`",
         empty[0] if empty else next(iter(graph.layers)),
     )
 
 
-def _reasons(graph: ChannelGraph, flow: Flow, model: nn.Module) -> dict[int, str]:
+def _find_read_channels(analysis: ChannelAnalysis, name: str) -> torch.Tensor:
+    """Bool [G * C], whether any filter of a layer reads a channel."""
+    layer = analysis.graph.layers[name]
+    return find_channel_reads(analysis.support[name], layer).any(dim=2).reshape(-1)
+
+
+def _find_reasons(analysis: ChannelAnalysis) -> dict[int, str]:
     """Classes that stay, and why."""
+    graph = analysis.graph
     reasons = dict(graph.pins)
-    live: dict[int, str] = {}
-    for name, site in graph.layers.items():
-        reads = channel_reads(flow.support[name], site).any(dim=2).reshape(-1)
-        exact = folds(model.get_submodule(name)) and len(site.calls) == 1
-        for call in site.calls:
-            if not graph.follows(call):
+    in_use: dict[int, str] = {}
+    for name, layer in graph.layers.items():
+        reads = _find_read_channels(analysis, name)
+        # A constant other than zero can be folded into the bias only where it adds the same at every position, and
+        # where the layer's one bias serves one use.
+        exact = is_foldable(analysis.model.get_submodule(name)) and len(layer.calls) == 1
+        for call in layer.calls:
+            if not graph.follows_channels(call):
                 continue
-            known = flow.constants[call.inputs[0]]
-            numbers = graph.of(call.inputs[0])
+            known = analysis.constants[call.inputs[0]]
+            numbers = graph.classes_of(call.inputs[0])
             for number in numbers[reads & known.isnan()].tolist():
-                live.setdefault(number, "it is tied to channels that are in use")
+                in_use.setdefault(number, "it is tied to channels that are in use")
             shifted = reads & ~known.isnan() & (known != 0)
             if not exact:
                 for number, value in zip(numbers[shifted].tolist(), known[shifted].tolist(), strict=True):
                     reasons.setdefault(number, f"it is {value:.3g} everywhere, and '{name}' pads or is used twice")
-    return live | reasons
+    return in_use | reasons
 
 
-def _uneven_groups(graph: ChannelGraph, plan: Plan) -> dict[int, str]:
-    """A grouped convolution needs as many channels, and as many filters, in every group that stays."""
-    back: dict[int, str] = {}
-    for name, site in graph.layers.items():
-        if site.groups == 1:
+def _find_uneven_groups(plan: RemovalPlan) -> dict[int, str]:
+    """Classes to restore so that all remaining groups of a convolution have equally many channels, and filters."""
+    restored: dict[int, str] = {}
+    graph = plan.graph
+    for name, layer in graph.layers.items():
+        if layer.groups == 1:
             continue
-        ends = [graph.classes[ids].reshape(site.groups, -1) for ids in (site.inputs, site.outputs)]
-        stays = [~plan.gone[numbers] for numbers in ends]
+        ends = [graph.classes[ids].reshape(layer.groups, -1) for ids in (layer.inputs, layer.outputs)]
+        stays = [~plan.removed[numbers] for numbers in ends]
         groups = stays[0].any(dim=1) | stays[1].any(dim=1)
         for numbers, stay in zip(ends, stays, strict=True):
             most = max(1, int(stay.sum(dim=1).max())) if groups.any() else 0
             for group in groups.nonzero().flatten().tolist():
-                lack = most - int(stay[group].sum())
-                for number in numbers[group][~stay[group]][: max(0, lack)].tolist():
-                    back[number] = f"the groups of '{name}' must be of one size"
-    return back
+                missing = most - int(stay[group].sum())
+                for number in numbers[group][~stay[group]][: max(0, missing)].tolist():
+                    restored[number] = f"the groups of '{name}' must be of one size"
+    return restored
 
 
-def _emptied(graph: ChannelGraph, flow: Flow, plan: Plan) -> dict[int, str]:
-    """A layer that is still called needs a channel and a filter, though it gives constants only."""
-    needed = plan.needed(graph, flow)
-    for name, site in graph.layers.items():
-        if not any(call.node in needed for call in site.calls):
+def _find_emptied_layer(plan: RemovalPlan) -> dict[int, str]:
+    """A class to restore where a layer that is still called would have no channel or no filter."""
+    graph, needed = plan.graph, plan.find_needed()
+    for name, layer in graph.layers.items():
+        if not any(call.node in needed for call in layer.calls):
             continue
-        for ids in (site.inputs, site.outputs):
+        for ids in (layer.inputs, layer.outputs):
             numbers = graph.classes[ids]
-            if len(numbers) and plan.gone[numbers].all():
+            if len(numbers) and plan.removed[numbers].all():
                 return {int(numbers[0]): f"'{name}' needs one"}
     return {}
 
 
-def _pinned(graph: ChannelGraph, flow: Flow, plan: Plan) -> dict[str, dict[int, str]]:
+def _find_pinned_filters(plan: RemovalPlan) -> dict[str, dict[int, str]]:
+    """Filters without weights that stay, and why, by layer."""
     found: dict[str, dict[int, str]] = {}
-    for name, site in graph.layers.items():
-        numbers = graph.classes[site.outputs]
-        stay = ~flow.support[name].any(dim=1).reshape(-1) & ~plan.gone[numbers]
+    for name, layer in plan.graph.layers.items():
+        numbers = plan.graph.classes[layer.outputs]
+        stay = ~plan.analysis.support[name].any(dim=1).reshape(-1) & ~plan.removed[numbers]
         places = stay.nonzero().flatten().tolist()
         if places:
             found[name] = {place: plan.reasons[int(numbers[place])] for place in places}

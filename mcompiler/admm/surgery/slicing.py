@@ -1,4 +1,4 @@
-"""Modules cut to the channels that stay."""
+"""Cutting modules to the channels that stay."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import torch
 from torch import nn
 
 from mcompiler.admm.lowering import as_matrix, as_weight
-from mcompiler.admm.surgery.steps import Site
+from mcompiler.admm.surgery.steps import TracedLayer
 
 
 @dataclass(frozen=True, eq=False)
-class Kept:
-    """What stays of a layer.
+class LayerSlice:
+    """The filters and channels of a layer that stay.
 
     Attributes:
         shape: of the weight before: [O, C / G, *kernel] or [O, I].
@@ -33,7 +33,7 @@ class Kept:
         """Groups that stay."""
         return len(torch.unique(self.filters // (self.shape[0] // self.groups)))
 
-    def weight(self, tensor: torch.Tensor) -> torch.Tensor:
+    def slice_weight(self, tensor: torch.Tensor) -> torch.Tensor:
         """Cut a tensor of the weight's shape."""
         filters, channels = self.filters.to(tensor.device), self.channels.to(tensor.device)
         if self.groups == 1:
@@ -41,30 +41,32 @@ class Kept:
         per_group, width = self.shape[0] // self.groups, self.shape[1]
         parts = []
         for group in torch.unique(filters // per_group).tolist():
-            mine = filters[filters // per_group == group]
-            parts.append(tensor[mine][:, channels[channels // width == group] % width])
+            group_filters = filters[filters // per_group == group]
+            parts.append(tensor[group_filters][:, channels[channels // width == group] % width])
         return torch.cat(parts) if parts else tensor[:0]
 
     def slice(self, tensor: torch.Tensor) -> torch.Tensor:
         """Cut a matrix [G, K, N], or a tensor of the weight's shape."""
         if tuple(tensor.shape) == self.shape:
-            return self.weight(tensor)
-        return as_matrix(self.weight(as_weight(tensor, self.shape)), self.groups_after)
+            return self.slice_weight(tensor)
+        return as_matrix(self.slice_weight(as_weight(tensor, self.shape)), self.groups_after)
 
-    def vector(self, tensor: torch.Tensor) -> torch.Tensor:
+    def slice_vector(self, tensor: torch.Tensor) -> torch.Tensor:
         """Cut a tensor [O, ...], a bias."""
         return tensor[self.filters.to(tensor.device)]
 
 
-def cut_layer(module: Any, site: Site, kept: Kept, support: torch.Tensor, added: torch.Tensor | None) -> None:
-    """Cut a layer in place; what is outside the support becomes zero.
+def cut_layer(
+    module: Any, traced: TracedLayer, kept: LayerSlice, support: torch.Tensor, added: torch.Tensor | None
+) -> None:
+    """Cut a layer in place; weights outside the support become zero.
 
     Other parameters and buffers of the layer itself that have its weight's shape (masks, duals) are cut alike.
 
     Args:
         module: the layer.
-        site: its place in the graph.
-        kept: what stays.
+        traced: the layer in the graph.
+        kept: filters and channels that stay.
         support: bool [G, K, N] before.
         added: float64 [O] to add to the bias, or None.
     """
@@ -72,28 +74,28 @@ def cut_layer(module: Any, site: Site, kept: Kept, support: torch.Tensor, added:
     mask = as_weight(support, weight.shape).to(weight.device)
     if added is not None:
         _add_bias(module, added)
-    fresh = torch.where(mask, weight.detach(), torch.zeros_like(weight))
-    for store in (module._parameters, module._buffers):
-        for name, tensor in list(store.items()):
+    masked = torch.where(mask, weight.detach(), torch.zeros_like(weight))
+    for tensors in (module._parameters, module._buffers):
+        for name, tensor in list(tensors.items()):
             if tensor is None:
                 continue
             if tensor.shape == weight.shape:
-                _replace(module, name, kept.weight(fresh if name == "weight" else tensor.detach()))
+                _replace_tensor(module, name, kept.slice_weight(masked if name == "weight" else tensor.detach()))
             elif name == "bias":
-                _replace(module, name, kept.vector(tensor.detach()))
+                _replace_tensor(module, name, kept.slice_vector(tensor.detach()))
     if isinstance(module, nn.Linear):
         module.in_features, module.out_features = len(kept.channels), len(kept.filters)
     else:
         module.in_channels, module.out_channels = len(kept.channels), len(kept.filters)
-        module.groups = kept.groups_after if site.groups > 1 else 1
+        module.groups = kept.groups_after if traced.groups > 1 else 1
 
 
 def cut_norm(module: Any, stay: torch.Tensor) -> None:
     """Cut the vectors of a normalisation (or PReLU) in place; stay bool [C]."""
-    for store in (module._parameters, module._buffers):
-        for name, tensor in list(store.items()):
+    for tensors in (module._parameters, module._buffers):
+        for name, tensor in list(tensors.items()):
             if tensor is not None and tuple(tensor.shape) == tuple(stay.shape):
-                _replace(module, name, tensor.detach()[stay.to(tensor.device)])
+                _replace_tensor(module, name, tensor.detach()[stay.to(tensor.device)])
     for name in ("num_features", "num_parameters"):
         if hasattr(module, name):
             setattr(module, name, int(stay.sum()))
@@ -104,10 +106,10 @@ def cut_constant(model: nn.Module, target: str, stay: torch.Tensor) -> None:
     path, _, name = target.rpartition(".")
     owner = model.get_submodule(path)
     tensor = getattr(owner, name)
-    _replace(owner, name, tensor.detach()[:, stay.to(tensor.device)])
+    _replace_tensor(owner, name, tensor.detach()[:, stay.to(tensor.device)])
 
 
-def _replace(module: nn.Module, name: str, tensor: torch.Tensor) -> None:
+def _replace_tensor(module: nn.Module, name: str, tensor: torch.Tensor) -> None:
     old = getattr(module, name)
     if isinstance(old, nn.Parameter):
         setattr(module, name, nn.Parameter(tensor.contiguous(), requires_grad=old.requires_grad))
@@ -116,7 +118,7 @@ def _replace(module: nn.Module, name: str, tensor: torch.Tensor) -> None:
 
 
 def _add_bias(module: Any, added: torch.Tensor) -> None:
-    """Add to the bias, in float64, rounded once; one is made where there is none."""
+    """Add to the bias, in float64 and rounded once; a layer without a bias gets one."""
     weight = module.weight
     before = torch.zeros_like(added) if module.bias is None else module.bias.detach().cpu().double()
     trains = weight.requires_grad if module.bias is None else module.bias.requires_grad

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import fx, nn
 
-from mcompiler.admm.surgery.operators import Carries, Kind
-from mcompiler.admm.surgery.tracing import Shape
+from mcompiler.admm.surgery.operators import ConstantRule, OpKind
+from mcompiler.admm.surgery.tracing import NodeShape
 
 
 @dataclass(frozen=True, eq=False)
-class Value:
-    """The channels of one tensor.
+class TensorChannels:
+    """The channels of one tensor of the graph.
 
     Attributes:
-        axis: the axis that the channels lie on.
+        axis: the axis that the channels are on.
         ids: [size of that axis] the channel at each position; after a Flatten several positions share one.
     """
 
@@ -26,26 +26,26 @@ class Value:
 
 
 @dataclass(frozen=True, eq=False)
-class Step:
+class ChannelStep:
     """One operation on channels.
 
     Attributes:
-        node: where it stands in the graph.
-        kind: what it does with the channels.
+        node: of the graph.
+        kind: effect on the channels.
         inputs: the tensors whose channels it reads.
-        carries: what it makes of a channel that is constant.
+        constant_rule: effect on a channel that is constant.
         module: name of the module that it calls.
     """
 
     node: fx.Node
-    kind: Kind
+    kind: OpKind
     inputs: tuple[fx.Node, ...]
-    carries: Carries = Carries.NOTHING
+    constant_rule: ConstantRule = ConstantRule.UNKNOWN
     module: str | None = None
 
 
 @dataclass(frozen=True, eq=False)
-class Site:
+class TracedLayer:
     """A layer in the graph: nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear or a subclass.
 
     Attributes:
@@ -58,11 +58,15 @@ class Site:
     """
 
     name: str
-    calls: tuple[Step, ...]
+    calls: tuple[ChannelStep, ...]
     inputs: torch.Tensor
     outputs: torch.Tensor
     groups: int
     positions: int
+
+    def with_call(self, call: ChannelStep) -> TracedLayer:
+        """The layer with one more use."""
+        return replace(self, calls=(*self.calls, call))
 
     @property
     def matrix(self) -> tuple[int, int, int]:
@@ -76,32 +80,32 @@ class ChannelGraph:
     """The channels of a model.
 
     Attributes:
-        model: the model itself (not a copy: weights are read when they are asked for).
+        model: the model itself (not a copy: its weights are read when they are needed).
         graph: its symbolic trace in evaluation mode.
         steps: one per tensor of the graph, in order of execution.
-        values: the channels of each tensor.
-        classes: [ids] the class of every id; ids of one class live and die together.
-        pins: class -> why it must be kept.
+        channels: of each tensor.
+        classes: [ids] the class of every id; channels of one class are kept or removed together.
+        pins: class -> reason why it must be kept.
         layers: the layers by name, in order of execution.
-        shapes: what each node gives for the example inputs.
+        shapes: of the result of each node for the example inputs.
         dropouts: functional dropouts that follow the mode of the model.
-        volatile: nodes whose tensor is overwritten later, so that it is no constant.
+        overwritten: nodes whose tensor is overwritten later, so that it is not constant.
     """
 
     model: nn.Module
     graph: fx.Graph
-    steps: tuple[Step, ...]
-    values: Mapping[fx.Node, Value]
+    steps: tuple[ChannelStep, ...]
+    channels: Mapping[fx.Node, TensorChannels]
     classes: torch.Tensor
     pins: Mapping[int, str]
-    layers: Mapping[str, Site]
-    shapes: Mapping[fx.Node, Shape]
+    layers: Mapping[str, TracedLayer]
+    shapes: Mapping[fx.Node, NodeShape]
     dropouts: Mapping[fx.Node, type[nn.Module]]
-    volatile: frozenset[fx.Node]
+    overwritten: frozenset[fx.Node]
 
-    def of(self, node: fx.Node) -> torch.Tensor:
+    def classes_of(self, node: fx.Node) -> torch.Tensor:
         """[channels of the node's tensor] the class of each."""
-        return self.classes[self.values[node].ids]
+        return self.classes[self.channels[node].ids]
 
     def dims(self, node: fx.Node) -> tuple[int, ...]:
         """The shape of the node's tensor for the example inputs."""
@@ -109,9 +113,9 @@ class ChannelGraph:
         assert dims is not None
         return dims
 
-    def follows(self, call: Step) -> bool:
-        """Whether a layer reads the channels of its input along the axis that carries them."""
-        source = self.values[call.inputs[0]]
-        return source.axis == self.values[call.node].axis and len(source.ids) == len(
+    def follows_channels(self, call: ChannelStep) -> bool:
+        """Whether a layer reads the channels of its input along the axis that they are on."""
+        source = self.channels[call.inputs[0]]
+        return source.axis == self.channels[call.node].axis and len(source.ids) == len(
             self.layers[str(call.module)].inputs
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
@@ -12,21 +12,21 @@ from torch import fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 
-from mcompiler.admm.lowering import MAPPED
+from mcompiler.admm.lowering import MAPPED_MODULES
 from mcompiler.errors import CompileError
 
-REMEDY = "set `remove_paths = false` to compress the model without removing paths"
-_LEAVES: tuple[type[nn.Module], ...] = (*MAPPED, _BatchNorm, _InstanceNorm, nn.PReLU)
+NO_REMOVAL_REMEDY = "set `remove_paths = false` to compress the model without removing paths"
+_LEAVES: tuple[type[nn.Module], ...] = (*MAPPED_MODULES, _BatchNorm, _InstanceNorm, nn.PReLU)
 
 
 @dataclass(frozen=True)
-class Shape:
-    """What a node of the graph computes for the example.
+class NodeShape:
+    """Shape and type of a node's result for the example.
 
     Attributes:
-        dims: the tensor's shape; None for a value that is no tensor.
+        dims: the tensor's shape; None for a value that is not a tensor.
         dtype: the tensor's type; None likewise.
-        holds_tensors: a tuple or list with tensors inside.
+        holds_tensors: whether the value is a tuple or list with tensors inside.
     """
 
     dims: tuple[int, ...] | None
@@ -41,37 +41,32 @@ class Trace:
     Attributes:
         graph: the graph in evaluation mode; its nodes name the modules as ``named_modules`` does.
         shapes: per node, for the example.
-        dropouts: nodes of functional dropout that follow the mode of the model, with the module that stands for each.
+        dropouts: nodes of functional dropout that follow the mode of the model, with the module that replaces each.
     """
 
     graph: fx.Graph
-    shapes: Mapping[fx.Node, Shape]
+    shapes: Mapping[fx.Node, NodeShape]
     dropouts: Mapping[fx.Node, type[nn.Module]]
 
 
 class _Tracer(fx.Tracer):
-    """Stops at layers, normalisations and the modules of torch.nn; walks through everything else."""
-
-    def __init__(self, leaves: tuple[type[nn.Module], ...] = ()) -> None:
-        super().__init__()
-        self._leaves = (*_LEAVES, *leaves)
+    """Does not trace into layers, normalisations and the modules of torch.nn."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return isinstance(m, self._leaves) or super().is_leaf_module(m, module_qualified_name)
+        return isinstance(m, _LEAVES) or super().is_leaf_module(m, module_qualified_name)
 
 
-def symbolic_trace(model: nn.Module, example: Sequence[torch.Tensor], leaves: Iterable[type[nn.Module]]) -> Trace:
-    """Trace a copy of the model in both modes and run it once in evaluation mode; the model itself is not touched.
+def symbolic_trace(model: nn.Module, example: Sequence[torch.Tensor]) -> Trace:
+    """Trace a copy of the model in both modes and run it once in evaluation mode; the model itself is not changed.
 
     Raises:
         CompileError: it cannot be traced, differs between the modes, or does not take the example.
     """
     copy = deepcopy(model)
-    kinds = tuple(leaves)
-    training = _graph_of(copy.train(), kinds)
-    graph = _graph_of(copy.eval(), kinds)
-    dropouts = _mode_differences(graph, training)
-    recorder = _Recorder(fx.GraphModule(copy, graph))
+    training = _trace_graph(copy.train())
+    graph = _trace_graph(copy.eval())
+    dropouts = _find_mode_differences(graph, training)
+    recorder = _ShapeRecorder(fx.GraphModule(copy, graph))
     graph.owning_module = None
     try:
         with torch.no_grad():
@@ -81,7 +76,7 @@ def symbolic_trace(model: nn.Module, example: Sequence[torch.Tensor], leaves: It
     return Trace(graph, recorder.shapes, dropouts)
 
 
-def attribute(model: nn.Module, target: str) -> Any:
+def get_attribute(model: nn.Module, target: str) -> Any:
     """A module, parameter or buffer by its dotted name."""
     value: Any = model
     for part in target.split("."):
@@ -89,16 +84,16 @@ def attribute(model: nn.Module, target: str) -> Any:
     return value
 
 
-def _graph_of(model: nn.Module, leaves: tuple[type[nn.Module], ...]) -> fx.Graph:
+def _trace_graph(model: nn.Module) -> fx.Graph:
     try:
-        graph = _Tracer(leaves).trace(model)
-    except Exception as error:  # a trace runs the user's code
+        graph = _Tracer().trace(model)
+    except Exception as error:  # tracing runs the user's code
         raise CompileError(
-            f"the model cannot be traced: {_first_line(error)}; take control flow that depends on data out of its "
-            f"forward, or {REMEDY}"
+            f"the model cannot be traced: {_first_line(error)}; remove control flow that depends on data from "
+            f"its forward, or {NO_REMOVAL_REMEDY}"
         ) from error
     for node in graph.nodes:
-        node.type = None  # annotations are strings in many files, and then a GraphModule cannot be pickled
+        node.type = None  # annotations that are strings make a GraphModule that cannot be pickled
     return graph
 
 
@@ -116,16 +111,16 @@ _DROPOUTS: dict[Callable[..., Any], type[nn.Module]] = {
 }
 
 
-def _mode_differences(graph: fx.Graph, training: fx.Graph) -> dict[fx.Node, type[nn.Module]]:
+def _find_mode_differences(graph: fx.Graph, training: fx.Graph) -> dict[fx.Node, type[nn.Module]]:
     """Functional dropouts whose `training` follows the model; any other difference is an error."""
-    ours, theirs = list(graph.nodes), list(training.nodes)
+    evaluation, in_training = list(graph.nodes), list(training.nodes)
     dropouts: dict[fx.Node, type[nn.Module]] = {}
-    same = len(ours) == len(theirs)
-    for a, b in zip(ours, theirs, strict=False):
+    same = len(evaluation) == len(in_training)
+    for a, b in zip(evaluation, in_training, strict=False):
         same = same and a.op == b.op and a.target == b.target
         if not same:
             break
-        if _arguments(a) == _arguments(b):
+        if _describe_arguments(a) == _describe_arguments(b):
             continue
         same = a.op == "call_function" and a.target in _DROPOUTS
         if same:
@@ -133,27 +128,27 @@ def _mode_differences(graph: fx.Graph, training: fx.Graph) -> dict[fx.Node, type
     if not same:
         raise CompileError(
             f"the model computes something else in training than in evaluation (it asks `self.training`); use modules "
-            f"such as nn.Dropout for that, or {REMEDY}"
+            f"such as nn.Dropout for that, or {NO_REMOVAL_REMEDY}"
         )
     return dropouts
 
 
-def _arguments(node: fx.Node) -> str:
+def _describe_arguments(node: fx.Node) -> str:
     return repr((node.args, node.kwargs))
 
 
-class _Recorder(fx.Interpreter):
-    """Runs the graph and notes the shape of every result."""
+class _ShapeRecorder(fx.Interpreter):
+    """Runs the graph and records the shape of every result."""
 
     def __init__(self, module: fx.GraphModule) -> None:
         super().__init__(module)
-        self.shapes: dict[fx.Node, Shape] = {}
+        self.shapes: dict[fx.Node, NodeShape] = {}
 
     def run_node(self, n: fx.Node) -> Any:
         value = super().run_node(n)
         if isinstance(value, torch.Tensor):
-            self.shapes[n] = Shape(tuple(value.shape), value.dtype)
+            self.shapes[n] = NodeShape(tuple(value.shape), value.dtype)
         else:
             inside = isinstance(value, (tuple, list)) and any(isinstance(v, torch.Tensor) for v in value)
-            self.shapes[n] = Shape(None, None, inside)
+            self.shapes[n] = NodeShape(None, None, inside)
         return value

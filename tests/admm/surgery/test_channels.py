@@ -13,12 +13,12 @@ from torch import nn  # noqa: E402
 from torch.nn import functional  # noqa: E402
 from torch.nn.utils import parametrize  # noqa: E402
 
-from mcompiler.admm.surgery.channels import ChannelGraph, fold_batchnorm_pairs, shared_inputs, trace  # noqa: E402
+from mcompiler.admm.surgery.channels import ChannelGraph, find_batchnorm_pairs, find_shared_inputs, trace  # noqa: E402
 from mcompiler.admm.surgery.removal import remove_unused  # noqa: E402
 from mcompiler.errors import CompileError  # noqa: E402
 from tests.support.networks import NETWORKS, ResNet, masked, random_support, settled  # noqa: E402
 
-REMEDY = "set `remove_paths = false` to compress the model without removing paths"
+NO_REMOVAL_REMEDY = "set `remove_paths = false` to compress the model without removing paths"
 
 
 class Calls(nn.Module):
@@ -107,13 +107,13 @@ def test_matrices_are_those_of_the_compiler() -> None:
 
 def test_pairs_and_shared_inputs() -> None:
     graph = trace(settled(ResNet, 0), image())
-    assert fold_batchnorm_pairs(graph) == [
+    assert find_batchnorm_pairs(graph) == [
         ("conv", "bn"),
         *((f"layers.{i}.conv{j}", f"layers.{i}.bn{j}") for i in (0, 1) for j in (1, 2)),
         ("layers.1.shortcut.0", "layers.1.shortcut.1"),
         *((f"layers.2.conv{j}", f"layers.2.bn{j}") for j in (1, 2)),
     ]
-    assert shared_inputs(graph) == [
+    assert find_shared_inputs(graph) == [
         ("conv",),
         ("layers.0.conv1",),
         ("layers.0.conv2",),
@@ -126,7 +126,7 @@ def test_pairs_and_shared_inputs() -> None:
 
 
 def test_pairs_where_somebody_else_reads_are_none() -> None:
-    assert fold_batchnorm_pairs(trace(settled(NETWORKS["densenet"], 0), image())) == []
+    assert find_batchnorm_pairs(trace(settled(NETWORKS["densenet"], 0), image())) == []
 
 
 def test_inputs_behind_dropout_and_of_repeated_layers_are_shared() -> None:
@@ -134,13 +134,13 @@ def test_inputs_behind_dropout_and_of_repeated_layers_are_shared() -> None:
         h = m.a(x)
         return m.c(functional.dropout(h, 0.1, m.training)).sum() + m.b(h).sum()
 
-    assert shared_inputs(trace(calls(forward), image())) == [("a",), ("c", "b")]
+    assert find_shared_inputs(trace(calls(forward), image())) == [("a",), ("c", "b")]
 
     def twice(m: Any, x: Any) -> Any:
         h = m.a(x)
         return m.c(m.b(h)) + m.c(h)
 
-    assert shared_inputs(trace(calls(twice), image())) == [("a",), ("b", "c")]
+    assert find_shared_inputs(trace(calls(twice), image())) == [("a",), ("b", "c")]
 
 
 @pytest.mark.parametrize(
@@ -242,38 +242,18 @@ def test_weights_that_belong_to_somebody_else_are_pinned() -> None:
     assert removal.as_table()["b"] == {"filters": [6, 6], "channels": [6, 6]}
 
 
-def test_modules_of_the_user_that_work_elementwise() -> None:
-    class Round(nn.Module):
-        def forward(self, x: Any) -> Any:
-            if x.max() > 0:  # cannot be traced
-                x = torch.round(x * 4) / 4
-            return x
-
-    model = nn.Sequential(nn.Conv2d(3, 6, 3), Round(), nn.Conv2d(6, 4, 1)).double().eval()
-    with pytest.raises(CompileError, match="cannot be traced"):
-        trace(model, image())
-    model.get_parameter("0.bias").data.fill_(0.7)
-    graph = trace(model, image(), elementwise=(Round,))
-    support = {"0": torch.ones(1, 27, 6, dtype=torch.bool)}
-    support["0"][:, :, 2] = False
-    removal = remove_unused(model, image(), support, graph=graph)
-    assert removal.folded == {"2": 1}
-    with torch.no_grad():
-        assert torch.allclose(removal.model(image()), masked(model, support)(image()), atol=1e-12)
-
-
 def test_models_that_cannot_be_traced() -> None:
     with pytest.raises(CompileError) as error:
         trace(calls(lambda m, x: m.c(m.a(x)) if x.sum() > 0 else x), image())
     assert str(error.value) == (
-        "the model cannot be traced: symbolically traced variables cannot be used as inputs to control flow; take "
-        f"control flow that depends on data out of its forward, or {REMEDY}"
+        "the model cannot be traced: symbolically traced variables cannot be used as inputs to control flow; remove "
+        f"control flow that depends on data from its forward, or {NO_REMOVAL_REMEDY}"
     )
     with pytest.raises(CompileError) as error:
         trace(calls(lambda m, x: (m.a(x), m.b(m.a(x))) if m.training else m.a(x)), image())
     assert str(error.value) == (
         "the model computes something else in training than in evaluation (it asks `self.training`); use modules such "
-        f"as nn.Dropout for that, or {REMEDY}"
+        f"as nn.Dropout for that, or {NO_REMOVAL_REMEDY}"
     )
     with pytest.raises(CompileError, match=r"the model does not run on the example inputs: .*channels"):
         trace(calls(lambda m, x: m.c(m.a(x))), image()[:, :2])

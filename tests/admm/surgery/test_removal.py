@@ -17,14 +17,14 @@ torch = pytest.importorskip("torch")
 
 from torch import nn  # noqa: E402
 
-from mcompiler.admm.lowering import as_matrix, find_layers  # noqa: E402
+from mcompiler.admm.lowering import as_matrix, as_weight, find_layers  # noqa: E402
 from mcompiler.admm.surgery.channels import trace  # noqa: E402
-from mcompiler.admm.surgery.removal import Removal, clear_shifts, remove_unused, unused  # noqa: E402
+from mcompiler.admm.surgery.removal import RemovalResult, clear_constant_biases, remove_unused  # noqa: E402
 from mcompiler.errors import CompileError  # noqa: E402
 from tests.support.networks import NETWORKS, Random, ResNet, masked, random_support, settled  # noqa: E402
 
 NOTHING_LEFT = (
-    "node 'features.4': nothing is left of it that the outputs of the network need, and no other path leads past it: "
+    "node 'features.4': no weights are left in it that the outputs of the network need, and no other path bypasses it: "
     "loosen its structure or the budget, or name it in `skip`"
 )
 
@@ -33,7 +33,7 @@ def example(size: int = 8, batch: int = 2) -> Any:
     return torch.randn(batch, 3, size, size, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
 
 
-def check(model: nn.Module, support: dict[str, Any], x: Any) -> Removal | None:
+def check(model: nn.Module, support: dict[str, Any], x: Any) -> RemovalResult | None:
     """Hold the smaller model against the masked one; an error only where the masked one is a constant."""
     large = masked(model, support)
     before = deepcopy(model.state_dict())
@@ -50,7 +50,7 @@ def check(model: nn.Module, support: dict[str, Any], x: Any) -> Removal | None:
     for name, layer in find_layers(removal.model).items():
         assert removal.support[name].shape == layer.shape
         assert not layer.matrix()[~removal.support[name]].any()
-        assert torch.equal(removal.sliced(name, masks(large, name)) & removal.support[name], removal.support[name])
+        assert torch.equal(removal.kept[name].slice(masks(large, name)) & removal.support[name], removal.support[name])
     return removal
 
 
@@ -66,7 +66,7 @@ def test_smaller_networks_compute_the_same(name: str, seed: int, share: float, c
     model = settled(NETWORKS[name], seed)
     support = random_support(model, seed, share)
     if clear:
-        clear_shifts(model, trace(model, example()), support)
+        clear_constant_biases(model, trace(model, example()), support)
     check(model, support, example())
 
 
@@ -152,7 +152,7 @@ def test_shifts_are_cleared_and_then_nothing_is_folded() -> None:
     model = settled(NETWORKS["vgg"], 0)
     support = without_filters(model, "features.4", 0, 5)
     graph = trace(model, example())
-    cleared = clear_shifts(model, graph, support)
+    cleared = clear_constant_biases(model, graph, support)
     assert sorted(cleared) == ["features.5.bias", "features.5.weight"]
     assert cleared["features.5.bias"].nonzero().flatten().tolist() == [0, 5]
     assert model.get_parameter("features.5.bias")[[0, 5]].tolist() == [0, 0]
@@ -166,7 +166,7 @@ def test_shifts_are_cleared_and_then_nothing_is_folded() -> None:
 def test_the_bias_of_an_output_is_not_cleared() -> None:
     model = chain(nn.Flatten(), nn.Linear(192, 4))
     support = without_filters(model, "1", 2)
-    assert clear_shifts(model, trace(model, example()), support) == {}
+    assert clear_constant_biases(model, trace(model, example()), support) == {}
     removal = check(model, support, example())
     assert removal is not None
     assert removal.pinned == {"1": {2: "it is an output of the network"}}
@@ -176,7 +176,7 @@ def test_the_bias_of_an_output_is_not_cleared() -> None:
 def test_an_empty_branch_vanishes(projection: bool) -> None:
     model = settled(lambda: ResNet(projection), 1)
     support = {"layers.0.conv2": torch.zeros(1, 54, 6, dtype=torch.bool)}
-    clear_shifts(model, trace(model, example()), support)
+    clear_constant_biases(model, trace(model, example()), support)
     removal = check(model, support, example())
     assert removal is not None
     assert "layers.0.conv1" not in removal.kept
@@ -199,7 +199,7 @@ def test_a_branch_of_constants_becomes_a_buffer() -> None:
 def test_an_empty_shortcut_vanishes() -> None:
     model = settled(ResNet, 2)
     support = {"layers.1.shortcut.0": torch.zeros(1, 6, 10, dtype=torch.bool)}
-    clear_shifts(model, trace(model, example()), support)
+    clear_constant_biases(model, trace(model, example()), support)
     removal = check(model, support, example())
     assert removal is not None
     assert "layers.1.shortcut.0" not in removal.kept
@@ -211,7 +211,7 @@ def test_an_empty_layer_of_a_chain_is_an_error() -> None:
     with pytest.raises(CompileError, match=re.escape(NOTHING_LEFT)):
         remove_unused(model, example(), support)
     with pytest.raises(CompileError, match=r"node 'features\.4': "):
-        unused(trace(model, example()), support)
+        remove_unused(model, example(), support, graph=trace(model, example()))
 
 
 def test_stride_and_option_a_cut_the_pads() -> None:
@@ -219,7 +219,7 @@ def test_stride_and_option_a_cut_the_pads() -> None:
     support = without_filters(model, "layers.1.conv2", *range(10)) | without_filters(
         model, "layers.2.conv2", *range(10)
     )
-    clear_shifts(model, trace(model, example()), support)
+    clear_constant_biases(model, trace(model, example()), support)
     removal = check(model, support, example())
     assert removal is not None  # only what the shortcut passes on is left
     assert removal.as_table()["fc"] == {"filters": [4, 4], "channels": [10, 6]}
@@ -233,22 +233,22 @@ def test_groups_stay_even() -> None:
     assert removal.as_table()["1"] == {"filters": [8, 6], "channels": [8, 6]}
     assert removal.model.get_submodule("1").groups == 3
     assert removal.pinned == {"0": {2: "the groups of '1' must be of one size"}}
-    assert removal.sliced("1", as_matrix(model.get_submodule("1").weight, 4)).shape == (3, 18, 2)  # type: ignore[arg-type]
+    assert removal.kept["1"].slice(as_matrix(model.get_submodule("1").weight, 4)).shape == (3, 18, 2)  # type: ignore[arg-type]
 
 
 def test_tensors_of_a_layer_follow() -> None:
     model = settled(NETWORKS["mobilenet"], 7)
     removal = check(model, random_support(model, 7, 0.8), example())
     assert removal is not None
-    dead = unused(trace(model, example()), random_support(model, 7, 0.8))
-    large = masked(model, dead.support)
     for name, kept in removal.kept.items():
-        weight = large.get_parameter(f"{name}.weight")
-        small = removal.model.get_parameter(f"{name}.weight")
-        assert torch.equal(kept.weight(weight), small)
-        assert torch.equal(removal.sliced(name, weight), small)
-        assert kept.filters.tolist() == (~dead.filters[name]).nonzero().flatten().tolist()
-        assert kept.channels.tolist() == (~dead.channels[name]).nonzero().flatten().tolist()
+        weight = model.get_parameter(f"{name}.weight").detach()
+        small = removal.model.get_parameter(f"{name}.weight").detach()
+        rest = removal.support[name]
+        assert torch.equal(kept.slice_weight(weight)[as_weight(rest, small.shape)], small[as_weight(rest, small.shape)])
+        assert torch.equal(kept.slice(weight), kept.slice_weight(weight))
+        assert len(kept.filters) == small.shape[0]
+        assert kept.filters.tolist() == sorted(set(kept.filters.tolist()))
+        assert kept.channels.tolist() == sorted(set(kept.channels.tolist()))
 
 
 def test_modes_gradients_and_dropout_are_kept() -> None:
@@ -322,7 +322,7 @@ def test_without_support_the_zeros_of_the_weights_count() -> None:
 
 def test_volumes() -> None:
     model = chain(nn.Conv3d(3, 4, 3), nn.BatchNorm3d(4), nn.ReLU(), nn.MaxPool3d(2), nn.Flatten(), nn.Linear(32, 2))
-    clear_shifts(model, trace(model, torch.zeros(1, 3, 6, 6, 6).double()), without_filters(model, "0", 1))
+    clear_constant_biases(model, trace(model, torch.zeros(1, 3, 6, 6, 6).double()), without_filters(model, "0", 1))
     x = torch.randn(2, 3, 6, 6, 6).double()
     removal = check(model, without_filters(model, "0", 1), x)
     assert removal is not None

@@ -12,7 +12,7 @@ from torch import nn
 
 import mcompiler
 from mcompiler import admm
-from mcompiler.admm.rehearsal import rehearse
+from mcompiler.admm.precheck import check_before_training
 from mcompiler.errors import UserError
 from mcompiler.target import load_target
 
@@ -52,16 +52,20 @@ def refuse_training(message: str) -> None:
 
 WRONG: dict[str, tuple[nn.Module, str, str]] = {
     "unused": (
-        Net(lambda net, x: net.b(x)), "generic_128", r"'a'.*is not called when the model runs.*name it in `skip`",
+        Net(lambda net, x: net.b(x)),
+        "generic_128",
+        r"'a'.*is not called when the model runs.*name it in `skip`",
     ),
     "read by other means": (
-        Net(lambda net, x: nn.functional.linear(x, net.b.weight @ net.a.weight)), "generic_128", "'a'.*is not called",
+        Net(lambda net, x: nn.functional.linear(x, net.b.weight @ net.a.weight)),
+        "generic_128",
+        "'a'.*is not called",
     ),
     "attention": (Net(attend, attention=True), "generic_128", r"'attention\.out_proj'.*is not called.*`skip`"),
     "called twice": (Net(lambda net, x: net.b(net.a(net.a(x)))), "generic_128", "'a'.*is read 2 times.*of its own"),
     "no operator": (Net(lambda net, x: net.b(torch.special.i0e(net.a(x)))), "generic_128", "torch.onnx cannot export"),
     "bits": (Net(lambda net, x: net.b(net.a(x))), "isaac_16bit", r"inputs of 16 bits.*--set precision\.inputs=8"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", WRONG)
@@ -78,7 +82,7 @@ def test_fails_before_the_training(case: str, remove_paths: bool, capfd: pytest.
 def test_a_model_is_left_as_it_was(training: bool) -> None:
     model = Net(lambda net, x: net.b(net.a(x))).train(training)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    rehearse(model, (batches()[0][0],), load_target("generic_128"), BRIEF)
+    check_before_training(model, (batches()[0][0],), load_target("generic_128"), BRIEF)
     assert {module.training for module in model.modules()} == {training}
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     assert all(parameter.requires_grad and parameter.grad is None for parameter in model.parameters())
@@ -90,7 +94,10 @@ def test_skipping_what_is_not_called_compresses_the_rest() -> None:
     model = Net(attend, attention=True)
     result = admm.compress(model, batches(), "generic_128", spec, device="cpu", progress=False)
     assert set(result.layers) == {"a", "b"}
-    assert result.left == {"attention": "MultiheadAttention", "attention.out_proj": "NonDynamicallyQuantizableLinear"}
+    assert result.uncompressed == {
+        "attention": "MultiheadAttention",
+        "attention.out_proj": "NonDynamicallyQuantizableLinear",
+    }
 
 
 def test_a_layer_that_the_trace_does_not_follow_keeps_its_size(tmp_path_factory: pytest.TempPathFactory) -> None:
@@ -109,8 +116,10 @@ def test_a_layer_that_the_trace_does_not_follow_keeps_its_size(tmp_path_factory:
 
     spec = admm.Spec(
         layers={"inner.linear1": admm.Structure(filters=8)},
-        admm=BRIEF.admm, retrain=BRIEF.retrain, skip=("inner.self_attn.out_proj", "inner.multihead_attn.out_proj"),
-    )  # fmt: skip
+        admm=BRIEF.admm,
+        retrain=BRIEF.retrain,
+        skip=("inner.self_attn.out_proj", "inner.multihead_attn.out_proj"),
+    )
     result = admm.compress(Outer(), batches(), "generic_128", spec, device="cpu", progress=False)
     linear1, linear2 = (result.layers[f"inner.linear{number}"] for number in (1, 2))
     assert int((linear1.weight != 0).any(dim=1).sum()) <= 8

@@ -1,4 +1,4 @@
-"""What would fail behind hours of training fails before it: the steps behind the training, on the model as it came."""
+"""Run the steps that follow training once before it: a model that they cannot handle fails at once, not hours later."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ import torch
 from torch import nn
 
 from mcompiler.admm.export import check_input_bits, to_onnx
-from mcompiler.admm.loop import forward
-from mcompiler.admm.lowering import Layer, find_layers
+from mcompiler.admm.loop import run_model
+from mcompiler.admm.lowering import CompressibleLayer, find_layers
 from mcompiler.admm.spec import Spec
-from mcompiler.admm.surgery.channels import fold_batchnorm_pairs, trace
+from mcompiler.admm.surgery.channels import find_batchnorm_pairs, trace
 from mcompiler.errors import CompileError
 from mcompiler.target import Target
 
 
-def rehearse(model: nn.Module, example: tuple[Any, ...], target: Target, spec: Spec) -> None:
-    """Run, trace and export the model once, untrained; it is left as it was.
+def check_before_training(model: nn.Module, example: tuple[Any, ...], target: Target, spec: Spec) -> None:
+    """Run, trace and export the untrained model once; it is not changed.
 
     Raises:
         CompileError: it does not run on the example or cannot be traced; a layer that is not called, or whose inputs
-            have bits that the file cannot carry.
+            have a number of bits that the file cannot hold.
         ModelError: torch.onnx cannot export it, or does not keep a layer.
     """
     layers = find_layers(model, spec.skip, spec.layers)
@@ -30,11 +30,11 @@ def rehearse(model: nn.Module, example: tuple[Any, ...], target: Target, spec: S
             check_input_bits(name, target.layer_bits(name)[1])
     graph = trace(model, example) if spec.remove_paths else None
     _check_calls(model, example, layers)
-    to_onnx(model, layers, fold_batchnorm_pairs(graph) if graph is not None else (), example)
+    to_onnx(model, layers, find_batchnorm_pairs(graph) if graph is not None else (), example)
 
 
-def _check_calls(model: nn.Module, example: tuple[Any, ...], layers: dict[str, Layer]) -> None:
-    """Refuse layers that no forward pass comes by."""
+def _check_calls(model: nn.Module, example: tuple[Any, ...], layers: dict[str, CompressibleLayer]) -> None:
+    """Refuse layers that are not called in a forward pass."""
     called: set[str] = set()
     hooks = [
         layer.module.register_forward_pre_hook(lambda _, __, name=name: called.add(name))
@@ -43,7 +43,7 @@ def _check_calls(model: nn.Module, example: tuple[Any, ...], layers: dict[str, L
     training = model.training
     try:
         with torch.no_grad():
-            forward(model.eval(), example)
+            run_model(model.eval(), example)
     except Exception as error:  # whatever the model raises
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise CompileError(f"the model does not run on the example inputs: {first}") from error
@@ -54,7 +54,7 @@ def _check_calls(model: nn.Module, example: tuple[Any, ...], layers: dict[str, L
     for name in layers:
         if name not in called:
             raise CompileError(
-                "is not called when the model runs: it is not used, or its weight is read by other means (as "
+                "is not called when the model runs: it is not used, or another module reads its weight directly (as "
                 "nn.MultiheadAttention reads that of its out_proj); name it in `skip`",
                 name,
             )

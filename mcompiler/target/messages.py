@@ -1,0 +1,74 @@
+"""Wording of pydantic's errors in terms of TOML: of targets, and of the other files that pydantic checks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pydantic_core import ErrorDetails
+
+from mcompiler.target.locate import did_you_mean
+
+_EXPECTED = {
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "finite_number": "finite",
+    "string_type": "text in quotes",
+    "bool_type": "true or false",
+    "model_type": "a table",
+    "model_attributes_type": "a table",
+    "dataclass_type": "a table",
+    "dict_type": "a table",
+    "mapping_type": "a table",
+    "tuple_type": "a list",
+}
+_BOUNDS = {
+    "greater_than": ("above", "gt"),
+    "greater_than_equal": ("at least", "ge"),
+    "less_than": ("below", "lt"),
+    "less_than_equal": ("at most", "le"),
+}
+
+
+def show_value(value: object) -> str:
+    """A TOML value in a message; tables and lists are named only."""
+    if isinstance(value, dict | list):
+        return "a table" if isinstance(value, dict) else "a list"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return repr(value)
+
+
+def _choices(error: ErrorDetails) -> tuple[str, ...]:
+    """The words that a choice allows, where the error is about a choice."""
+    if error["type"] not in ("enum", "literal_error"):
+        return ()
+    return tuple(error["ctx"]["expected"].replace(" or ", ", ").replace("'", "").split(", "))
+
+
+def _expected(error: ErrorDetails) -> str:
+    kind = error["type"]
+    if kind in _EXPECTED:
+        return _EXPECTED[kind]
+    if kind in _BOUNDS:
+        words, bound = _BOUNDS[kind]
+        return f"{words} {error['ctx'][bound]:g}"
+    if kind in ("enum", "literal_error"):
+        return str(error["ctx"]["expected"])
+    return error["msg"].removeprefix("Input should be ")
+
+
+def describe_value_errors(errors: Sequence[ErrorDetails]) -> str:
+    """What is wrong with the value at one key, from all that pydantic says about it; unknown and missing keys aside."""
+    # A list of which an entry is wrong is too short as well for pydantic, which counts the valid entries.
+    errors = [error for error in errors if error["type"] != "too_short"] or errors
+    first = errors[0]
+    if first["type"] == "value_error":
+        return first["msg"].removeprefix("Value error, ")
+    if first["type"] == "too_short":
+        return f"holds {first['ctx']['actual_length']} values; give at least {first['ctx']['min_length']}"
+    wanted = list(dict.fromkeys(_expected(error) for error in errors))
+    words = [word for error in errors for word in _choices(error)]
+    given = first["input"]
+    close = did_you_mean(given, words) if isinstance(given, str) else ""
+    return f"must be {' or '.join(wanted)}, not {show_value(given)}{close}"
