@@ -1,4 +1,4 @@
-"""Samples for a model: read from .npz, drawn at random, fed in batches.
+"""Samples for a model: read from .npz, drawn at random, fed in batches; and .npz files with reproducible bytes.
 
 The first axis of every array is the sample axis. A model whose inputs share a leading batch dimension gets many
 samples a run; any other model (a recurrent state with the batch second, a scalar input) gets one sample a run, without
@@ -7,6 +7,7 @@ that axis.
 
 from __future__ import annotations
 
+import io
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
@@ -174,6 +175,25 @@ def _read(path: Path) -> dict[str, Tensor]:
                 return {key: archive[key] for key in archive.files}
     except (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f"{path}: cannot be read as .npz ({error}); {remedy}") from error
+
+
+def npz_bytes(arrays: Mapping[str, Tensor], *, compression: int | None = None) -> bytes:
+    """The content of an .npz file without modification times, so that equal arrays give equal bytes.
+
+    Args:
+        arrays: by name, in the order of the file.
+        compression: level of zlib, 1 (fast) to 9 (small); None: its default.
+    """
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, array in arrays.items():
+            member = io.BytesIO()
+            # ascontiguousarray alone gives a scalar one dimension.
+            np.lib.format.write_array(member, np.ascontiguousarray(array).reshape(array.shape), allow_pickle=False)
+            info = zipfile.ZipInfo(f"{name}.npy", date_time=(1980, 1, 1, 0, 0, 0))
+            info.compress_type = zipfile.ZIP_DEFLATED
+            archive.writestr(info, member.getvalue(), compresslevel=compression)
+    return content.getvalue()
 
 
 def _labels(path: str, labels: Tensor) -> npt.NDArray[np.int64]:
