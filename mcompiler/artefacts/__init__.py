@@ -5,13 +5,14 @@ from mcompiler.artefacts.directory import (
     check_place,
     clean_leftovers,
     hash_file,
+    parts_of,
     read_manifest,
     sync_folder,
     verify_hashes,
     whole,
     write_build,
 )
-from mcompiler.artefacts.layers import LayerData, file_stem, plain_name, program_layers, write_layers
+from mcompiler.artefacts.layers import LayerData, file_stem, layer_files, plain_name, program_layers, write_layers
 from mcompiler.artefacts.placement import placement_data, placement_faults
 from mcompiler.artefacts.report import report_html
 from mcompiler.artefacts.stored import read_layers
@@ -25,6 +26,8 @@ __all__ = [
     "clean_leftovers",
     "file_stem",
     "hash_file",
+    "layer_files",
+    "parts_of",
     "placement_data",
     "placement_faults",
     "plain_name",

@@ -11,7 +11,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -82,10 +82,12 @@ class Writer:
     Attributes:
         root: the unfinished folder.
         files: size and sha256 of every file so far, by relative path.
+        parts: files that are read together, by the one that refers to the others (a model and its external data).
     """
 
     root: Path
     files: dict[str, dict[str, Any]] = field(default_factory=dict)
+    parts: dict[str, list[str]] = field(default_factory=dict)
 
     def stream(self, name: str, chunks: Iterable[bytes | memoryview]) -> None:
         """Write a file from pieces."""
@@ -123,11 +125,14 @@ class Writer:
         with source.open("rb") as file:
             self.stream(name, iter(lambda: file.read(_CHUNK), b""))
 
-    def adopt(self, name: str) -> None:
-        """Hash and sync a file that something else wrote into the folder."""
-        with (self.root / name).open("rb+") as file:
-            _sync(file)
-        self.files[name] = {"bytes": (self.root / name).stat().st_size, "sha256": hash_file(self.root / name)}
+    def adopt(self, names: Sequence[str]) -> None:
+        """Hash and sync files that another library wrote into the folder: a model, and its external data."""
+        for name in names:
+            path = self.root / name
+            with path.open("rb+") as file:
+                _sync(file)
+            self.files[name] = {"bytes": path.stat().st_size, "sha256": hash_file(path)}
+        self.parts[names[0]] = list(names)
 
 
 def _json_pieces(data: Mapping[str, Any]) -> Iterator[str]:
@@ -189,7 +194,8 @@ def write_build(
     try:
         writer = Writer(fresh)
         about = fill(writer)
-        manifest = {"format": FORMAT, **about, "files": dict(sorted(writer.files.items()))}
+        parts, files = (dict(sorted(found.items())) for found in (writer.parts, writer.files))
+        manifest = {"format": FORMAT, **about, "parts": parts, "files": files}
         writer.text(MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
         for folder in [path for path in fresh.rglob("*") if path.is_dir()]:
             sync_folder(folder)
@@ -258,7 +264,8 @@ def read_manifest(root: Path) -> dict[str, Any]:
     try:
         manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         known = manifest["format"] == FORMAT
-        manifest["files"].items()
+        if not _all_known(manifest.get("parts", {}), manifest["files"].keys()):
+            raise ValueError("parts that are no files")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise BuildError(f"{path}: damaged; compile the model again") from error
     if not known:
@@ -266,6 +273,16 @@ def read_manifest(root: Path) -> dict[str, Any]:
             f"{root}: a build of format {manifest['format']}, this version reads {FORMAT}; compile the model again"
         )
     return manifest
+
+
+def _all_known(parts: Mapping[str, Sequence[str]], files: Set[str]) -> bool:
+    return all(name in names and files >= set(names) for name, names in parts.items())
+
+
+def parts_of(manifest: Mapping[str, Any], name: str) -> Sequence[str]:
+    """The file and all files that it refers to. A build from before they were recorded: every file of it."""
+    parts: Mapping[str, Sequence[str]] | None = manifest.get("parts")
+    return list(manifest["files"]) if parts is None else parts.get(name, [name])
 
 
 def verify_hashes(root: Path, manifest: Mapping[str, Any], names: Iterable[str] | None = None) -> None:

@@ -147,18 +147,27 @@ def file_stem(index: int, name: str) -> str:
     return f"{index:04d}_{plain_name(name)}"
 
 
+def layer_files(stem: str) -> tuple[str, str]:
+    """The two files of a layer: its arrays, its cells."""
+    return f"layers/{stem}.npz", f"cells/{stem}.npy"
+
+
 def write_layers(writer: Writer, program: ScheduledProgram, target: Target) -> None:
     """Write layers.json, layers/*.npz and cells/*.npy."""
     shape = array_shape(target)
-    records = []
+    records, parts = [], ["layers.json"]
     for index, (layer, schedule) in enumerate(zip(program_layers(program, target), program.layers, strict=True)):
         stem = file_stem(index, layer.op.site.name)
         records.append(_record(layer, schedule, stem))
-        writer.stream(f"layers/{stem}.npz", [npz_bytes(_arrays(layer))])
+        arrays, cells = layer_files(stem)
+        writer.stream(arrays, [npz_bytes(_arrays(layer))])
+        parts.append(arrays)
         if layer.shares is not None:
             continue
-        writer.array(f"cells/{stem}.npy", cells_shape(layer.remap, len(layer.table), shape), layer.cells())
+        writer.array(cells, cells_shape(layer.remap, len(layer.table), shape), layer.cells())
+        parts.append(cells)
     writer.json("layers.json", {"layers": records})
+    writer.parts["layers.json"] = parts
 
 
 def cells_shape(remap: Remapping | None, arrays: int, shape: ArrayShape) -> tuple[int, int, int]:

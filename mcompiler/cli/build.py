@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 import click
 
 from mcompiler.cli.common import json_option, passes_progress, print_json, progress, say
-from mcompiler.errors import BuildError
 
 if TYPE_CHECKING:
     from mcompiler.data import Samples
@@ -301,9 +300,8 @@ def report(directory: Path, as_json: bool) -> None:
     from mcompiler.summary import compile_summary
 
     build = load(directory)
+    build.check_files("report.html")
     page = directory / "report.html"
-    if not page.is_file():
-        raise BuildError(f"{page}: missing from the build; compile the model again")
     if as_json:
         print_json({"report": str(page), "target": build.target.name, **build.cost.as_json()})
     else:
