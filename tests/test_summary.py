@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 from mcompiler.artefacts import LayerData
-from mcompiler.cost import Cost, Counts, LayerCounts, Price
+from mcompiler.cost import Cost, LayerCounts, Price, PricedQuantities
 from mcompiler.ir import BitRange, Fate, NodeFate, Reason, ReasonKind
 from mcompiler.simulate import LayerResult, Verification
 from mcompiler.summary import compile_summary, cost_summary, fates_table, verify_summary
-from mcompiler.target import Event, Place
+from mcompiler.target import Event, HierarchyUnit
 from tests.support.digits import digits_build
 from tests.support.models import model_node
 from tests.support.programs import with_site
@@ -29,10 +29,10 @@ COST = Cost(
         "cell": Price(1e-6, 1e-6, dynamic_j=1e-6),
         "adc": Price(3e-6, 2e-6, static_power_w=0.5, dynamic_j=2.5e-6, static_j=5e-7),
     },
-    counts=Counts(
+    counts=PricedQuantities(
         {
-            "a": LayerCounts({Event.ADC_CONVERSION: 4096.0}, dict.fromkeys(Place, 1.0)),
-            "(digital)": LayerCounts({Event.DIGITAL_OP: 12.0}, dict.fromkeys(Place, 0.0)),
+            "a": LayerCounts({Event.ADC_CONVERSION: 4096.0}, dict.fromkeys(HierarchyUnit, 1.0)),
+            "(digital)": LayerCounts({Event.DIGITAL_OP: 12.0}, dict.fromkeys(HierarchyUnit, 0.0)),
         },
         1.0,
         1e-6,

@@ -1,18 +1,18 @@
-"""What a scheduled program costs."""
+"""Cost of a scheduled program: energy, time and area."""
 
 from mcompiler.cost.calibration import CalibrationCost, calibration_cost
 from mcompiler.cost.data import DataEnergy, ExactInputs, data_energy, mean_field
-from mcompiler.cost.tables import DIGITAL, Cost, Counts, LayerCounts, Price, count, estimate, price
+from mcompiler.cost.tables import DIGITAL, Cost, LayerCounts, Price, PricedQuantities, count, estimate, price
 
 __all__ = [
     "DIGITAL",
     "CalibrationCost",
     "Cost",
-    "Counts",
     "DataEnergy",
     "ExactInputs",
     "LayerCounts",
     "Price",
+    "PricedQuantities",
     "calibration_cost",
     "count",
     "data_energy",

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mcompiler.conductance import conductances, make_adc, round_codes, unpack_levels
-from mcompiler.cost.tables import Counts
+from mcompiler.cost.tables import PricedQuantities
 from mcompiler.dataflow import conversions_per_read
 from mcompiler.errors import BuildError
 from mcompiler.geometry import ArrayShape, array_shape, tile_blocks
@@ -78,7 +78,10 @@ class LayerInputs:
 
 
 def data_energy(
-    layers: Iterable[LayerData], counts: Counts, target: Target, inputs: Sequence[LayerInputs] | None = None
+    layers: Iterable[LayerData],
+    counts: PricedQuantities,
+    target: Target,
+    inputs: Sequence[LayerInputs] | None = None,
 ) -> tuple[DataEnergy, ...]:
     """Energies of every layer, and of all of them as the last; cells are read an array at a time.
 
@@ -201,7 +204,7 @@ def code_share(target: Target) -> float:
     )
 
 
-def _layer(layer: LayerData, inputs: LayerInputs, counts: Counts, target: Target) -> DataEnergy:
+def _layer(layer: LayerData, inputs: LayerInputs, counts: PricedQuantities, target: Target) -> DataEnergy:
     events = counts.layers[layer.op.site.name].events
     shape = array_shape(target)
     siemens = square = driven = 0.0

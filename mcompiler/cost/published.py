@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from mcompiler.conductance import is_signed
 from mcompiler.dataflow import read_time
 from mcompiler.geometry import ArrayShape, array_shape
-from mcompiler.target import Event, Place, Target, WeightEncoding
+from mcompiler.target import Event, HierarchyUnit, Target, WeightEncoding
 
 ROLLED_UP, DERIVED = 0.02, 0.10
 """How far a figure may be off that is a sum of components, or that follows from other numbers."""
@@ -97,19 +97,19 @@ def event_rate(event: Event, target: Target) -> float:
     return target.network.chip_link_bytes_per_s
 
 
-_LEVELS = (Place.ARRAY, Place.CORE, Place.TILE, Place.CHIP)
+_LEVELS = (HierarchyUnit.ARRAY, HierarchyUnit.CORE, HierarchyUnit.TILE, HierarchyUnit.CHIP)
 _PER_ARRAY = frozenset({
     Event.ARRAY_READ, Event.CELL_READ, Event.DAC_DRIVE, Event.ADC_CONVERSION, Event.SAMPLE_HOLD, Event.SHIFT_ADD
 })  # fmt: skip
 
 
-def units(inner: Place, outer: Place, target: Target) -> int:
+def units(inner: HierarchyUnit, outer: HierarchyUnit, target: Target) -> int:
     """Units of one kind in a unit of a larger kind."""
     sizes = {
-        Place.ARRAY: 1,
-        Place.CORE: target.hierarchy.arrays_per_core,
-        Place.TILE: target.hierarchy.cores_per_tile,
-        Place.CHIP: target.hierarchy.tiles_per_chip,
+        HierarchyUnit.ARRAY: 1,
+        HierarchyUnit.CORE: target.hierarchy.arrays_per_core,
+        HierarchyUnit.TILE: target.hierarchy.cores_per_tile,
+        HierarchyUnit.CHIP: target.hierarchy.tiles_per_chip,
     }
     count = 1
     for level in _LEVELS[_LEVELS.index(inner) + 1 : _LEVELS.index(outer) + 1]:
@@ -117,7 +117,7 @@ def units(inner: Place, outer: Place, target: Target) -> int:
     return count
 
 
-def power(place: Place, target: Target) -> float:
+def power(place: HierarchyUnit, target: Target) -> float:
     """Power of one unit and all that is in it at full activity, in W."""
     total = 0.0
     for component in target.components.values():
@@ -125,17 +125,20 @@ def power(place: Place, target: Target) -> float:
             continue
         total += component.count * component.static_power_w * units(component.per, place, target)
         if component.event is not None and component.energy_j:
-            where = Place.ARRAY if component.event in _PER_ARRAY else Place.TILE
-            where = Place.CHIP if component.event is Event.CHIP_LINK_BYTE else where
+            where = HierarchyUnit.ARRAY if component.event in _PER_ARRAY else HierarchyUnit.TILE
+            where = HierarchyUnit.CHIP if component.event is Event.CHIP_LINK_BYTE else where
             rate = event_rate(component.event, target)
-            if where is Place.TILE and component.per in (Place.ARRAY, Place.CORE):  # units of a tile, one in each
-                rate, where = rate / units(component.per, Place.TILE, target), component.per
+            if where is HierarchyUnit.TILE and component.per in (
+                HierarchyUnit.ARRAY,
+                HierarchyUnit.CORE,
+            ):  # units of a tile, one in each
+                rate, where = rate / units(component.per, HierarchyUnit.TILE, target), component.per
             if _LEVELS.index(where) <= _LEVELS.index(place):
                 total += component.energy_j * rate * units(where, place, target)
     return total
 
 
-def area(place: Place, target: Target) -> float:
+def area(place: HierarchyUnit, target: Target) -> float:
     """Area of one unit and all that is in it, in m2."""
     return sum(
         component.count * component.area_m2 * units(component.per, place, target)
@@ -178,13 +181,13 @@ def _vector_reads(target: Target) -> int:
 def peak_operations(target: Target) -> float:
     """Operations per second of a chip whose arrays read all the time."""
     shape = array_shape(target)
-    arrays = units(Place.ARRAY, Place.CHIP, target)
+    arrays = units(HierarchyUnit.ARRAY, HierarchyUnit.CHIP, target)
     return 2 * arrays * weights_per_array(shape) / (_vector_reads(target) * read_time(shape, target))
 
 
 def storage_bytes(target: Target) -> float:
     """Bytes of weights that the cells of a chip hold, at whole bits a cell."""
-    cells = target.array.rows * target.array.columns * units(Place.ARRAY, Place.CHIP, target)
+    cells = target.array.rows * target.array.columns * units(HierarchyUnit.ARRAY, HierarchyUnit.CHIP, target)
     pairs = 2 if target.encoding.weights is WeightEncoding.DIFFERENTIAL else 1
     return cells * target.device.bits / 8 / pairs
 
@@ -210,20 +213,20 @@ def _product_j(target: Target) -> float:
 
 FIGURES: dict[str, tuple[Callable[[Target], float], float]] = {
     "array_power_w": (_array_events_power, ROLLED_UP),
-    "array_area_m2": (lambda target: area(Place.ARRAY, target), ROLLED_UP),
-    "core_power_w": (lambda target: power(Place.CORE, target), ROLLED_UP),
-    "core_area_m2": (lambda target: area(Place.CORE, target), ROLLED_UP),
-    "tile_power_w": (lambda target: power(Place.TILE, target), ROLLED_UP),
-    "tile_area_m2": (lambda target: area(Place.TILE, target), ROLLED_UP),
-    "chip_power_w": (lambda target: power(Place.CHIP, target), ROLLED_UP),
-    "chip_area_m2": (lambda target: area(Place.CHIP, target), ROLLED_UP),
+    "array_area_m2": (lambda target: area(HierarchyUnit.ARRAY, target), ROLLED_UP),
+    "core_power_w": (lambda target: power(HierarchyUnit.CORE, target), ROLLED_UP),
+    "core_area_m2": (lambda target: area(HierarchyUnit.CORE, target), ROLLED_UP),
+    "tile_power_w": (lambda target: power(HierarchyUnit.TILE, target), ROLLED_UP),
+    "tile_area_m2": (lambda target: area(HierarchyUnit.TILE, target), ROLLED_UP),
+    "chip_power_w": (lambda target: power(HierarchyUnit.CHIP, target), ROLLED_UP),
+    "chip_area_m2": (lambda target: area(HierarchyUnit.CHIP, target), ROLLED_UP),
     "read_s": (lambda target: read_time(array_shape(target), target), DERIVED),
     "pipeline_reads": (_pipeline_reads, DERIVED),
     "product_s": (_product_s, DERIVED),
     "product_j": (_product_j, DERIVED),
     "peak_ops_per_s": (peak_operations, DERIVED),
-    "peak_ops_per_j": (lambda target: peak_operations(target) / power(Place.CHIP, target), DERIVED),
-    "peak_ops_per_s_m2": (lambda target: peak_operations(target) / area(Place.CHIP, target), DERIVED),
-    "storage_bytes_per_m2": (lambda target: storage_bytes(target) / area(Place.CHIP, target), DERIVED),
+    "peak_ops_per_j": (lambda target: peak_operations(target) / power(HierarchyUnit.CHIP, target), DERIVED),
+    "peak_ops_per_s_m2": (lambda target: peak_operations(target) / area(HierarchyUnit.CHIP, target), DERIVED),
+    "storage_bytes_per_m2": (lambda target: storage_bytes(target) / area(HierarchyUnit.CHIP, target), DERIVED),
 }
 """How each figure is computed, and how far it may be off."""

@@ -11,20 +11,8 @@ from collections.abc import Callable, Iterator, Mapping
 from itertools import pairwise
 
 from mcompiler.target.base import Section
-from mcompiler.target.sections import (
-    AdcRange,
-    Array,
-    Calibration,
-    Converters,
-    Device,
-    Encoding,
-    Layout,
-    Partner,
-    Pedestal,
-    Precision,
-    RangePer,
-    WeightEncoding,
-)
+from mcompiler.target.converters import AdcRange, ChipCalibration, Converters, RangePer
+from mcompiler.target.sections import Array, Device, Encoding, Layout, Partner, Pedestal, Precision, WeightEncoding
 
 Faults = Iterator[tuple[str, str]]
 
@@ -270,7 +258,7 @@ def _ranges(converters: Converters) -> Faults:
         )
 
 
-def _predistortion(device: Device, array: Array, encoding: Encoding, calibration: Calibration) -> Faults:
+def _predistortion(device: Device, array: Array, encoding: Encoding, calibration: ChipCalibration) -> Faults:
     if not calibration.predistort:
         return
     if array.drive != "row_voltage" or array.idle_rows != "grounded" or device.curve is not None:

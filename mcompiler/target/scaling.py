@@ -6,8 +6,8 @@ from itertools import pairwise
 from math import exp, log
 from typing import TYPE_CHECKING
 
+from mcompiler.target.components import Component, ScalesWith
 from mcompiler.target.layers import COMMAND_LINE
-from mcompiler.target.sections import Component, ScalesWith
 
 if TYPE_CHECKING:
     from mcompiler.target.schema import Target

@@ -7,21 +7,12 @@ from typing import Any
 from pydantic import Field, model_validator
 
 from mcompiler.target.base import Section
+from mcompiler.target.chip import Digital, Hierarchy, NetworkSection
+from mcompiler.target.components import Component
+from mcompiler.target.converters import ChipCalibration, Converters
 from mcompiler.target.figures import Published
 from mcompiler.target.rules import disagreements
-from mcompiler.target.sections import (
-    Array,
-    Calibration,
-    Component,
-    Converters,
-    Device,
-    Digital,
-    Encoding,
-    Hierarchy,
-    Network,
-    Partner,
-    Precision,
-)
+from mcompiler.target.sections import Array, Device, Encoding, Partner, Precision
 
 
 class Target(Section):
@@ -36,8 +27,8 @@ class Target(Section):
     converters: Converters
     digital: Digital
     hierarchy: Hierarchy
-    network: Network
-    calibration: Calibration | None = None
+    network: NetworkSection
+    calibration: ChipCalibration | None = None
     components: dict[str, Component] = Field(default_factory=dict)
     published: Published | None = None
 
