@@ -8,7 +8,7 @@ from mcompiler.artefacts import LayerData
 from mcompiler.cost import Cost, LayerCounts, Price, PricedQuantities
 from mcompiler.ir import BitRange, Fate, NodeFate, Reason, ReasonKind
 from mcompiler.simulate import LayerResult, Verification
-from mcompiler.summary import compile_summary, cost_summary, fates_table, verify_summary
+from mcompiler.summary import compile_summary, cost_summary, verify_summary
 from mcompiler.target import Event, HierarchyUnit
 from tests.support.digits import digits_build
 from tests.support.models import model_node
@@ -112,9 +112,9 @@ layer      crossbars  dense   used  latency   energy  share      area  ADC bits
 a                  6      8  25.0%  1.00 us  3.00 uJ  75.0%  2.00 mm2    4 to 9
 (digital)          0      0     0%      0 s  1.00 uJ  25.0%  1.00 mm2         -
 
-component   energy  share  of events  standing by  static power      area  share
-adc        3.00 uJ  75.0%    2.50 uJ       500 nJ        500 mW  2.00 mm2  66.7%
-cell       1.00 uJ  25.0%    1.00 uJ          0 J           0 W  1.00 mm2  33.3%
+component   energy  share  dynamic  standby  static power      area  share
+adc        3.00 uJ  75.0%  2.50 uJ   500 nJ        500 mW  2.00 mm2  66.7%
+cell       1.00 uJ  25.0%  1.00 uJ      0 J           0 W  1.00 mm2  33.3%
 
 Layers and components each add up to energy and area; an inference pays static power times its interval.
 1 value of the target is an assumption; the report lists them with their sources."""
@@ -204,23 +204,3 @@ def test_worst_layers_broken_promises_first() -> None:
     rows = text.split("clipped\n")[1].splitlines()
     assert [row.split()[0] for row in rows[:3]] == ["l00", "l19", "l18"]
     assert rows[-1] == "... 12 more that are not exact"
-
-
-PRODUCT = Reason(ReasonKind.MATRIX_PRODUCT, shape=(1, 3, 4))
-
-
-def test_fates_table() -> None:
-    conv = NodeFate(model_node(0, "/a/Conv", "Conv"), Fate.ANALOG, PRODUCT)
-    relu = NodeFate(model_node(1, "b", "Relu"), Fate.DIGITAL, Reason(ReasonKind.NO_MATRIX_PRODUCT))
-    assert fates_table([conv, relu]) == (
-        "node     operator  fate     reason\n"
-        "/a/Conv  Conv      analog   matrix product with constant weights, 3 x 4\n"
-        "b        Relu      digital  no matrix product"
-    )
-
-
-def test_fates_table_shows_labels_that_are_no_names() -> None:
-    fate = NodeFate(model_node(0, "node_Gemm_7", "Gemm", "classifier.1"), Fate.ANALOG, PRODUCT)
-    header, row = fates_table([fate]).splitlines()
-    assert header.split() == ["node", "label", "operator", "fate", "reason"]
-    assert row.split()[:3] == ["node_Gemm_7", "classifier.1", "Gemm"]
