@@ -65,7 +65,7 @@ def _refuse_taken_names(content: Compiled) -> None:
     """
     names = (MODEL, SKELETON, "reference.onnx", "mapped.onnx")
     models = [*names, *(f"{name}.data" for name in names)]
-    layers = [name for i, layer in enumerate(content.layers) for name in layer_files(file_stem(i, layer.op.name))]
+    layers = [name for i, layer in enumerate(content.layers) for name in layer_files(file_stem(i, layer.op.site.name))]
     own = [PurePosixPath(name.casefold()) for name in (*_TEXTS, *models, *layers)]
     for name in content.external:
         # Some file systems take names that differ in case for the same.
