@@ -1,7 +1,8 @@
-"""What a compilation leaves behind: the build directory and its files."""
+"""The build directory and its files."""
 
 from mcompiler.artefacts.directory import (
     Writer,
+    atomic_write,
     check_place,
     clean_leftovers,
     hash_file,
@@ -9,7 +10,6 @@ from mcompiler.artefacts.directory import (
     read_manifest,
     sync_folder,
     verify_hashes,
-    whole,
     write_build,
 )
 from mcompiler.artefacts.layers import LayerData, file_stem, layer_files, plain_name, program_layers, write_layers
@@ -21,6 +21,7 @@ from mcompiler.artefacts.timeline import chrome_trace, replayed, schedule_data
 __all__ = [
     "LayerData",
     "Writer",
+    "atomic_write",
     "check_place",
     "chrome_trace",
     "clean_leftovers",
@@ -39,7 +40,6 @@ __all__ = [
     "schedule_data",
     "sync_folder",
     "verify_hashes",
-    "whole",
     "write_build",
     "write_layers",
 ]

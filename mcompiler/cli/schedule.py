@@ -1,4 +1,4 @@
-"""schedule: when what works in a build, and what limits it."""
+"""schedule: times of the stages of a build, and the bounds of its rate."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mcompiler.cli.build import DIRECTORY
 from mcompiler.cli.common import json_option, print_json
 
 SHOWN = 12
-"""Rows of each table on the screen."""
+"""Rows printed of each table."""
 
 
 @click.command()
@@ -22,19 +22,19 @@ SHOWN = 12
     "--trace",
     type=click.Path(path_type=Path),
     metavar="FILE.json",
-    help="Write a timeline that chrome://tracing and ui.perfetto.dev show: who is busy when, over three inferences.",
+    help="Write a timeline of every stage over three inferences for chrome://tracing or ui.perfetto.dev.",
 )
 @json_option
 def schedule(directory: Path, trace: Path | None, as_json: bool) -> None:
-    """When every stage of the pipeline works, what waits between them, and what limits the rate."""
-    from mcompiler.artefacts import whole
+    """Print the times of every stage of the pipeline, the queues between stages, and the bounds of the rate."""
+    from mcompiler.artefacts import atomic_write
     from mcompiler.driver import load
 
     build = load(directory)
     data = build.schedule
     if trace is not None:
-        with whole(trace) as beside:
-            beside.write_text(json.dumps(build.timeline()), encoding="utf-8")
+        with atomic_write(trace) as temporary:
+            temporary.write_text(json.dumps(build.timeline()), encoding="utf-8")
     if as_json:
         print_json({**data, **({} if trace is None else {"trace": str(trace)})})
         return
@@ -44,10 +44,10 @@ def schedule(directory: Path, trace: Path | None, as_json: bool) -> None:
 
 
 def schedule_summary(data: Mapping[str, Any]) -> str:
-    """Totals, what limits the interval, the busiest stages, and what waits between them.
+    """Totals, bounds of the interval, the busiest stages, and the largest queues between stages.
 
     Args:
-        data: what schedule.json holds.
+        data: content of schedule.json.
     """
     from mcompiler.cli.layout import replication_lines
     from mcompiler.text import facts, quantity
