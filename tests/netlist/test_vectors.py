@@ -83,13 +83,13 @@ def test_the_table_of_a_source_gives_every_voltage(volts: list[float]) -> None:
 @pytest.mark.parametrize("changes", [{"drive": "gate"}, {"idle_rows": "floating"}])
 def test_vectors_that_change_the_circuit_are_refused(changes: dict[str, Any]) -> None:
     circuit = replace(ROW, **changes)
-    with pytest.raises(ValueError, match="one where gates or floating rows make the circuit"):
+    with pytest.raises(ValueError, match="one where gates are driven or rows float"):
         write_deck(lambda text: None, "test", [DeckArray("a", cells(4, 4))], [np.ones((2, 4))], circuit)
 
 
 def test_arrays_with_different_numbers_of_vectors_are_refused() -> None:
     tiles, inputs = [DeckArray("a", cells(4, 4)), DeckArray("b", cells(4, 4))], [np.ones((2, 4)), np.ones((3, 4))]
-    with pytest.raises(ValueError, match="give every array the same number of vectors"):
+    with pytest.raises(ValueError, match="give the same number of vectors for every array"):
         write_deck(lambda text: None, "test", tiles, inputs, ROW)
 
 
@@ -157,7 +157,7 @@ def test_inputs_that_do_not_fit() -> None:
     gates = gemm_case(transposed=False).compile(target("array.drive=gate"))
     with pytest.raises(DataError, match="inputs between 0 and 1: the target drives gates"):
         gates.netlist("gemm", vectors=np.full(13, 0.5))
-    with pytest.raises(DataError, match="2 vectors, but gates and floating rows change the circuit"):
+    with pytest.raises(DataError, match="2 vectors, but driven gates and floating rows change the circuit"):
         gates.netlist("gemm", vectors=np.ones((2, 13)))
 
 
