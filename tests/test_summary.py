@@ -51,7 +51,8 @@ nodes        13: 7 analog, 6 digital
 def compiled(layers: tuple[LayerData, ...] | None = None, fates: tuple[NodeFate, ...] | None = None) -> str:
     build = digits_build()
     layers = build.layer_data if layers is None else layers
-    return compile_summary("digits.onnx", build.target, build.fates if fates is None else fates, layers, build.cost, 1)
+    fates = build.fates if fates is None else fates
+    return compile_summary("digits.onnx", build.target, fates=fates, layers=layers, cost=build.cost, chips=1)
 
 
 def test_compile_summary_of_digits() -> None:
@@ -92,7 +93,7 @@ def test_compile_summary_without_layers() -> None:
 
 def test_compile_summary_says_what_was_saved() -> None:
     build = digits_build()
-    text = compile_summary("m", build.target, build.fates, (), COST, 2)
+    text = compile_summary("m", build.target, fates=build.fates, layers=(), cost=COST, chips=2)
     assert "6 on 2 chips; the dense mapping takes 8, 25.0% saved" in text
 
 

@@ -79,13 +79,18 @@ def _stages(stages: Sequence[Mapping[str, Any]]) -> str:
     chosen = {id(stage) for stage in sorted(working, key=lambda s: -s["busy_s"])[:SHOWN]}
     rows = [
         [
-            shorten(stage["name"], 40), stage["kind"], f"{stage['tokens']:,}", f"{stage['copies']:,}",
-            quantity(stage["service_s"], "s"), quantity(stage["busy_s"], "s"), quantity(stage["start_s"], "s"),
+            shorten(stage["name"], 40),
+            stage["kind"],
+            f"{stage['tokens']:,}",
+            f"{stage['copies']:,}",
+            quantity(stage["service_s"], "s"),
+            quantity(stage["busy_s"], "s"),
+            quantity(stage["start_s"], "s"),
             quantity(stage["end_s"], "s"),
         ]
         for stage in working
         if id(stage) in chosen
-    ]  # fmt: skip
+    ]
     text = table(["stage", "kind", "tokens", "copies", "each", "busy", "starts", "ends"], rows, "llrrrrrr")
     more = len(working) - len(rows)
     return text + (f"\n... {more:,} more; these are the busiest" if more else "")
@@ -97,12 +102,15 @@ def _streams(streams: Sequence[Mapping[str, Any]]) -> str:
     kept = sorted((s for s in streams if s["bytes"] > 0), key=lambda s: -s["bytes"])
     rows = [
         [
-            shorten(stream["producer"], 30), shorten(stream["consumer"], 30), f"{stream['tokens']:,}",
-            f"{stream['least_tokens']:,}", quantity(stream["bytes"], "B"),
+            shorten(stream["producer"], 30),
+            shorten(stream["consumer"], 30),
+            f"{stream['tokens']:,}",
+            f"{stream['least_tokens']:,}",
+            quantity(stream["bytes"], "B"),
             quantity(stream["window_bytes"], "B") if stream["window_bytes"] else "-",
         ]
         for stream in kept[:SHOWN]
-    ]  # fmt: skip
+    ]
     text = table(["waits of", "for", "tokens", "at least", "room", "row buffer"], rows, "llrrrr")
     more = len(kept) - len(rows)
     return text + (f"\n... {more:,} more; these take most room" if more > 0 else "")

@@ -17,7 +17,7 @@ from mcompiler.text import count, facts, percent, plural, quantity, shorten, tab
 
 
 def compile_summary(
-    model: str, target: Target, fates: Sequence[NodeFate], layers: Sequence[LayerData], cost: Cost, chips: int
+    model: str, target: Target, *, fates: Sequence[NodeFate], layers: Sequence[LayerData], cost: Cost, chips: int
 ) -> str:
     """Model, target, mapping and cost of a build: at most 40 lines of 100 columns.
 
