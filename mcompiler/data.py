@@ -26,7 +26,7 @@ MAX_BATCH = 64
 MAX_BATCH_ELEMENTS = 1 << 18
 
 WORDS = 4
-"""Random strings are "0", "1", ... below this: words to a tokeniser, categories to an encoder, numbers to a cast."""
+"""Random strings are the numbers "0", "1", ... below this, so that tokenisers, encoders and casts accept them."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Samples:
 
 
 def batch_size(specs: tuple[InputSpec, ...]) -> int | None:
-    """The batch that all inputs share: its fixed size, 0 where it is dynamic, None where they share none."""
+    """Size of the batch dimension that all inputs share; 0 if it is dynamic, None if they share none."""
     if not specs or any(not spec.shape for spec in specs):
         return None
     heads = [spec.shape[0] for spec in specs]
@@ -121,8 +121,8 @@ def from_arrays(
     Args:
         given: the arrays.
         specs: inputs of the model.
-        path: where they come from, for messages.
-        limit: take the first so many.
+        path: origin of the arrays, for messages.
+        limit: take at most this number of samples.
 
     Raises:
         DataError: names the array and the remedy.
@@ -224,12 +224,12 @@ def _fit(path: str, spec: InputSpec, array: Tensor, batched: bool) -> Tensor:
 def batches(
     specs: tuple[InputSpec, ...], samples: Samples, largest: int = MAX_BATCH
 ) -> Iterator[tuple[dict[str, Tensor], int]]:
-    """Feeds for one run after the other, and how many samples of each count (a fixed batch is padded at the end).
+    """Inputs of one run after the other, and the number of samples in each (a fixed batch is padded at the end).
 
     Args:
-        specs: what the model wants.
-        samples: what there is.
-        largest: samples of a run, where the model's batch is free.
+        specs: inputs of the model.
+        samples: all samples.
+        largest: largest number of samples of a run, where the batch is dynamic.
     """
     shared = batch_size(specs)
     if shared is None:

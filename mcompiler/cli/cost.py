@@ -12,7 +12,7 @@ from mcompiler.cli.build import DIRECTORY
 from mcompiler.cli.common import json_option, print_json
 
 if TYPE_CHECKING:
-    from mcompiler.cost import CalibrationCost, DataEnergy
+    from mcompiler.cost import ChipCalibrationCost, DataEnergy
 
 
 @click.command()
@@ -47,7 +47,7 @@ def cost(
     as_json: bool,
 ) -> None:
     """Print the cost of one inference: latency, energy, area, by layer and by component."""
-    from mcompiler.cost import calibration_cost, data_energy
+    from mcompiler.cost import chip_calibration_cost, data_energy
     from mcompiler.driver import load
     from mcompiler.summary import cost_summary
     from mcompiler.target import assumptions, load_target
@@ -61,7 +61,7 @@ def cost(
     vectors: tuple[DataEnergy, ...] = ()
     if exact is not None:
         energies, vectors = build.exact_energy(build.samples(exact, limit=limit), target=target)
-    calibration = calibration_cost(build.layer_data, target)
+    calibration = chip_calibration_cost(build.layer_data, target)
     if as_json:
         parts = {"data_energy": energies, "data_energy_exact": vectors}
         more: dict[str, Any] = {key: [each.as_json() for each in part] for key, part in parts.items() if part}
@@ -76,7 +76,7 @@ def cost(
         click.echo(f"\n{_exact_table(energies, vectors) if vectors else _data_table(energies)}")
 
 
-def _calibration_table(calibration: Sequence[CalibrationCost]) -> str:
+def _calibration_table(calibration: Sequence[ChipCalibrationCost]) -> str:
     from mcompiler.text import quantity, table
 
     rows = [
@@ -92,7 +92,7 @@ def _calibration_table(calibration: Sequence[CalibrationCost]) -> str:
         ]
         for each in calibration
     ]
-    headers = ["calibration", "every", "reads", "time", "energy", "power", "words", "operations an inference"]
+    headers = ["chip calibration", "every", "reads", "time", "energy", "power", "words", "operations an inference"]
     return table(headers, rows, "lrrrrrrr")
 
 

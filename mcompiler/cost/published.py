@@ -1,4 +1,4 @@
-"""A target's own figures beside those that its paper prints."""
+"""Compare figures computed from a target with those that its source publishes."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from mcompiler.geometry import ArrayShape, array_shape
 from mcompiler.target import Event, HierarchyUnit, Target, WeightEncoding
 
 ROLLED_UP, DERIVED = 0.02, 0.10
-"""How far a figure may be off that is a sum of components, or that follows from other numbers."""
+"""Allowed relative difference of sums of components, and of derived figures."""
 
 PHYSICAL = 2.0
-"""How far V^2 G times duty may be from what the table says of an array."""
+"""Allowed ratio between V^2 G times duty and the power of an array by its components."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """One figure.
+    """Comparison of one figure.
 
     Attributes:
         figure: its name, unit included.
-        ours, theirs: computed, and printed.
-        difference: ours over theirs, less 1.
-        allowed: how large it may be.
-        explained: why it is larger, or what contradicts it; empty where nothing is said.
+        ours, theirs: the computed and the published value.
+        difference: relative difference from the published figure.
+        allowed: largest allowed difference.
+        explained: the target's explanation of a difference or contradiction; empty if it has none.
     """
 
     figure: str
@@ -37,22 +37,22 @@ class Comparison:
 
     @property
     def difference(self) -> float:
-        """Relative."""
+        """Relative difference from the published figure."""
         return self.ours / self.theirs - 1
 
     @property
     def holds(self) -> bool:
-        """Whether it is near enough, or says why not."""
+        """Whether the difference is allowed or explained."""
         return self.within or bool(self.explained)
 
     @property
     def within(self) -> bool:
-        """Whether it is near enough."""
+        """Whether the difference is allowed."""
         return abs(self.difference) <= self.allowed
 
 
 def compare(target: Target) -> list[Comparison]:
-    """Every figure that the target's source prints, beside ours; empty where it has no [published]."""
+    """Compare every figure of the section [published]; empty for a target without it."""
     published = target.published
     if published is None:
         return []
@@ -64,7 +64,7 @@ def compare(target: Target) -> list[Comparison]:
     array = _array_events_power(target)
     if array > 0:
         cells = cell_power(target)
-        # The table may say more than the cells burn (drivers), or less (a shorter pulse); twice is for the file to say.
+        # Components may take more than the cells (drivers) or less (short pulses); a factor of two must be explained.
         found.append(
             Comparison("cell_power_w", cells, array, PHYSICAL - 1, published.explained.get("cell_power_w", ""))
             if cells > array
@@ -74,7 +74,7 @@ def compare(target: Target) -> list[Comparison]:
 
 
 def event_rate(event: Event, target: Target) -> float:
-    """How often an event happens in one array per second at full activity; of digital events in one tile."""
+    """Events per second in one array at full activity, or of digital events in one tile."""
     shape, cycle = array_shape(target), read_time(array_shape(target), target)
     lines = shape.columns + shape.extra
     conversions = lines / 2 if is_signed(target) and shape.adjacent_polarities == 2 else lines
@@ -98,9 +98,9 @@ def event_rate(event: Event, target: Target) -> float:
 
 
 _LEVELS = (HierarchyUnit.ARRAY, HierarchyUnit.CORE, HierarchyUnit.TILE, HierarchyUnit.CHIP)
-_PER_ARRAY = frozenset({
-    Event.ARRAY_READ, Event.CELL_READ, Event.DAC_DRIVE, Event.ADC_CONVERSION, Event.SAMPLE_HOLD, Event.SHIFT_ADD
-})  # fmt: skip
+_PER_ARRAY = frozenset(
+    {Event.ARRAY_READ, Event.CELL_READ, Event.DAC_DRIVE, Event.ADC_CONVERSION, Event.SAMPLE_HOLD, Event.SHIFT_ADD}
+)
 
 
 def units(inner: HierarchyUnit, outer: HierarchyUnit, target: Target) -> int:
@@ -128,10 +128,8 @@ def power(place: HierarchyUnit, target: Target) -> float:
             where = HierarchyUnit.ARRAY if component.event in _PER_ARRAY else HierarchyUnit.TILE
             where = HierarchyUnit.CHIP if component.event is Event.CHIP_LINK_BYTE else where
             rate = event_rate(component.event, target)
-            if where is HierarchyUnit.TILE and component.per in (
-                HierarchyUnit.ARRAY,
-                HierarchyUnit.CORE,
-            ):  # units of a tile, one in each
+            # The rate of a tile is shared by its components in arrays or cores.
+            if where is HierarchyUnit.TILE and component.per in (HierarchyUnit.ARRAY, HierarchyUnit.CORE):
                 rate, where = rate / units(component.per, HierarchyUnit.TILE, target), component.per
             if _LEVELS.index(where) <= _LEVELS.index(place):
                 total += component.energy_j * rate * units(where, place, target)
@@ -148,7 +146,7 @@ def area(place: HierarchyUnit, target: Target) -> float:
 
 
 def _array_events_power(target: Target) -> float:
-    """What the table says that the cells of one array burn: components that price its reads or those of its cells."""
+    """Power of one array by its components that price reads of arrays or cells, in W."""
     return sum(
         component.energy_j * event_rate(component.event, target)
         for component in target.components.values()
@@ -229,4 +227,4 @@ FIGURES: dict[str, tuple[Callable[[Target], float], float]] = {
     "peak_ops_per_s_m2": (lambda target: peak_operations(target) / area(HierarchyUnit.CHIP, target), DERIVED),
     "storage_bytes_per_m2": (lambda target: storage_bytes(target) / area(HierarchyUnit.CHIP, target), DERIVED),
 }
-"""How each figure is computed, and how far it may be off."""
+"""How each figure is computed, and its allowed relative difference."""

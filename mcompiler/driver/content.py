@@ -1,4 +1,4 @@
-"""Where a build has its content from: a program in memory, or a directory."""
+"""The content of a build: from a program in memory, or from a directory."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ if TYPE_CHECKING:
 
 
 CHIP_BATCH = 8
-"""Samples of a run of one chip: phases, slices and reads of so many stay in the cache."""
+"""Samples of a run of one chip: with so few, phases, slices and reads stay in the processor's cache."""
 
 WINDOW = 1 << 20
-"""Conversions of one read that fluctuate in one run, where more samples would make them more."""
+"""Largest number of noisy conversions of one read in one run, if it can be limited by fewer samples."""
 
 
 @dataclass(frozen=True)
@@ -87,14 +87,14 @@ class Compiled:
         return placement_data(self.skeleton, self.layers, self.target)
 
     def float_session(self) -> Session:
-        """The model as it came, in onnxruntime."""
+        """The source model in onnxruntime."""
         return open_file(self.source) if isinstance(self.source, Path) else open_model(self.source)
 
     def check(self, names: Iterable[str] | None = None) -> None:
         """Nothing is on disk yet."""
 
     def shipped(self) -> ir.Model | None:
-        """No model has been shipped yet."""
+        """None: no model has been written yet."""
         return None
 
 
@@ -160,11 +160,11 @@ class Stored:
         return data
 
     def float_session(self) -> Session:
-        """The model as it came, in onnxruntime."""
+        """The source model in onnxruntime."""
         return open_file(self._checked("model.onnx"))
 
     def shipped(self) -> ir.Model | None:
-        """mapped.onnx as it lies on disk."""
+        """mapped.onnx as it is on disk."""
         return load_model_file(self._checked("mapped.onnx"))
 
 

@@ -1,4 +1,4 @@
-"""The files of a build directory, and what of them is not the program's alone: the model as it came, versions."""
+"""Write the files of a build directory: the source model, the program, and versions."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def write_files(writer: Writer, content: Compiled, target: Target, cost: Cost, r
 
 
 def versions() -> dict[str, str]:
-    """Of the packages that a build depends on."""
+    """Versions of the packages that a build depends on."""
     names = ("numpy", "onnx", "onnx-ir", "onnxruntime", "networkx")
     return {
         "mcompiler": mcompiler.__version__,
@@ -77,7 +77,7 @@ def _refuse_taken_names(content: Compiled) -> None:
 
 
 def _write_own(writer: Writer, content: Compiled, target: Target, cost: Cost, report: str) -> None:
-    """Everything but the copy of the model."""
+    """Write everything but the source model."""
     root = writer.root
     writer.text("target.toml", resolved_toml(target))
     write_layers(writer, content.program, target)
@@ -93,7 +93,7 @@ def _write_own(writer: Writer, content: Compiled, target: Target, cost: Cost, re
 
 
 def _write_source(writer: Writer, source: Path | ir.Model, external: tuple[str, ...]) -> None:
-    """The model as it came: its file byte for byte, with its external data under the names that it uses."""
+    """Write the source model: a copy of its file, and of its external data under the names that it uses."""
     if isinstance(source, ir.Model):
         writer.adopt(save_model(source, writer.root, MODEL))
         return
