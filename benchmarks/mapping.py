@@ -18,7 +18,7 @@ from mcompiler.admm.lowering import find_layers
 from mcompiler.driver import Build
 from mcompiler.geometry import array_shape
 from mcompiler.runtime import Session, open_file, open_model
-from mcompiler.target import Event, Place, Target, load_target
+from mcompiler.target import Event, HierarchyUnit, Target, load_target
 
 CALIBRATION = 512
 """Training images on which converter ranges are fitted, then frozen."""
@@ -126,7 +126,7 @@ def power_and_area(model: Path, network: str, target: str) -> dict[str, Any]:
 
 
 def _sum_array_costs(build: Build) -> list[Any]:
-    return [part for part in build.target.components.values() if part.per is Place.ARRAY]
+    return [part for part in build.target.components.values() if part.per is HierarchyUnit.ARRAY]
 
 
 def _figures(build: Build, rate: float) -> dict[str, float]:
@@ -143,7 +143,7 @@ def _figures(build: Build, rate: float) -> dict[str, float]:
     }
     read = sum(part.energy_j * events.get(part.event, 0) for part in parts if part.event in CONVERTING)
     static = sum(part.count * part.static_power_w for part in parts)
-    names = [key for key, part in target.components.items() if part.per is Place.ARRAY]
+    names = [key for key, part in target.components.items() if part.per is HierarchyUnit.ARRAY]
     idle = sum(price.static_power_w for price in cost.components.values())
     dynamic = cost.energy_j - idle / cost.throughput_per_s
     return {

@@ -163,7 +163,8 @@ def _own_rows(layer: Any, build: Build) -> int:
             count += -(-int(held.sum()) // shape.rows)
     shared = layer.table[:: shape.arrays_per_tile]
     single = [
-        len(layer.op.matrix.rows.of(g)) > shape.rows or len(layer.op.matrix.cols.of(g)) > shape.tile_columns for g in shared["group"]
+        len(layer.op.matrix.rows.of(g)) > shape.rows or len(layer.op.matrix.cols.of(g)) > shape.tile_columns
+        for g in shared["group"]
     ]
     return count + sum(not one for one in single)
 

@@ -1,4 +1,4 @@
-"""Samples for a model: read from .npz, drawn at random, fed in batches.
+"""Samples for a model: read from .npz, drawn at random, fed in batches; and .npz files with reproducible bytes.
 
 The first axis of every array is the sample axis. A model whose inputs share a leading batch dimension gets many
 samples a run; any other model (a recurrent state with the batch second, a scalar input) gets one sample a run, without
@@ -7,6 +7,7 @@ that axis.
 
 from __future__ import annotations
 
+import io
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
@@ -25,7 +26,7 @@ MAX_BATCH = 64
 MAX_BATCH_ELEMENTS = 1 << 18
 
 WORDS = 4
-"""Random strings are "0", "1", ... below this: words to a tokeniser, categories to an encoder, numbers to a cast."""
+"""Random strings are the numbers "0", "1", ... below this, so that tokenisers, encoders and casts accept them."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ class Samples:
 
 
 def batch_size(specs: tuple[InputSpec, ...]) -> int | None:
-    """The batch that all inputs share: its fixed size, 0 where it is dynamic, None where they share none."""
+    """Size of the batch dimension that all inputs share; 0 if it is dynamic, None if they share none."""
     if not specs or any(not spec.shape for spec in specs):
         return None
     heads = [spec.shape[0] for spec in specs]
@@ -120,8 +121,8 @@ def from_arrays(
     Args:
         given: the arrays.
         specs: inputs of the model.
-        path: where they come from, for messages.
-        limit: take the first so many.
+        path: origin of the arrays, for messages.
+        limit: take at most this number of samples.
 
     Raises:
         DataError: names the array and the remedy.
@@ -176,6 +177,25 @@ def _read(path: Path) -> dict[str, Tensor]:
         raise DataError(f"{path}: cannot be read as .npz ({error}); {remedy}") from error
 
 
+def npz_bytes(arrays: Mapping[str, Tensor], *, compression: int | None = None) -> bytes:
+    """The content of an .npz file without modification times, so that equal arrays give equal bytes.
+
+    Args:
+        arrays: by name, in the order of the file.
+        compression: level of zlib, 1 (fast) to 9 (small); None: its default.
+    """
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, array in arrays.items():
+            member = io.BytesIO()
+            # ascontiguousarray alone gives a scalar one dimension.
+            np.lib.format.write_array(member, np.ascontiguousarray(array).reshape(array.shape), allow_pickle=False)
+            info = zipfile.ZipInfo(f"{name}.npy", date_time=(1980, 1, 1, 0, 0, 0))
+            info.compress_type = zipfile.ZIP_DEFLATED
+            archive.writestr(info, member.getvalue(), compresslevel=compression)
+    return content.getvalue()
+
+
 def _labels(path: str, labels: Tensor) -> npt.NDArray[np.int64]:
     if labels.ndim != 1 or labels.dtype.kind not in "iu":
         raise DataError(f"{path}: labels must be integers of shape [n], not {labels.dtype} {list(labels.shape)}")
@@ -204,12 +224,12 @@ def _fit(path: str, spec: InputSpec, array: Tensor, batched: bool) -> Tensor:
 def batches(
     specs: tuple[InputSpec, ...], samples: Samples, largest: int = MAX_BATCH
 ) -> Iterator[tuple[dict[str, Tensor], int]]:
-    """Feeds for one run after the other, and how many samples of each count (a fixed batch is padded at the end).
+    """Inputs of one run after the other, and the number of samples in each (a fixed batch is padded at the end).
 
     Args:
-        specs: what the model wants.
-        samples: what there is.
-        largest: samples of a run, where the model's batch is free.
+        specs: inputs of the model.
+        samples: all samples.
+        largest: largest number of samples of a run, where the batch is dynamic.
     """
     shared = batch_size(specs)
     if shared is None:

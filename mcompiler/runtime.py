@@ -17,7 +17,7 @@ from mcompiler.errors import ModelError
 from mcompiler.graph import index_bounds
 
 EXTERNAL_BYTES = 1 << 12
-"""Initializers of this size and more are handed to onnxruntime beside the serialised model."""
+"""Initializers of this size and more are passed to onnxruntime as arrays, not in the serialised model."""
 
 _TYPES: dict[str, type[Any]] = {
     "tensor(float)": np.float32,
@@ -45,8 +45,8 @@ class Session:
     """An open model.
 
     Attributes:
-        inputs: what it wants.
-        outputs: names, in order.
+        inputs: its inputs.
+        outputs: names of its outputs, in order.
     """
 
     inputs: tuple[InputSpec, ...]
@@ -62,10 +62,10 @@ class Session:
         """
         names = list(self.outputs if outputs is None else outputs)
         if not names:
-            return {}  # to onnxruntime, no names mean all outputs
+            return {}  # for onnxruntime an empty list means all outputs
         try:
             values = self._session.run(names, {name: np.asarray(value) for name, value in feeds.items()})
-        except Exception as error:  # onnxruntime raises classes of its own, without a common base
+        except Exception as error:  # onnxruntime raises its own classes, which have no common base
             raise RunError(_one_line(error)) from error
         return dict(zip(names, values, strict=True))
 
@@ -101,7 +101,7 @@ def open_model(
         optimise: run onnxruntime's graph optimisations.
         prepack: let onnxruntime copy weights into the layout of its kernels.
         origin: name for error messages.
-        threads: that compute; None: all cores. With one, sums have one order.
+        threads: number of threads, None: all cores. With one, sums have a fixed order.
 
     Raises:
         ModelError: onnxruntime does not accept it.
@@ -170,7 +170,7 @@ _SHARED = {
     ir.DataType.INT32,
     ir.DataType.INT64,
 }
-"""Element types that numpy and onnxruntime hold alike."""
+"""Element types with the same layout in numpy and onnxruntime."""
 
 
 def _options(optimise: bool, prepack: bool) -> Any:

@@ -1,20 +1,33 @@
 """Numbers and tables as text: engineering units, shares, aligned columns.
 
-What is made here is ASCII, for any terminal and any file. Names that come out of a model are cleaned: what is not
-printable in them is escaped, so that no node name can move a cursor or break a line.
+Numbers, units and layout are ASCII, for any terminal and any file. Names that come from a model are cleaned: characters
+that are not printable are escaped, so that no node name can move the cursor or break a line. Display widths are those
+of rich, imported when first needed; its tables are not used, because they need a console with a width and styles.
 """
 
 from __future__ import annotations
 
 import math
-import unicodedata
 from collections.abc import Sequence
 
 _PREFIXES = {
-    -18: "a", -15: "f", -12: "p", -9: "n", -6: "u", -3: "m", 0: "", 3: "k", 6: "M", 9: "G", 12: "T", 15: "P", 18: "E",
-}  # fmt: skip
+    -18: "a",
+    -15: "f",
+    -12: "p",
+    -9: "n",
+    -6: "u",
+    -3: "m",
+    0: "",
+    3: "k",
+    6: "M",
+    9: "G",
+    12: "T",
+    15: "P",
+    18: "E",
+}
 _GAP = "  "
-DOTS = "..."
+_ELLIPSIS = "..."
+_CHARACTERS_PER_COLUMN = 4  # more combining characters than that are cut
 
 
 def quantity(value: float, unit: str, *, trim: bool = False) -> str:
@@ -23,7 +36,7 @@ def quantity(value: float, unit: str, *, trim: bool = False) -> str:
     Args:
         value: in SI units without prefix; zero, infinite and negative values are fine.
         unit: its symbol.
-        trim: drop zeros behind the point (``10 ns`` for ``10.0 ns``): for values that somebody chose.
+        trim: drop zeros after the decimal point (``10 ns`` for ``10.0 ns``): for settings, which are exact.
     """
     if not math.isfinite(value) or value == 0:
         return f"{value:g} {unit}".replace("-0 ", "0 ").rstrip()
@@ -36,7 +49,7 @@ def quantity(value: float, unit: str, *, trim: bool = False) -> str:
 
 
 def area(value_m2: float) -> str:
-    """Write an area with 3 significant digits, from 0.01 mm2 upwards in mm2, below that in um2."""
+    """Write an area with 3 significant digits: in mm2 from 0.01 mm2 upwards, in um2 below."""
     if not math.isfinite(value_m2) or value_m2 == 0:
         return f"{value_m2:g} mm2"
     return f"{_three(value_m2 * 1e6)} mm2" if abs(value_m2) >= 1e-8 else f"{_three(value_m2 * 1e12)} um2"
@@ -63,7 +76,7 @@ def count(value: float) -> str:
 
 
 def plural(value: int, one: str, many: str = "") -> str:
-    """Write how many of what: ``1 chip``, ``4 chips``."""
+    """Write a number and its noun: ``1 chip``, ``4 chips``."""
     return f"{value:,} {one if value == 1 else many or one + 's'}"
 
 
@@ -81,47 +94,42 @@ def _plain_number(value: float, digits: int, trim: bool) -> str:
 
 
 def clean(text: str) -> str:
-    """The text with everything escaped that is not printable: line breaks, terminal controls, lone surrogates."""
+    """Escape characters that are not printable: line breaks, terminal controls, lone surrogates."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode("ascii") for c in text)
 
 
 def display_width(text: str) -> int:
     """Columns that a text takes on a terminal: 2 for wide characters, 0 for combining ones."""
-    return sum(0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
+    from rich.cells import cell_len
+
+    return cell_len(text)
 
 
 def shorten(text: str, width: int) -> str:
-    """Cut a long name in the middle, where it says least: ``/encoder/layer.0/.../MatMul``; cleaned."""
+    """Clean a name, and shorten a long one in the middle: ``/encoder/layer.0/.../MatMul``."""
     text = clean(text)
     if display_width(text) <= width:
         return text
-    if width <= len(DOTS):
-        return DOTS[:width]
-    room = width - len(DOTS)
-    tail = _fitting(text[::-1], room - room // 2)[::-1]
-    return _fitting(text, room - display_width(tail)) + DOTS + tail
-
-
-def _fitting(text: str, width: int) -> str:
-    """As much of the start of a text as fits."""
-    used = 0
-    for index, char in enumerate(text):
-        used += display_width(char)
-        if used > width:
-            return text[:index]
-    return text
+    room = width - len(_ELLIPSIS)
+    if room <= 0:
+        return _ELLIPSIS[:width]
+    most = _CHARACTERS_PER_COLUMN * width
+    tails = (text[i:] for i in range(max(0, len(text) - most), len(text) + 1))
+    tail = next(tail for tail in tails if display_width(tail) <= room - room // 2)
+    heads = (text[:i] for i in range(min(len(text), most), -1, -1))
+    return next(cut for cut in (head + _ELLIPSIS + tail for head in heads) if display_width(cut) <= width)
 
 
 def table(headers: Sequence[str], rows: Sequence[Sequence[str]], align: str) -> str:
-    """Lay out columns for a terminal: a line of headers, a line per row, two blanks between columns.
+    """Align columns: a line of headers, a line per row, two spaces between columns, no borders.
 
     Args:
         headers: one per column.
-        rows: cells; cleaned here, not shortened.
+        rows: cells; cleaned, not shortened.
         align: ``l`` or ``r`` for each column.
 
     Returns:
-        Lines without blanks at their ends, joined; no line break after the last.
+        Lines without trailing spaces, joined; no line break after the last.
     """
     if len(align) != len(headers) or any(len(row) != len(headers) for row in rows):
         cells = sorted({len(row) for row in rows})
@@ -140,6 +148,6 @@ def _pad(cell: str, width: int, side: str) -> str:
 
 
 def facts(pairs: Sequence[tuple[str, str]]) -> str:
-    """Lay out names and values, one pair a line, values aligned; values are printed as they are."""
+    """Align names and values, one pair per line; values are printed unchanged."""
     width = max((display_width(name) for name, _ in pairs), default=0)
     return "\n".join(f"{_pad(name, width, 'l')}{_GAP}{value}".rstrip() for name, value in pairs)

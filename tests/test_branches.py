@@ -12,7 +12,6 @@ from onnx import TensorProto, helper, numpy_helper
 
 import mcompiler
 from mcompiler.ir import Fate
-from mcompiler.target import Event
 
 FLOAT = TensorProto.FLOAT
 SIZE = 8
@@ -124,7 +123,7 @@ def test_a_branch_in_a_branch(tmp_path: Path) -> None:
     then = branch("t", [compare, inner], "c")
     other = branch("e", [helper.make_node("Neg", ["x"], ["d"])], "d")
     path = write(tmp_path / "m.onnx", [choice("positive", "y", then, other, "outer")],
-                 w=weights(1), v=weights(2), limit=np.float32([6.0]).reshape(()))  # fmt: skip
+                 w=weights(1), v=weights(2), limit=np.full((), 6.0, np.float32))  # fmt: skip
     x = data(tmp_path / "x.npz", 0.7)
     build = mcompiler.compile(path, "generic_128", calibration=tmp_path / "x.npz")
     origins = [str(layer.op.site.origin) for layer in build.layer_data]

@@ -103,8 +103,8 @@ def test_all_layers_go_to_a_folder(known: Path, tmp_path: Path, capsys: Capture)
         (["--tile", "0"], 2, "--tile is an array of a layer: give --layer too"),
         (["--out", "a.npy"], 2, "--out a.npy: a file holds one layer: give --layer, or name a folder"),
         (["--layer", "conv", "--out", "a.txt"], 2, "--out a.txt: cells of a layer go to a file F.npy or F.csv"),
-        (["--layer", "conv", "--summary"], 2, "--summary is of all layers: leave out --layer, --tile and --out"),
-        (["--out", "a", "--summary"], 2, "--summary is of all layers: leave out --layer, --tile and --out"),
+        (["--layer", "conv", "--summary"], 2, "--summary covers all layers: leave out --layer, --tile and --out"),
+        (["--out", "a", "--summary"], 2, "--summary covers all layers: leave out --layer, --tile and --out"),
         (["--layer", "dense", "--out", "a.npy"], 1, "no layer 'dense'"),
         (["--layer", "conv", "--tile", "99", "--out", "a.csv"], 1, "there is no number 99"),
         (["--layer", "conv", "--out", "missing/a.npy"], 1, "cannot be written: No such file or directory"),
@@ -146,12 +146,12 @@ def test_summary_as_text(known: Path, capsys: Capture) -> None:
     assert ["chip", "time"] in [line.split() for line in rest]
     assert rest[-1] == (
         "written and verified to within 1.00 uS: 5 cells of an array at once, arrays of a core one after the other, "
-        "cores (and chips) side by side"
+        "cores (and chips) in parallel"
     )
 
 
 def test_summary_without_a_description_of_writing_has_no_number(unknown: Path, capsys: Capture) -> None:
     code, out, _ = call(capsys, unknown, "--summary")
     assert code == 0
-    assert out == "target 'generic_128' has no [device.write]: what programming takes is not known\n"
+    assert out == "target 'generic_128' has no [device.write]: time and energy of programming are not known\n"
     assert call_json(capsys, unknown, "--summary") == {"programming": None, "tolerance_siemens": None}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from mcompiler.data import (
     batches,
     from_arrays,
     load_samples,
+    npz_bytes,
     random_samples,
     sample_shape,
 )
@@ -360,3 +363,26 @@ def test_random_samples_follow_the_seed_and_the_dimensions() -> None:
         assert not np.array_equal(one.inputs[name], other.inputs[name])
     single = random_samples((spec("a", 2, 3), spec("s")), 5, rng(), {})
     assert [array.shape for array in single.inputs.values()] == [(5, 2, 3), (5,)]
+
+
+@pytest.mark.parametrize("compression", [None, 1, 9])
+def test_equal_arrays_give_equal_npz_files(monkeypatch: pytest.MonkeyPatch, compression: int | None) -> None:
+    arrays = {"x": numbered(3, 4), "scalar": np.array(2.5), "turned": numbered(3, 4).T, "empty": np.zeros((0, 2))}
+    first = npz_bytes(arrays, compression=compression)
+    monkeypatch.setattr(time, "time", lambda: 2e9)
+    assert npz_bytes(arrays, compression=compression) == first, "no modification times"
+    with np.load(io.BytesIO(first)) as found:
+        assert list(found) == list(arrays)
+        for name, array in arrays.items():
+            assert found[name].dtype == array.dtype
+            np.testing.assert_array_equal(found[name], array, strict=True)
+
+
+def test_npz_files_hold_no_objects() -> None:
+    with pytest.raises(ValueError, match="Object arrays cannot be saved"):
+        npz_bytes({"x": np.array([{}], dtype=object)})
+
+
+def test_the_compression_of_an_npz_is_what_was_asked_for() -> None:
+    arrays = {"x": np.arange(4000) % 97}
+    assert len(npz_bytes(arrays, compression=9)) < len(npz_bytes(arrays, compression=1))

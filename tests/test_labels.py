@@ -86,7 +86,7 @@ def test_a_layer_that_is_not_found(given: str, message: str) -> None:
 def test_tables_for_people_show_labels() -> None:
     made = build()
     for text in (
-        compile_summary("m", made.target, made.fates, made.layer_data, made.cost, 1),
+        compile_summary("m", made.target, fates=made.fates, layers=made.layer_data, cost=made.cost, chips=1),
         cost_summary(made.cost, 0),
     ):
         assert "\nfeatures.0 " in text

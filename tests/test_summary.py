@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 from mcompiler.artefacts import LayerData
-from mcompiler.cost import Cost, Counts, LayerCounts, Price
+from mcompiler.cost import Cost, LayerCounts, Price, PricedQuantities
 from mcompiler.ir import BitRange, Fate, NodeFate, Reason, ReasonKind
 from mcompiler.simulate import LayerResult, Verification
-from mcompiler.summary import compile_summary, cost_summary, fates_table, verify_summary
-from mcompiler.target import Event, Place
+from mcompiler.summary import compile_summary, cost_summary, verify_summary
+from mcompiler.target import Event, HierarchyUnit
 from tests.support.digits import digits_build
 from tests.support.models import model_node
 from tests.support.programs import with_site
@@ -29,10 +29,10 @@ COST = Cost(
         "cell": Price(1e-6, 1e-6, dynamic_j=1e-6),
         "adc": Price(3e-6, 2e-6, static_power_w=0.5, dynamic_j=2.5e-6, static_j=5e-7),
     },
-    counts=Counts(
+    counts=PricedQuantities(
         {
-            "a": LayerCounts({Event.ADC_CONVERSION: 4096.0}, dict.fromkeys(Place, 1.0)),
-            "(digital)": LayerCounts({Event.DIGITAL_OP: 12.0}, dict.fromkeys(Place, 0.0)),
+            "a": LayerCounts({Event.ADC_CONVERSION: 4096.0}, dict.fromkeys(HierarchyUnit, 1.0)),
+            "(digital)": LayerCounts({Event.DIGITAL_OP: 12.0}, dict.fromkeys(HierarchyUnit, 0.0)),
         },
         1.0,
         1e-6,
@@ -51,7 +51,8 @@ nodes        13: 7 analog, 6 digital
 def compiled(layers: tuple[LayerData, ...] | None = None, fates: tuple[NodeFate, ...] | None = None) -> str:
     build = digits_build()
     layers = build.layer_data if layers is None else layers
-    return compile_summary("digits.onnx", build.target, build.fates if fates is None else fates, layers, build.cost, 1)
+    fates = build.fates if fates is None else fates
+    return compile_summary("digits.onnx", build.target, fates=fates, layers=layers, cost=build.cost, chips=1)
 
 
 def test_compile_summary_of_digits() -> None:
@@ -92,7 +93,7 @@ def test_compile_summary_without_layers() -> None:
 
 def test_compile_summary_says_what_was_saved() -> None:
     build = digits_build()
-    text = compile_summary("m", build.target, build.fates, (), COST, 2)
+    text = compile_summary("m", build.target, fates=build.fates, layers=(), cost=COST, chips=2)
     assert "6 on 2 chips; the dense mapping takes 8, 25.0% saved" in text
 
 
@@ -112,9 +113,9 @@ layer      crossbars  dense   used  latency   energy  share      area  ADC bits
 a                  6      8  25.0%  1.00 us  3.00 uJ  75.0%  2.00 mm2    4 to 9
 (digital)          0      0     0%      0 s  1.00 uJ  25.0%  1.00 mm2         -
 
-component   energy  share  of events  standing by  static power      area  share
-adc        3.00 uJ  75.0%    2.50 uJ       500 nJ        500 mW  2.00 mm2  66.7%
-cell       1.00 uJ  25.0%    1.00 uJ          0 J           0 W  1.00 mm2  33.3%
+component   energy  share  dynamic  standby  static power      area  share
+adc        3.00 uJ  75.0%  2.50 uJ   500 nJ        500 mW  2.00 mm2  66.7%
+cell       1.00 uJ  25.0%  1.00 uJ      0 J           0 W  1.00 mm2  33.3%
 
 Layers and components each add up to energy and area; an inference pays static power times its interval.
 1 value of the target is an assumption; the report lists them with their sources."""
@@ -204,23 +205,3 @@ def test_worst_layers_broken_promises_first() -> None:
     rows = text.split("clipped\n")[1].splitlines()
     assert [row.split()[0] for row in rows[:3]] == ["l00", "l19", "l18"]
     assert rows[-1] == "... 12 more that are not exact"
-
-
-PRODUCT = Reason(ReasonKind.MATRIX_PRODUCT, shape=(1, 3, 4))
-
-
-def test_fates_table() -> None:
-    conv = NodeFate(model_node(0, "/a/Conv", "Conv"), Fate.ANALOG, PRODUCT)
-    relu = NodeFate(model_node(1, "b", "Relu"), Fate.DIGITAL, Reason(ReasonKind.NO_MATRIX_PRODUCT))
-    assert fates_table([conv, relu]) == (
-        "node     operator  fate     reason\n"
-        "/a/Conv  Conv      analog   matrix product with constant weights, 3 x 4\n"
-        "b        Relu      digital  no matrix product"
-    )
-
-
-def test_fates_table_shows_labels_that_are_no_names() -> None:
-    fate = NodeFate(model_node(0, "node_Gemm_7", "Gemm", "classifier.1"), Fate.ANALOG, PRODUCT)
-    header, row = fates_table([fate]).splitlines()
-    assert header.split() == ["node", "label", "operator", "fate", "reason"]
-    assert row.split()[:3] == ["node_Gemm_7", "classifier.1", "Gemm"]

@@ -19,7 +19,7 @@ from mcompiler.errors import TargetError
 from mcompiler.target import (
     Component,
     Event,
-    Place,
+    HierarchyUnit,
     Target,
     WeightEncoding,
     assumptions,
@@ -85,7 +85,7 @@ def test_shipped_targets_count_their_parts(name: str) -> None:
     """What a component table says of an array agrees with the array's section."""
     target = load_target(name)
     array = target.array
-    per = {Place.ARRAY: 1, Place.CORE: target.hierarchy.arrays_per_core}
+    per = {HierarchyUnit.ARRAY: 1, HierarchyUnit.CORE: target.hierarchy.arrays_per_core}
     lines = array.columns / target.converters.adc.columns
     expected = {"dac": array.rows, "sample_hold": array.columns, "cell": array.rows * array.columns, "adc": lines}
     for key, each in expected.items():
@@ -113,26 +113,26 @@ def test_isaac_adds_up_to_its_published_totals() -> None:
         dynamic = rates.get(component.event, 0.0) * component.energy_j if component.event is not None else 0.0
         return dynamic + instances * component.static_power_w
 
-    watts = dict.fromkeys(Place, 0.0)
-    square_metres = dict.fromkeys(Place, 0.0)
+    watts = dict.fromkeys(HierarchyUnit, 0.0)
+    square_metres = dict.fromkeys(HierarchyUnit, 0.0)
     for component in target.components.values():
-        instances = component.count * (arrays if component.per is Place.ARRAY else 1)
-        place = Place.CORE if component.per is Place.ARRAY else component.per
+        instances = component.count * (arrays if component.per is HierarchyUnit.ARRAY else 1)
+        place = HierarchyUnit.CORE if component.per is HierarchyUnit.ARRAY else component.per
         watts[place] += power(component, instances)
         square_metres[place] += instances * component.area_m2
 
-    tile_w = watts[Place.CORE] * cores + watts[Place.TILE]
-    tile_m2 = square_metres[Place.CORE] * cores + square_metres[Place.TILE]
-    assert watts[Place.CORE] == pytest.approx(24.08e-3, rel=1e-3)
-    assert square_metres[Place.CORE] == pytest.approx(0.01312e-6, rel=1e-3)
-    assert watts[Place.TILE] == pytest.approx(40.9e-3, rel=0.002)
-    assert square_metres[Place.TILE] == pytest.approx(0.215e-6, rel=0.002)
+    tile_w = watts[HierarchyUnit.CORE] * cores + watts[HierarchyUnit.TILE]
+    tile_m2 = square_metres[HierarchyUnit.CORE] * cores + square_metres[HierarchyUnit.TILE]
+    assert watts[HierarchyUnit.CORE] == pytest.approx(24.08e-3, rel=1e-3)
+    assert square_metres[HierarchyUnit.CORE] == pytest.approx(0.01312e-6, rel=1e-3)
+    assert watts[HierarchyUnit.TILE] == pytest.approx(40.9e-3, rel=0.002)
+    assert square_metres[HierarchyUnit.TILE] == pytest.approx(0.215e-6, rel=0.002)
     assert tile_w == pytest.approx(330e-3, rel=0.02)
     assert tile_m2 == pytest.approx(0.372e-6, rel=0.02)
     assert tile_w * tiles == pytest.approx(55.4, rel=0.02)
     assert tile_m2 * tiles == pytest.approx(62.5e-6, rel=0.02)
-    assert tile_w * tiles + watts[Place.CHIP] == pytest.approx(65.8, rel=0.02)
-    assert tile_m2 * tiles + square_metres[Place.CHIP] == pytest.approx(85.4e-6, rel=0.02)
+    assert tile_w * tiles + watts[HierarchyUnit.CHIP] == pytest.approx(65.8, rel=0.02)
+    assert tile_m2 * tiles + square_metres[HierarchyUnit.CHIP] == pytest.approx(85.4e-6, rel=0.02)
 
 
 def test_isaac_device_burns_what_the_paper_says_and_its_adc_is_lossless() -> None:
@@ -343,7 +343,7 @@ sources.clokc_hz = "measured"
         ),
         (
             '[components.fan]\nper = "chip"\nenergy_j = 1.0\nsource = "x"',
-            "components.fan: energy_j is per event, and no event is named",
+            "components.fan: energy_j is the energy of an event, and no event is named; give event",
         ),
         ("[array]\nrows = 128.0\nsource = 'x'", "array.rows: must be a whole number, not 128.0"),
         ("[array]\nrows = true", "array.rows: must be a whole number, not true"),
@@ -454,7 +454,7 @@ def test_cycle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_extends_something_wrong(tmp_path: Path) -> None:
     assert faults(tmp_path, 'extends = "isac"')[0].startswith("my.toml: extends: unknown target 'isac'; did you mean")
     assert faults(tmp_path, 'extends = "no.toml"') == [
-        "my.toml: extends: no.toml: no such file beside the one that extends it"
+        "my.toml: extends: no.toml: no such file in the folder of the file that extends it"
     ]
     assert faults(tmp_path, "extends = 3") == [
         "my.toml: extends: must be the name of a target or the path of a file, in quotes"

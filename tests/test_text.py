@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
+import time
 
 import pytest
 from hypothesis import given
@@ -142,3 +145,20 @@ def test_table_refuses_ragged_rows() -> None:
 def test_facts_align_their_values() -> None:
     assert facts([("area", "1 mm2"), ("", "more"), ("latency", "2 s")]) == "area     1 mm2\n         more\nlatency  2 s"
     assert facts([]) == ""
+
+
+def test_shorten_takes_a_name_of_any_length() -> None:
+    begun = time.perf_counter()
+    assert display_width(shorten("e\u0301" * 500_000, 20)) == 20
+    assert time.perf_counter() - begun < 5
+
+
+def test_names_with_wide_joined_and_marked_characters_stay_aligned() -> None:
+    names = ["日本語", "e\u0301tat", "\u263a\ufe0f", "plain"]
+    lines = table(["name", "n"], [[name, "1"] for name in names], "lr").splitlines()
+    assert len({display_width(line) for line in lines}) == 1
+
+
+def test_rich_is_imported_only_where_widths_are_needed() -> None:
+    code = "import sys, mcompiler.text; assert not [m for m in sys.modules if m.split('.')[0] == 'rich']"
+    subprocess.run([sys.executable, "-c", code], check=True)

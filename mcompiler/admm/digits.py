@@ -9,11 +9,9 @@ held-out images with their labels (`digits.npz`) and 128 training images to dete
 
 from __future__ import annotations
 
-import io
 import sys
 import tempfile
 import warnings
-import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -27,6 +25,7 @@ from mcompiler.admm.display import progress_bar
 from mcompiler.admm.recipe import compress
 from mcompiler.admm.result import Compressed
 from mcompiler.admm.spec import Admm, LearningRateSchedule, Optimiser, Retrain, Spec, Structure
+from mcompiler.data import npz_bytes
 from mcompiler.errors import UserError
 from mcompiler.summary import compress_summary
 
@@ -176,17 +175,6 @@ def to_onnx(net: nn.Module) -> bytes:
         return file.read_bytes()
 
 
-def save_npz(path: Path, **arrays: npt.NDArray[Any]) -> None:
-    """Like numpy.savez_compressed, but with a fixed date, so that the same arrays give the same file."""
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, array in arrays.items():
-            content = io.BytesIO()
-            np.save(content, array)
-            member = zipfile.ZipInfo(f"{name}.npy", date_time=(1980, 1, 1, 0, 0, 0))
-            member.compress_type = zipfile.ZIP_DEFLATED
-            archive.writestr(member, content.getvalue(), compresslevel=9)
-
-
 def write_all(folder: Path, epochs: int = EPOCHS, spec: Spec = SPEC, **options: Any) -> Compressed:
     """Train, compress, and write the demo's files into a folder."""
     threads = torch.get_num_threads()
@@ -201,8 +189,8 @@ def write_all(folder: Path, epochs: int = EPOCHS, spec: Spec = SPEC, **options: 
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "digits.onnx").write_bytes(to_onnx(net))
     result.export(folder / "digits_compressed.onnx")
-    save_npz(folder / "digits.npz", x=x_test, y=y_test)
-    save_npz(folder / "digits_calibration.npz", x=x[:CALIBRATION])
+    (folder / "digits.npz").write_bytes(npz_bytes({"x": x_test, "y": y_test}, compression=9))
+    (folder / "digits_calibration.npz").write_bytes(npz_bytes({"x": x[:CALIBRATION]}, compression=9))
     return result
 
 

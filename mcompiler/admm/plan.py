@@ -22,7 +22,7 @@ from mcompiler.admm.surgery.channels import ChannelGraph, trace
 from mcompiler.driver import Build, compile
 from mcompiler.errors import CompileError
 from mcompiler.geometry import array_shape
-from mcompiler.target import Place, Target
+from mcompiler.target import HierarchyUnit, Target
 
 UNITS = {"crossbars": "crossbars", "energy_j": "J", "area_m2": "m2"}
 """Units of the currencies."""
@@ -205,7 +205,7 @@ def price_layers(
 
 def _sum_array_costs(build: Build, layer: str, currency: str) -> float:
     """Energy per inference, or area, of the parts inside the arrays of a layer."""
-    parts = [part for part in build.target.components.values() if part.per is Place.ARRAY]
+    parts = [part for part in build.target.components.values() if part.per is HierarchyUnit.ARRAY]
     arrays = build.cost.layers[layer].crossbars
     if currency == "area_m2":
         return arrays * sum(part.count * part.area_m2 for part in parts)

@@ -348,7 +348,7 @@ def _list_faults(error: ValidationError, section: type) -> Iterator[str]:
             known = _list_known_keys(section, key[:-1])
             message = f"unknown key{did_you_mean(key[-1], known) or '; known here: ' + ', '.join(known)}"
         else:
-            message = describe_value_errors(details)
+            message = describe_value_errors(details, _list_words(section, key))
         yield f"{'.'.join(key)}: {message}" if key else message
 
 
@@ -357,14 +357,31 @@ def _find_key(detail: ErrorDetails) -> tuple[str, ...]:
     return tuple(part for part in detail["loc"] if isinstance(part, str))
 
 
+def _list_words(section: Any, key: tuple[str, ...]) -> list[str]:
+    """The words that a section allows at a key, where it allows certain words only."""
+    if not key or key[-1] not in _list_known_keys(section, key[:-1]):
+        return []
+    hint = typing.get_type_hints(_section_at(section, key[:-1]))[key[-1]]
+    kinds = (hint, *typing.get_args(hint))
+    enumerated = [
+        member.value for kind in kinds if isinstance(kind, type) and issubclass(kind, StrEnum) for member in kind
+    ]
+    return enumerated + [word for word in kinds if isinstance(word, str)]
+
+
 def _list_known_keys(section: Any, path: tuple[str, ...]) -> list[str]:
     """The keys of the table at a path below a section."""
+    return [entry.name for entry in dataclasses.fields(_section_at(section, path))]
+
+
+def _section_at(section: Any, path: tuple[str, ...]) -> Any:
+    """The section at a path below another one."""
     if section is Spec and path[:1] == ("layers",):  # below it are the users' names of layers
         section, path = Structure, ()
     for key in path:
         hint = typing.get_type_hints(section)[key]  # a section, or `section | None`
         section = next(kind for kind in (hint, *typing.get_args(hint)) if dataclasses.is_dataclass(kind))
-    return [entry.name for entry in dataclasses.fields(section)]
+    return section
 
 
 def as_spec(spec: Spec | str | Path | None) -> Spec:

@@ -1,17 +1,18 @@
-"""What a compilation leaves behind: the build directory and its files."""
+"""The build directory and its files."""
 
 from mcompiler.artefacts.directory import (
     Writer,
+    atomic_write,
     check_place,
     clean_leftovers,
     hash_file,
+    parts_of,
     read_manifest,
     sync_folder,
     verify_hashes,
-    whole,
     write_build,
 )
-from mcompiler.artefacts.layers import LayerData, file_stem, plain_name, program_layers, write_layers
+from mcompiler.artefacts.layers import LayerData, file_stem, layer_files, plain_name, program_layers, write_layers
 from mcompiler.artefacts.placement import placement_data, placement_faults
 from mcompiler.artefacts.report import report_html
 from mcompiler.artefacts.stored import read_layers
@@ -20,11 +21,14 @@ from mcompiler.artefacts.timeline import chrome_trace, replayed, schedule_data
 __all__ = [
     "LayerData",
     "Writer",
+    "atomic_write",
     "check_place",
     "chrome_trace",
     "clean_leftovers",
     "file_stem",
     "hash_file",
+    "layer_files",
+    "parts_of",
     "placement_data",
     "placement_faults",
     "plain_name",
@@ -36,7 +40,6 @@ __all__ = [
     "schedule_data",
     "sync_folder",
     "verify_hashes",
-    "whole",
     "write_build",
     "write_layers",
 ]

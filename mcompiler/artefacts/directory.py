@@ -1,7 +1,7 @@
-"""The build directory: written whole or not at all, every file hashed.
+"""The build directory: written atomically, with a hash of every file.
 
-A build is written beside its place, synced, and renamed. A run that is killed leaves a folder whose name says what it
-is; the next run for the same place removes it (or puts the old build back, where the kill came between two renames).
+A build is written to a temporary folder next to its place, synced, and renamed. A run that is killed leaves that
+folder; the next run for the same place removes it, or restores the old build if the run was killed between the renames.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,12 +28,12 @@ _CHUNK = 1 << 22
 
 
 def partial_path(out: Path, kind: str) -> Path:
-    """Name of an unfinished or replaced build beside ``out``; carries the process that owns it."""
+    """Path of an unfinished or replaced build next to ``out``; its name has the number of the process that owns it."""
     return out.parent / f".{out.name}.mcompiler-{kind}-{os.getpid()}"
 
 
 def clean_leftovers(out: Path, say: Callable[[str], None]) -> None:
-    """Remove what killed runs left beside ``out``; put an old build back if it lost its place."""
+    """Remove temporary folders of killed runs next to ``out``; restore an old build that was set aside."""
     pattern = re.compile(rf"\.{re.escape(out.name)}\.mcompiler-(partial|old)-(\d+)")
     if not out.parent.is_dir():
         return
@@ -65,7 +65,7 @@ def check_place(out: Path, force: bool) -> None:
     """Refuse to write over anything but a build, and over a build without ``force``.
 
     Raises:
-        BuildError: says what stands there and what to do.
+        BuildError: the place is taken; names it and the remedy.
     """
     if not out.exists() and not out.is_symlink():
         return
@@ -82,10 +82,12 @@ class Writer:
     Attributes:
         root: the unfinished folder.
         files: size and sha256 of every file so far, by relative path.
+        parts: files that are read together, by the one that refers to the others (a model and its external data).
     """
 
     root: Path
     files: dict[str, dict[str, Any]] = field(default_factory=dict)
+    parts: dict[str, list[str]] = field(default_factory=dict)
 
     def stream(self, name: str, chunks: Iterable[bytes | memoryview]) -> None:
         """Write a file from pieces."""
@@ -105,7 +107,7 @@ class Writer:
         self.stream(name, [text.encode()])
 
     def json(self, name: str, data: Mapping[str, Any]) -> None:
-        """Write a JSON object; its lists go one entry a line, so that diffs and goldens stay readable."""
+        """Write a JSON object; its lists have one entry per line, so that differences are easy to read."""
         self.stream(name, (piece.encode() for piece in _json_pieces(data)))
 
     def array(self, name: str, shape: tuple[int, ...], chunks: Iterable[npt.NDArray[np.uint8]]) -> None:
@@ -119,15 +121,18 @@ class Writer:
         self.stream(name, pieces())
 
     def copy(self, name: str, source: Path) -> None:
-        """Copy a file."""
+        """Copy a file into the build."""
         with source.open("rb") as file:
             self.stream(name, iter(lambda: file.read(_CHUNK), b""))
 
-    def adopt(self, name: str) -> None:
-        """Hash and sync a file that something else wrote into the folder."""
-        with (self.root / name).open("rb+") as file:
-            _sync(file)
-        self.files[name] = {"bytes": (self.root / name).stat().st_size, "sha256": hash_file(self.root / name)}
+    def adopt(self, names: Sequence[str]) -> None:
+        """Hash and sync files that another library wrote into the folder: a model, and its external data."""
+        for name in names:
+            path = self.root / name
+            with path.open("rb+") as file:
+                _sync(file)
+            self.files[name] = {"bytes": path.stat().st_size, "sha256": hash_file(path)}
+        self.parts[names[0]] = list(names)
 
 
 def _json_pieces(data: Mapping[str, Any]) -> Iterator[str]:
@@ -171,8 +176,8 @@ def write_build(
     Args:
         out: its place.
         force: replace a build that is there.
-        fill: writes the files; returns what else the manifest says (versions, options).
-        say: told about leftovers that were cleaned.
+        fill: writes the files; returns the other entries of the manifest (versions, options).
+        say: called with a message for every leftover that was removed.
 
     Raises:
         BuildError: the place is taken or cannot be written.
@@ -189,7 +194,8 @@ def write_build(
     try:
         writer = Writer(fresh)
         about = fill(writer)
-        manifest = {"format": FORMAT, **about, "files": dict(sorted(writer.files.items()))}
+        parts, files = (dict(sorted(found.items())) for found in (writer.parts, writer.files))
+        manifest = {"format": FORMAT, **about, "parts": parts, "files": files}
         writer.text(MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
         for folder in [path for path in fresh.rglob("*") if path.is_dir()]:
             sync_folder(folder)
@@ -204,7 +210,7 @@ def write_build(
 
 
 def _swap(fresh: Path, out: Path) -> None:
-    """Put the new build in place; the old one is set aside until the new one stands."""
+    """Move the new build to its place; the old one is set aside until that is done."""
     old = partial_path(out, "old")
     if out.exists():
         shutil.rmtree(old, ignore_errors=True)
@@ -215,28 +221,28 @@ def _swap(fresh: Path, out: Path) -> None:
 
 
 @contextmanager
-def whole(path: Path) -> Iterator[Path]:
-    """A place beside ``path`` to write to, renamed to it at the end; nothing is left where that fails.
+def atomic_write(path: Path) -> Iterator[Path]:
+    """Yield a temporary path next to ``path`` that is renamed to it at the end, or removed after an error.
 
     Raises:
         BuildError: the file or folder cannot be written.
     """
-    beside = partial_path(path, "partial")
+    temporary = partial_path(path, "partial")
     try:
-        yield beside
-        beside.replace(path)
+        yield temporary
+        temporary.replace(path)
         sync_folder(path.parent)
     except OSError as error:
         raise BuildError(f"{path}: cannot be written: {error.strerror or error}") from error
     finally:
-        if beside.is_dir():
-            shutil.rmtree(beside)
-        elif beside.exists():
-            beside.unlink()
+        if temporary.is_dir():
+            shutil.rmtree(temporary)
+        elif temporary.exists():
+            temporary.unlink()
 
 
 def sync_folder(path: Path) -> None:
-    """Make renames inside a folder last."""
+    """Make renames in a folder durable."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -258,7 +264,8 @@ def read_manifest(root: Path) -> dict[str, Any]:
     try:
         manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         known = manifest["format"] == FORMAT
-        manifest["files"].items()
+        if not _all_known(manifest.get("parts", {}), manifest["files"].keys()):
+            raise ValueError("parts that are no files")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise BuildError(f"{path}: damaged; compile the model again") from error
     if not known:
@@ -266,6 +273,16 @@ def read_manifest(root: Path) -> dict[str, Any]:
             f"{root}: a build of format {manifest['format']}, this version reads {FORMAT}; compile the model again"
         )
     return manifest
+
+
+def _all_known(parts: Mapping[str, Sequence[str]], files: Set[str]) -> bool:
+    return all(name in names and files >= set(names) for name, names in parts.items())
+
+
+def parts_of(manifest: Mapping[str, Any], name: str) -> Sequence[str]:
+    """The file and all files that it refers to. A build from before they were recorded: every file of it."""
+    parts: Mapping[str, Sequence[str]] | None = manifest.get("parts")
+    return list(manifest["files"]) if parts is None else parts.get(name, [name])
 
 
 def verify_hashes(root: Path, manifest: Mapping[str, Any], names: Iterable[str] | None = None) -> None:

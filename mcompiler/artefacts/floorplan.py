@@ -1,4 +1,4 @@
-"""Where arrays sit, as a drawing: units of the chip coloured by layer, at the finest level that stays small."""
+"""Floor plan: units of the chip coloured by layer, at the finest level that keeps the drawing small."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mcompiler.artefacts.layers import LayerData
 from mcompiler.target import Hierarchy
 
 UNITS_LIMIT = 4096
-"""Units drawn at most, those that are free included; more arrays are drawn as cores, tiles or whole chips."""
+"""Largest number of units drawn, unused ones included; more arrays are drawn as cores, tiles or chips."""
 
 _SIZE, _GAP = 7, 1  # of a unit, and between units; between the groups of a box the gap is four times as wide
 
@@ -21,8 +21,8 @@ Keys = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Shape:
-    """Units of one layer in one box: an SVG path. ``layer`` is None for units that are free."""
+class UnitsPath:
+    """Units of one layer in one box: an SVG path. ``layer`` is None for unused units."""
 
     layer: int | None
     path: str
@@ -35,12 +35,12 @@ class Box:
     title: str
     width: int
     height: int
-    shapes: tuple[Shape, ...]
+    shapes: tuple[UnitsPath, ...]
 
 
 @dataclass(frozen=True)
 class Group:
-    """Drawings that belong together, under one caption."""
+    """Drawings under one caption."""
 
     caption: str
     boxes: tuple[Box, ...]
@@ -51,10 +51,10 @@ class FloorPlan:
     """The drawing.
 
     Attributes:
-        unit: what one square is: an array, or as the target calls its cores and tiles.
-        scale: how many times larger to show it, so that few units are easily seen.
-        groups: one per chip; or a single one, where a box is a chip or more.
-        left_out: chips that are not drawn.
+        unit: what one square stands for: "array", "chip", or the target's name of its cores or tiles.
+        scale: magnification, larger for few units.
+        groups: one per chip; a single one where a box is a chip or more.
+        left_out: number of chips that are not drawn.
     """
 
     unit: str
@@ -64,7 +64,7 @@ class FloorPlan:
 
 
 def floor_plan(layers: Sequence[LayerData], hierarchy: Hierarchy) -> FloorPlan:
-    """Draw the addresses of all layers; a unit that layers share has the colour of the one with most arrays in it."""
+    """Draw the addresses of all layers; a shared unit has the colour of the layer with the most arrays in it."""
     sizes = (hierarchy.positions_per_core, hierarchy.cores_per_tile, hierarchy.tiles_per_chip)
     keys, owner = _keys(layers, hierarchy)
     chips = int(keys.max(initial=-1)) // math.prod(sizes) + 1
@@ -93,7 +93,7 @@ def floor_plan(layers: Sequence[LayerData], hierarchy: Hierarchy) -> FloorPlan:
 
 
 def _keys(layers: Sequence[LayerData], hierarchy: Hierarchy) -> tuple[Keys, Keys]:
-    """Every array as one number, its address in mixed radix, and the layer that it belongs to."""
+    """Address of every array as one number in mixed radix, and the index of its layer."""
     none = np.zeros((0, 4), np.int32)
     own = [layer.addresses if layer.shares is None else none for layer in layers]
     every = np.concatenate([none, *own]).astype(np.int64)
@@ -103,7 +103,7 @@ def _keys(layers: Sequence[LayerData], hierarchy: Hierarchy) -> tuple[Keys, Keys
 
 
 def _dominant(units: Keys, owner: Keys, layers: int) -> tuple[Keys, Keys]:
-    """The units in use, ascending, and of each the layer with most arrays in it (the first of several)."""
+    """The units in use, ascending, and for each the layer with the most arrays in it (the first of several)."""
     pairs, number = np.unique(units * max(1, layers) + owner, return_counts=True)
     unit, layer = np.divmod(pairs, max(1, layers))
     order = np.lexsort((layer, -number, unit))
@@ -112,7 +112,7 @@ def _dominant(units: Keys, owner: Keys, layers: int) -> tuple[Keys, Keys]:
 
 
 def _box(title: str, used: Keys, colour: Keys, count: int, inner: int) -> Box:
-    """Draw ``count`` units in groups of ``inner``, groups and units each as squarely as they go."""
+    """Draw ``count`` units in groups of ``inner``, both in nearly square grids."""
     outer = -(-count // inner)
     across, inside = math.ceil(math.sqrt(outer)), math.ceil(math.sqrt(inner))
     step = _SIZE + _GAP
@@ -127,12 +127,14 @@ def _box(title: str, used: Keys, colour: Keys, count: int, inner: int) -> Box:
         y = (group // across) * high + (place // inside) * step + _GAP
         squares = zip(x.tolist(), y.tolist(), strict=True)
         if len(units):
-            shapes.append(Shape(layer, "".join(f"M{left} {top}h{_SIZE}v{_SIZE}h-{_SIZE}z" for left, top in squares)))
+            shapes.append(
+                UnitsPath(layer, "".join(f"M{left} {top}h{_SIZE}v{_SIZE}h-{_SIZE}z" for left, top in squares))
+            )
     return Box(title, across * wide - gap + _GAP, -(-outer // across) * high - gap + _GAP, tuple(shapes))
 
 
 def _groups(boxes: dict[int, Box], unit: str, keys: Keys, hierarchy: Hierarchy) -> tuple[Group, ...]:
-    """Boxes by chip, each with what is used of it; or all of them together, where a box is a chip or more."""
+    """Boxes by chip with a caption of the arrays in use; one group where a box is a chip or more."""
     per_tile = hierarchy.positions_per_core * hierarchy.cores_per_tile
     if unit not in ("array", hierarchy.core_name):
         return (Group("", tuple(boxes.values())),) if boxes else ()

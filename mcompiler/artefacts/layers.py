@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import io
-import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
@@ -22,6 +20,7 @@ from mcompiler.conductance import (
     read_blocks,
     restored_cells,
 )
+from mcompiler.data import npz_bytes
 from mcompiler.geometry import ArrayShape, TileTable, array_shape
 from mcompiler.ir import (
     AnalogLayer,
@@ -148,18 +147,27 @@ def file_stem(index: int, name: str) -> str:
     return f"{index:04d}_{plain_name(name)}"
 
 
+def layer_files(stem: str) -> tuple[str, str]:
+    """The two files of a layer: its arrays, its cells."""
+    return f"layers/{stem}.npz", f"cells/{stem}.npy"
+
+
 def write_layers(writer: Writer, program: ScheduledProgram, target: Target) -> None:
     """Write layers.json, layers/*.npz and cells/*.npy."""
     shape = array_shape(target)
-    records = []
+    records, parts = [], ["layers.json"]
     for index, (layer, schedule) in enumerate(zip(program_layers(program, target), program.layers, strict=True)):
         stem = file_stem(index, layer.op.site.name)
         records.append(_record(layer, schedule, stem))
-        writer.stream(f"layers/{stem}.npz", [_npz(_arrays(layer))])
+        arrays, cells = layer_files(stem)
+        writer.stream(arrays, [npz_bytes(_arrays(layer))])
+        parts.append(arrays)
         if layer.shares is not None:
             continue
-        writer.array(f"cells/{stem}.npy", cells_shape(layer.remap, len(layer.table), shape), layer.cells())
+        writer.array(cells, cells_shape(layer.remap, len(layer.table), shape), layer.cells())
+        parts.append(cells)
     writer.json("layers.json", {"layers": records})
+    writer.parts["layers.json"] = parts
 
 
 def cells_shape(remap: Remapping | None, arrays: int, shape: ArrayShape) -> tuple[int, int, int]:
@@ -257,16 +265,3 @@ def _matrix_arrays(layer: LayerData) -> dict[str, npt.NDArray[Any]]:
         arrays |= {"word_lines": layer.remap.word_lines, "places": layer.remap.places, "faults": layer.remap.faults}
         arrays["swapped"] = np.packbits(layer.remap.swapped, axis=1)
     return arrays
-
-
-def _npz(arrays: Mapping[str, npt.NDArray[Any]]) -> bytes:
-    """An .npz without times, so that equal content is equal bytes."""
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
-        for name, array in arrays.items():
-            part = io.BytesIO()
-            np.lib.format.write_array(part, np.ascontiguousarray(array).reshape(array.shape), allow_pickle=False)
-            info = zipfile.ZipInfo(f"{name}.npy", (1980, 1, 1, 0, 0, 0))
-            info.compress_type = zipfile.ZIP_DEFLATED
-            archive.writestr(info, part.getvalue())
-    return buffer.getvalue()

@@ -1,4 +1,4 @@
-"""Programming a chip: the table of all its cells as columns, and what writing and verifying them takes."""
+"""Programming a chip: the table of all its cells, and time and energy of writing and verifying them."""
 
 from __future__ import annotations
 
@@ -12,20 +12,16 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from mcompiler.artefacts.directory import sync_folder, whole
+from mcompiler.artefacts.directory import atomic_write, sync_folder
 from mcompiler.artefacts.layers import LayerData, file_stem
 from mcompiler.conductance import conductances, unpack_levels
 from mcompiler.errors import BuildError
 from mcompiler.geometry import array_shape
 from mcompiler.target import Partner, Target
 
-CELL = np.dtype(
-    [
-        ("array", "<u4"), ("chip", "<u4"), ("tile", "<u4"), ("core", "<u4"), ("position", "<u4"), ("row", "<u4"),
-        ("column", "<u4"), ("level", "u1"), ("conductance_s", "<f4"),
-    ]
-)  # fmt: skip
-"""One cell: number of the array within the layer, its address, place in it, level code, siemens."""
+_INTEGERS = ("array", "chip", "tile", "core", "position", "row", "column")
+CELL = np.dtype([*((name, "<u4") for name in _INTEGERS), ("level", "u1"), ("conductance_s", "<f4")])
+"""One cell: number of the array within the layer, its address, row and column in it, level code, siemens."""
 
 CSV_HEADER = ",".join(CELL.names or ())
 ADDRESS = ("chip", "tile", "core", "position")
@@ -35,16 +31,17 @@ Levels = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Programming:
-    """What it takes to write the arrays of a layer once, or of all layers.
+    """Time and energy of writing the arrays of a layer once, or of all layers.
 
     Attributes:
-        name: of the layer; "total".
-        cells: that are written; a partner that is never formed is not.
-        pulses: expected, all cells together; each comes with a verifying read.
-        seconds: arrays of a core one after the other, ``parallel_cells`` of an array at once, cores side by side.
-        energy_j: of pulses and verifying reads.
-        endurance_share: of a cell's endurance that one programming spends; None where it is not known.
-        chip_seconds: the same time by chip: (number, seconds), chips in order; the longest is ``seconds``.
+        name: name of the layer, or "total".
+        cells: number of cells that are written; unformed partners are not.
+        pulses: expected number of pulses for all cells; each is followed by a verifying read.
+        seconds: duration: arrays of a core one after the other, ``parallel_cells`` of an array at once, cores in
+            parallel.
+        energy_j: energy of pulses and verifying reads.
+        endurance_share: share of a cell's endurance that one programming uses; None where it is not known.
+        chip_seconds: duration on each chip: (number, seconds) in ascending order; the longest is ``seconds``.
     """
 
     name: str
@@ -72,7 +69,7 @@ class Programming:
 
 
 def layer_levels(layer: LayerData, target: Target, tile: int | None = None) -> Iterator[tuple[int, Levels]]:
-    """Number and level codes, [word lines, bit lines], of each array of a layer, or of array ``tile`` alone."""
+    """Number and level codes, [word lines, bit lines], of each array of a layer, or of array ``tile`` only."""
     shape, number = array_shape(target), 0
     columns = layer.lines(shape)[1]
     for chunk in layer.cells():
@@ -83,9 +80,9 @@ def layer_levels(layer: LayerData, target: Target, tile: int | None = None) -> I
 
 
 def programming_table(layer: LayerData, target: Target, tile: int | None = None) -> Iterator[npt.NDArray[np.void]]:
-    """The cells of a layer, array after array: structured arrays (dtype CELL), rows outermost.
+    """The cells of a layer, array after array: structured arrays (dtype CELL), row by row.
 
-    Copies of an array follow it; their numbers go on where those of the first copy end.
+    Copies of an array follow it; their numbers continue those of the first copy.
     """
     for number, levels in layer_levels(layer, target, tile):
         table = np.zeros(levels.size, dtype=CELL)
@@ -101,7 +98,7 @@ def programming_table(layer: LayerData, target: Target, tile: int | None = None)
 
 
 def _numbers(layer: LayerData, number: int, tile: int | None) -> range:
-    """Numbers of an array and of its copies; of one that was asked for, its own."""
+    """Numbers of an array and of its copies; only its own where one array was asked for."""
     return range(number, number + 1 if tile is not None else len(layer.addresses), max(1, len(layer.table)))
 
 
@@ -126,17 +123,17 @@ def programming_csv(layer: LayerData, target: Target, tile: int | None = None) -
 def write_programming_table(path: Path, layer: LayerData, target: Target, tile: int | None = None) -> int:
     """Write the table of a layer, or of one of its arrays: .npy, or CSV where the name ends in .csv.
 
-    An array at a time; the file appears whole or not at all.
+    One array is in memory at a time; the file is written atomically.
 
     Returns:
-        How many cells it has.
+        Number of its cells.
 
     Raises:
-        BuildError: another ending, or the file cannot be written.
+        BuildError: another suffix, or the file cannot be written.
     """
     if path.suffix not in {".npy", ".csv"}:
         raise BuildError(f"{path}: cells are written as .npy or as .csv; name the file so")
-    with whole(path) as beside, beside.open("wb") as file:
+    with atomic_write(path) as temporary, temporary.open("wb") as file:
         if path.suffix == ".csv":
             file.writelines(piece.encode() for piece in programming_csv(layer, target, tile))
         else:
@@ -146,10 +143,10 @@ def write_programming_table(path: Path, layer: LayerData, target: Target, tile: 
 
 
 def write_programming_tables(folder: Path, layers: Sequence[LayerData], target: Target) -> dict[str, tuple[str, int]]:
-    """Write a .npy for every layer into a new folder, named as in the build's ``cells/``; whole or not at all.
+    """Write a .npy for every layer into a new folder, atomically; file names are those of ``cells/``.
 
     Returns:
-        By layer: name of its file, and how many cells it has.
+        By layer: name of its file, number of its cells.
 
     Raises:
         BuildError: the folder is there and not empty, or cannot be written.
@@ -157,22 +154,24 @@ def write_programming_tables(folder: Path, layers: Sequence[LayerData], target: 
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise BuildError(f"{folder}: exists; cells of all layers go into a new folder, choose another --out")
     written: dict[str, tuple[str, int]] = {}
-    with whole(folder) as beside:
-        beside.mkdir()
+    with atomic_write(folder) as temporary:
+        temporary.mkdir()
         for index, layer in enumerate(layers):
             name = f"{file_stem(index, layer.op.site.name)}.npy"
-            with (beside / name).open("wb") as file:
+            with (temporary / name).open("wb") as file:
                 _write_npy(file, layer, target, None)
                 _sync(file)
             written[layer.op.site.name] = (name, _count(layer, target, None))
-        sync_folder(beside)
+        sync_folder(temporary)
     return written
 
 
 def _write_npy(file: BinaryIO, layer: LayerData, target: Target, tile: int | None) -> None:
     header = {
-        "descr": np.lib.format.dtype_to_descr(CELL), "fortran_order": False, "shape": (_count(layer, target, tile),)
-    }  # fmt: skip
+        "descr": np.lib.format.dtype_to_descr(CELL),
+        "fortran_order": False,
+        "shape": (_count(layer, target, tile),),
+    }
     np.lib.format.write_array_header_1_0(file, header)
     for table in programming_table(layer, target, tile):
         file.write(table.view(np.uint8).data)
@@ -191,11 +190,11 @@ def _count(layer: LayerData, target: Target, tile: int | None) -> int:
 
 
 def programming_cost(layers: Iterable[LayerData], target: Target) -> tuple[Programming, ...] | None:
-    """Write-verify of every layer, and of all of them as the last; None where the target has no [device.write].
+    """Write-verify of every layer, and last of all of them; None where the target has no [device.write].
 
-    Every cell of the arrays in use is written, those at the lowest conductance too; only partners that are never formed
-    are not. Of an array ``parallel_cells`` are written at once and take the expected pulses; the arrays of a core are
-    written one after the other, cores and chips side by side.
+    Every cell of the arrays in use is written, those at the lowest conductance too; only unformed partners are not.
+    ``parallel_cells`` of an array are written at once and take the expected pulses; the arrays of a core are written
+    one after the other, cores and chips in parallel.
     """
     write = target.device.write
     if write is None:
@@ -209,7 +208,15 @@ def programming_cost(layers: Iterable[LayerData], target: Target) -> tuple[Progr
             chips[core[0]] = max(chips.get(core[0], 0), own)
         seconds = {chip: own * write.pulses * pulse_s for chip, own in sorted(chips.items())}
         pulses, longest = cells * write.pulses, max(seconds.values(), default=0.0)
-        return Programming(name, cells, pulses, longest, pulses * pulse_j, share, tuple(seconds.items()))
+        return Programming(
+            name=name,
+            cells=cells,
+            pulses=pulses,
+            seconds=longest,
+            energy_j=pulses * pulse_j,
+            endurance_share=share,
+            chip_seconds=tuple(seconds.items()),
+        )
 
     found: list[Programming] = []
     everywhere: dict[tuple[int, ...], int] = {}
@@ -226,7 +233,7 @@ def programming_cost(layers: Iterable[LayerData], target: Target) -> tuple[Progr
 
 
 def written_cells(layer: LayerData, target: Target) -> npt.NDArray[np.int64]:
-    """Cells of each array of each copy that are written: all, or with unformed partners those that are formed."""
+    """Number of cells of each array of each copy that are written: all, or only the formed ones."""
     if target.encoding.partner is not Partner.UNFORMED:
         return np.full(len(layer.addresses), math.prod(layer.lines(array_shape(target))), np.int64)
     formed = [int(np.count_nonzero(levels)) for _, levels in layer_levels(layer, target)]

@@ -18,14 +18,14 @@ from mcompiler.ir import ScheduledProgram
 from mcompiler.target import Target
 
 INFERENCES = 3
-"""Inferences that a timeline shows, so that their overlap is seen."""
+"""Inferences in a timeline, so that their overlap is visible."""
 
 RUNS = 256
-"""Runs of work that a stage is shown with at most; shorter pauses are drawn over where there are more."""
+"""Largest number of bars per stage and inference; the shortest pauses are left out where there are more."""
 
 
 def schedule_data(program: ScheduledProgram) -> dict[str, Any]:
-    """What schedule.json holds: the stages, what waits between them, what limits the interval."""
+    """Content of schedule.json: stages, streams between them, bounds of the interval."""
     matrix = program.placed.analog.tiled.matrix
     replication = program.placed.analog.replication
     return {
@@ -49,46 +49,65 @@ def schedule_data(program: ScheduledProgram) -> dict[str, Any]:
 
 
 def replayed(schedule: Mapping[str, Any], skeleton: ir.Model, layers: Sequence[LayerData], target: Target) -> Dataflow:
-    """The dataflow of a build, token by token, from what its directory holds."""
+    """The dataflow of a build, token by token, from the content of its directory."""
     if schedule["turns"]:
         raise BuildError("layers of this build take turns on the same arrays; a timeline shows one pipeline")
     ops, shape = [layer.op for layer in layers], array_shape(target)
     steps, _ = network_steps(skeleton, ops, schedule["digital_operations"])
     plans = [
         LayerPlan(
-            layer.op, reads_per_vector(layer.op, layer.table, shape, target), layer.copies, tiles_of(layer.addresses),
-            way["hops"], way["chip_hops"],
+            layer.op,
+            reads=reads_per_vector(layer.op, layer.table, shape, target),
+            copies=layer.copies,
+            tiles=tiles_of(layer.addresses),
+            hops=route["hops"],
+            chip_hops=route["chip_hops"],
         )
-        for layer, way in zip(layers, schedule["layers"], strict=True)
-    ]  # fmt: skip
+        for layer, route in zip(layers, schedule["layers"], strict=True)
+    ]
     return dataflow(steps, plans, schedule["interval_s"], target)
 
 
 def chrome_trace(flow: Dataflow, target: Target) -> dict[str, Any]:
-    """Who is busy when, over a few inferences, for chrome://tracing or ui.perfetto.dev; times in microseconds."""
+    """Activity of every stage over a few inferences, for chrome://tracing or ui.perfetto.dev; times in microseconds."""
     clock_us = 1e6 / target.digital.clock_hz
     events: list[dict[str, Any]] = []
-    shown = [(step, stage, start) for step, stage, start in zip(flow.steps, flow.stages, flow.starts, strict=True)
-             if step.kind is not Kind.INPUT and stage.service and len(start)]  # fmt: skip
+    shown = [
+        (step, stage, start)
+        for step, stage, start in zip(flow.steps, flow.stages, flow.starts, strict=True)
+        if step.kind is not Kind.INPUT and stage.service and len(start)
+    ]
     for thread, (step, stage, start) in enumerate(shown):
         copies = f" x {stage.copies}" if stage.copies > 1 else ""
-        events.append({
-            "ph": "M", "pid": 0, "tid": thread, "name": "thread_name",
-            "args": {"name": f"{stage.name}{copies} ({step.kind.value})"},
-        })  # fmt: skip
+        events.append(
+            {
+                "ph": "M",
+                "pid": 0,
+                "tid": thread,
+                "name": "thread_name",
+                "args": {"name": f"{stage.name}{copies} ({step.kind.value})"},
+            }
+        )
         for inference in range(INFERENCES):
             for first, last in _runs(stage, start):
                 begin = (int(start[first]) + inference * flow.interval) * clock_us
                 end = (int(start[last]) + stage.service + inference * flow.interval) * clock_us
-                events.append({
-                    "ph": "X", "pid": 0, "tid": thread, "name": f"inference {inference}", "ts": begin,
-                    "dur": end - begin, "args": {"tokens": last - first + 1},
-                })  # fmt: skip
+                events.append(
+                    {
+                        "ph": "X",
+                        "pid": 0,
+                        "tid": thread,
+                        "name": f"inference {inference}",
+                        "ts": begin,
+                        "dur": end - begin,
+                        "args": {"tokens": last - first + 1},
+                    }
+                )
     return {"displayTimeUnit": "ns", "traceEvents": events}
 
 
 def _runs(stage: Stage, start: Indices) -> list[tuple[int, int]]:
-    """First and last tokens of what a stage does in one go."""
+    """First and last token of every period in which a stage works without a pause."""
     pause = np.diff(start) - stage.service
     least = max(0, int(np.sort(pause)[-RUNS]) if len(pause) > RUNS else 0)
     breaks = np.flatnonzero(pause > least)

@@ -1,4 +1,4 @@
-"""compile, and what is asked of a build: verify, cost, report."""
+"""compile, verify and report."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 import click
 
 from mcompiler.cli.common import json_option, passes_progress, print_json, progress, say
-from mcompiler.errors import BuildError
 
 if TYPE_CHECKING:
     from mcompiler.data import Samples
@@ -24,7 +23,7 @@ DIRECTORY = click.argument("directory", metavar="DIR", type=click.Path(path_type
 
 
 def _dims(given: Sequence[str]) -> dict[str, int]:
-    """NAME=N pairs."""
+    """Sizes by name, from NAME=N pairs."""
     dims = {}
     for text in given:
         name, equals, size = text.rpartition("=")
@@ -37,54 +36,60 @@ def _dims(given: Sequence[str]) -> dict[str, int]:
 @click.command("compile")
 @click.argument("model", metavar="MODEL.onnx", type=click.Path(path_type=Path))
 @click.option("--target", default="generic_128", show_default=True, metavar="NAME|FILE.toml", help="Target chip.")
-@click.option("--set", "overrides", multiple=True, metavar="section.key=VALUE", help="Change the target; repeatable.")
+@click.option(
+    "--set", "overrides", multiple=True, metavar="section.key=VALUE", help="Override a key of the target; repeatable."
+)
 @click.option(
     "--calibration",
     metavar="DATA.npz|random",
-    help="Samples that input ranges are taken from; 'random' for costs only.",
+    help="Samples from which input ranges are taken; 'random' is enough for costs.",
 )
 @click.option(
-    "--range", "method", type=click.Choice(["minmax", "percentile", "mse"]), default="minmax", show_default=True,
-    help="How input ranges are read off the calibration data.",
-)  # fmt: skip
+    "--range",
+    "method",
+    type=click.Choice(["minmax", "percentile", "mse"]),
+    default="minmax",
+    show_default=True,
+    help="Method that takes input ranges from the calibration data.",
+)
 @click.option("--dim", "dims", multiple=True, metavar="NAME=N", help="Size of a symbolic dimension; repeatable.")
-@click.option("--chips", type=click.IntRange(min=1), help="Chips to use at most.")
-@click.option("--reorder", is_flag=True, help="Let word and bit lines change places where that empties whole arrays.")
+@click.option("--chips", type=click.IntRange(min=1), help="Largest number of chips.")
+@click.option("--reorder", is_flag=True, help="Reorder word and bit lines where that empties whole arrays.")
 @click.option(
     "--replicate",
     type=click.Choice(["none", "throughput", "latency"]),
     default="none",
     show_default=True,
-    help="Copy arrays of the layers that others wait for.",
+    help="Copy the arrays of layers that limit throughput or latency.",
 )
 @click.option(
     "--arrays",
     type=click.IntRange(min=1),
     metavar="N",
-    help="Arrays that there are, copies included  [default: those of the chips in use]",
+    help="Number of arrays available for layers and copies  [default: those of the chips in use]",
 )
 @click.option(
     "--reload",
     type=click.IntRange(min=1),
     metavar="BATCH",
-    help="Where --chips do not hold all layers: they take turns, BATCH inferences a turn, arrays written in between.",
+    help="Let layers take turns of BATCH inferences where --chips do not hold all of them; arrays are rewritten.",
 )
 @click.option(
     "--effort",
     type=click.IntRange(0, 10),
     default=1,
     show_default=True,
-    help="Of the placement: 0 keeps the order of the layers, each step doubles the search.",
+    help="Effort of the placement: 0 keeps the order of the layers, each step doubles the search.",
 )
 @click.option(
     "--faults",
     type=click.Path(path_type=Path),
     metavar="MAP.csv",
-    help="Stuck cells of the real chip (chip,tile,core,position,row,column,stuck): arrays and lines move around them.",
+    help="Stuck cells of one chip (chip,tile,core,position,row,column,stuck), which arrays and lines avoid.",
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="Seed of everything that is drawn.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of all random numbers.")
 @click.option("--out", type=click.Path(path_type=Path), metavar="DIR", help="Build directory  [default: MODEL.build]")
-@click.option("--force", is_flag=True, help="Replace a build that is there.")
+@click.option("--force", is_flag=True, help="Replace an existing build.")
 @json_option
 def compile_command(
     model: Path,
@@ -140,23 +145,33 @@ def compile_command(
         build.save(place, force=force, say=say)
     ordered, moved, copied = build.reorder, build.remap, build.schedule["replication"]
     if as_json:
-        print_json({
-            "out": str(place),
-            "crossbars": build.cost.crossbars,
-            "crossbars_dense": build.cost.crossbars_dense,
-            "nodes": [fate_record(fate) for fate in build.fates],
-            "seconds": dict(build.seconds),
-            "layers": [
-                {"name": layer.op.site.name, "label": layer.op.site.label, "adc_bits": layer.analog.adc_range.as_json()}
-                for layer in build.layer_data
-            ],
-            **({} if ordered is None else {"reorder": ordered}),
-            "placement": build.schedule["placement"],
-            **({} if copied is None else {"replication": copied}),
-            **({} if moved is None else {"remap": moved}),
-        })  # fmt: skip
+        print_json(
+            {
+                "out": str(place),
+                "crossbars": build.cost.crossbars,
+                "crossbars_dense": build.cost.crossbars_dense,
+                "nodes": [fate_record(fate) for fate in build.fates],
+                "seconds": dict(build.seconds),
+                "layers": [
+                    {
+                        "name": layer.op.site.name,
+                        "label": layer.op.site.label,
+                        "adc_bits": layer.analog.adc_range.as_json(),
+                    }
+                    for layer in build.layer_data
+                ],
+                **({} if ordered is None else {"reorder": ordered}),
+                "placement": build.schedule["placement"],
+                **({} if copied is None else {"replication": copied}),
+                **({} if moved is None else {"remap": moved}),
+            }
+        )
     else:
-        click.echo(compile_summary(model.name, build.target, build.fates, build.layer_data, build.cost, build.chips))
+        click.echo(
+            compile_summary(
+                model.name, build.target, fates=build.fates, layers=build.layer_data, cost=build.cost, chips=build.chips
+            )
+        )
         if ordered is not None:
             click.echo(f"\n{reorder_line(ordered)}")
         click.echo(f"\n{placement_line(build.schedule['placement'])}")
@@ -172,36 +187,52 @@ def compile_command(
 @click.command()
 @DIRECTORY
 @click.option(
-    "--data", type=click.Path(path_type=Path), metavar="DATA.npz", help="Samples, and labels y for accuracies."
+    "--data", type=click.Path(path_type=Path), metavar="DATA.npz", help="Samples, and labels y to compute accuracies."
 )
 @click.option(
-    "--limit", type=click.IntRange(min=1), metavar="N", help="First N samples; without --data: draw N  [default: 16]"
+    "--limit",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Use the first N samples; without --data draw N  [default: 16]",
 )
-@click.option("--ideal", is_flag=True, help="Lossless converters: proves the mapping on any target.")
+@click.option(
+    "--ideal", is_flag=True, help="Replace the converters by lossless ones, which proves the mapping on any target."
+)
 @click.option(
     "--effects",
     metavar="all|NAME,...",
-    help="Errors of devices, wires and converters to switch on, of those that the target describes.",
+    help="Simulate these errors of devices, wires and converters, as the target describes them.",
 )
-@click.option("--trials", type=click.IntRange(min=1), metavar="T", help="Chips with those errors  [default: 1]")
+@click.option(
+    "--trials", type=click.IntRange(min=1), metavar="T", help="Number of simulated chips with errors  [default: 1]"
+)
 @click.option(
     "--seed",
     type=click.IntRange(min=0),
     default=0,
     show_default=True,
-    help="Of random samples; with --effects, of the first chip too.",
+    help="Seed of random samples and, with --effects, of the first chip.",
 )
 @click.option(
-    "--time", "time_s", type=float, metavar="SECONDS", help="Since programming: drift, relaxation, 1/f noise."
+    "--time",
+    "time_s",
+    type=float,
+    metavar="SECONDS",
+    help="Time since programming, for drift, relaxation and 1/f noise.",
 )
 @click.option(
     "--loss",
     type=float,
     metavar="SHARE",
-    help="What a chip may lose and still count for the yield  [default: 0.01]",
+    help="Largest loss of accuracy of a chip that counts for the yield  [default: 0.01]",
 )
-@click.option("--workers", type=click.IntRange(min=1), metavar="N", help="Chips at once; changes no number.")
-@click.option("--uncalibrated", is_flag=True, help="Without the corrections of the target's [calibration].")
+@click.option(
+    "--workers",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Number of chips simulated in parallel; results do not depend on it.",
+)
+@click.option("--uncalibrated", is_flag=True, help="Leave out the corrections of the target's section [calibration].")
 @json_option
 def verify(
     directory: Path,
@@ -229,7 +260,15 @@ def verify(
     from mcompiler.driver import load
 
     build = load(directory)
-    options = _trial_options(effects, trials, seed, time_s, loss, workers, not uncalibrated)
+    options = _trial_options(
+        effects=effects,
+        trials=trials,
+        seed=seed,
+        time_s=time_s,
+        loss=loss,
+        workers=workers,
+        calibrated=not uncalibrated,
+    )
     if options is not None and ideal:
         raise click.UsageError("--ideal and --effects exclude each other: an ideal chip has no errors")
     samples = build.samples(data, limit=limit, seed=seed)
@@ -247,6 +286,7 @@ def verify(
 
 
 def _trial_options(
+    *,
     effects: str | None,
     trials: int | None,
     seed: int,
@@ -255,11 +295,11 @@ def _trial_options(
     workers: int | None,
     calibrated: bool,
 ) -> TrialOptions | None:
-    """What is asked of chips; None where none are asked for."""
+    """Options of the simulated chips; None where none are asked for."""
     if effects is None and trials is None:
         if time_s is not None or loss is not None or workers is not None or not calibrated:
             raise click.UsageError(
-                "--time, --loss, --workers and --uncalibrated are of chips with errors: give --effects too"
+                "--time, --loss, --workers and --uncalibrated need chips with errors: give --effects too"
             )
         return None
     from mcompiler.driver.trials import TrialOptions
@@ -284,7 +324,7 @@ def _verify_chips(build: Build, samples: Samples, options: TrialOptions, as_json
 
 
 def _verdict(result: Verification) -> int:
-    """Exit code; the first failure goes to stderr."""
+    """Print the first failure to stderr, and return the exit code."""
     if not result.failures:
         return 0
     more = f" (and {len(result.failures) - 1} more)" if len(result.failures) > 1 else ""
@@ -296,16 +336,24 @@ def _verdict(result: Verification) -> int:
 @DIRECTORY
 @json_option
 def report(directory: Path, as_json: bool) -> None:
-    """The build on one screen, and where its report.html is."""
+    """Print a summary of the build and the path of its report.html."""
     from mcompiler.driver import load
     from mcompiler.summary import compile_summary
 
     build = load(directory)
+    build.check_files("report.html")
     page = directory / "report.html"
-    if not page.is_file():
-        raise BuildError(f"{page}: missing from the build; compile the model again")
     if as_json:
         print_json({"report": str(page), "target": build.target.name, **build.cost.as_json()})
     else:
-        click.echo(compile_summary("model.onnx", build.target, build.fates, build.layer_data, build.cost, build.chips))
-        click.echo(f"\nall of it: {page}")
+        click.echo(
+            compile_summary(
+                "model.onnx",
+                build.target,
+                fates=build.fates,
+                layers=build.layer_data,
+                cost=build.cost,
+                chips=build.chips,
+            )
+        )
+        click.echo(f"\nfull report: {page}")

@@ -1,4 +1,4 @@
-"""cells: the programming table of a build, and what writing it takes."""
+"""cells: the programming table of a build, and time and energy of writing it."""
 
 from __future__ import annotations
 
@@ -24,17 +24,19 @@ FILES = {".npy", ".csv"}
     metavar="L",
     help="Layer: name, label, or a part of either; without it --out is a folder with a file for every layer.",
 )
-@click.option("--tile", type=click.IntRange(min=0), metavar="I", help="One physical array of the layer; default: all.")
+@click.option(
+    "--tile", type=click.IntRange(min=0), metavar="I", help="Number of one physical array of the layer  [default: all]"
+)
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
     metavar="F.npy|F.csv|FOLDER",
-    help="Write the cells there: binary columns for numpy.load, or CSV  [default: CSV on stdout]",
+    help="File for the cells (binary for numpy.load, or CSV), or folder for all layers  [default: CSV on stdout]",
 )
-@click.option("--summary", is_flag=True, help="What writing and verifying all cells takes.")
+@click.option("--summary", is_flag=True, help="Print time and energy of writing and verifying all cells.")
 @json_option
 def cells(directory: Path, layer: str | None, tile: int | None, out: Path | None, summary: bool, as_json: bool) -> None:
-    """The level and conductance of every cell of a layer, as CSV (or JSON); or what programming them takes."""
+    """Print level and conductance of every cell of a layer as CSV or JSON, or time and energy of programming."""
     from mcompiler.driver import load
 
     _check_usage(layer, tile, out, summary)
@@ -56,9 +58,9 @@ def cells(directory: Path, layer: str | None, tile: int | None, out: Path | None
 
 
 def _check_usage(layer: str | None, tile: int | None, out: Path | None, summary: bool) -> None:
-    """Options that do not go together."""
+    """Refuse options that exclude each other."""
     if summary and (layer is not None or tile is not None or out is not None):
-        raise click.UsageError("--summary is of all layers: leave out --layer, --tile and --out")
+        raise click.UsageError("--summary covers all layers: leave out --layer, --tile and --out")
     if not summary and layer is None:
         if tile is not None:
             raise click.UsageError("--tile is an array of a layer: give --layer too")
@@ -71,7 +73,7 @@ def _check_usage(layer: str | None, tile: int | None, out: Path | None, summary:
 
 
 def _show(build: Build, layer: str, tile: int | None, as_json: bool) -> None:
-    """Cells on stdout, an array at a time as CSV."""
+    """Print cells, as CSV one array at a time."""
     from mcompiler.artefacts.programming import layer_levels, programming_csv
 
     (data,) = (data for data in build.layer_data if data.op.site.name == layer)
@@ -87,7 +89,7 @@ def _show(build: Build, layer: str, tile: int | None, as_json: bool) -> None:
 
 
 def _write(build: Build, layer: str, tile: int | None, out: Path, as_json: bool) -> None:
-    """Cells of a layer to a file."""
+    """Write the cells of a layer to a file."""
     written = build.write_cells(out, layer, tile)
     if as_json:
         print_json({"layer": layer, "out": str(out), "cells": written})
@@ -97,7 +99,7 @@ def _write(build: Build, layer: str, tile: int | None, out: Path, as_json: bool)
 
 
 def _write_all(build: Build, out: Path, as_json: bool) -> None:
-    """Cells of every layer, a file each."""
+    """Write the cells of every layer, one file per layer."""
     from mcompiler.artefacts.programming import write_programming_tables
 
     written = write_programming_tables(out, build.layer_data, build.target)
@@ -112,7 +114,7 @@ def _write_all(build: Build, out: Path, as_json: bool) -> None:
 
 
 def _programming(build: Build, as_json: bool) -> None:
-    """Write-verify, layer by layer."""
+    """Print time and energy of write-verify by layer."""
     from mcompiler.text import count, quantity, table
 
     found = build.programming()
@@ -122,13 +124,19 @@ def _programming(build: Build, as_json: bool) -> None:
         print_json({"programming": rows, "tolerance_siemens": None if write is None else write.tolerance_siemens})
         return
     if found is None or write is None:
-        click.echo(f"target '{build.target.name}' has no [device.write]: what programming takes is not known")
+        click.echo(f"target '{build.target.name}' has no [device.write]: time and energy of programming are not known")
         return
     lines = [
-        [each.name, count(each.cells), count(round(each.pulses)), quantity(each.seconds, "s"),
-         quantity(each.energy_j, "J"), "-" if each.endurance_share is None else f"{each.endurance_share:.2g}"]
+        [
+            each.name,
+            count(each.cells),
+            count(round(each.pulses)),
+            quantity(each.seconds, "s"),
+            quantity(each.energy_j, "J"),
+            "-" if each.endurance_share is None else f"{each.endurance_share:.2g}",
+        ]
         for each in found
-    ]  # fmt: skip
+    ]
     click.echo(table(["layer", "cells", "pulses", "time", "energy", "endurance spent"], lines, "lrrrrr"))
     chips = found[-1].chip_seconds
     if len(chips) > 1:
@@ -138,5 +146,5 @@ def _programming(build: Build, as_json: bool) -> None:
     at_once = f"{count(write.parallel_cells)} {'cell' if write.parallel_cells == 1 else 'cells'} of an array at once"
     click.echo(
         f"\nwritten and verified{within}: {at_once}, arrays of a core one after the other, "
-        "cores (and chips) side by side"
+        "cores (and chips) in parallel"
     )

@@ -1,4 +1,4 @@
-"""What several commands share: options, JSON, progress."""
+"""Shared by several commands: the option --json, output, progress bars."""
 
 from __future__ import annotations
 
@@ -17,29 +17,29 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 def json_option(command: Command) -> Command:
-    """``--json``."""
+    """Add the option ``--json``."""
     return click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")(command)
 
 
 def print_json(data: Any) -> None:
-    """One JSON object on stdout."""
+    """Print one JSON object on stdout."""
     click.echo(json.dumps(data, indent=1, ensure_ascii=False))
 
 
 def say(message: str) -> None:
-    """A remark to whoever sits there: on stderr, so that stdout stays clean."""
+    """Print a note to stderr, so that stdout has the result only."""
     click.echo(message, err=True)
 
 
 def needs_torch(what: str) -> None:
-    """Stop with a remedy where PyTorch is not installed."""
+    """Raise an error with the remedy if PyTorch is not installed."""
     if importlib.util.find_spec("torch") is None:
         raise UserError(f"{what} trains with PyTorch, which is not installed; pip install 'mcompiler[admm]'")
 
 
 @contextmanager
 def progress(label: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A progress bar for work over two seconds, on a terminal only; yields what is told how much is done."""
+    """A progress bar on a terminal, nothing elsewhere; yields a function that takes the number of finished items."""
     if not sys.stderr.isatty():
         yield lambda done: None
         return
@@ -53,7 +53,7 @@ def progress(label: str, total: int) -> Iterator[Callable[[int], None]]:
 
 @contextmanager
 def passes_progress(label: str) -> Iterator[Callable[[str, Any, float], None]]:
-    """A spinner that names the last finished pass, on a terminal only; yields a pipeline observer."""
+    """A spinner with the last finished pass on a terminal, nothing elsewhere; yields a pipeline observer."""
     if not sys.stderr.isatty():
         yield lambda name, program, seconds: None
         return

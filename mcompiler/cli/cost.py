@@ -1,4 +1,4 @@
-"""cost: what an inference costs, with other component values too."""
+"""cost: the cost of an inference, also with other component values."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mcompiler.cli.build import DIRECTORY
 from mcompiler.cli.common import json_option, print_json
 
 if TYPE_CHECKING:
-    from mcompiler.cost import CalibrationCost, DataEnergy
+    from mcompiler.cost import ChipCalibrationCost, DataEnergy
 
 
 @click.command()
@@ -22,21 +22,21 @@ if TYPE_CHECKING:
     "overrides",
     multiple=True,
     metavar="components.NAME.key=VALUE",
-    help="Another value of a component; the build is not compiled again. Repeatable.",
+    help="Override a value of a component without compiling again; repeatable.",
 )
 @click.option(
     "--data",
     "with_data",
     is_flag=True,
-    help="The energy of cells, word lines, DACs and ADCs at the inputs that calibration saw, beside the typical one.",
+    help="Add the energy of cells, word lines, DACs and ADCs at the inputs of the calibration data.",
 )
 @click.option(
     "--exact",
     type=click.Path(path_type=Path),
     metavar="DATA.npz",
-    help="The same at these inputs: by their densities, and beside that vector by vector.",
+    help="Add the same energies at these inputs: estimated from densities, and exact for every vector.",
 )
-@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="With --exact: the first N samples.")
+@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Use the first N samples of --exact.")
 @json_option
 def cost(
     directory: Path,
@@ -46,8 +46,8 @@ def cost(
     limit: int | None,
     as_json: bool,
 ) -> None:
-    """What one inference costs: latency, energy, area, per layer and component."""
-    from mcompiler.cost import calibration_cost, data_energy
+    """Print the cost of one inference: latency, energy, area, by layer and by component."""
+    from mcompiler.cost import chip_calibration_cost, data_energy
     from mcompiler.driver import load
     from mcompiler.summary import cost_summary
     from mcompiler.target import assumptions, load_target
@@ -56,12 +56,12 @@ def cost(
     target = load_target(directory / "target.toml", overrides) if overrides else build.target
     found = build.cost_with(target) if overrides else build.cost
     if limit is not None and exact is None:
-        raise click.UsageError("--limit is of the samples of --exact DATA.npz")
+        raise click.UsageError("--limit needs --exact DATA.npz")
     energies = data_energy(build.layer_data, found.counts, target) if with_data and exact is None else ()
     vectors: tuple[DataEnergy, ...] = ()
     if exact is not None:
         energies, vectors = build.exact_energy(build.samples(exact, limit=limit), target=target)
-    calibration = calibration_cost(build.layer_data, target)
+    calibration = chip_calibration_cost(build.layer_data, target)
     if as_json:
         parts = {"data_energy": energies, "data_energy_exact": vectors}
         more: dict[str, Any] = {key: [each.as_json() for each in part] for key, part in parts.items() if part}
@@ -76,19 +76,23 @@ def cost(
         click.echo(f"\n{_exact_table(energies, vectors) if vectors else _data_table(energies)}")
 
 
-def _calibration_table(calibration: Sequence[CalibrationCost]) -> str:
+def _calibration_table(calibration: Sequence[ChipCalibrationCost]) -> str:
     from mcompiler.text import quantity, table
 
     rows = [
         [
-            each.kind, "once" if each.interval_s is None else quantity(each.interval_s, "s"), f"{each.reads:,.0f}",
-            quantity(each.time_s, "s"), quantity(each.energy_j, "J"),
-            "-" if each.interval_s is None else quantity(each.power_w, "W"), f"{each.words:,}",
+            each.kind,
+            "once" if each.interval_s is None else quantity(each.interval_s, "s"),
+            f"{each.reads:,.0f}",
+            quantity(each.time_s, "s"),
+            quantity(each.energy_j, "J"),
+            "-" if each.interval_s is None else quantity(each.power_w, "W"),
+            f"{each.words:,}",
             f"{each.operations:,.0f}",
         ]
         for each in calibration
-    ]  # fmt: skip
-    headers = ["calibration", "every", "reads", "time", "energy", "power", "words", "operations an inference"]
+    ]
+    headers = ["chip calibration", "every", "reads", "time", "energy", "power", "words", "operations an inference"]
     return table(headers, rows, "lrrrrrrr")
 
 
@@ -97,16 +101,27 @@ def _data_table(energies: Sequence[DataEnergy]) -> str:
 
     rows = [
         [
-            shorten(each.name, 30), quantity(each.cells_fixed, "J"), quantity(each.cells, "J"),
-            quantity(each.lines, "J"), quantity(each.dac_fixed, "J"), quantity(each.dac, "J"),
-            quantity(each.adc_fixed, "J"), quantity(each.adc, "J"),
+            shorten(each.name, 30),
+            quantity(each.cells_fixed, "J"),
+            quantity(each.cells, "J"),
+            quantity(each.lines, "J"),
+            quantity(each.dac_fixed, "J"),
+            quantity(each.dac, "J"),
+            quantity(each.adc_fixed, "J"),
+            quantity(each.adc, "J"),
         ]
         for each in energies
-    ]  # fmt: skip
+    ]
     headers = [
-        "at the inputs seen", "cells, typical", "cells", "word lines", "DACs, all rows", "DACs", "ADCs, full scale",
+        "at the inputs seen",
+        "cells, typical",
+        "cells",
+        "word lines",
+        "DACs, all rows",
+        "DACs",
+        "ADCs, full scale",
         "ADCs",
-    ]  # fmt: skip
+    ]
     return table(headers, rows, "lrrrrrrr")
 
 
@@ -115,13 +130,25 @@ def _exact_table(means: Sequence[DataEnergy], exact: Sequence[DataEnergy]) -> st
 
     rows = [
         [
-            shorten(each.name, 30), quantity(mean.cells, "J"), quantity(each.cells, "J"), quantity(each.lines, "J"),
-            quantity(each.dac, "J"), quantity(each.adc_fixed, "J"), quantity(mean.adc, "J"), quantity(each.adc, "J"),
+            shorten(each.name, 30),
+            quantity(mean.cells, "J"),
+            quantity(each.cells, "J"),
+            quantity(each.lines, "J"),
+            quantity(each.dac, "J"),
+            quantity(each.adc_fixed, "J"),
+            quantity(mean.adc, "J"),
+            quantity(each.adc, "J"),
         ]
         for mean, each in zip(means, exact, strict=True)
-    ]  # fmt: skip
+    ]
     headers = [
-        "at these inputs", "cells, mean field", "cells, exact", "word lines", "DACs", "ADCs, full scale",
-        "ADCs, mean field", "ADCs, exact",
-    ]  # fmt: skip
+        "at these inputs",
+        "cells, mean field",
+        "cells, exact",
+        "word lines",
+        "DACs",
+        "ADCs, full scale",
+        "ADCs, mean field",
+        "ADCs, exact",
+    ]
     return table(headers, rows, "lrrrrrrr")

@@ -1,4 +1,4 @@
-"""demo: the whole flow on a network that ships with the package, dense and compressed, or trained here and now."""
+"""demo: the complete flow on a network that ships with the package, or that is trained first."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class _Shown:
+class _CompiledNetwork:
     """One network of the demo: compiled and verified."""
 
     out: Path
@@ -35,10 +35,14 @@ class _Shown:
 @click.command()
 @click.option("--target", default="generic_128", show_default=True, metavar="NAME|FILE.toml", help="Target chip.")
 @click.option(
-    "--out", type=click.Path(path_type=Path), default="digits.build", show_default=True, metavar="DIR",
-    help="Build directory; that of the compressed network stands beside it.",
-)  # fmt: skip
-@click.option("--train", is_flag=True, help="Train and compress the network first (needs PyTorch, a minute).")
+    "--out",
+    type=click.Path(path_type=Path),
+    default="digits.build",
+    show_default=True,
+    metavar="DIR",
+    help="Build directory; that of the compressed network is written next to it.",
+)
+@click.option("--train", is_flag=True, help="Train and compress the network first (needs PyTorch; takes a minute).")
 @json_option
 def demo(target: str, out: Path, train: bool, as_json: bool) -> int:
     """Compile, prove and cost a small convolutional network on scikit-learn's handwritten digits, dense and compressed.
@@ -47,9 +51,11 @@ def demo(target: str, out: Path, train: bool, as_json: bool) -> int:
     """
     started = time.perf_counter()
     with _files(train, target) as (folder, steps):
-        dense = _show(folder, "digits.onnx", folder / "digits_calibration.npz", target, out)
-        beside = out.with_name(f"{out.name.removesuffix('.build')}_compressed.build")
-        small = _show(folder, "digits_compressed.onnx", folder / "digits_calibration.npz", target, beside)
+        dense = _compile_and_verify(folder, "digits.onnx", folder / "digits_calibration.npz", target, out)
+        small_out = out.with_name(f"{out.name.removesuffix('.build')}_compressed.build")
+        small = _compile_and_verify(
+            folder, "digits_compressed.onnx", folder / "digits_calibration.npz", target, small_out
+        )
     if as_json:
         more = {"training": steps} if train else {}
         print_json({**dense.as_json(), "compressed": small.as_json(), **more})
@@ -60,7 +66,7 @@ def demo(target: str, out: Path, train: bool, as_json: bool) -> int:
 
 @contextmanager
 def _files(train: bool, target: str) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """The demo's files: as shipped, or trained now; and the report of the training."""
+    """Folder of the demo's files, shipped or newly trained, and the report of the training."""
     if not train:
         with resources.as_file(resources.files("mcompiler") / "demo") as folder:
             yield folder, {}
@@ -72,7 +78,7 @@ def _files(train: bool, target: str) -> Iterator[tuple[Path, dict[str, Any]]]:
         yield Path(name), write_all(Path(name), target=target, say=say).report()
 
 
-def _show(folder: Path, name: str, calibration: Path, target: str, out: Path) -> _Shown:
+def _compile_and_verify(folder: Path, name: str, calibration: Path, target: str, out: Path) -> _CompiledNetwork:
     """Compile, save and verify one network."""
     from mcompiler.driver import compile
 
@@ -81,15 +87,19 @@ def _show(folder: Path, name: str, calibration: Path, target: str, out: Path) ->
         build.save(out, force=True, say=say)
     samples = build.samples(folder / "digits.npz")
     with progress("verifying", samples.count) as advance:
-        return _Shown(out, build, build.verify(samples, progress=advance))
+        return _CompiledNetwork(out, build, build.verify(samples, progress=advance))
 
 
-def _print(dense: _Shown, small: _Shown, seconds: float) -> None:
+def _print(dense: _CompiledNetwork, small: _CompiledNetwork, seconds: float) -> None:
     from mcompiler.summary import compile_summary, demo_comparison, verify_summary
 
     for shown, name in ((dense, "digits.onnx"), (small, "digits_compressed.onnx")):
         build = shown.build
-        click.echo(compile_summary(name, build.target, build.fates, build.layer_data, build.cost, build.chips))
+        click.echo(
+            compile_summary(
+                name, build.target, fates=build.fates, layers=build.layer_data, cost=build.cost, chips=build.chips
+            )
+        )
         click.echo(f"\n{verify_summary(shown.result)}\n")
     rows = [(label, shown.build.cost, shown.result) for label, shown in (("dense", dense), ("compressed", small))]
     click.echo(demo_comparison(rows))

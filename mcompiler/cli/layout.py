@@ -1,4 +1,4 @@
-"""What the passes that lay out a chip gained, as lines of text."""
+"""Results of placement, replication and reloading as lines of text."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def placement_line(found: Mapping[str, float]) -> str:
-    """What placement gained over the order of the layers, and the bound that no placement goes below."""
+    """Traffic of the placement, compared with the order of the layers and with the lower bound."""
     from mcompiler.text import percent, quantity
 
     moved, plain, bound = (found[key] for key in ("byte_hops", "byte_hops_in_order", "byte_hops_bound"))
@@ -22,7 +22,7 @@ def placement_line(found: Mapping[str, float]) -> str:
 
 
 def replication_lines(found: Mapping[str, Any]) -> str:
-    """What copies gained, and the bounds that none within the budget goes below."""
+    """Interval and latency with and without copies, and their lower bounds within the budget."""
     from mcompiler.text import quantity
 
     def line(name: str) -> str:
@@ -39,10 +39,10 @@ def replication_lines(found: Mapping[str, Any]) -> str:
 
 
 def turn_lines(schedule: Mapping[str, Any], target: Target) -> str:
-    """What it takes that layers take turns on the same arrays.
+    """Time, energy and memory of layers that take turns on the same arrays.
 
     Args:
-        schedule: what schedule.json holds.
+        schedule: content of schedule.json.
         target: the chip.
     """
     from mcompiler.text import quantity
@@ -52,10 +52,10 @@ def turn_lines(schedule: Mapping[str, Any], target: Target) -> str:
     total = schedule["interval_s"] * batch
     lines = [
         f"reload: {len(turns)} turns for every {batch:,} inferences; writing takes {quantity(written, 's')} of "
-        f"{quantity(total, 's')} and {quantity(energy, 'J')}; {quantity(kept * batch, 'B')} wait outside in between"
+        f"{quantity(total, 's')} and {quantity(energy, 'J')}; {quantity(kept * batch, 'B')} are kept outside in between"
     ]
     write = target.device.write
     if write is not None and write.endurance is not None:
         batches = write.endurance / write.pulses
-        lines.append(f"  cells stand {batches:,.0f} of these: {batches * batch:,.0f} inferences")
+        lines.append(f"  cells endure {batches:,.0f} of these batches: {batches * batch:,.0f} inferences")
     return "\n".join(lines)

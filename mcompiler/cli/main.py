@@ -1,4 +1,4 @@
-"""The entry point: commands, and errors to exit codes."""
+"""The entry point: the commands, and the exit code of every error."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ EXIT_USER, EXIT_USAGE, EXIT_FAULT, EXIT_INTERRUPTED = 1, 2, 70, 130
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="mcompiler")
-@click.option("--debug", is_flag=True, help="Print the traceback of a fault of mcompiler itself.")
+@click.option("--debug", is_flag=True, help="Print the traceback of an internal error.")
 def cli(debug: bool) -> None:
     """Compile trained ONNX models to memristor crossbars, and prove the mapping.
 
@@ -64,7 +64,7 @@ def run(arguments: Sequence[str]) -> int:
     except (KeyboardInterrupt, click.Abort):
         return _fail("interrupted", EXIT_INTERRUPTED, as_json)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # whoever read our output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader of the output has closed the pipe
         return 0
     except Exception as error:
         if debug:
@@ -75,7 +75,7 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _fail(message: str, code: int, as_json: bool) -> int:
-    """One message: as JSON on stdout where that is asked for, and as the last lines of stderr."""
+    """Print a message as the last lines of stderr, and with --json also as JSON on stdout."""
     if as_json:
         click.echo(json.dumps({"error": message}, ensure_ascii=False))
     click.echo(f"mcompiler: {message}", err=True)

@@ -1,4 +1,4 @@
-"""netlist: arrays of a build as SPICE."""
+"""netlist: arrays of a build as a SPICE deck."""
 
 from __future__ import annotations
 
@@ -20,20 +20,21 @@ if TYPE_CHECKING:
 @click.command()
 @DIRECTORY
 @click.option("--layer", required=True, metavar="L", help="Layer: name, label, or a part of either.")
-@click.option("--tile", type=click.IntRange(min=0), metavar="I", help="One physical array of the layer; default: all.")
+@click.option(
+    "--tile", type=click.IntRange(min=0), metavar="I", help="Number of one physical array of the layer  [default: all]"
+)
 @click.option(
     "--input",
     "given",
     metavar="BITS|FILE.npz",
-    help="0 or 1 for each word line of every array, as 0110...; lines that are not given are idle. Or a file whose x "
-    "[n, inputs] holds n vectors for the inputs of the layer, shares of the read voltage from 0 to 1; an array gets "
-    "what its word lines stand for  [default: all word lines 1]",
+    help="Inputs: 0 or 1 for each word line (0110..., lines that are not given are idle), or a file whose x "
+    "[n, inputs] holds n vectors for the layer as shares of the read voltage from 0 to 1  [default: all word lines 1]",
 )
-@click.option("--out", type=click.Path(path_type=Path), metavar="F.sp", help="File  [default: LAYER.sp]")
+@click.option("--out", type=click.Path(path_type=Path), metavar="F.sp", help="File to write  [default: LAYER.sp]")
 @json_option
 def netlist(directory: Path, layer: str, tile: int | None, given: str | None, out: Path | None, as_json: bool) -> None:
-    """Write a SPICE deck that ngspice runs as it is: every cell and wire of a layer's arrays, sources, currents."""
-    from mcompiler.artefacts import plain_name, whole
+    """Write a SPICE deck for ngspice: every cell and wire of a layer's arrays, sources, printed currents."""
+    from mcompiler.artefacts import atomic_write, plain_name
     from mcompiler.driver import load
     from mcompiler.text import plural
 
@@ -42,7 +43,7 @@ def netlist(directory: Path, layer: str, tile: int | None, given: str | None, ou
     arrays = build.arrays(layer) if tile is None else 1
     inputs, vectors = _applied(build, layer, given)
     place = Path(f"{plain_name(layer)}.sp") if out is None else out
-    with whole(place) as beside, beside.open("w", encoding="utf-8") as file:
+    with atomic_write(place) as temporary, temporary.open("w", encoding="utf-8") as file:
         build.write_netlist(file.write, layer, tile, inputs=inputs, vectors=vectors)
     if as_json:
         print_json({"layer": layer, "arrays": arrays, "out": str(place), "bytes": place.stat().st_size})
@@ -51,7 +52,7 @@ def netlist(directory: Path, layer: str, tile: int | None, given: str | None, ou
 
 
 def _applied(build: Build, layer: str, given: str | None) -> tuple[list[int] | None, npt.NDArray[np.float64] | None]:
-    """What --input says: for the word lines, or for the inputs of the layer; one of them or none."""
+    """The value of --input: inputs of the word lines, or vectors of the layer; both None without the option."""
     from mcompiler.data import InputSpec, load_samples
     from mcompiler.geometry import array_shape
 

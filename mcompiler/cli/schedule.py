@@ -1,4 +1,4 @@
-"""schedule: when what works in a build, and what limits it."""
+"""schedule: times of the stages of a build, and the bounds of its rate."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mcompiler.cli.build import DIRECTORY
 from mcompiler.cli.common import json_option, print_json
 
 SHOWN = 12
-"""Rows of each table on the screen."""
+"""Rows printed of each table."""
 
 
 @click.command()
@@ -22,19 +22,19 @@ SHOWN = 12
     "--trace",
     type=click.Path(path_type=Path),
     metavar="FILE.json",
-    help="Write a timeline that chrome://tracing and ui.perfetto.dev show: who is busy when, over three inferences.",
+    help="Write a timeline of every stage over three inferences for chrome://tracing or ui.perfetto.dev.",
 )
 @json_option
 def schedule(directory: Path, trace: Path | None, as_json: bool) -> None:
-    """When every stage of the pipeline works, what waits between them, and what limits the rate."""
-    from mcompiler.artefacts import whole
+    """Print the times of every stage of the pipeline, the queues between stages, and the bounds of the rate."""
+    from mcompiler.artefacts import atomic_write
     from mcompiler.driver import load
 
     build = load(directory)
     data = build.schedule
     if trace is not None:
-        with whole(trace) as beside:
-            beside.write_text(json.dumps(build.timeline()), encoding="utf-8")
+        with atomic_write(trace) as temporary:
+            temporary.write_text(json.dumps(build.timeline()), encoding="utf-8")
     if as_json:
         print_json({**data, **({} if trace is None else {"trace": str(trace)})})
         return
@@ -44,10 +44,10 @@ def schedule(directory: Path, trace: Path | None, as_json: bool) -> None:
 
 
 def schedule_summary(data: Mapping[str, Any]) -> str:
-    """Totals, what limits the interval, the busiest stages, and what waits between them.
+    """Totals, bounds of the interval, the busiest stages, and the largest queues between stages.
 
     Args:
-        data: what schedule.json holds.
+        data: content of schedule.json.
     """
     from mcompiler.cli.layout import replication_lines
     from mcompiler.text import facts, quantity
@@ -79,13 +79,18 @@ def _stages(stages: Sequence[Mapping[str, Any]]) -> str:
     chosen = {id(stage) for stage in sorted(working, key=lambda s: -s["busy_s"])[:SHOWN]}
     rows = [
         [
-            shorten(stage["name"], 40), stage["kind"], f"{stage['tokens']:,}", f"{stage['copies']:,}",
-            quantity(stage["service_s"], "s"), quantity(stage["busy_s"], "s"), quantity(stage["start_s"], "s"),
+            shorten(stage["name"], 40),
+            stage["kind"],
+            f"{stage['tokens']:,}",
+            f"{stage['copies']:,}",
+            quantity(stage["service_s"], "s"),
+            quantity(stage["busy_s"], "s"),
+            quantity(stage["start_s"], "s"),
             quantity(stage["end_s"], "s"),
         ]
         for stage in working
         if id(stage) in chosen
-    ]  # fmt: skip
+    ]
     text = table(["stage", "kind", "tokens", "copies", "each", "busy", "starts", "ends"], rows, "llrrrrrr")
     more = len(working) - len(rows)
     return text + (f"\n... {more:,} more; these are the busiest" if more else "")
@@ -97,12 +102,15 @@ def _streams(streams: Sequence[Mapping[str, Any]]) -> str:
     kept = sorted((s for s in streams if s["bytes"] > 0), key=lambda s: -s["bytes"])
     rows = [
         [
-            shorten(stream["producer"], 30), shorten(stream["consumer"], 30), f"{stream['tokens']:,}",
-            f"{stream['least_tokens']:,}", quantity(stream["bytes"], "B"),
+            shorten(stream["producer"], 30),
+            shorten(stream["consumer"], 30),
+            f"{stream['tokens']:,}",
+            f"{stream['least_tokens']:,}",
+            quantity(stream["bytes"], "B"),
             quantity(stream["window_bytes"], "B") if stream["window_bytes"] else "-",
         ]
         for stream in kept[:SHOWN]
-    ]  # fmt: skip
+    ]
     text = table(["waits of", "for", "tokens", "at least", "room", "row buffer"], rows, "llrrrr")
     more = len(kept) - len(rows)
     return text + (f"\n... {more:,} more; these take most room" if more > 0 else "")

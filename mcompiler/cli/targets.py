@@ -1,4 +1,4 @@
-"""targets list, show, check, schema."""
+"""targets list, show, check and schema."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 
 @click.group()
 def targets() -> None:
-    """The chips that models can be compiled for."""
+    """List, show and check the chips that models can be compiled for."""
 
 
 @targets.command("list")
 @json_option
 def list_command(as_json: bool) -> None:
-    """Names and descriptions of the targets at hand."""
+    """List the names and descriptions of the available targets."""
     from mcompiler.target import list_targets
 
     found = list_targets()
@@ -36,10 +36,12 @@ def list_command(as_json: bool) -> None:
 
 @targets.command()
 @click.argument("target", metavar="NAME|FILE.toml")
-@click.option("--set", "overrides", multiple=True, metavar="section.key=VALUE", help="Change the target; repeatable.")
+@click.option(
+    "--set", "overrides", multiple=True, metavar="section.key=VALUE", help="Override a key of the target; repeatable."
+)
 @json_option
 def show(target: str, overrides: tuple[str, ...], as_json: bool) -> None:
-    """A target as it is used: everything inherited, overridden and defaulted filled in."""
+    """Print a complete target, with inherited keys, overrides and defaults."""
     from mcompiler.target import load_target, resolved_toml
 
     loaded = load_target(target, overrides)
@@ -51,30 +53,35 @@ def show(target: str, overrides: tuple[str, ...], as_json: bool) -> None:
 
 @targets.command()
 @click.argument("target", metavar="NAME|FILE.toml", required=False)
-@click.option("--set", "overrides", multiple=True, metavar="section.key=VALUE", help="Change the target; repeatable.")
+@click.option(
+    "--set", "overrides", multiple=True, metavar="section.key=VALUE", help="Override a key of the target; repeatable."
+)
 @click.option(
     "--published",
     is_flag=True,
-    help="Compute what the target's source prints of it, and compare; without a target: all that there are.",
+    help="Compare computed figures with those that the target's source publishes; without a target for all.",
 )
 @json_option
 def check(target: str | None, overrides: tuple[str, ...], published: bool, as_json: bool) -> int:
-    """Read a target, report all of its faults, and list what it assumes; or hold it against its paper."""
+    """Report all problems of a target and list its assumptions, or compare it with its publication."""
     from mcompiler.target import assumptions, check_target, load_target
 
     if published:
         return _check_published(target, overrides, as_json)
     if target is None:
         raise click.UsageError("name a target, or give --published for all")
-    faults = check_target(target, overrides)
-    if faults:
-        raise TargetError("\n".join(faults))
+    problems = check_target(target, overrides)
+    if problems:
+        raise TargetError("\n".join(problems))
     assumed = assumptions(load_target(target, overrides))
     if as_json:
-        print_json({
-            "target": target, "faults": [],
-            "assumptions": [{"key": key, "value": value, "source": source} for key, value, source in assumed],
-        })  # fmt: skip
+        print_json(
+            {
+                "target": target,
+                "faults": [],
+                "assumptions": [{"key": key, "value": value, "source": source} for key, value, source in assumed],
+            }
+        )
         return 0
     click.echo(f"{target}: fine")
     if assumed:
@@ -85,7 +92,7 @@ def check(target: str | None, overrides: tuple[str, ...], published: bool, as_js
 
 
 def _check_published(target: str | None, overrides: tuple[str, ...], as_json: bool) -> int:
-    """Compare, print, and fail where a figure is off and the file does not say why."""
+    """Compare and print; exit code 1 if a figure is off without an explanation in the file."""
     from mcompiler.cost.published import compare
     from mcompiler.target import list_targets, load_target
 
@@ -96,30 +103,38 @@ def _check_published(target: str | None, overrides: tuple[str, ...], as_json: bo
     found = {name: compare(each) for name, each in loaded.items() if each.published is not None}
     failed = [(name, row) for name, rows in found.items() for row in rows if not row.holds]
     if as_json:
-        print_json({
-            name: [
-                {
-                    "figure": row.figure, "ours": row.ours, "published": row.theirs, "difference": row.difference,
-                    "allowed": row.allowed, "within": row.within, "explained": row.explained or None,
-                }
-                for row in rows
-            ]
-            for name, rows in found.items()
-        })  # fmt: skip
+        print_json(
+            {
+                name: [
+                    {
+                        "figure": row.figure,
+                        "ours": row.ours,
+                        "published": row.theirs,
+                        "difference": row.difference,
+                        "allowed": row.allowed,
+                        "within": row.within,
+                        "explained": row.explained or None,
+                    }
+                    for row in rows
+                ]
+                for name, rows in found.items()
+            }
+        )
     else:
         click.echo("\n\n".join(_published_table(name, rows) for name, rows in found.items()))
     for name, row in failed[:1]:
         more = f" (and {len(failed) - 1} more)" if len(failed) > 1 else ""
         click.echo(
             f"mcompiler: {name}: {row.figure} is {row.ours:.4g}, its source says {row.theirs:.4g} "
-            f"({row.difference:+.1%}); mend the numbers, or say why in published.explained.{row.figure}{more}",
+            f"({row.difference:+.1%}); correct the numbers, or give the reason in "
+            f"published.explained.{row.figure}{more}",
             err=True,
         )
     return 1 if failed else 0
 
 
 def _published_table(name: str, rows: Sequence[Comparison]) -> str:
-    """The figures of one target, and below them what is explained."""
+    """The figures of one target, and below them the explanations."""
     from mcompiler.text import table
 
     cells = [
@@ -137,7 +152,7 @@ def _verdict(row: Comparison) -> str:
 
 @targets.command()
 def schema() -> None:
-    """The JSON Schema of target files, for editors."""
+    """Print the JSON Schema of target files, for editors."""
     from mcompiler.target import json_schema
 
     print_json(json_schema())

@@ -1,19 +1,19 @@
-"""What a scheduled program costs."""
+"""Cost of a scheduled program: energy, time and area."""
 
-from mcompiler.cost.calibration import CalibrationCost, calibration_cost
+from mcompiler.cost.calibration import ChipCalibrationCost, chip_calibration_cost
 from mcompiler.cost.data import DataEnergy, ExactInputs, data_energy, mean_field
-from mcompiler.cost.tables import DIGITAL, Cost, Counts, LayerCounts, Price, count, estimate, price
+from mcompiler.cost.tables import DIGITAL, Cost, LayerCounts, Price, PricedQuantities, count, estimate, price
 
 __all__ = [
     "DIGITAL",
-    "CalibrationCost",
+    "ChipCalibrationCost",
     "Cost",
-    "Counts",
     "DataEnergy",
     "ExactInputs",
     "LayerCounts",
     "Price",
-    "calibration_cost",
+    "PricedQuantities",
+    "chip_calibration_cost",
     "count",
     "data_energy",
     "estimate",

@@ -1,4 +1,4 @@
-"""What a chip's calibration takes: its measurements, and what they make every inference do."""
+"""Cost of a chip's calibration: its measurements, and the additional operations of every inference."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ if TYPE_CHECKING:
     from mcompiler.artefacts.layers import LayerData
 
 MEASURING = (Event.ARRAY_READ, Event.CELL_READ, Event.DAC_DRIVE, Event.ADC_CONVERSION, Event.SAMPLE_HOLD)
-"""Events of a read whose codes go to whoever calibrates."""
+"""Events of a read whose codes are used for calibration."""
 
 
 @dataclass(frozen=True)
-class CalibrationCost:
-    """One kind of calibration on all arrays of a build.
+class ChipCalibrationCost:
+    """Cost of one kind of chip calibration on all arrays of a build.
 
     Attributes:
-        kind: ``correction`` (gain and offset of columns or ADCs) or ``drift`` (one factor an array).
-        interval_s: between two rounds; None: once, behind the writing of the cells.
-        reads: of arrays, in a round.
-        time_s: of a round; arrays measure side by side, each with its own converters.
-        energy_j: of a round.
-        power_w: of the rounds that come again and again, in the mean.
-        words: numbers that the digital side keeps.
-        operations: of the digital units in each inference; the cost tables have them.
+        kind: ``correction`` (gain and offset of columns or ADCs) or ``drift`` (one factor per array).
+        interval_s: time between two rounds; None: one round, after the cells are written.
+        reads: array reads of a round.
+        time_s: duration of a round; arrays are measured in parallel, each with its own converters.
+        energy_j: energy of a round.
+        power_w: mean power of periodic rounds.
+        words: numbers that the digital side stores.
+        operations: operations of the digital units in each inference; they are part of the cost tables.
     """
 
     kind: str
@@ -46,8 +46,8 @@ class CalibrationCost:
         return asdict(self)
 
 
-def calibration_cost(layers: Iterable[LayerData], target: Target) -> tuple[CalibrationCost, ...]:
-    """What the target's ``[calibration]`` takes; empty where it asks for nothing that is measured."""
+def chip_calibration_cost(layers: Iterable[LayerData], target: Target) -> tuple[ChipCalibrationCost, ...]:
+    """Cost of the target's section [calibration]; empty where nothing in it needs a measurement."""
     calibration, shape = target.calibration, array_shape(target)
     if calibration is None:
         return ()
@@ -78,10 +78,30 @@ def calibration_cost(layers: Iterable[LayerData], target: Target) -> tuple[Calib
         adcs = -(-shape.columns // target.converters.adc.columns) + shape.extra
         words = 2 * (once[Event.ADC_CONVERSION] if calibration.correction == "column" else groups * adcs)
         rounds = calibration.vectors
-        times = (rounds * groups, rounds * time_s, rounds * energy, 0.0)
-        found.append(CalibrationCost("correction", None, *times, int(words), operations["correction"]))
+        found.append(
+            ChipCalibrationCost(
+                kind="correction",
+                interval_s=None,
+                reads=rounds * groups,
+                time_s=rounds * time_s,
+                energy_j=rounds * energy,
+                power_w=0.0,
+                words=int(words),
+                operations=operations["correction"],
+            )
+        )
     if calibration.drift_interval_s is not None and target.device.drift is not None:
         interval = calibration.drift_interval_s
-        times = (groups, time_s, energy, energy / interval)
-        found.append(CalibrationCost("drift", interval, *times, 2 * arrays, operations["drift"]))
+        found.append(
+            ChipCalibrationCost(
+                kind="drift",
+                interval_s=interval,
+                reads=groups,
+                time_s=time_s,
+                energy_j=energy,
+                power_w=energy / interval,
+                words=2 * arrays,
+                operations=operations["drift"],
+            )
+        )
     return tuple(found)

@@ -1,11 +1,10 @@
-"""Energy that knows the data: what cells, word lines and converters of a mapped network take at given inputs.
+"""Data-dependent energy: cells, word lines and converters of a mapped network at given inputs.
 
-A fixed energy per event takes a typical cell at a typical input. Here every cell counts with its conductance, every row
-with the mean square of what is applied to it, and a conversion with its code, where the converter's energy follows it.
-Two ways to come by these: from densities per row and phase that calibration has kept (mean field), or vector by vector
-(exact). What ohmic cells burn is linear in the squared digit, so that for the same vectors both say the same of them,
-however rows are correlated. Codes are not linear in the sums: signs, rounding and clipping make the mean field an
-estimate.
+A fixed energy per event assumes a typical cell at a typical input. Here every cell counts with its conductance, every
+row with the mean square of its input, and a conversion with its code, where the converter's energy depends on it. The
+inputs are either densities per row and phase from the calibration data (mean field), or single vectors (exact). The
+energy of ohmic cells is linear in the squared digit, so that both agree for the same vectors, however rows are
+correlated. Codes are not linear in the sums: because of signs, rounding and clipping the mean field is an estimate.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mcompiler.conductance import conductances, make_adc, round_codes, unpack_levels
-from mcompiler.cost.tables import Counts
+from mcompiler.cost.tables import PricedQuantities
 from mcompiler.dataflow import conversions_per_read
 from mcompiler.errors import BuildError
 from mcompiler.geometry import ArrayShape, array_shape, tile_blocks
@@ -39,11 +38,11 @@ class DataEnergy:
 
     Attributes:
         name: of the layer.
-        cells_fixed: what the components that price reads of arrays or cells say.
+        cells_fixed: energy by the components that price reads of arrays or cells.
         cells: V I t of every cell of its arrays, t the read pulse; unused columns conduct too.
         lines: charging the word lines, C V^2 of every segment.
-        dac_fixed, dac: drives of all rows, and of those that are driven.
-        adc_fixed, adc: conversions at full scale, and at their codes.
+        dac_fixed, dac: DAC energy if all rows were driven, and of the rows that are.
+        adc_fixed, adc: ADC energy at full scale, and at the actual codes.
     """
 
     name: str
@@ -62,13 +61,13 @@ class DataEnergy:
 
 @dataclass(frozen=True)
 class LayerInputs:
-    """What the inputs of a layer come to, in the mean over its vectors.
+    """Statistics of the inputs of a layer that determine its energy: means over its vectors.
 
     Attributes:
-        power: [G, K], sum over the phases of V I of a row's cells, over that at full drive.
-        square: [G, K], sum over the phases of (voltage of the row over that at full drive)^2.
-        driven: [G, K], phases in which the row is driven.
-        codes: sum over all conversions of |code| over full scale; those of unit and reference columns left out.
+        power: [G, K], sum over the phases of V I of a row's cells, relative to full drive.
+        square: [G, K], sum over the phases of (voltage of the row relative to full drive)^2.
+        driven: [G, K], number of phases in which the row is driven.
+        codes: sum over all conversions of |code| / full scale, without unit and reference columns.
     """
 
     power: Floats
@@ -78,9 +77,12 @@ class LayerInputs:
 
 
 def data_energy(
-    layers: Iterable[LayerData], counts: Counts, target: Target, inputs: Sequence[LayerInputs] | None = None
+    layers: Iterable[LayerData],
+    counts: PricedQuantities,
+    target: Target,
+    inputs: Sequence[LayerInputs] | None = None,
 ) -> tuple[DataEnergy, ...]:
-    """Energies of every layer, and of all of them as the last; cells are read an array at a time.
+    """Energies of every layer, and last of all of them; cells are read one array at a time.
 
     Args:
         layers: with their cells and the statistics of their inputs.
@@ -105,8 +107,8 @@ def data_energy(
 
 
 def mean_field(layer: LayerData, seen: InputStatistics | None, target: Target) -> LayerInputs:
-    """Inputs by their densities: cells as if ohmic, codes those of the mean sums."""
-    assert seen is not None  # the caller has asked for them
+    """Inputs from their densities: cells are taken as ohmic, codes are those of the mean sums."""
+    assert seen is not None  # checked by the caller
     square, nonzero = (part.sum(axis=0, dtype=np.float64) for part in (seen.square, seen.nonzero))
     codes = 0.0
     if code_share(target):
@@ -116,10 +118,10 @@ def mean_field(layer: LayerData, seen: InputStatistics | None, target: Target) -
 
 
 class ExactInputs:
-    """Adds up what the vectors of a layer come to, one by one.
+    """Accumulates the statistics of a layer's inputs vector by vector.
 
     Args:
-        layer: which.
+        layer: the layer.
         target: the chip.
     """
 
@@ -135,7 +137,7 @@ class ExactInputs:
         self._codes, self._count = 0.0, 0
 
     def add(self, vectors: Vectors) -> None:
-        """Codes of more vectors, [V, G, K]."""
+        """Add the input codes of vectors, [V, G, K]."""
         largest = (1 << self._bits) - 1
         digits = [(vectors >> (phase * self._bits)) & largest for phase in range(self._phases)]
         for phase, digit in enumerate(digits):
@@ -153,13 +155,13 @@ class ExactInputs:
         return LayerInputs(self._burnt / count, square, driven, self._codes / count)
 
     def statistics(self) -> InputStatistics:
-        """The densities of the same vectors; how often nothing is driven is not kept."""
+        """The densities of the same vectors; the share of idle phases is not recorded."""
         mean, square, nonzero = (self._statistics / max(1, self._count)).astype(np.float32)
         return InputStatistics(mean, square, nonzero, np.zeros(mean.shape[:2], np.float32))
 
 
 class Converted:
-    """The conversions of a layer, as the mapping asks for its cells.
+    """The conversions of a layer with ideal devices.
 
     Args:
         layer: with its cells.
@@ -172,11 +174,11 @@ class Converted:
         self._full = max(self._adc.largest, -self._adc.smallest)
 
     def shares(self, phases: Iterable[npt.NDArray[np.floating[Any]]], rounded: bool = True) -> float:
-        """Sum over conversions of |code| over full scale, in the mean over vectors.
+        """Sum over conversions of |code| / full scale, mean over vectors.
 
         Args:
             phases: digits of each phase, [V, G, K].
-            rounded: to whole codes, as converters do; False: those of mean digits.
+            rounded: whether to round to whole codes, as converters do; False for mean digits.
         """
         total, count = 0.0, 1
         for digits in phases:
@@ -195,13 +197,13 @@ class Converted:
 
 
 def code_share(target: Target) -> float:
-    """Largest part of a converter's energy that follows its code."""
+    """Largest share of an ADC's energy that depends on its code."""
     return max(
         (part.code_share for part in target.components.values() if part.event is Event.ADC_CONVERSION), default=0
     )
 
 
-def _layer(layer: LayerData, inputs: LayerInputs, counts: Counts, target: Target) -> DataEnergy:
+def _layer(layer: LayerData, inputs: LayerInputs, counts: PricedQuantities, target: Target) -> DataEnergy:
     events = counts.layers[layer.op.site.name].events
     shape = array_shape(target)
     siemens = square = driven = 0.0
@@ -233,14 +235,14 @@ def _layer(layer: LayerData, inputs: LayerInputs, counts: Counts, target: Target
 
 
 def _conversions(layer: LayerData, count: float, codes: float, shape: ArrayShape, target: Target) -> float:
-    """Energy of so many conversions whose codes add up to so many of full scale; unit and reference columns at that."""
+    """Energy of conversions whose codes add up to ``codes`` full scales; other columns count at full scale."""
     reads = np.ceil(layer.table["rows"] / shape.rows_active)
     each = conversions_per_read(layer.table, shape, target)
     bare = conversions_per_read(layer.table, shape, target, extra=False)
     every = float((reads * each).sum())
-    beside = count * (1 - float((reads * bare).sum()) / every) if every else 0.0
+    additional = count * (1 - float((reads * bare).sum()) / every) if every else 0.0
     return sum(
-        part.energy_j * ((1 - part.code_share) * count + part.code_share * (codes + beside))
+        part.energy_j * ((1 - part.code_share) * count + part.code_share * (codes + additional))
         for part in target.components.values()
         if part.event is Event.ADC_CONVERSION
     )
@@ -254,7 +256,7 @@ def _rows(layer: LayerData, index: int, shape: ArrayShape, inputs: LayerInputs) 
     """Power, square and drives of each word line of an array that holds weights: [rows]."""
     tile = layer.table[index]
     parts = [(block.group, block.rows) for block in tile_blocks(tile, layer.op.matrix.rows, layer.op.matrix.cols)]
-    if int(tile["groups"]) > 1:  # a group that vanished has word lines too where others stand behind it
+    if int(tile["groups"]) > 1:  # an empty group has word lines too where others follow it
         members = range(int(tile["group"]), int(tile["group"]) + int(tile["groups"]))
         parts = [(member, layer.op.matrix.rows.of(member)) for member in members]
     power, square, driven = (

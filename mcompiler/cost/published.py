@@ -1,4 +1,4 @@
-"""A target's own figures beside those that its paper prints."""
+"""Compare figures computed from a target with those that its source publishes."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ from dataclasses import dataclass
 from mcompiler.conductance import is_signed
 from mcompiler.dataflow import read_time
 from mcompiler.geometry import ArrayShape, array_shape
-from mcompiler.target import Event, Place, Target, WeightEncoding
+from mcompiler.target import Event, HierarchyUnit, Target, WeightEncoding
 
 ROLLED_UP, DERIVED = 0.02, 0.10
-"""How far a figure may be off that is a sum of components, or that follows from other numbers."""
+"""Allowed relative difference of sums of components, and of derived figures."""
 
 PHYSICAL = 2.0
-"""How far V^2 G times duty may be from what the table says of an array."""
+"""Allowed ratio between V^2 G times duty and the power of an array by its components."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """One figure.
+    """Comparison of one figure.
 
     Attributes:
         figure: its name, unit included.
-        ours, theirs: computed, and printed.
-        difference: ours over theirs, less 1.
-        allowed: how large it may be.
-        explained: why it is larger, or what contradicts it; empty where nothing is said.
+        ours, theirs: the computed and the published value.
+        difference: relative difference from the published figure.
+        allowed: largest allowed difference.
+        explained: the target's explanation of a difference or contradiction; empty if it has none.
     """
 
     figure: str
@@ -37,22 +37,22 @@ class Comparison:
 
     @property
     def difference(self) -> float:
-        """Relative."""
+        """Relative difference from the published figure."""
         return self.ours / self.theirs - 1
 
     @property
     def holds(self) -> bool:
-        """Whether it is near enough, or says why not."""
+        """Whether the difference is allowed or explained."""
         return self.within or bool(self.explained)
 
     @property
     def within(self) -> bool:
-        """Whether it is near enough."""
+        """Whether the difference is allowed."""
         return abs(self.difference) <= self.allowed
 
 
 def compare(target: Target) -> list[Comparison]:
-    """Every figure that the target's source prints, beside ours; empty where it has no [published]."""
+    """Compare every figure of the section [published]; empty for a target without it."""
     published = target.published
     if published is None:
         return []
@@ -64,7 +64,7 @@ def compare(target: Target) -> list[Comparison]:
     array = _array_events_power(target)
     if array > 0:
         cells = cell_power(target)
-        # The table may say more than the cells burn (drivers), or less (a shorter pulse); twice is for the file to say.
+        # Components may take more than the cells (drivers) or less (short pulses); a factor of two must be explained.
         found.append(
             Comparison("cell_power_w", cells, array, PHYSICAL - 1, published.explained.get("cell_power_w", ""))
             if cells > array
@@ -74,7 +74,7 @@ def compare(target: Target) -> list[Comparison]:
 
 
 def event_rate(event: Event, target: Target) -> float:
-    """How often an event happens in one array per second at full activity; of digital events in one tile."""
+    """Events per second in one array at full activity, or of digital events in one tile."""
     shape, cycle = array_shape(target), read_time(array_shape(target), target)
     lines = shape.columns + shape.extra
     conversions = lines / 2 if is_signed(target) and shape.adjacent_polarities == 2 else lines
@@ -97,19 +97,19 @@ def event_rate(event: Event, target: Target) -> float:
     return target.network.chip_link_bytes_per_s
 
 
-_LEVELS = (Place.ARRAY, Place.CORE, Place.TILE, Place.CHIP)
-_PER_ARRAY = frozenset({
-    Event.ARRAY_READ, Event.CELL_READ, Event.DAC_DRIVE, Event.ADC_CONVERSION, Event.SAMPLE_HOLD, Event.SHIFT_ADD
-})  # fmt: skip
+_LEVELS = (HierarchyUnit.ARRAY, HierarchyUnit.CORE, HierarchyUnit.TILE, HierarchyUnit.CHIP)
+_PER_ARRAY = frozenset(
+    {Event.ARRAY_READ, Event.CELL_READ, Event.DAC_DRIVE, Event.ADC_CONVERSION, Event.SAMPLE_HOLD, Event.SHIFT_ADD}
+)
 
 
-def units(inner: Place, outer: Place, target: Target) -> int:
+def units(inner: HierarchyUnit, outer: HierarchyUnit, target: Target) -> int:
     """Units of one kind in a unit of a larger kind."""
     sizes = {
-        Place.ARRAY: 1,
-        Place.CORE: target.hierarchy.arrays_per_core,
-        Place.TILE: target.hierarchy.cores_per_tile,
-        Place.CHIP: target.hierarchy.tiles_per_chip,
+        HierarchyUnit.ARRAY: 1,
+        HierarchyUnit.CORE: target.hierarchy.arrays_per_core,
+        HierarchyUnit.TILE: target.hierarchy.cores_per_tile,
+        HierarchyUnit.CHIP: target.hierarchy.tiles_per_chip,
     }
     count = 1
     for level in _LEVELS[_LEVELS.index(inner) + 1 : _LEVELS.index(outer) + 1]:
@@ -117,7 +117,7 @@ def units(inner: Place, outer: Place, target: Target) -> int:
     return count
 
 
-def power(place: Place, target: Target) -> float:
+def power(place: HierarchyUnit, target: Target) -> float:
     """Power of one unit and all that is in it at full activity, in W."""
     total = 0.0
     for component in target.components.values():
@@ -125,17 +125,18 @@ def power(place: Place, target: Target) -> float:
             continue
         total += component.count * component.static_power_w * units(component.per, place, target)
         if component.event is not None and component.energy_j:
-            where = Place.ARRAY if component.event in _PER_ARRAY else Place.TILE
-            where = Place.CHIP if component.event is Event.CHIP_LINK_BYTE else where
+            where = HierarchyUnit.ARRAY if component.event in _PER_ARRAY else HierarchyUnit.TILE
+            where = HierarchyUnit.CHIP if component.event is Event.CHIP_LINK_BYTE else where
             rate = event_rate(component.event, target)
-            if where is Place.TILE and component.per in (Place.ARRAY, Place.CORE):  # units of a tile, one in each
-                rate, where = rate / units(component.per, Place.TILE, target), component.per
+            # The rate of a tile is shared by its components in arrays or cores.
+            if where is HierarchyUnit.TILE and component.per in (HierarchyUnit.ARRAY, HierarchyUnit.CORE):
+                rate, where = rate / units(component.per, HierarchyUnit.TILE, target), component.per
             if _LEVELS.index(where) <= _LEVELS.index(place):
                 total += component.energy_j * rate * units(where, place, target)
     return total
 
 
-def area(place: Place, target: Target) -> float:
+def area(place: HierarchyUnit, target: Target) -> float:
     """Area of one unit and all that is in it, in m2."""
     return sum(
         component.count * component.area_m2 * units(component.per, place, target)
@@ -145,7 +146,7 @@ def area(place: Place, target: Target) -> float:
 
 
 def _array_events_power(target: Target) -> float:
-    """What the table says that the cells of one array burn: components that price its reads or those of its cells."""
+    """Power of one array by its components that price reads of arrays or cells, in W."""
     return sum(
         component.energy_j * event_rate(component.event, target)
         for component in target.components.values()
@@ -178,13 +179,13 @@ def _vector_reads(target: Target) -> int:
 def peak_operations(target: Target) -> float:
     """Operations per second of a chip whose arrays read all the time."""
     shape = array_shape(target)
-    arrays = units(Place.ARRAY, Place.CHIP, target)
+    arrays = units(HierarchyUnit.ARRAY, HierarchyUnit.CHIP, target)
     return 2 * arrays * weights_per_array(shape) / (_vector_reads(target) * read_time(shape, target))
 
 
 def storage_bytes(target: Target) -> float:
     """Bytes of weights that the cells of a chip hold, at whole bits a cell."""
-    cells = target.array.rows * target.array.columns * units(Place.ARRAY, Place.CHIP, target)
+    cells = target.array.rows * target.array.columns * units(HierarchyUnit.ARRAY, HierarchyUnit.CHIP, target)
     pairs = 2 if target.encoding.weights is WeightEncoding.DIFFERENTIAL else 1
     return cells * target.device.bits / 8 / pairs
 
@@ -210,20 +211,20 @@ def _product_j(target: Target) -> float:
 
 FIGURES: dict[str, tuple[Callable[[Target], float], float]] = {
     "array_power_w": (_array_events_power, ROLLED_UP),
-    "array_area_m2": (lambda target: area(Place.ARRAY, target), ROLLED_UP),
-    "core_power_w": (lambda target: power(Place.CORE, target), ROLLED_UP),
-    "core_area_m2": (lambda target: area(Place.CORE, target), ROLLED_UP),
-    "tile_power_w": (lambda target: power(Place.TILE, target), ROLLED_UP),
-    "tile_area_m2": (lambda target: area(Place.TILE, target), ROLLED_UP),
-    "chip_power_w": (lambda target: power(Place.CHIP, target), ROLLED_UP),
-    "chip_area_m2": (lambda target: area(Place.CHIP, target), ROLLED_UP),
+    "array_area_m2": (lambda target: area(HierarchyUnit.ARRAY, target), ROLLED_UP),
+    "core_power_w": (lambda target: power(HierarchyUnit.CORE, target), ROLLED_UP),
+    "core_area_m2": (lambda target: area(HierarchyUnit.CORE, target), ROLLED_UP),
+    "tile_power_w": (lambda target: power(HierarchyUnit.TILE, target), ROLLED_UP),
+    "tile_area_m2": (lambda target: area(HierarchyUnit.TILE, target), ROLLED_UP),
+    "chip_power_w": (lambda target: power(HierarchyUnit.CHIP, target), ROLLED_UP),
+    "chip_area_m2": (lambda target: area(HierarchyUnit.CHIP, target), ROLLED_UP),
     "read_s": (lambda target: read_time(array_shape(target), target), DERIVED),
     "pipeline_reads": (_pipeline_reads, DERIVED),
     "product_s": (_product_s, DERIVED),
     "product_j": (_product_j, DERIVED),
     "peak_ops_per_s": (peak_operations, DERIVED),
-    "peak_ops_per_j": (lambda target: peak_operations(target) / power(Place.CHIP, target), DERIVED),
-    "peak_ops_per_s_m2": (lambda target: peak_operations(target) / area(Place.CHIP, target), DERIVED),
-    "storage_bytes_per_m2": (lambda target: storage_bytes(target) / area(Place.CHIP, target), DERIVED),
+    "peak_ops_per_j": (lambda target: peak_operations(target) / power(HierarchyUnit.CHIP, target), DERIVED),
+    "peak_ops_per_s_m2": (lambda target: peak_operations(target) / area(HierarchyUnit.CHIP, target), DERIVED),
+    "storage_bytes_per_m2": (lambda target: storage_bytes(target) / area(HierarchyUnit.CHIP, target), DERIVED),
 }
-"""How each figure is computed, and how far it may be off."""
+"""How each figure is computed, and its allowed relative difference."""

@@ -1,4 +1,4 @@
-"""What a scheduled program costs: counts times components, plus static power times time.
+"""Cost of a scheduled program: counts times component prices, plus static power times time.
 
 Every total is a sum that a reader can redo from the tables: events per layer, prices per component.
 """
@@ -14,10 +14,10 @@ import numpy.typing as npt
 
 from mcompiler.geometry import array_shape
 from mcompiler.ir import NO_BITS, BitRange, ScheduledProgram
-from mcompiler.target import Component, Event, Place, Target
+from mcompiler.target import Component, Event, HierarchyUnit, Target
 
 WRITING = "(writing)"
-"""Row of the component table for cells that are written again and again, where layers take turns."""
+"""Row of the component table for rewriting cells, where layers take turns on the arrays."""
 
 DIGITAL = "(digital)"
 """Row of the layer table for the operations that stay digital."""
@@ -27,7 +27,7 @@ DIGITAL = "(digital)"
 class Price:
     """Energy, power and area of one layer or one component; of a layer also the ADC bits that its arrays need.
 
-    ``energy_j`` is ``dynamic_j``, of events, and ``static_j``, of standing by.
+    ``energy_j`` is the sum of ``dynamic_j`` (events) and ``static_j`` (static power).
     """
 
     energy_j: float
@@ -44,22 +44,22 @@ class Price:
 
 @dataclass(frozen=True)
 class LayerCounts:
-    """What one layer takes.
+    """Priced quantities of one layer.
 
     Attributes:
         events: count per inference.
-        shares: units of each kind that it occupies; a unit that layers share is split by their arrays.
-        busy_s: time per inference that its arrays work.
+        shares: units of each kind that it occupies; a unit that layers share is split in proportion to their arrays.
+        busy_s: time per inference during which its arrays work.
         span_s: from its first read to its last result.
         crossbars, crossbars_dense: arrays, copies included, and those of the dense mapping.
-        cells, live: of those arrays.
+        cells, live: all cells of those arrays, and the ones that hold a weight.
         adc_bits: that its arrays need.
         written_cells: cells written per inference, where layers take turns on the same arrays.
         label: for people.
     """
 
     events: dict[Event, float]
-    shares: dict[Place, float]
+    shares: dict[HierarchyUnit, float]
     busy_s: float = 0.0
     span_s: float = 0.0
     crossbars: int = 0
@@ -76,11 +76,11 @@ class LayerCounts:
 
 
 @dataclass(frozen=True)
-class Counts:
-    """What prices are put on: all that a cost takes from a schedule, small and independent of the components.
+class PricedQuantities:
+    """The quantities that are priced: all that a cost needs of a schedule, independent of the components.
 
     Attributes:
-        layers: by name, and DIGITAL behind them.
+        layers: by name, the last one DIGITAL.
         tiles: tiles in use, each with a digital unit.
         interval_s, latency_s: of the schedule.
     """
@@ -100,7 +100,7 @@ class Cost:
         crossbars, crossbars_dense: physical arrays, and those of the dense mapping.
         utilisation: live cells / cells of used arrays.
         layers, components: prices by name.
-        counts: what the prices are put on: events per inference, units and times of each layer.
+        counts: the priced quantities: events per inference, units and times of each layer.
     """
 
     latency_s: float
@@ -114,7 +114,7 @@ class Cost:
     utilisation: float
     layers: dict[str, Price]
     components: dict[str, Price]
-    counts: Counts
+    counts: PricedQuantities
 
     @property
     def events(self) -> list[tuple[str, str, float]]:
@@ -125,9 +125,8 @@ class Cost:
 
     def as_json(self) -> dict[str, Any]:
         """The object that ``cost --json`` prints and cost.json holds."""
-        layer_keys = (
-            "latency_s", "energy_j", "dynamic_j", "static_j", "area_m2", "crossbars", "crossbars_dense", "utilisation"
-        )  # fmt: skip
+        energies = ("energy_j", "dynamic_j", "static_j", "area_m2")
+        layer_keys = ("latency_s", *energies, "crossbars", "crossbars_dense", "utilisation")
         return {
             "latency_s": self.latency_s,
             "throughput_per_s": self.throughput_per_s,
@@ -144,9 +143,7 @@ class Cost:
                 for name, p in self.layers.items()
             },
             "components": {
-                name: {
-                    key: getattr(p, key) for key in ("energy_j", "dynamic_j", "static_j", "area_m2", "static_power_w")
-                }
+                name: {key: getattr(p, key) for key in (*energies, "static_power_w")}
                 for name, p in self.components.items()
             },
             "events": [{"layer": layer, "event": event, "count": count} for layer, event, count in self.events],
@@ -155,14 +152,16 @@ class Cost:
                 "interval_s": self.counts.interval_s,
                 "layers": {
                     name: {
-                        "busy_s": layer.busy_s, "cells": layer.cells, "live": layer.live,
+                        "busy_s": layer.busy_s,
+                        "cells": layer.cells,
+                        "live": layer.live,
                         "written_cells": layer.written_cells,
-                        **{place.value: layer.shares[place] for place in Place},
+                        **{unit.value: layer.shares[unit] for unit in HierarchyUnit},
                     }
                     for name, layer in self.counts.layers.items()
                 },
             },
-        }  # fmt: skip
+        }
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> Cost:
@@ -179,17 +178,25 @@ class Cost:
             events[row["layer"]][Event(row["event"])] = row["count"]
         units = {
             name: LayerCounts(
-                events[name], {place: row[place.value] for place in Place}, row["busy_s"], layers[name].latency_s,
-                layers[name].crossbars, layers[name].crossbars_dense, row["cells"], row["live"], layers[name].adc_bits,
-                row["written_cells"], labels[name],
+                events=events[name],
+                shares={unit: row[unit.value] for unit in HierarchyUnit},
+                busy_s=row["busy_s"],
+                span_s=layers[name].latency_s,
+                crossbars=layers[name].crossbars,
+                crossbars_dense=layers[name].crossbars_dense,
+                cells=row["cells"],
+                live=row["live"],
+                adc_bits=layers[name].adc_bits,
+                written_cells=row["written_cells"],
+                label=labels[name],
             )
             for name, row in data["units"]["layers"].items()
-        }  # fmt: skip
+        }
         return Cost(
             **totals,
             layers=layers,
             components={name: Price(**row) for name, row in data["components"].items()},
-            counts=Counts(units, data["units"]["tiles"], data["units"]["interval_s"], data["latency_s"]),
+            counts=PricedQuantities(units, data["units"]["tiles"], data["units"]["interval_s"], data["latency_s"]),
         )
 
 
@@ -198,8 +205,8 @@ def estimate(program: ScheduledProgram, target: Target) -> Cost:
     return price(count(program, target), target)
 
 
-def count(program: ScheduledProgram, target: Target) -> Counts:
-    """What a scheduled program takes of everything that has a price."""
+def count(program: ScheduledProgram, target: Target) -> PricedQuantities:
+    """Count everything in a scheduled program that has a price."""
     analog = program.placed.analog
     matrix, shape = analog.tiled.matrix, array_shape(target)
     shares = _shares(program)
@@ -211,7 +218,7 @@ def count(program: ScheduledProgram, target: Target) -> Counts:
         arrays = len(analog.tiled.tables[which]) * copies if owner else 0
         layers[site.name] = LayerCounts(
             events=dict(layer.events),
-            shares={place: shares[place].get(site.name, 0.0) for place in Place},
+            shares={unit: shares[unit].get(site.name, 0.0) for unit in HierarchyUnit},
             busy_s=sum(program.layers[use].busy_s for use in uses),
             span_s=layer.end_s - layer.start_s,
             crossbars=arrays,
@@ -225,14 +232,16 @@ def count(program: ScheduledProgram, target: Target) -> Counts:
     digital = float(sum(matrix.digital_ops.values()))
     spans = program.digital_s.values()
     layers[DIGITAL] = LayerCounts(
-        {Event.DIGITAL_OP: digital}, {place: shares[place].get(DIGITAL, 0.0) for place in Place},
-        span_s=max((end - start for start, end in spans), default=0.0), label=DIGITAL,
-    )  # fmt: skip
-    return Counts(layers, sum(shares[Place.TILE].values()), program.interval_s, program.latency_s)
+        events={Event.DIGITAL_OP: digital},
+        shares={unit: shares[unit].get(DIGITAL, 0.0) for unit in HierarchyUnit},
+        span_s=max((end - start for start, end in spans), default=0.0),
+        label=DIGITAL,
+    )
+    return PricedQuantities(layers, sum(shares[HierarchyUnit.TILE].values()), program.interval_s, program.latency_s)
 
 
-def price(counts: Counts, target: Target) -> Cost:
-    """Put prices on what is counted.
+def price(counts: PricedQuantities, target: Target) -> Cost:
+    """Put prices on counted quantities.
 
     Static power is charged over the interval between two inferences in steady state, that of gated components over the
     time that the arrays of their layer work, so that power times interval is the energy of one inference.
@@ -275,7 +284,7 @@ def price(counts: Counts, target: Target) -> Cost:
 
 @dataclass(frozen=True)
 class _Part:
-    """What one component costs in one layer."""
+    """Cost of one component in one layer."""
 
     dynamic_j: float
     static_j: float
@@ -284,13 +293,13 @@ class _Part:
 
 @dataclass(frozen=True)
 class _Priced:
-    """What one component costs: its row, and its part in each layer."""
+    """Cost of one component: its row, and its part in each layer."""
 
     price: Price
     layers: dict[str, _Part]
 
 
-def _component(component: Component, counts: Counts) -> _Priced:
+def _component(component: Component, counts: PricedQuantities) -> _Priced:
     layers = {}
     instances = 0.0
     for name, layer in counts.layers.items():
@@ -310,8 +319,8 @@ def _component(component: Component, counts: Counts) -> _Priced:
     return _Priced(row, layers)
 
 
-def _writing(counts: Counts, target: Target) -> _Priced:
-    """What writing the cells takes where layers take turns on the same arrays."""
+def _writing(counts: PricedQuantities, target: Target) -> _Priced:
+    """Cost of writing the cells where layers take turns on the same arrays."""
     write = target.device.write
     each = 0.0 if write is None else write.pulses * (write.pulse_energy_j + write.verify_energy_j)
     layers = {name: _Part(layer.written_cells * each, 0.0, 0.0) for name, layer in counts.layers.items()}
@@ -319,7 +328,7 @@ def _writing(counts: Counts, target: Target) -> _Priced:
     return _Priced(Price(energy, 0.0, dynamic_j=energy), layers)
 
 
-def _peak(components: dict[str, _Priced], counts: Counts, target: Target) -> float:
+def _peak(components: dict[str, _Priced], counts: PricedQuantities, target: Target) -> float:
     """Power with everything active at once: all static power, every layer's arrays, the digital units of all tiles."""
     peak = sum(priced.price.static_power_w for priced in components.values())
     for name, layer in counts.layers.items():
@@ -332,16 +341,21 @@ def _peak(components: dict[str, _Priced], counts: Counts, target: Target) -> flo
     return peak
 
 
-def _shares(program: ScheduledProgram) -> dict[Place, dict[str, float]]:
-    """Units of each kind that each layer occupies; a unit that layers share is split by their arrays."""
+def _shares(program: ScheduledProgram) -> dict[HierarchyUnit, dict[str, float]]:
+    """Units of each kind that each layer occupies; shared units are split in proportion to the layers' arrays."""
     matrix, addresses = program.placed.analog.tiled.matrix, program.placed.addresses
     names = [matrix.sites[matrix.sites_of(number)[0]].name for number in range(len(matrix.matrices))]
     owner = np.repeat(np.arange(len(names)), [len(a) for a in addresses])
     every: npt.NDArray[np.int32] = np.concatenate([*addresses, np.zeros((0, 4), np.int32)])
-    shares: dict[Place, dict[str, float]] = {}
-    for place, depth in ((Place.CHIP, 1), (Place.TILE, 2), (Place.CORE, 3), (Place.ARRAY, 4)):
+    shares: dict[HierarchyUnit, dict[str, float]] = {}
+    for place, depth in (
+        (HierarchyUnit.CHIP, 1),
+        (HierarchyUnit.TILE, 2),
+        (HierarchyUnit.CORE, 3),
+        (HierarchyUnit.ARRAY, 4),
+    ):
         if not len(every):
-            shares[place] = {DIGITAL: 0.0 if place is Place.ARRAY else 1.0}
+            shares[place] = {DIGITAL: 0.0 if place is HierarchyUnit.ARRAY else 1.0}
             continue
         key = every[:, 0].astype(np.int64)
         for column in range(1, depth):

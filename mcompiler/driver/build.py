@@ -294,6 +294,7 @@ class Build:
             progress: told how many samples are done.
         """
         content = self._content
+        self.check_files()
         float_session = content.float_session()
         specs = input_specs(float_session, content.skeleton)
         samples = self._samples(x, y, specs, limit, seed)
@@ -326,6 +327,7 @@ class Build:
 
         wanted = TrialOptions() if options is None else options
         check_options(wanted)
+        self.check_files()
         specs = input_specs(self._content.float_session(), self._content.skeleton)
         samples = self._samples(x, y, specs, limit, wanted.seed)
         same, _ = self._shipped_session(self.mapped, ideal=False)
@@ -356,6 +358,14 @@ class Build:
             )
             for layer, codes in zip(layers, names, strict=True)
         ]
+
+    def check_files(self, *names: str) -> None:
+        """Compare files of a loaded build with the hashes in its manifest: the named ones, or all.
+
+        Raises:
+            BuildError: names the file that is missing or damaged.
+        """
+        self._content.check(names or None)
 
     def report(self) -> str:
         """The report as one HTML page."""

@@ -1,10 +1,10 @@
-"""Where a build has its content from: a program in memory, or a directory."""
+"""The content of a build: from a program in memory, or from a directory."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,7 @@ import onnx_ir as ir
 
 from mcompiler.artefacts import (
     LayerData,
+    parts_of,
     placement_data,
     program_layers,
     read_layers,
@@ -40,10 +41,10 @@ if TYPE_CHECKING:
 
 
 CHIP_BATCH = 8
-"""Samples of a run of one chip: phases, slices and reads of so many stay in the cache."""
+"""Samples of a run of one chip: with so few, phases, slices and reads stay in the processor's cache."""
 
 WINDOW = 1 << 20
-"""Conversions of one read that fluctuate in one run, where more samples would make them more."""
+"""Largest number of noisy conversions of one read in one run, if it can be limited by fewer samples."""
 
 
 @dataclass(frozen=True)
@@ -86,11 +87,14 @@ class Compiled:
         return placement_data(self.skeleton, self.layers, self.target)
 
     def float_session(self) -> Session:
-        """The model as it came, in onnxruntime."""
+        """The source model in onnxruntime."""
         return open_file(self.source) if isinstance(self.source, Path) else open_model(self.source)
 
+    def check(self, names: Iterable[str] | None = None) -> None:
+        """Nothing is on disk yet."""
+
     def shipped(self) -> ir.Model | None:
-        """No model has been shipped yet."""
+        """None: no model has been written yet."""
         return None
 
 
@@ -101,39 +105,42 @@ class Stored:
     root: Path
     manifest: Mapping[str, Any]
     shape: ArrayShape
+    _hashed: set[str] = field(default_factory=set, repr=False, compare=False)
 
-    def _checked(self, *names: str) -> None:
-        files = [
-            name for name in self.manifest["files"] if any(name == n or name.startswith(n + ".data") for n in names)
-        ]
-        verify_hashes(self.root, self.manifest, files or names)
+    def check(self, names: Iterable[str] | None = None) -> None:
+        """Hash files that were not hashed yet (all of the build, or ``names``).
+
+        Raises:
+            BuildError: names the file that is missing or damaged.
+        """
+        wanted = self.manifest["files"] if names is None else names
+        fresh = [name for name in wanted if name not in self._hashed]
+        verify_hashes(self.root, self.manifest, fresh)
+        self._hashed.update(fresh)
+
+    def _checked(self, name: str) -> Path:
+        """Path of a file that is as it was written, and whatever files it refers to."""
+        self.check(parts_of(self.manifest, name))
+        return self.root / name
 
     def _json(self, name: str) -> Any:
-        self._checked(name)
-        return json.loads((self.root / name).read_text(encoding="utf-8"))
-
-    def _model(self, name: str) -> ir.Model:
-        self._checked(name)
-        return load_model_file(self.root / name)
+        return json.loads(self._checked(name).read_text(encoding="utf-8"))
 
     @cached_property
     def layers(self) -> tuple[LayerData, ...]:
         """The analog layers with tables, addresses and cells."""
-        verify_hashes(
-            self.root, self.manifest,
-            ["layers.json", *(n for n in self.manifest["files"] if n.startswith(("layers/", "cells/")))],
-        )  # fmt: skip
+        self._checked("layers.json")
         return read_layers(self.root, self.shape)
 
     @cached_property
     def skeleton(self) -> ir.Model:
         """The graph with a placeholder for each analog layer."""
-        return self._model("layers/graph.onnx")
+        return load_model_file(self._checked("layers/graph.onnx"))
 
     @cached_property
     def reference(self) -> ir.Model:
         """The quantised reference."""
-        return self._model("reference.onnx")
+        return load_model_file(self._checked("reference.onnx"))
 
     @cached_property
     def cost(self) -> Cost:
@@ -153,16 +160,12 @@ class Stored:
         return data
 
     def float_session(self) -> Session:
-        """The model as it came, in onnxruntime."""
-        others = ("target.toml", "layers", "cells/", "placement.json", "schedule.json", "cost.json", "reference.onnx",
-                  "mapped.onnx", "report.html")  # fmt: skip
-        # What is none of the build's own files is external data of the model.
-        verify_hashes(self.root, self.manifest, [n for n in self.manifest["files"] if not n.startswith(others)])
-        return open_file(self.root / "model.onnx")
+        """The source model in onnxruntime."""
+        return open_file(self._checked("model.onnx"))
 
     def shipped(self) -> ir.Model | None:
-        """mapped.onnx as it lies on disk."""
-        return self._model("mapped.onnx")
+        """mapped.onnx as it is on disk."""
+        return load_model_file(self._checked("mapped.onnx"))
 
 
 def mapped_from_cells(

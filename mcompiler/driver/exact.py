@@ -1,4 +1,4 @@
-"""What the inputs of every layer come to, vector by vector, on given samples."""
+"""Statistics of the inputs of every layer, vector by vector, on given samples."""
 
 from __future__ import annotations
 
@@ -16,8 +16,7 @@ from mcompiler.onnx_export import code_names
 from mcompiler.runtime import RunError, open_model
 from mcompiler.target import Target
 
-TOGETHER = 8
-"""Samples of a run."""
+SAMPLES_PER_RUN = 8
 
 
 def exact_inputs(
@@ -33,7 +32,7 @@ def exact_inputs(
     wanted = list(dict.fromkeys(names))
     session = open_model(content.reference, outputs=wanted, origin="reference model")
     shared = batch_size(specs) is not None
-    for feeds, count in batches(specs, samples, TOGETHER):
+    for feeds, count in batches(specs, samples, SAMPLES_PER_RUN):
         try:
             values = session.run(feeds, wanted)
         except RunError as error:
@@ -52,16 +51,16 @@ def read_vectors(op: AnalogLayer, codes: npt.NDArray[Any]) -> npt.NDArray[np.uin
         if not op.site.shape.batch:
             return codes.reshape(-1, 1, rows)
         outer = np.broadcast_shapes(codes.shape[:-2], op.site.shape.batch)
-        whole = np.broadcast_to(codes, (*outer, *codes.shape[-2:])).reshape(-1, groups, *codes.shape[-2:])
-        return np.swapaxes(whole, 1, 2).reshape(-1, groups, rows)
+        all_codes = np.broadcast_to(codes, (*outer, *codes.shape[-2:])).reshape(-1, groups, *codes.shape[-2:])
+        return np.swapaxes(all_codes, 1, 2).reshape(-1, groups, rows)
     conv, rank = op.site.shape, len(op.site.shape.kernel)
     pads = [(0, 0), (0, 0), *((conv.pads[axis], conv.pads[axis + rank]) for axis in range(rank))]
     padded = np.pad(codes, pads, constant_values=op.site.input.zero_point)
     spans = [step * (size - 1) + 1 for size, step in zip(conv.kernel, conv.dilations, strict=True)]
     windows = np.lib.stride_tricks.sliding_window_view(padded, spans, axis=tuple(range(2, 2 + rank)))
-    places = tuple(slice(None, None, step) for step in conv.strides)
-    inside = tuple(slice(None, None, step) for step in conv.dilations)
-    windows = windows[(slice(None), slice(None), *places, *inside)]  # [N, C, *out, *kernel]
+    positions = tuple(slice(None, None, step) for step in conv.strides)
+    taps = tuple(slice(None, None, step) for step in conv.dilations)
+    windows = windows[(slice(None), slice(None), *positions, *taps)]  # [N, C, *out, *kernel]
     moved = np.moveaxis(windows, 1, 1 + rank)  # [N, *out, C, *kernel]
     vectors: npt.NDArray[np.uint16] = moved.reshape(-1, groups, rows)
     return vectors

@@ -1,4 +1,4 @@
-"""What compile starts from: the model, its float session, calibration data."""
+"""Inputs of compile: the model, its float session, calibration data."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ Say = Callable[[str], None]
 
 
 def silent(message: str) -> None:
-    """Say nothing."""
+    """Ignore the message."""
 
 
 def imported(model: str | Path | ir.Model) -> tuple[GraphProgram, Path | ir.Model]:
-    """The model as program, and where it came from."""
+    """The model as a program, and its source (file or model in memory)."""
     if isinstance(model, ir.Model):
         return program_of(model.clone()), model
     path = Path(model)
@@ -38,7 +38,7 @@ def imported(model: str | Path | ir.Model) -> tuple[GraphProgram, Path | ir.Mode
 def float_session_of(source: Path | ir.Model, model: ir.Model) -> Session:
     """The model as it came, in onnxruntime: what it does not run is refused here.
 
-    A large file is not read a second time: its tensors are handed over as they are mapped.
+    The tensors of a large file are passed as they are memory-mapped, so that the file is not read again.
     """
     if isinstance(source, Path) and source.stat().st_size < LARGE_FILE:
         return open_file(source, optimise=False, prepack=False)
@@ -51,10 +51,10 @@ LARGE_FILE = 64 << 20
 def calibration_samples(
     calibration: Calibration, specs: tuple[InputSpec, ...], rng: np.random.Generator, dims: Mapping[str, int]
 ) -> Samples:
-    """Samples that input ranges are taken from; one random sample where none are given, to learn shapes."""
+    """Samples from which input ranges are taken; without calibration data one random sample, for the shapes."""
     if calibration is None:
         return random_samples(specs, 1, rng, dims)
-    if isinstance(calibration, np.ndarray):  # of the only input, as for verify
+    if isinstance(calibration, np.ndarray):  # of a model with one input, as for verify
         return from_arrays({"x": calibration}, specs, "calibration")
     if calibration == RANDOM:
         return random_samples(specs, RANDOM_SAMPLES, rng, dims)
@@ -64,7 +64,7 @@ def calibration_samples(
 
 
 def about_calibration(calibration: Calibration, samples: Samples) -> dict[str, Any]:
-    """What the manifest says of the calibration: no paths."""
+    """Entry of the manifest about the calibration data, without paths."""
     drawn = isinstance(calibration, str) and calibration == RANDOM
     kind = "none" if calibration is None else RANDOM if drawn else "data"
     return {"kind": kind, "samples": 0 if calibration is None else samples.count}

@@ -1,4 +1,4 @@
-"""The arrays of a layer as one deck."""
+"""The arrays of a layer as one SPICE deck."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mcompiler.conductance import conductances, unpack_levels
 from mcompiler.errors import BuildError, DataError
 from mcompiler.geometry import array_shape, tile_blocks
 from mcompiler.netlist.names import notes_of
-from mcompiler.netlist.spice import Tile, Write, sources_only, write_deck
+from mcompiler.netlist.spice import DeckArray, Write, sources_only, write_deck
 from mcompiler.physics.nodal import Circuit
 from mcompiler.target import Target
 
@@ -29,16 +29,16 @@ def write_layer(
     inputs: npt.ArrayLike | None = None,
     vectors: npt.ArrayLike | None = None,
 ) -> None:
-    """A deck of one array of a layer, or of all; memory is that of one array and of the inputs.
+    """Write a deck of one array of a layer, or of all; one array at a time is in memory.
 
     Args:
-        write: takes text.
+        write: called with pieces of text.
         layer: the layer.
         target: the chip.
         tile: number of the array within the layer; None: all, one after the other.
         inputs: [rows] shares of the read voltage, 0 to 1, on the word lines of every array; None: all 1.
-        vectors: [inputs] or [V, inputs] instead: shares for the inputs of the layer, groups x K in order; an array gets
-            those that its word lines stand for, and 0 elsewhere.
+        vectors: [inputs] or [V, inputs] instead: shares for the inputs of the layer in the order groups x K; an
+            array gets the inputs of its rows, and 0 on unused word lines.
 
     Raises:
         BuildError: no such array.
@@ -48,48 +48,50 @@ def write_layer(
     if tile is not None and not 0 <= tile < count:
         raise BuildError(f"layer '{name}' has {count} arrays; there is no number {tile}")
     circuit = Circuit.of(target)
+    rows = layer.lines(array_shape(target))[0]
     chosen = range(count) if tile is None else range(tile, tile + 1)
-    applied = _applied(layer, target, chosen, circuit, inputs, vectors)
+    applied = _applied(layer, chosen, circuit, rows=rows, inputs=inputs, vectors=vectors)
     what = f"array {tile}" if tile is not None else f"{count} arrays"
     title = f"layer '{name}', {what}, target {target.name}"
     write_deck(write, " ".join(title.split()), _tiles(layer, target, chosen), applied, circuit)
 
 
-def _tiles(layer: LayerData, target: Target, chosen: range) -> Iterator[Tile]:
+def _tiles(layer: LayerData, target: Target, chosen: range) -> Iterator[DeckArray]:
     shape = array_shape(target)
     packed = (array for chunk in layer.cells() for array in chunk)
     for index, cells in zip(chosen, islice(packed, chosen.start, chosen.stop), strict=True):
         levels = unpack_levels(cells, shape.storage_bits, layer.lines(shape)[1])
-        yield Tile(f"a{index}", conductances(levels, target), notes_of(layer, index, shape))
+        yield DeckArray(f"a{index}", conductances(levels, target), notes_of(layer, index, shape))
 
 
 def _applied(
     layer: LayerData,
-    target: Target,
     chosen: range,
     circuit: Circuit,
+    *,
+    rows: int,
     inputs: npt.ArrayLike | None,
     vectors: npt.ArrayLike | None,
 ) -> Iterator[Floats]:
-    """What the word lines of each array get: [R] or [V, R]."""
-    rows = layer.lines(array_shape(target))[0]
+    """Inputs of the word lines of each array: [R] or [V, R]."""
     if vectors is None:
         x = _shares(np.ones(rows) if inputs is None else inputs, rows, "one a word line", (1,), circuit)
         return (x for _ in chosen)
     if inputs is not None:
-        raise DataError("inputs for word lines and vectors for the layer; give one of them")
+        raise DataError("both inputs for word lines and vectors for the layer are given; give one of them")
     groups, depth, _ = layer.op.matrix.codes.shape
     whole = _shares(vectors, groups * depth, "one an input of the layer", (1, 2), circuit)
     if whole.ndim == 2 and not sources_only(circuit):
         raise DataError(
-            f"{len(whole)} vectors, but gates and floating rows change the circuit with each: write one deck a vector"
+            f"{len(whole)} vectors, but driven gates and floating rows change the circuit with each vector; "
+            "write one deck per vector"
         )
     by_group = whole.reshape(*whole.shape[:-1], groups, depth)
     return (word_lines(layer, index, rows, by_group) for index in chosen)
 
 
 def word_lines(layer: LayerData, index: int, rows: int, values: Floats) -> Floats:
-    """[..., rows] on the word lines of an array, from [..., G, K] inputs of the layer; 0 where nothing stands."""
+    """[..., rows] on the word lines of an array, from [..., G, K] inputs of the layer; 0 on unused lines."""
     lines = np.zeros((*values.shape[:-2], rows))
     where = np.arange(rows)
     if layer.remap is not None:

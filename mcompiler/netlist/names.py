@@ -1,4 +1,4 @@
-"""What the lines of an array stand for, as comments of its subcircuit."""
+"""Comments of an array's subcircuit: its address, and the meaning of its word lines and bit lines."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from mcompiler.geometry import ArrayShape, tile_blocks
 
 
 def notes_of(layer: LayerData, index: int, shape: ArrayShape) -> tuple[str, ...]:
-    """Address of an array, and what its word lines and bit lines belong to.
+    """Address of an array, and the input or output channel of each word line and bit line.
 
     Args:
         layer: the layer.

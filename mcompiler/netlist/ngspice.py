@@ -1,4 +1,4 @@
-"""ngspice: found, run, read."""
+"""Find ngspice, run a deck with it, and read the currents that it prints."""
 
 from __future__ import annotations
 

@@ -1,17 +1,18 @@
-"""Decks for SPICE: one subcircuit per array, written line by line, so that memory does not grow with the array.
+"""SPICE decks: one subcircuit per array, written line by line, so that memory does not grow with the array.
 
-Names lead back: ``rc12_7`` is the cell on word line 12 and bit line 7, ``rw12_7`` and ``rb12_7`` the segments of their
-lines in front of that crossing (word line) and behind it (bit line), ``ra12_7`` its access resistance, ``r12`` and
-``c7`` the ends of the lines. Drivers and sense resistances are in the first and last segments; the sources and the
-virtual grounds, which measure the currents, are in the deck. A resistance of 0 is no element: its nodes are one.
+Element names give the place: ``rc12_7`` is the cell on word line 12 and bit line 7, ``rw12_7`` and ``rb12_7`` the
+segments of its lines before that crossing (word line) and after it (bit line), ``ra12_7`` its access resistance,
+``r12`` and ``c7`` the ends of the lines. Drivers and sense resistances are in the first and last segments; the sources
+and the virtual grounds, which measure the currents, are in the deck. A resistance of 0 is left out: its two nodes are
+one.
 
 Several vectors are one DC sweep over their number, the voltage of node ``vector``: ngspice orders the equations once
-and solves them anew for every vector. Sources that change are then tables of that number.
+and solves them for every vector. Sources that change are tables of that number.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,17 +25,17 @@ Floats = npt.NDArray[np.float64]
 Write = Callable[[str], object]
 
 BEYOND = 10.0
-"""How far beyond its last point the table of a curve is written, in multiples of that point."""
+"""Voltage up to which the table of a curve is extended, in multiples of its last point."""
 
 
 @dataclass(frozen=True)
-class Tile:
+class DeckArray:
     """One array of a deck.
 
     Attributes:
-        name: of its instance and subcircuit, a word of small letters and digits: SPICE knows no capitals.
+        name: of its instance and subcircuit, lower-case letters and digits, as SPICE ignores case.
         conductances: float64 [R, C] of the cells alone, siemens.
-        notes: comments in front of the subcircuit.
+        notes: comments before the subcircuit.
     """
 
     name: str
@@ -43,32 +44,36 @@ class Tile:
 
 
 def sources_only(circuit: Circuit) -> bool:
-    """Whether inputs change nothing but sources, so that one deck takes many vectors."""
+    """Whether inputs change only the sources, so that one deck can apply many vectors."""
     return circuit.drive == "row_voltage" and circuit.idle_rows == "grounded"
 
 
-def write_deck(write: Write, title: str, tiles: Iterable[Tile], inputs: Iterable[Floats], circuit: Circuit) -> None:
-    """A deck that finds the operating point and prints the current of every bit line.
+def write_deck(
+    write: Write, title: str, arrays: Iterable[DeckArray], inputs: Iterable[Floats], circuit: Circuit
+) -> None:
+    """Write a deck that finds the operating point and prints the current of every bit line.
 
-    Arrays are taken and written one after the other.
+    Arrays are read and written one after the other.
 
     Args:
         write: takes text.
         title: first line.
-        tiles: arrays, every one with its own sources.
-        inputs: [R] per array, shares of the read voltage that its word lines get; or [V, R], V vectors for all arrays.
+        arrays: each with its own sources.
+        inputs: per array [R], shares of the read voltage on its word lines, or [V, R] for V vectors.
         circuit: lines, drive, curve and access resistance.
 
     Raises:
-        ValueError: several vectors for a circuit that changes with them, or not as many for every array.
+        ValueError: several vectors for a circuit that changes with them, or different numbers of vectors.
     """
     write(f"* {title}\n")
     written = []
     counts = set()
-    for tile, x in zip(tiles, inputs, strict=True):
+    for tile, x in zip(arrays, inputs, strict=True):
         counts.add(len(x) if x.ndim == 2 else None)
         if len(counts) > 1 or (x.ndim == 2 and not sources_only(circuit)):
-            raise ValueError("as many vectors for every array, and one where gates or floating rows make the circuit")
+            raise ValueError(
+                "give the same number of vectors for every array; one where gates are driven or rows float"
+            )
         conducts = x > 0 if circuit.drive == "gate" else np.ones(x.shape[-1], bool)
         _subcircuit(write, tile, circuit, conducts)
         _instance(write, tile, x, circuit)
@@ -81,7 +86,7 @@ def _control(write: Write, written: Sequence[tuple[str, int]], vectors: int | No
     if vectors is not None:
         write("vvector vector 0 dc 0\n")
     write(".options reltol=1e-9 abstol=1e-18 vntol=1e-12 itl1=500 itl2=500\n.control\nset numdgt=15\n")
-    if vectors is not None:  # without pages, and without the node voltages of every vector in memory
+    if vectors is not None:  # no paging of the output, and node voltages of the vectors are not kept in memory
         write("set nobreak\nset noprintscale\n")
         for name, columns in written:
             write(f"save {' '.join(f'i(vs_{name}_{column})' for column in range(columns))}\n")
@@ -92,8 +97,8 @@ def _control(write: Write, written: Sequence[tuple[str, int]], vectors: int | No
     write("quit\n.endc\n.end\n")
 
 
-def _instance(write: Write, tile: Tile, x: Floats, circuit: Circuit) -> None:
-    """Sources, virtual grounds and the array between them."""
+def _instance(write: Write, tile: DeckArray, x: Floats, circuit: Circuit) -> None:
+    """Sources, virtual grounds, and the instance of the array between them."""
     rows, columns = tile.conductances.shape
     name = tile.name
     for row in range(rows):
@@ -102,7 +107,7 @@ def _instance(write: Write, tile: Tile, x: Floats, circuit: Circuit) -> None:
             write(_wrapped(f"br_{name}_{row} {name}_r{row} 0", _table(x[:, row] * circuit.read_voltage_v)))
         elif level > 0 or circuit.idle_rows == "grounded" or circuit.drive == "gate":
             write(f"vr_{name}_{row} {name}_r{row} 0 dc {_number(level * circuit.read_voltage_v)}\n")
-        else:  # a line that floats: the resistor only gives its node a path, 12 decades above any cell
+        else:  # a floating line: its node needs a DC path, 12 decades above the resistance of any cell
             write(f"rf_{name}_{row} {name}_r{row} 0 1e18\n")
     for column in range(columns):
         write(f"vs_{name}_{column} {name}_c{column} 0 dc 0\n")
@@ -111,7 +116,7 @@ def _instance(write: Write, tile: Tile, x: Floats, circuit: Circuit) -> None:
 
 
 def _table(volts: Floats) -> list[str]:
-    """A source of these voltages by the number of the vector; inside of runs no point is needed."""
+    """A source with these voltages by number of the vector; points between equal neighbours are left out."""
     points = [
         f",{number},{_number(volt)}"
         for number, volt in enumerate(volts)
@@ -120,7 +125,7 @@ def _table(volts: Floats) -> list[str]:
     return ["v=pwl(v(vector)", *points, ")"]
 
 
-def _subcircuit(write: Write, tile: Tile, circuit: Circuit, conducts: npt.NDArray[np.bool_]) -> None:
+def _subcircuit(write: Write, tile: DeckArray, circuit: Circuit, conducts: npt.NDArray[np.bool_]) -> None:
     """One array; rows whose gates are off have no cells."""
     rows, columns = tile.conductances.shape
     lines = circuit.lines
@@ -151,20 +156,20 @@ def _subcircuit(write: Write, tile: Tile, circuit: Circuit, conducts: npt.NDArra
                 write(f"rb{row}_{column} {bit(row, column)} {below} {_number(segment)}\n")
             g = float(tile.conductances[row, column])
             if g > 0 and conducts[row]:
-                _cell(write, f"{row}_{column}", word(row, column), bit(row, column), g, circuit)
+                write("".join(_cell(f"{row}_{column}", (word(row, column), bit(row, column)), g, circuit)))
     write(f".ends array_{tile.name}\n")
 
 
-def _cell(write: Write, place: str, word: str, bit: str, g: float, circuit: Circuit) -> None:
-    """A cell, behind its access resistance where there is one."""
-    start = word
+def _cell(place: str, nodes: tuple[str, str], g: float, circuit: Circuit) -> Iterator[str]:
+    """A cell, in series with its access resistance where there is one."""
+    start, bit = nodes
     if circuit.access_ohm:
         start = f"m{place}"
-        write(f"ra{place} {word} {start} {_number(circuit.access_ohm)}\n")
+        yield f"ra{place} {nodes[0]} {start} {_number(circuit.access_ohm)}\n"
     if circuit.curve is None:
-        write(f"rc{place} {start} {bit} {_number(1 / g)}\n")
+        yield f"rc{place} {start} {bit} {_number(1 / g)}\n"
     else:
-        write(f"bc{place} {start} {bit} i={_current(circuit.curve, g, f'v({start},{bit})')}\n")
+        yield f"bc{place} {start} {bit} i={_current(circuit.curve, g, f'v({start},{bit})')}\n"
 
 
 def _current(curve: Curve, g: float, volts: str) -> str:

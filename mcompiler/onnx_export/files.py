@@ -12,13 +12,31 @@ EXTERNAL_FROM = 1 << 30
 
 
 def save_model(model: ir.Model, folder: Path, name: str) -> list[str]:
-    """Write a model into a folder; return the names of the files written."""
+    """Write a model into a folder; return the names of the files written, the model first.
+
+    Args:
+        model: left as it is.
+        folder: root of the build.
+        name: path of the model within it; external data go beside the model.
+    """
     size = sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value is not None)
     if size < EXTERNAL_FROM:
-        ir.save(model, folder / name)
+        ir.save(_in_memory(model), folder / name)
         return [name]
-    ir.save(model, folder / name, external_data=f"{name}.data")
+    ir.save(model, folder / name, external_data=f"{Path(name).name}.data")
     return [name, f"{name}.data"]
+
+
+def _in_memory(model: ir.Model) -> ir.Model:
+    """The model with its external tensors copied: their files are not in the folder that it is written to."""
+    clone = model.clone()
+    for graph in clone.graphs():
+        for value in graph.initializers.values():
+            tensor = value.const_value
+            # Not ir.external_data.load_to_model: it closes files that the caller's tensors are views of.
+            if isinstance(tensor, ir.ExternalTensor):
+                value.const_value = ir.Tensor(tensor.numpy(), dtype=tensor.dtype, name=tensor.name)
+    return clone
 
 
 def load_model_file(path: Path) -> ir.Model:

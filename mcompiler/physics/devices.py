@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mcompiler.target import Calibration, Device
+from mcompiler.target import ChipCalibration, Device
 
 Siemens = npt.NDArray[np.float64]
 Levels = npt.NDArray[np.integer[Any]]
@@ -78,7 +78,7 @@ def start_s(device: Device) -> float:
     return first_look_s(device) if device.drift is None else device.drift.t0_s
 
 
-def measured_s(device: Device, calibration: Calibration | None, time_s: float) -> float | None:
+def measured_s(device: Device, calibration: ChipCalibration | None, time_s: float) -> float | None:
     """When drift was last measured before a time, seconds since programming; None where it never is."""
     interval = None if calibration is None else calibration.drift_interval_s
     if interval is None or device.drift is None:

@@ -1,11 +1,23 @@
-"""Target descriptions: what a crossbar chip is made of. One TOML file, SI units, every number with its source.
+"""Target descriptions: a crossbar chip as one TOML file in SI units, with a source for every number.
 
-The models are the schema (``sections``, ``schema``), ``rules`` what sections must agree on. ``locate`` and ``layers``
-find files and put them together, ``load`` reports what is wrong, ``publish`` what others want to know. pydantic is used
-nowhere else.
+The pydantic models are the schema (``sections``, ``converters``, ``chip``, ``components``, ``imperfections``,
+``figures``, and ``schema`` for the whole); ``rules`` are the conditions between sections. ``locate`` finds files,
+``layers`` merges them, ``load`` validates the result and reports every problem, ``publish`` writes a target and lists
+its assumptions. pydantic is used nowhere else in the package.
 """
 
 from mcompiler.target.base import Section
+from mcompiler.target.chip import Digital, Hierarchy, NetworkSection, Skip
+from mcompiler.target.components import Component, Event, HierarchyUnit
+from mcompiler.target.converters import (
+    AdcRange,
+    AdcSection,
+    ChipCalibration,
+    Converters,
+    Dac,
+    RangePer,
+    Rounding,
+)
 from mcompiler.target.imperfections import (
     Correlation,
     Curve,
@@ -24,37 +36,23 @@ from mcompiler.target.publish import assumptions, resolved_toml, source_of
 from mcompiler.target.schema import Target, json_schema
 from mcompiler.target.sections import (
     MEAN_STEPS,
-    Adc,
-    AdcRange,
     Array,
-    Calibration,
-    Component,
-    Converters,
-    Dac,
     Device,
-    Digital,
     Encoding,
-    Event,
-    Hierarchy,
     LayerPrecision,
     Layout,
-    Network,
     Partner,
     Pedestal,
-    Place,
     Precision,
-    RangePer,
-    Rounding,
-    Skip,
     WeightEncoding,
 )
 
 __all__ = [
     "MEAN_STEPS",
-    "Adc",
     "AdcRange",
+    "AdcSection",
     "Array",
-    "Calibration",
+    "ChipCalibration",
     "Component",
     "Converters",
     "Correlation",
@@ -67,14 +65,14 @@ __all__ = [
     "Event",
     "Faults",
     "Hierarchy",
+    "HierarchyUnit",
     "LayerPrecision",
     "Layout",
-    "Network",
+    "NetworkSection",
     "Noise",
     "OneOverF",
     "Partner",
     "Pedestal",
-    "Place",
     "Precision",
     "ProgrammingError",
     "RangePer",

@@ -1,4 +1,4 @@
-"""What every section of a target is made of: strict numbers, and the source that each of them must have."""
+"""Base of the sections of a target: strict number types, and the source that every number must have."""
 
 from __future__ import annotations
 
@@ -18,11 +18,13 @@ Bool = Annotated[bool, Field(strict=True)]
 class Section(BaseModel):
     """A section of a target. ``source`` covers every number of the section that ``sources`` does not name.
 
-    In a file, the source of [device], [converters] or [precision] also covers the sections inside, where these give
-    none of their own; loading writes it into them.
+    In a file, the source of [device], [converters] or [precision] also covers inner sections without a source; loading
+    copies it to them.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     source: str = Field(default="", description="source of the section's numbers; 'assumption: ...' is legal")
-    sources: dict[str, str] = Field(default_factory=dict, description="source of single keys, where it differs")
+    sources: dict[str, str] = Field(
+        default_factory=dict, description="sources of single keys, where they differ from `source`"
+    )

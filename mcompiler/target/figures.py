@@ -1,4 +1,4 @@
-"""What a paper prints about its chip, for a target to be held against."""
+"""Figures that a paper publishes about its chip, to compare the target with."""
 
 from __future__ import annotations
 
@@ -8,35 +8,44 @@ from mcompiler.target.base import PositiveFloat, Section
 
 
 class Published(Section):
-    """Figures as printed. ``mcompiler targets check --published`` computes each from the target and compares.
+    """Figures as published. ``mcompiler targets check --published`` computes each from the target and compares.
 
-    What is rolled up from components must be within 2%, what is derived within 10%, or ``explained`` says why not.
+    Sums of components must be within 2%, derived figures within 10%, or ``explained`` gives the reason.
     """
 
-    array_power_w: PositiveFloat | None = Field(default=None, description="one array, reading all the time")
-    array_area_m2: PositiveFloat | None = Field(default=None, description="one array")
-    core_power_w: PositiveFloat | None = Field(default=None, description="one core at full activity")
-    core_area_m2: PositiveFloat | None = Field(default=None, description="one core")
-    tile_power_w: PositiveFloat | None = Field(default=None, description="one tile at full activity")
-    tile_area_m2: PositiveFloat | None = Field(default=None, description="one tile")
-    chip_power_w: PositiveFloat | None = Field(default=None, description="the chip at full activity")
-    chip_area_m2: PositiveFloat | None = Field(default=None, description="the chip")
-    read_s: PositiveFloat | None = Field(default=None, description="one read of an array with its conversions")
+    array_power_w: PositiveFloat | None = Field(default=None, description="power of one array that reads continuously")
+    array_area_m2: PositiveFloat | None = Field(default=None, description="area of one array")
+    core_power_w: PositiveFloat | None = Field(default=None, description="power of one core at full activity")
+    core_area_m2: PositiveFloat | None = Field(default=None, description="area of one core")
+    tile_power_w: PositiveFloat | None = Field(default=None, description="power of one tile at full activity")
+    tile_area_m2: PositiveFloat | None = Field(default=None, description="area of one tile")
+    chip_power_w: PositiveFloat | None = Field(default=None, description="power of the chip at full activity")
+    chip_area_m2: PositiveFloat | None = Field(default=None, description="area of the chip")
+    read_s: PositiveFloat | None = Field(
+        default=None, description="duration of one read of an array with its conversions"
+    )
     pipeline_reads: PositiveFloat | None = Field(
-        default=None, description="read cycles from fetching a vector to its results being written"
+        default=None, description="read cycles from fetching a vector to writing its results"
     )
-    product_s: PositiveFloat | None = Field(default=None, description="one product with the weights of an array")
-    product_j: PositiveFloat | None = Field(default=None, description="energy of its arrays in that time")
+    product_s: PositiveFloat | None = Field(
+        default=None, description="duration of one product with the weights of an array"
+    )
+    product_j: PositiveFloat | None = Field(default=None, description="energy of the arrays for one such product")
     peak_ops_per_s: PositiveFloat | None = Field(
-        default=None, description="of a chip; a multiplication and an addition are two"
+        default=None, description="operations per second of a chip; a multiplication and an addition are two"
     )
-    peak_ops_per_j: PositiveFloat | None = Field(default=None, description="the same over the chip's power")
-    peak_ops_per_s_m2: PositiveFloat | None = Field(default=None, description="the same over the chip's area")
+    peak_ops_per_j: PositiveFloat | None = Field(
+        default=None, description="operations per second over the power of the chip"
+    )
+    peak_ops_per_s_m2: PositiveFloat | None = Field(
+        default=None, description="operations per second over the area of the chip"
+    )
     storage_bytes_per_m2: PositiveFloat | None = Field(
-        default=None, description="weights that a chip holds, over its area"
+        default=None, description="bytes of weights that a chip holds, over its area"
     )
     explained: dict[str, str] = Field(
-        default_factory=dict, description="by figure: why ours is another, or what contradicts it in its own source"
+        default_factory=dict,
+        description="by figure: why the computed figure differs, or a contradiction within the source",
     )
 
     @model_validator(mode="after")

@@ -1,7 +1,7 @@
-"""From files and overrides to one table: ``extends``, ``--set``, and what becomes of the sources on the way.
+"""Merge files (``extends``) and overrides (``--set``) into one table, with the source of every number.
 
-A target is a stack of layers: the file at the root of the ``extends`` chain first, the user's file and the overrides
-last. A number always keeps the source that was given *with* it: where a child file changes a number, the parent's
+The layers of a target are merged in this order: the file at the root of the ``extends`` chain, the files that extend
+it, the overrides. A number keeps the source that was given with it: where a child file changes a number, the parent's
 source no longer covers it; where a child file gives a section a new source, the parent's numbers keep theirs.
 """
 
@@ -23,45 +23,53 @@ from mcompiler.target.schema import Target
 COMMAND_LINE = "given on the command line"
 
 Table = dict[str, Any]
-Path = tuple[str, ...]
+KeyPath = tuple[str, ...]
 
 
 @dataclass(frozen=True)
-class Each:
-    """A table of tables, all of one kind: components, layers."""
+class SectionTable:
+    """A table of sections of one kind under free names: components, layers."""
 
     model: type[Section]
 
 
-Shape = type[Section] | Each
+TableSchema = type[Section] | SectionTable
 
 
 @dataclass(frozen=True)
-class Layer:
-    """The table of one file or one override; ``label`` is what messages call it.
+class TargetLayer:
+    """The table of one file or one override.
 
-    ``folder`` is where names of further files start; None for overrides: the working directory.
+    Attributes:
+        label: its name in messages.
+        data: the table.
+        folder: where relative paths in it start; None for an override, whose paths start in the working directory.
     """
 
     label: str
     data: Table
     folder: Traversable | None = None
 
+    @property
+    def is_override(self) -> bool:
+        """Whether it is an override, not a file."""
+        return self.folder is None
 
-def inner(shape: Shape, key: str) -> Shape | None:
-    """The shape of the table under ``key``, None where no table stands there."""
-    if isinstance(shape, Each):
+
+def schema_below(shape: TableSchema, key: str) -> TableSchema | None:
+    """The schema of the table under ``key``; None where the value is no table."""
+    if isinstance(shape, SectionTable):
         return shape.model
     field = shape.model_fields.get(key)
     kind = field.annotation if field is not None else None
-    if isinstance(kind, UnionType):  # a section that may be missing
+    if isinstance(kind, UnionType):  # an optional section
         kind = next((each for each in get_args(kind) if isinstance(each, type) and issubclass(each, Section)), None)
     if isinstance(kind, type) and issubclass(kind, Section):
         return kind
     if get_origin(kind) is dict:
         value = get_args(kind)[1]
         if isinstance(value, type) and issubclass(value, Section):
-            return Each(value)
+            return SectionTable(value)
     return None
 
 
@@ -71,22 +79,24 @@ def is_number(value: object) -> TypeGuard[int | float]:
 
 
 def holds_numbers(value: object) -> bool:
-    """Whether a TOML value is a number or a list of them: what needs a source."""
+    """Whether a TOML value is a number or a list of numbers, which needs a source."""
     return is_number(value) or (isinstance(value, list | tuple) and bool(value) and all(map(is_number, value)))
 
 
-def sections_of(data: Table, shape: Shape = Target, path: Path = ()) -> Iterator[tuple[Path, type[Section], Table]]:
-    """All tables of ``data`` that the schema knows as sections, with path and model; outer ones first."""
-    if not isinstance(shape, Each):
+def sections_of(
+    data: Table, shape: TableSchema = Target, path: KeyPath = ()
+) -> Iterator[tuple[KeyPath, type[Section], Table]]:
+    """All tables of ``data`` that are sections in the schema, with path and model; outer ones first."""
+    if not isinstance(shape, SectionTable):
         yield path, shape, data
     for key, value in data.items():
-        below = inner(shape, key)
+        below = schema_below(shape, key)
         if below is not None and isinstance(value, dict):
             yield from sections_of(value, below, (*path, key))
 
 
 def _has_bare_number(table: Table, model: type[Section]) -> bool:
-    """Whether a number has no source of its own. One that is equal to the default needs none."""
+    """Whether a number has no entry in ``sources``. One that is equal to the default needs none."""
     named = table.get("sources")
     covered = named if isinstance(named, dict) else {}
     defaults = {name: field.default for name, field in model.model_fields.items()}
@@ -96,7 +106,7 @@ def _has_bare_number(table: Table, model: type[Section]) -> bool:
 
 
 def _hand_down_sources(data: Table) -> None:
-    """Write a section's source into those inside it that need one and have none. The root's covers no number."""
+    """Copy a section's source to inner sections that need one and have none. The root's source covers no number."""
     for path, model, table in sections_of(data):
         source = table.get("source")
         if not path or not isinstance(source, str):
@@ -118,13 +128,13 @@ def _parse(file: TargetFile) -> Table:
         raise TargetError(f"{file.label}: cannot be read: {error.strerror or error}") from error
 
 
-def read_layers(file: TargetFile) -> list[Layer]:
+def read_layers(file: TargetFile) -> list[TargetLayer]:
     """The layers of a file and of what it extends, root first.
 
     Raises:
-        TargetError: a file is missing, no TOML, or the chain is a cycle.
+        TargetError: a file is missing or not valid TOML, or the chain is a cycle.
     """
-    layers: list[Layer] = []
+    layers: list[TargetLayer] = []
     chain: list[TargetFile] = []
     while True:
         chain.append(file)
@@ -137,19 +147,19 @@ def read_layers(file: TargetFile) -> list[Layer]:
         parent = data.pop("extends", None)
         data.setdefault("name", file.stem)
         _hand_down_sources(data)
-        layers.insert(0, Layer(file.label, data, file.folder))
+        layers.insert(0, TargetLayer(file.label, data, file.folder))
         if parent is None:
             return layers
         if not isinstance(parent, str):
             raise TargetError(f"{file.label}: extends: must be the name of a target or the path of a file, in quotes")
         try:
-            file = find_target(parent, beside=file.folder)
+            file = find_target(parent, folder=file.folder)
         except TargetError as error:
             raise TargetError(f"{file.label}: extends: {error}") from error
 
 
 def _value(text: str) -> Any:
-    """A value as in TOML; what is none is a bare word, that is, text."""
+    """A TOML value, or else the text itself."""
     try:
         table = tomllib.loads(f"value = {text}")
     except tomllib.TOMLDecodeError:
@@ -158,7 +168,7 @@ def _value(text: str) -> Any:
 
 
 def _mark(table: Table) -> None:
-    """Name the command line as source of every number."""
+    """Set the source of every number to the command line."""
     for key, value in list(table.items()):
         if key in ("source", "sources"):
             continue
@@ -168,8 +178,8 @@ def _mark(table: Table) -> None:
             table["sources"][key] = COMMAND_LINE
 
 
-def read_override(text: str) -> Layer:
-    """The layer of one ``--set section.key=VALUE``; a key with special characters stands in quotes, as in TOML.
+def read_override(text: str) -> TargetLayer:
+    """The layer of one ``--set section.key=VALUE``; a key with special characters needs quotes, as in TOML.
 
     Raises:
         TargetError: it has no ``=``, or its left side is no key.
@@ -191,7 +201,7 @@ def read_override(text: str) -> Layer:
         table = table[last]
     table[last] = _value(value.strip())
     _mark(data)
-    return Layer(label, data)
+    return TargetLayer(label, data)
 
 
 def _merge_sources(parent: Table, child: Table, merged: Table) -> None:
@@ -201,7 +211,7 @@ def _merge_sources(parent: Table, child: Table, merged: Table) -> None:
     named = parent.get("sources", {})
     later = child.get("sources", {})
     if not isinstance(named, dict) or not isinstance(later, dict):
-        return  # a fault, reported by the schema
+        return  # reported by the schema
     sources = {key: source for key, source in named.items() if key not in own}
     if isinstance(before, str) and isinstance(after, str) and before != after:
         for key, value in parent.items():
@@ -212,28 +222,28 @@ def _merge_sources(parent: Table, child: Table, merged: Table) -> None:
         merged["sources"] = sources
 
 
-def _merge(parent: Table, child: Table, shape: Shape) -> Table:
+def _merge(parent: Table, child: Table, shape: TableSchema) -> Table:
     merged = dict(parent)
     for key, value in child.items():
-        below = inner(shape, key)
+        below = schema_below(shape, key)
         old = parent.get(key)
         both = below is not None and isinstance(old, dict) and isinstance(value, dict)
         merged[key] = _merge(old, value, below) if both and below is not None and isinstance(old, dict) else value
-    if not isinstance(shape, Each):
+    if not isinstance(shape, SectionTable):
         _merge_sources(parent, child, merged)
     return merged
 
 
-def merged(layers: Sequence[Layer]) -> Table:
-    """One table of all layers, the later ones winning key by key; fresh, so that it can be changed."""
+def merged(layers: Sequence[TargetLayer]) -> Table:
+    """Merge layers key by key, later ones take precedence; a copy that the caller may change."""
     table: Table = {}
     for layer in layers:
         table = _merge(table, copy.deepcopy(layer.data), Target)
     return table
 
 
-def holds(data: Table, path: Sequence[str]) -> bool:
-    """Whether a table has something at a path."""
+def has_key(data: Table, path: Sequence[str]) -> bool:
+    """Whether a table has a value at a path."""
     node: Any = data
     for key in path:
         if not isinstance(node, dict) or key not in node:

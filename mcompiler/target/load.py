@@ -1,12 +1,13 @@
-"""Loading and checking targets: all faults of a file at once, each with its file, its key and what to do."""
+"""Load and check targets: report all problems at once, each with file, key and remedy."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
@@ -15,29 +16,29 @@ from mcompiler.errors import TargetError
 from mcompiler.target.base import Section
 from mcompiler.target.layers import (
     COMMAND_LINE,
-    Each,
-    Layer,
-    Shape,
+    SectionTable,
     Table,
-    holds,
+    TableSchema,
+    TargetLayer,
+    has_key,
     holds_numbers,
-    inner,
     merged,
     read_layers,
     read_override,
+    schema_below,
     sections_of,
 )
 from mcompiler.target.locate import did_you_mean, find_target, target_names
 from mcompiler.target.measured import with_measured_levels
 from mcompiler.target.messages import describe_value_errors
-from mcompiler.target.rules import disagreements
+from mcompiler.target.rules import violations
 from mcompiler.target.scaling import scaled
 from mcompiler.target.schema import Target
 
 
 @dataclass(frozen=True)
-class Fault:
-    """One thing that is wrong in a target: the file (or override), the key path, the fact and the remedy."""
+class TargetProblem:
+    """A problem of a target: the file (or override), the key path, the fact and the remedy."""
 
     file: str
     key: str
@@ -47,28 +48,45 @@ class Fault:
         return ": ".join(part for part in (self.file, self.key, self.message) if part)
 
 
-def _shape_at(path: Sequence[str]) -> Shape | None:
-    shape: Shape | None = Target
+def _choices(path: Sequence[str]) -> list[str]:
+    """The words that the schema allows at a path."""
+    section = _schema_at(path[:-1])
+    if section is None or isinstance(section, SectionTable) or path[-1] not in section.model_fields:
+        return []
+    kinds = [section.model_fields[path[-1]].annotation]
+    words: list[str] = []
+    for kind in kinds:  # grows by the members of unions
+        if isinstance(kind, type) and issubclass(kind, Enum):
+            words += [member.value for member in kind]
+        elif get_origin(kind) is Literal:
+            words += get_args(kind)
+        else:
+            kinds += get_args(kind)
+    return words
+
+
+def _schema_at(path: Sequence[str]) -> TableSchema | None:
+    schema: TableSchema | None = Target
     for key in path:
-        shape = inner(shape, key) if shape is not None else None
-    return shape
+        schema = schema_below(schema, key) if schema is not None else None
+    return schema
 
 
 def _key_of(error: ErrorDetails) -> tuple[str, ...]:
-    """The key at fault: pydantic's location, without what it adds for unions below a key."""
+    """Path of the key: pydantic's location, without the parts that it adds for unions."""
     location = tuple(str(part) for part in error["loc"])
     for length, key in enumerate(location, 1):
-        if key != "sources" and _shape_at(location[:length]) is None:
+        if key != "sources" and _schema_at(location[:length]) is None:
             return location[:length]
     return location
 
 
-def _paths_to(key: str, shape: Shape = Target, path: tuple[str, ...] = ()) -> Iterator[str]:
+def _paths_to(key: str, shape: TableSchema = Target, path: tuple[str, ...] = ()) -> Iterator[str]:
     """Paths of the schema that end in ``key``."""
-    if isinstance(shape, Each):
+    if isinstance(shape, SectionTable):
         return
     for name in shape.model_fields:
-        below = inner(shape, name)
+        below = schema_below(shape, name)
         if name == key and path:
             yield ".".join((*path, name))
         if below is not None:
@@ -76,8 +94,8 @@ def _paths_to(key: str, shape: Shape = Target, path: tuple[str, ...] = ()) -> It
 
 
 def _unknown(path: tuple[str, ...]) -> str:
-    shape = _shape_at(path[:-1])
-    known = list(shape.model_fields) if shape is not None and not isinstance(shape, Each) else []
+    shape = _schema_at(path[:-1])
+    known = list(shape.model_fields) if shape is not None and not isinstance(shape, SectionTable) else []
     close = did_you_mean(path[-1], known)
     if not close and len(path) == 1:
         elsewhere = list(_paths_to(path[0]))
@@ -86,36 +104,36 @@ def _unknown(path: tuple[str, ...]) -> str:
 
 
 def _message(errors: Sequence[ErrorDetails], path: tuple[str, ...], data: Table) -> str:
-    """What is wrong at one key, from all that pydantic says about it."""
+    """The message for one key, from all errors that pydantic reports for it."""
     first = errors[0]
     if first["type"] == "extra_forbidden":
         return _unknown(path)
     if first["type"] == "missing":
         others = [name for name in data.get("components", {}) if name != path[1]] if path[0] == "components" else []
-        return "missing" + (did_you_mean(path[1], others).replace("mean", "mean the component") if others else "")
-    return describe_value_errors(errors)
+        return "missing" + (did_you_mean(path[1], others, noun="component") if others else "")
+    return describe_value_errors(errors, _choices(path))
 
 
-def _origin(layers: Sequence[Layer], path: Sequence[str]) -> str:
-    """The label of the last layer that gives a key, or what is nearest above it; the user's own file otherwise."""
+def _origin(layers: Sequence[TargetLayer], path: Sequence[str]) -> str:
+    """Label of the last layer that gives a key, else the nearest table above it; else the user's file."""
     for length in range(len(path), 0, -1):
         for layer in reversed(layers):
-            if holds(layer.data, path[:length]):
+            if has_key(layer.data, path[:length]):
                 return layer.label
-    return next(layer.label for layer in reversed(layers) if not layer.label.startswith("--set "))
+    return next(layer.label for layer in reversed(layers) if not layer.is_override)
 
 
-def _schema_faults(error: ValidationError, layers: Sequence[Layer], data: Table) -> Iterator[Fault]:
+def _schema_problems(error: ValidationError, layers: Sequence[TargetLayer], data: Table) -> Iterator[TargetProblem]:
     at: dict[tuple[str, ...], list[ErrorDetails]] = {}
     for detail in error.errors(include_url=False):
-        if detail["loc"]:  # the whole target has none: what its sections must agree on is asked of the rules
+        if detail["loc"]:  # an error of the whole target has none: the rules between sections report it
             at.setdefault(_key_of(detail), []).append(detail)
     for path, details in at.items():
-        yield Fault(_origin(layers, path), ".".join(path), _message(details, path, data))
+        yield TargetProblem(_origin(layers, path), ".".join(path), _message(details, path, data))
 
 
 def _valid_sections(error: ValidationError | None, data: Table) -> dict[str, Section]:
-    """The sections that are valid in themselves, unknown keys aside, so that rules can be applied to them."""
+    """The sections that are valid on their own, unknown keys aside, so that rules can be applied to them."""
     known = copy.deepcopy(data)
     for detail in error.errors(include_url=False) if error is not None else ():
         if detail["type"] == "extra_forbidden":
@@ -125,8 +143,8 @@ def _valid_sections(error: ValidationError | None, data: Table) -> dict[str, Sec
             del node[detail["loc"][-1]]
     sections: dict[str, Section] = {}
     for name in Target.model_fields:
-        model = inner(Target, name)
-        if model is None or isinstance(model, Each):
+        model = schema_below(Target, name)
+        if model is None or isinstance(model, SectionTable):
             continue
         try:
             sections[name] = model.model_validate(known.get(name))
@@ -135,19 +153,19 @@ def _valid_sections(error: ValidationError | None, data: Table) -> dict[str, Sec
     return sections
 
 
-def _source_faults(layer: Layer) -> Iterator[Fault]:
-    """Numbers that a layer gives without a source, and sources of keys that do not exist.
+def _source_problems(layer: TargetLayer) -> Iterator[TargetProblem]:
+    """Numbers of a layer without a source, and sources of unknown keys.
 
-    A number equal to the schema's default needs none: it says nothing that leaving it out would not.
+    A number equal to the schema's default needs no source: the file would mean the same without it.
     """
     for path, model, table in sections_of(layer.data):
         sources = table.get("sources")
         named = sources if isinstance(sources, dict) else {}
         fields = [name for name in model.model_fields if name not in ("source", "sources")]
         for key, source in named.items():
-            if key not in fields and source != COMMAND_LINE:  # the unknown key itself is a fault already
+            if key not in fields and source != COMMAND_LINE:  # an unknown key is reported already
                 where = ".".join((*path, "sources", key))
-                yield Fault(layer.label, where, f"names no key of the section{did_you_mean(key, fields)}")
+                yield TargetProblem(layer.label, where, f"names no key of the section{did_you_mean(key, fields)}")
         bare = [
             key
             for key, value in table.items()
@@ -157,7 +175,7 @@ def _source_faults(layer: Layer) -> Iterator[Fault]:
             and not (named.get(key) or (path and table.get("source")))
         ]
         if bare:
-            yield Fault(
+            yield TargetProblem(
                 layer.label,
                 ".".join(path),
                 f'no source for {", ".join(bare)}; write source = "..." in the section, or '
@@ -165,7 +183,7 @@ def _source_faults(layer: Layer) -> Iterator[Fault]:
             )
 
 
-def _load(name_or_path: str | Path, overrides: Sequence[str]) -> tuple[Target | None, list[Fault]]:
+def _load(name_or_path: str | Path, overrides: Sequence[str]) -> tuple[Target | None, list[TargetProblem]]:
     layers = read_layers(find_target(name_or_path)) + [read_override(text) for text in overrides]
     layers = with_measured_levels(layers)
     data = merged(layers)
@@ -174,13 +192,13 @@ def _load(name_or_path: str | Path, overrides: Sequence[str]) -> tuple[Target | 
         target = Target.model_validate(data)
     except ValidationError as caught:
         error = caught
-    faults = list(_schema_faults(error, layers, data)) if error is not None else []
+    problems = list(_schema_problems(error, layers, data)) if error is not None else []
     if error is not None:
-        for key, message in disagreements(_valid_sections(error, data)):
-            faults.append(Fault(_origin(layers, key.split(".")), key, message))
+        for key, message in violations(_valid_sections(error, data)):
+            problems.append(TargetProblem(_origin(layers, key.split(".")), key, message))
     for layer in layers:
-        faults.extend(_source_faults(layer))
-    return (None if target is None else scaled(target)), faults
+        problems.extend(_source_problems(layer))
+    return (None if target is None else scaled(target)), problems
 
 
 def load_target(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Target:
@@ -194,27 +212,27 @@ def load_target(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Targ
             source "given on the command line".
 
     Raises:
-        TargetError: all that is wrong, one fault a line: file or override, key path, fact and remedy.
+        TargetError: all problems, one per line: file or override, key path, fact and remedy.
     """
-    target, faults = _load(name_or_path, overrides)
-    if faults or target is None:
-        raise TargetError("\n".join(str(fault) for fault in faults))
+    target, problems = _load(name_or_path, overrides)
+    if problems or target is None:
+        raise TargetError("\n".join(str(fault) for fault in problems))
     return target
 
 
 def check_target(name_or_path: str | Path, overrides: Sequence[str] = ()) -> tuple[str, ...]:
-    """All faults of a target, one text each, as in the message of ``load_target``'s error; none if it is fine."""
+    """All problems of a target, as in the message of ``load_target``; empty if there are none."""
     try:
-        _, faults = _load(name_or_path, overrides)
+        _, problems = _load(name_or_path, overrides)
     except TargetError as error:
         return (str(error),)
-    return tuple(str(fault) for fault in faults)
+    return tuple(str(fault) for fault in problems)
 
 
 def list_targets() -> list[tuple[str, str]]:
     """Name and description of every shipped and installed target, by name.
 
-    A target that cannot be read is listed with the reason, so that one broken package hides no other.
+    A target that cannot be read is listed with the reason, so that the others are still listed.
     """
     listed = []
     for name in target_names():

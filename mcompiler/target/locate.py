@@ -1,4 +1,4 @@
-"""Finding target files: by name among the shipped ones and those of installed packages, or by path."""
+"""Find target files: by name among the shipped ones and those of installed packages, or by path."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class TargetFile:
     """A target's TOML file.
 
     Args:
-        label: what messages call it: the path as the user gave it, or the file name.
+        label: its name in messages: the path as the user gave it, or the file name.
         place: the file.
         folder: where a relative ``extends`` starts.
     """
@@ -32,19 +32,25 @@ class TargetFile:
 
     @property
     def stem(self) -> str:
-        """The file name without ``.toml``: the target's name where the file gives none."""
+        """The file name without ``.toml``, which is the target's name where the file gives none."""
         return self.place.name.removesuffix(".toml")
 
     @property
     def identity(self) -> str:
-        """Equal for two ways to the same file."""
+        """The same text for all paths to one file."""
         return str(self.place.resolve() if isinstance(self.place, Path) else self.place)
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """``"; did you mean 'x'?"`` for the known word that is closest to ``word``, or nothing."""
+def did_you_mean(word: str, known: Iterable[str], noun: str = "") -> str:
+    """``"; did you mean 'x'?"`` for the known word that is closest to ``word``, or an empty text.
+
+    Args:
+        word: as it was given.
+        known: the words to choose from.
+        noun: what a word names; ``"; did you mean the component 'x'?"``.
+    """
     close = difflib.get_close_matches(word, list(known), n=1)
-    return f"; did you mean '{close[0]}'?" if close else ""
+    return f"; did you mean {f'the {noun} ' if noun else ''}'{close[0]}'?" if close else ""
 
 
 def _shipped() -> dict[str, TargetFile]:
@@ -96,26 +102,25 @@ def _by_name(name: str) -> TargetFile | None:
     return shipped
 
 
-def _by_path(text: str, beside: Traversable | None) -> TargetFile:
+def _by_path(text: str, folder: Traversable | None) -> TargetFile:
     path = Path(text).expanduser()
-    if beside is None or path.is_absolute():
+    if folder is None or path.is_absolute():
         if not path.is_file():
             here = path.parent.glob("*.toml") if path.parent.is_dir() else ()
             raise TargetError(f"{text}: no such file{did_you_mean(path.name, (place.name for place in here))}")
         return TargetFile(text, path, path.parent)
-    place = beside.joinpath(*Path(text).parts)
+    place = folder.joinpath(*Path(text).parts)
     if not place.is_file():
-        raise TargetError(f"{text}: no such file beside the one that extends it")
-    return TargetFile(text, place, beside.joinpath(*Path(text).parts[:-1]) if len(Path(text).parts) > 1 else beside)
+        raise TargetError(f"{text}: no such file in the folder of the file that extends it")
+    return TargetFile(text, place, folder.joinpath(*Path(text).parts[:-1]) if len(Path(text).parts) > 1 else folder)
 
 
-def find_target(name_or_path: str | Path, beside: Traversable | None = None) -> TargetFile:
+def find_target(name_or_path: str | Path, folder: Traversable | None = None) -> TargetFile:
     """The file of a target.
 
     Args:
-        name_or_path: what ends in ``.toml`` or holds a path separator is a path; anything else is first taken for a
-            name, then for a path.
-        beside: folder where a relative path starts, for ``extends``; the working directory where it is None.
+        name_or_path: a path if it ends in ``.toml`` or has a path separator; else a name, or if there is none, a path.
+        folder: where a relative path starts, for ``extends``; None: the working directory.
 
     Raises:
         TargetError: there is no such name or file; the message lists the names.
@@ -123,12 +128,12 @@ def find_target(name_or_path: str | Path, beside: Traversable | None = None) -> 
     text = os.fspath(name_or_path)
     separators = [separator for separator in (os.sep, os.altsep, "/") if separator]
     if isinstance(name_or_path, Path) or text.endswith(".toml") or any(mark in text for mark in separators):
-        return _by_path(text, beside)
+        return _by_path(text, folder)
     found = _by_name(text)
     if found is not None:
         return found
     if text and Path(text).is_file():
-        return _by_path(text, beside)
+        return _by_path(text, folder)
     names = target_names()
     raise TargetError(
         f"unknown target '{text}'{did_you_mean(text, names) or '.'} Known targets: {', '.join(names)}. "

@@ -1,7 +1,7 @@
 """Measured levels from a CSV file beside the target: ``device.levels_csv`` becomes ``level_means`` and deviations.
 
 The file has one row a level, lowest first, and the columns ``mean_siemens`` and, where it was measured,
-``deviation_siemens``. What is loaded holds the numbers themselves: a resolved target needs no CSV file.
+``deviation_siemens``. A loaded target has the numbers themselves, so that it needs the CSV file no longer.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from mcompiler.errors import TargetError
-from mcompiler.target.layers import COMMAND_LINE, Layer, Table, is_number, merged
+from mcompiler.target.layers import COMMAND_LINE, Table, TargetLayer, is_number, merged
 from mcompiler.target.locate import did_you_mean
 from mcompiler.target.sections import MEAN_STEPS
 
@@ -29,10 +29,10 @@ class _Level:
     deviation_siemens: float | None
 
 
-def with_measured_levels(layers: Sequence[Layer]) -> list[Layer]:
-    """The same layers with the numbers of ``device.levels_csv`` in its place.
+def with_measured_levels(layers: Sequence[TargetLayer]) -> list[TargetLayer]:
+    """Replace ``device.levels_csv`` by the numbers of that file.
 
-    Means become units of (g_max - g_min) / 4096 above g_min, both those of the whole target.
+    Means become units of (g_max - g_min) / 4096 above g_min, with g_min and g_max of the merged target.
 
     Raises:
         TargetError: a CSV file is missing or wrong; the message names the file and its line.
@@ -51,19 +51,19 @@ def _device(data: Table) -> Table:
 
 
 def _table(data: Table, key: str) -> Table:
-    """A copy of the table under a key; empty where none stands there."""
+    """A copy of the table under a key; empty where there is none."""
     value = data.get(key)
     return dict(value) if isinstance(value, dict) else {}
 
 
-def _bare(layer: Layer) -> Layer:
-    """Without the key: the range is at fault, which the schema reports."""
+def _bare(layer: TargetLayer) -> TargetLayer:
+    """Without the key: the conductance range is invalid, which the schema reports."""
     device = _device(layer.data)
     kept = {key: value for key, value in device.items() if key != "levels_csv"}
     return replace(layer, data=layer.data | {"device": kept}) if device else layer
 
 
-def _filled(layer: Layer, g_min: float, g_max: float) -> Layer:
+def _filled(layer: TargetLayer, g_min: float, g_max: float) -> TargetLayer:
     device = _device(layer.data)
     if "levels_csv" not in device:
         return layer
@@ -72,7 +72,7 @@ def _filled(layer: Layer, g_min: float, g_max: float) -> Layer:
     if not isinstance(name, str):
         raise TargetError(f"{at}: must be the name of a CSV file, in quotes")
     if "level_means" in device:
-        raise TargetError(f"{at}: device.level_means stands beside it, and both say where levels are; remove one")
+        raise TargetError(f"{at}: device.level_means is given too, and both define the levels; remove one")
     levels = _read(layer, name, at)
     sources = _table(device, "sources")
     source = sources.pop("levels_csv", device.get("source", COMMAND_LINE if layer.folder is None else ""))
@@ -83,8 +83,7 @@ def _filled(layer: Layer, g_min: float, g_max: float) -> Layer:
         programming = _table(device, "programming")
         if "level_siemens" in programming:
             raise TargetError(
-                f"{at}: {name} has a column {_DEVIATION}, and device.programming.level_siemens stands beside it; "
-                "remove one"
+                f"{at}: {name} has a column {_DEVIATION}, and device.programming.level_siemens is given too; remove one"
             )
         programming["level_siemens"] = deviations
         if source:
@@ -111,7 +110,7 @@ def _in_units(levels: Sequence[_Level], g_min: float, g_max: float, at: str) -> 
     return means
 
 
-def _text(layer: Layer, name: str, at: str) -> str:
+def _text(layer: TargetLayer, name: str, at: str) -> str:
     path = Path(name).expanduser()
     try:
         place = path if layer.folder is None or path.is_absolute() else layer.folder.joinpath(*path.parts)
@@ -124,7 +123,7 @@ def _text(layer: Layer, name: str, at: str) -> str:
         raise TargetError(f"{at}: {name}: cannot be read: {reason}{where}") from error
 
 
-def _read(layer: Layer, name: str, at: str) -> list[_Level]:
+def _read(layer: TargetLayer, name: str, at: str) -> list[_Level]:
     try:
         return _parse(_text(layer, name, at), f"{at}: {name}")
     except csv.Error as error:

@@ -39,13 +39,6 @@ def show_value(value: object) -> str:
     return repr(value)
 
 
-def _choices(error: ErrorDetails) -> tuple[str, ...]:
-    """The words that a choice allows, where the error is about a choice."""
-    if error["type"] not in ("enum", "literal_error"):
-        return ()
-    return tuple(error["ctx"]["expected"].replace(" or ", ", ").replace("'", "").split(", "))
-
-
 def _expected(error: ErrorDetails) -> str:
     kind = error["type"]
     if kind in _EXPECTED:
@@ -55,20 +48,24 @@ def _expected(error: ErrorDetails) -> str:
         return f"{words} {error['ctx'][bound]:g}"
     if kind in ("enum", "literal_error"):
         return str(error["ctx"]["expected"])
-    return error["msg"].removeprefix("Input should be ")
+    return error["msg"]
 
 
-def describe_value_errors(errors: Sequence[ErrorDetails]) -> str:
-    """What is wrong with the value at one key, from all that pydantic says about it; unknown and missing keys aside."""
+def describe_value_errors(errors: Sequence[ErrorDetails], choices: Sequence[str] = ()) -> str:
+    """The message for the value of one key, from all errors that pydantic reports for it.
+
+    Args:
+        errors: of one key; unknown and missing keys have messages of their own.
+        choices: the words that the schema allows there, for "did you mean".
+    """
     # A list of which an entry is wrong is too short as well for pydantic, which counts the valid entries.
     errors = [error for error in errors if error["type"] != "too_short"] or errors
     first = errors[0]
     if first["type"] == "value_error":
-        return first["msg"].removeprefix("Value error, ")
+        return str(first["ctx"]["error"])
     if first["type"] == "too_short":
         return f"holds {first['ctx']['actual_length']} values; give at least {first['ctx']['min_length']}"
     wanted = list(dict.fromkeys(_expected(error) for error in errors))
-    words = [word for error in errors for word in _choices(error)]
     given = first["input"]
-    close = did_you_mean(given, words) if isinstance(given, str) else ""
+    close = did_you_mean(given, list(choices)) if isinstance(given, str) else ""
     return f"must be {' or '.join(wanted)}, not {show_value(given)}{close}"

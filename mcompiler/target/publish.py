@@ -1,4 +1,4 @@
-"""What a target tells others: its resolved TOML text, the sources of its numbers, and what in it is assumed."""
+"""A target as TOML text, the sources of its numbers, and its assumptions."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ from mcompiler.target.base import Section
 from mcompiler.target.layers import holds_numbers
 from mcompiler.target.schema import Target
 
-_NO_VALUES = ("source", "sources")
+_SOURCE_KEYS = ("source", "sources")
 
 
 def _without_empty_sources(table: dict[str, Any]) -> dict[str, Any]:
     return {
         key: _without_empty_sources(value) if isinstance(value, dict) else value
         for key, value in table.items()
-        if not (key in _NO_VALUES and value in ("", {}))
+        if not (key in _SOURCE_KEYS and value in ("", {}))
     }
 
 
 def resolved_toml(target: Target) -> str:
-    """A target as TOML text: whole, with defaults and overrides, extending nothing.
+    """A complete target as TOML text, with defaults and overrides and without ``extends``.
 
-    The same target gives the same bytes, and loading them gives an equal target.
+    Equal targets give equal bytes, and loading them gives an equal target.
     """
     return tomli_w.dumps(_without_empty_sources(target.model_dump(mode="json", exclude_none=True)))
 
 
 def source_of(section: Section, key: str) -> str:
-    """The source of a section's number: its own, the section's, or empty for a default that no file gave."""
+    """The source of a number: from ``sources``, else that of the section; empty for a default that no file gave."""
     own = section.sources.get(key)
     if own:
         return own
@@ -51,7 +51,7 @@ def _sections(section: Section, path: tuple[str, ...] = ()) -> Iterator[tuple[tu
 
 
 def assumptions(target: Target) -> list[tuple[str, int | float | str | bool, str]]:
-    """What a target assumes: (key path, value, source) wherever the source begins with "assumption".
+    """Assumptions of a target: (key path, value, source) wherever the source begins with "assumption".
 
     Numbers, and choices (text, true or false) that ``sources`` names; in the order of the schema.
     """
@@ -59,7 +59,7 @@ def assumptions(target: Target) -> list[tuple[str, int | float | str | bool, str
     for path, section in _sections(target):
         for key in type(section).model_fields:
             value = getattr(section, key)
-            if key in _NO_VALUES or not isinstance(value, int | float | str | tuple):
+            if key in _SOURCE_KEYS or not isinstance(value, int | float | str | tuple):
                 continue
             source = section.sources.get(key, "") if not path or not holds_numbers(value) else source_of(section, key)
             if source.lower().startswith("assumption"):

@@ -1,7 +1,7 @@
-"""What sections of a target must agree on. Each rule takes the sections that it needs, by name.
+"""Conditions between sections of a target. Each rule takes the sections that it needs, by name.
 
-A rule yields faults as (key path, message). A loader can so apply every rule whose sections are valid in themselves,
-and report all faults of a file at once.
+A rule yields its violations as (key path, message). The loader applies every rule whose sections are valid, so that all
+problems of a file are reported at once.
 """
 
 from __future__ import annotations
@@ -11,25 +11,13 @@ from collections.abc import Callable, Iterator, Mapping
 from itertools import pairwise
 
 from mcompiler.target.base import Section
-from mcompiler.target.sections import (
-    AdcRange,
-    Array,
-    Calibration,
-    Converters,
-    Device,
-    Encoding,
-    Layout,
-    Partner,
-    Pedestal,
-    Precision,
-    RangePer,
-    WeightEncoding,
-)
+from mcompiler.target.converters import AdcRange, ChipCalibration, Converters, RangePer
+from mcompiler.target.sections import Array, Device, Encoding, Layout, Partner, Pedestal, Precision, WeightEncoding
 
-Faults = Iterator[tuple[str, str]]
+Violations = Iterator[tuple[str, str]]
 
 
-def _conductances(device: Device) -> Faults:
+def _conductances(device: Device) -> Violations:
     if device.g_max_siemens <= device.g_min_siemens:
         yield (
             "device.g_max_siemens",
@@ -38,7 +26,7 @@ def _conductances(device: Device) -> Faults:
         )
 
 
-def _active_rows(array: Array) -> Faults:
+def _active_rows(array: Array) -> Violations:
     if array.rows_active > array.rows:
         yield (
             "array.rows_active",
@@ -46,7 +34,7 @@ def _active_rows(array: Array) -> Faults:
         )
 
 
-def _input_phases(precision: Precision, converters: Converters) -> Faults:
+def _input_phases(precision: Precision, converters: Converters) -> Violations:
     bits = converters.dac.bits
     if bits > precision.inputs:
         yield (
@@ -61,7 +49,7 @@ def _input_phases(precision: Precision, converters: Converters) -> Faults:
             )
 
 
-def _offset_only(encoding: Encoding) -> Faults:
+def _offset_only(encoding: Encoding) -> Violations:
     if encoding.weights is WeightEncoding.OFFSET:
         return
     if encoding.flip:
@@ -77,7 +65,7 @@ def _offset_only(encoding: Encoding) -> Faults:
         )
 
 
-def _pair(encoding: Encoding) -> Faults:
+def _pair(encoding: Encoding) -> Violations:
     if encoding.pedestal is not Pedestal.PAIR:
         return
     others = ", ".join(f"'{pedestal}'" for pedestal in Pedestal if pedestal is not Pedestal.PAIR)
@@ -93,7 +81,7 @@ def _pair(encoding: Encoding) -> Faults:
         )
 
 
-def _capacity(device: Device, encoding: Encoding, precision: Precision) -> Faults:
+def _capacity(device: Device, encoding: Encoding, precision: Precision) -> Violations:
     if device.level_means is not None or encoding.partner is Partner.UNFORMED:
         return  # codes are the table's entries, whatever bits they have
     sign = 0 if encoding.weights is WeightEncoding.OFFSET else 1
@@ -115,7 +103,7 @@ def _capacity(device: Device, encoding: Encoding, precision: Precision) -> Fault
             )
 
 
-def _level_table(device: Device, encoding: Encoding) -> Faults:
+def _level_table(device: Device, encoding: Encoding) -> Violations:
     means, unformed = device.level_means, encoding.partner is Partner.UNFORMED
     if unformed and (encoding.weights is not WeightEncoding.DIFFERENTIAL or encoding.pedestal is not Pedestal.PAIR):
         yield (
@@ -135,10 +123,10 @@ def _level_table(device: Device, encoding: Encoding) -> Faults:
     if unformed and device.levels > 255:
         yield "device.levels", f"{device.levels} levels and an unformed one are too many; give at most 255"
     if unformed and means is None and device.formed_steps[0] < 1:
-        yield "device.g_min_siemens", "less than half of (g_max - g_min) / 4096 is no level beside an unformed cell"
+        yield "device.g_min_siemens", "less than half of (g_max - g_min) / 4096 cannot be told from an unformed cell"
 
 
-def _level_means(device: Device) -> Faults:
+def _level_means(device: Device) -> Violations:
     means = device.level_means
     if means is None:
         return
@@ -153,7 +141,7 @@ def _level_means(device: Device) -> Faults:
         )
 
 
-def _programming(device: Device) -> Faults:
+def _programming(device: Device) -> Violations:
     programming = device.programming
     if programming is None:
         return
@@ -170,7 +158,7 @@ def _programming(device: Device) -> Faults:
         )
 
 
-def _relaxation(device: Device) -> Faults:
+def _relaxation(device: Device) -> Violations:
     at: dict[float, str] = {}
     for name, each in device.relaxation.items():
         if each.after_s in at:
@@ -181,7 +169,7 @@ def _relaxation(device: Device) -> Faults:
         at.setdefault(each.after_s, name)
 
 
-def _faults(device: Device) -> Faults:
+def _faults(device: Device) -> Violations:
     faults = device.faults
     if faults is not None and faults.stuck_on + faults.stuck_off > 1:
         yield (
@@ -191,13 +179,13 @@ def _faults(device: Device) -> Faults:
         )
 
 
-def _noise(device: Device) -> Faults:
+def _noise(device: Device) -> Violations:
     slow = device.noise.one_over_f if device.noise is not None else None
     if slow is not None and slow.q > 0 and slow.read_s is None:
         yield "device.noise.one_over_f.read_s", "missing: 1/f noise grows with ln(time / read_s) where q is above 0"
 
 
-def _drift(device: Device) -> Faults:
+def _drift(device: Device) -> Violations:
     drift = device.drift
     if drift is None:
         return
@@ -210,7 +198,7 @@ def _drift(device: Device) -> Faults:
         )
 
 
-def _curve(device: Device) -> Faults:
+def _curve(device: Device) -> Violations:
     curve = device.curve
     if curve is None:
         return
@@ -241,7 +229,7 @@ def _curve(device: Device) -> Faults:
         )
 
 
-def _temperature(device: Device) -> Faults:
+def _temperature(device: Device) -> Violations:
     heat = device.temperature
     if heat is not None and 1 + heat.per_kelvin * (heat.kelvin - heat.reference_kelvin) <= 0:
         yield (
@@ -251,7 +239,7 @@ def _temperature(device: Device) -> Faults:
         )
 
 
-def _gates(array: Array, converters: Converters) -> Faults:
+def _gates(array: Array, converters: Converters) -> Violations:
     if array.drive == "gate" and converters.dac.bits > 1:
         yield (
             "array.drive",
@@ -260,7 +248,7 @@ def _gates(array: Array, converters: Converters) -> Faults:
         )
 
 
-def _ranges(converters: Converters) -> Faults:
+def _ranges(converters: Converters) -> Violations:
     adc = converters.adc
     if adc.range_per is not RangePer.LAYER and adc.range is not AdcRange.CALIBRATED:
         yield (
@@ -270,7 +258,7 @@ def _ranges(converters: Converters) -> Faults:
         )
 
 
-def _predistortion(device: Device, array: Array, encoding: Encoding, calibration: Calibration) -> Faults:
+def _predistortion(device: Device, array: Array, encoding: Encoding, calibration: ChipCalibration) -> Violations:
     if not calibration.predistort:
         return
     if array.drive != "row_voltage" or array.idle_rows != "grounded" or device.curve is not None:
@@ -287,7 +275,7 @@ def _predistortion(device: Device, array: Array, encoding: Encoding, calibration
         )
 
 
-def _exact_reads(device: Device, array: Array, encoding: Encoding, converters: Converters) -> Faults:
+def _exact_reads(device: Device, array: Array, encoding: Encoding, converters: Converters) -> Violations:
     if device.level_means is None and encoding.partner is Partner.MINIMUM:
         return
     worst = array.rows_active * device.formed_steps[-1] * ((1 << converters.dac.bits) - 1)
@@ -299,7 +287,7 @@ def _exact_reads(device: Device, array: Array, encoding: Encoding, converters: C
         )
 
 
-def _one_weight_fits(array: Array, encoding: Encoding) -> Faults:
+def _one_weight_fits(array: Array, encoding: Encoding) -> Violations:
     pairs = encoding.weights is WeightEncoding.DIFFERENTIAL and encoding.pairs_in is Layout.ADJACENT
     columns = (encoding.slices if encoding.slices_in is Layout.ADJACENT else 1) * (2 if pairs else 1)
     if columns > array.columns:
@@ -310,7 +298,7 @@ def _one_weight_fits(array: Array, encoding: Encoding) -> Faults:
         )
 
 
-_RULES: tuple[Callable[..., Faults], ...] = (
+_RULES: tuple[Callable[..., Violations], ...] = (
     _conductances,
     _active_rows,
     _input_phases,
@@ -334,8 +322,8 @@ _RULES: tuple[Callable[..., Faults], ...] = (
 )
 
 
-def disagreements(sections: Mapping[str, Section]) -> list[tuple[str, str]]:
-    """Faults between sections, as (key path, message), of every rule whose sections are all in ``sections``."""
+def violations(sections: Mapping[str, Section]) -> list[tuple[str, str]]:
+    """Violations, as (key path, message), of every rule whose sections are all in ``sections``."""
     found: list[tuple[str, str]] = []
     for rule in _RULES:
         names = inspect.signature(rule).parameters

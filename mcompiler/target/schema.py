@@ -1,4 +1,4 @@
-"""A whole target: its sections, what they must agree on, and the JSON Schema of its files for editors."""
+"""A complete target, and the JSON Schema of target files for editors."""
 
 from __future__ import annotations
 
@@ -7,25 +7,16 @@ from typing import Any
 from pydantic import Field, model_validator
 
 from mcompiler.target.base import Section
+from mcompiler.target.chip import Digital, Hierarchy, NetworkSection
+from mcompiler.target.components import Component
+from mcompiler.target.converters import ChipCalibration, Converters
 from mcompiler.target.figures import Published
-from mcompiler.target.rules import disagreements
-from mcompiler.target.sections import (
-    Array,
-    Calibration,
-    Component,
-    Converters,
-    Device,
-    Digital,
-    Encoding,
-    Hierarchy,
-    Network,
-    Partner,
-    Precision,
-)
+from mcompiler.target.rules import violations
+from mcompiler.target.sections import Array, Device, Encoding, Partner, Precision
 
 
 class Target(Section):
-    """A chip for which models are compiled. Its own ``source`` names the publication; it covers no number."""
+    """A chip for which models are compiled. Its ``source`` names the publication and covers no number."""
 
     name: str
     description: str
@@ -36,13 +27,13 @@ class Target(Section):
     converters: Converters
     digital: Digital
     hierarchy: Hierarchy
-    network: Network
-    calibration: Calibration | None = None
+    network: NetworkSection
+    calibration: ChipCalibration | None = None
     components: dict[str, Component] = Field(default_factory=dict)
     published: Published | None = None
 
     def layer_bits(self, layer: str) -> tuple[int, int]:
-        """Bits of weights (sign included) and inputs of a layer: its own, or those of all."""
+        """Bits of weights (sign included) and inputs of a layer: from [precision.layers], else from [precision]."""
         own = self.precision.layers.get(layer)
         weights = own.weights if own is not None and own.weights is not None else self.precision.weights
         inputs = own.inputs if own is not None and own.inputs is not None else self.precision.inputs
@@ -50,7 +41,7 @@ class Target(Section):
 
     @property
     def cell_steps(self) -> tuple[int, ...]:
-        """What a cell adds to its column at each level code that it stores, in integer units, 0 at code 0.
+        """Integer value of a cell at each level code that it stores, 0 at code 0.
 
         The unit is a step of the equidistant grid, or where levels are measured or partners unformed (g_max - g_min) /
         4096. With unformed partners code 0 is a cell that does not conduct, and level l is code l + 1.
@@ -69,7 +60,7 @@ class Target(Section):
 
     @property
     def pedestal(self) -> float:
-        """What a cell at level code 0 conducts, in the unit of ``cell_steps``."""
+        """Conductance of a cell at level code 0, in the unit of ``cell_steps``."""
         if self.encoding.partner is Partner.UNFORMED:
             return 0.0
         if self.device.level_means is not None:
@@ -84,14 +75,14 @@ class Target(Section):
     @model_validator(mode="after")
     def _sections_agree(self) -> Target:
         sections = {key: getattr(self, key) for key in type(self).model_fields}
-        faults = disagreements({key: value for key, value in sections.items() if isinstance(value, Section)})
+        faults = violations({key: value for key, value in sections.items() if isinstance(value, Section)})
         if faults:
             raise ValueError("\n".join(f"{key}: {message}" for key, message in faults))
         return self
 
 
 def _partial(schema: dict[str, Any]) -> dict[str, Any]:
-    """The same schema with nothing required, its references pointing at the definitions named ``Partial...``."""
+    """The same schema without required keys, its references replaced by those to ``Partial...``."""
 
     def strip(node: Any) -> Any:
         if isinstance(node, dict):
@@ -108,12 +99,12 @@ def _partial(schema: dict[str, Any]) -> dict[str, Any]:
 def json_schema() -> dict[str, Any]:
     """JSON Schema (2020-12) of a target *file*: a whole target, or any part of one where ``extends`` names the rest.
 
-    It holds keys, types and ranges; what sections must agree on and that numbers have sources, only loading can tell.
+    It has keys, types and ranges; rules between sections and sources of numbers are checked by loading only.
     """
     whole = Target.model_json_schema()
     definitions: dict[str, Any] = whole.pop("$defs")
-    whole["required"].remove("name")  # a file that gives none is called by its stem
-    definitions["Device"]["properties"]["levels_csv"] = {  # read while loading, and gone from a loaded target
+    whole["required"].remove("name")  # the default is the stem of the file name
+    definitions["Device"]["properties"]["levels_csv"] = {  # replaced while loading
         "type": "string",
         "description": "CSV file beside this one: mean_siemens and deviation_siemens of each level, lowest first",
     }

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from mcompiler.target import Place, Target, load_target
+from mcompiler.target import HierarchyUnit, Target, load_target
 
 if TYPE_CHECKING:
     import torch
@@ -98,7 +98,7 @@ def test_prices_are_the_cost_models(model: Any, budget: Budget) -> None:
     assert [cost.tiles for cost in costs] == [
         build.cost.layers[cost.name].crossbars // array_shape(TARGET).arrays_per_tile for cost in costs
     ]
-    in_arrays = [key for key, part in TARGET.components.items() if part.per is Place.ARRAY]
+    in_arrays = [key for key, part in TARGET.components.items() if part.per is HierarchyUnit.ARRAY]
     wanted = sum(getattr(build.cost.components[key], budget.currency) for key in in_arrays)
     assert sum(cost.price * cost.tiles for cost in costs) == pytest.approx(wanted)
 
@@ -112,7 +112,7 @@ def planned(model: Any, spec: Spec, target: Target = TARGET) -> tuple[dict[str, 
 def array_energy(model: Any, target: str) -> float:
     """What stands in the arrays takes, of an ONNX model of which all layers are mapped."""
     build = mcompiler.compile(model, target, calibration="random")
-    in_arrays = [key for key, part in build.target.components.items() if part.per is Place.ARRAY]
+    in_arrays = [key for key, part in build.target.components.items() if part.per is HierarchyUnit.ARRAY]
     return sum(build.cost.components[key].energy_j for key in in_arrays)
 
 

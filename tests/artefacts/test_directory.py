@@ -8,9 +8,11 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 import onnx_ir as ir
 import onnxruntime as ort
@@ -19,7 +21,8 @@ import pytest
 import mcompiler
 from mcompiler.artefacts import clean_leftovers, file_stem, hash_file, read_manifest, verify_hashes
 from mcompiler.artefacts.directory import partial_path
-from mcompiler.errors import BuildError
+from mcompiler.driver.content import Compiled
+from mcompiler.errors import BuildError, ModelError
 from mcompiler.onnx_export import files as export_files
 from tests.support.builds import activations, codes_of, conv_case, floats, matmul_case, model, node, target
 
@@ -77,7 +80,7 @@ def test_no_paths_and_no_times(kept: Path) -> None:
     text = b"".join(contents(kept).values())
     for word in (str(kept.parent), str(ROOT), "/tmp"):
         assert word.encode() not in text, word
-    assert {"versions", "options", "nodes", "files", "format"} == set(read_manifest(kept))
+    assert {"versions", "options", "nodes", "parts", "files", "format"} == set(read_manifest(kept))
 
 
 def test_models_run_in_plain_onnxruntime_with_the_models_interface(kept: Path) -> None:
@@ -117,14 +120,28 @@ def test_loading_gives_the_build_back(kept: Path) -> None:
 
 @pytest.mark.parametrize("name", sorted([
     "model.onnx", "target.toml", "layers.json", "layers/graph.onnx", "layers/0000_conv.npz", "cells/0000_conv.npy",
-    "placement.json", "reference.onnx", "mapped.onnx",
+    "placement.json", "reference.onnx", "mapped.onnx", "schedule.json", "cost.json", "report.html",
 ]))  # fmt: skip
-def test_damage_is_named_by_what_reads_it(saved: Path, name: str) -> None:
+def test_verify_notices_damage_to_any_file(saved: Path, name: str) -> None:
     data = bytearray((saved / name).read_bytes())
     data[len(data) // 2] ^= 0x10
     (saved / name).write_bytes(data)
-    with pytest.raises(BuildError, match=rf"{name}: damaged .*compile the model again"):
-        mcompiler.load(saved).verify(CASE.feeds)
+    for method in ("verify", "trials"):
+        with pytest.raises(BuildError, match=rf"{name}: damaged .*compile the model again"):
+            getattr(mcompiler.load(saved), method)(CASE.feeds)
+
+
+def test_a_command_hashes_the_files_that_it_reads_and_no_others(saved: Path) -> None:
+    for name in ("mapped.onnx", "report.html"):
+        (saved / name).write_bytes(b"")
+    build = mcompiler.load(saved)
+    assert build.cost.crossbars == 6
+    assert build.cells("conv").any()
+    for name in ("report.html", "mapped.onnx"):
+        with pytest.raises(BuildError, match=rf"{name}: damaged"):
+            build.check_files(name)
+    with pytest.raises(BuildError, match=r"mapped.onnx: damaged"):
+        build.check_files()
 
 
 def test_a_missing_file_is_named(saved: Path) -> None:
@@ -153,35 +170,117 @@ def test_damaged_manifests(saved: Path) -> None:
         mcompiler.load(saved / "nowhere")
 
 
-def test_external_data_is_copied_hashed_and_checked(tmp_path: Path) -> None:
+def external_model(folder: Path, location: str) -> tuple[Path, npt.NDArray[np.float32]]:
+    """A model with its weights in an external file, and inputs for it."""
     x = activations((2, 40))
     made = ir.to_proto(model([node("MatMul", "x w")], {"x": x}, {"w": floats(codes_of((40, 40), 8, channel_axis=1))}))
-    onnx.save(made, tmp_path / "m.onnx", save_as_external_data=True, location="weights.bin", size_threshold=0)
-    out = mcompiler.compile(tmp_path / "m.onnx", target(), calibration={"x": x}).save(tmp_path / "b")
-    assert (out / "weights.bin").read_bytes() == (tmp_path / "weights.bin").read_bytes()
+    (folder / location).parent.mkdir(exist_ok=True)
+    onnx.save(made, folder / "m.onnx", save_as_external_data=True, location=location, size_threshold=0)
+    return folder / "m.onnx", x
+
+
+EXTERNAL_NAMES = [
+    "weights.bin", "layers_weights.bin", "layers/w", "cells/x", "cost.json.data2", "reference.onnx.data2", "targets",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", EXTERNAL_NAMES)
+def test_external_data_is_copied_hashed_and_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.chdir(tmp_path)  # onnx refuses names that the working directory has
+    source, x = external_model(tmp_path, name)
+    out = mcompiler.compile(source, target(), calibration={"x": x}).save(tmp_path / "b")
+    assert (out / name).read_bytes() == (tmp_path / name).read_bytes()
+    assert read_manifest(out)["parts"]["model.onnx"] == ["model.onnx", name]
     assert mcompiler.load(out).verify(x).exact
-    data = bytearray((out / "weights.bin").read_bytes())
+    data = bytearray((out / name).read_bytes())
     data[1] ^= 1
-    (out / "weights.bin").write_bytes(data)
-    with pytest.raises(BuildError, match=r"weights.bin: damaged"):
+    (out / name).write_bytes(data)
+    with pytest.raises(BuildError, match=rf"{name}: damaged"):
         mcompiler.load(out).verify(x)
+    with pytest.raises(BuildError, match=rf"{name}: damaged"):
+        mcompiler.load(out).samples(None)  # opens the source model
+
+
+@pytest.mark.parametrize("name", [
+    "manifest.json", "target.toml", "report.html", "cost.json", "Cost.json", "./schedule.json", "layers",
+    "cells", "layers.json", "layers/graph.onnx", "layers/0000_matmul.npz", "cells/0000_matmul.npy", "mapped.onnx",
+    "mapped.onnx.data", "reference.onnx.data", "placement.json", "model.onnx", "model.onnx.data/part", "report.html/x",
+])  # fmt: skip
+def test_external_data_under_a_name_of_the_build_is_refused(tmp_path: Path, name: str) -> None:
+    source, x = external_model(tmp_path, name)
+    build = mcompiler.compile(source, target(), calibration={"x": x})
+    with pytest.raises(ModelError, match=f"external data file is called '{name}', as a file of the build; rename it"):
+        build.save(tmp_path / "out" / "b")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+@pytest.mark.parametrize("limit", [1000, 1 << 30])
+def test_every_name_of_the_build_is_known_before_it_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int
+) -> None:
+    """Otherwise external data could be overwritten by a file of the same name."""
+    monkeypatch.setattr(export_files, "EXTERNAL_FROM", limit)
+    build = matmul_case([2, 40], [40, 40]).compile(target())
+    files = read_manifest(build.save(tmp_path / "b"))["files"]
+    assert isinstance(build._content, Compiled)
+    for name in files:
+        content = replace(build._content, external=(name,))
+        with pytest.raises(ModelError, match=f"external data file is called '{name}'"):
+            replace(build, _content=content).save(tmp_path / "c")
+
+
+def test_parts_of_the_build(kept: Path) -> None:
+    parts = read_manifest(kept)["parts"]
+    assert parts == {
+        "layers.json": ["layers.json", "layers/0000_conv.npz", "cells/0000_conv.npy"],
+        **{name: [name] for name in ("layers/graph.onnx", "mapped.onnx", "model.onnx", "reference.onnx")},
+    }
+
+
+def test_a_build_from_before_parts_were_recorded_loads_and_every_file_is_hashed(saved: Path) -> None:
+    path = saved / "manifest.json"
+    manifest = json.loads(path.read_text())
+    del manifest["parts"]
+    path.write_text(json.dumps(manifest))
+    assert mcompiler.load(saved).verify(CASE.feeds).exact
+    (saved / "report.html").write_text("")
+    with pytest.raises(BuildError, match=r"report.html: damaged"):
+        mcompiler.load(saved).samples(None)
+
+
+@pytest.mark.parametrize("parts", [3, {"model.onnx": ["weights.bin"]}, {"weights.bin": []}, {"model.onnx": 3}])
+def test_parts_that_are_no_files_of_the_build(saved: Path, parts: object) -> None:
+    path = saved / "manifest.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "parts": parts}))
+    with pytest.raises(BuildError, match=r"manifest.json: damaged; compile the model again"):
+        mcompiler.load(saved)
 
 
 def test_large_models_go_out_with_external_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What happens above 1 GiB, with another limit."""
     monkeypatch.setattr(export_files, "EXTERNAL_FROM", 1000)
-    case = matmul_case([2, 40], [40, 40])
-    out = case.compile(target()).save(tmp_path / "b")
-    assert {"mapped.onnx.data", "reference.onnx.data"} <= set(read_manifest(out)["files"])
+    x = activations((2, 40))
+    nodes = [node("MatMul", "x w", "a"), node("Relu", "a", "r"), node("Max", "r digital", "y")]
+    constants = {"w": floats(codes_of((40, 40), 8, channel_axis=1)), "digital": np.ones((50, 1, 40), np.float32)}
+    out = mcompiler.compile(model(nodes, {"x": x}, constants), target(), calibration={"x": x}).save(tmp_path / "b")
+    data = [f"{name}.data" for name in ("model.onnx", "layers/graph.onnx", "mapped.onnx", "reference.onnx")]
+    assert set(data) <= set(read_manifest(out)["files"])
     assert (out / "mapped.onnx").stat().st_size < 1 << 14
-    assert mcompiler.load(out).verify(case.feeds).exact
-    for name in ("mapped.onnx.data", "reference.onnx.data"):
+    assert mcompiler.load(out).verify(x).exact
+    for name in data:
         whole = (out / name).read_bytes()
         (out / name).write_bytes(bytes([whole[0] ^ 1]) + whole[1:])
         with pytest.raises(BuildError, match=f"{name}: damaged"):
-            mcompiler.load(out).verify(case.feeds)
+            mcompiler.load(out).verify(x)
         (out / name).write_bytes(whole)
-    assert mcompiler.load(out).verify(case.feeds).failures == ()
+    assert mcompiler.load(out).verify(x).failures == ()
+
+
+def test_a_model_in_memory_with_external_data_is_saved_whole(tmp_path: Path) -> None:
+    source, x = external_model(tmp_path, "weights.bin")
+    out = mcompiler.compile(ir.load(source), target(), calibration={"x": x}).save(tmp_path / "b")
+    (tmp_path / "weights.bin").unlink()
+    assert mcompiler.load(out).verify(x).exact
 
 
 # --- reproducible ----------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ import pytest
 
 from mcompiler.artefacts import LayerData, report_html
 from mcompiler.artefacts.floorplan import UNITS_LIMIT, floor_plan
-from mcompiler.cost import DIGITAL, Cost, Counts
+from mcompiler.cost import DIGITAL, Cost, PricedQuantities
 from mcompiler.driver import load
 from mcompiler.fates import reason_text
 from mcompiler.ir import Fate, NodeFate, Reason, ReasonKind
@@ -177,7 +177,7 @@ def test_converters_that_lose_say_so() -> None:
 
 def test_an_empty_build_has_a_page() -> None:
     build = digits_build()
-    cost = Cost(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0, 0, 0.0, {}, {}, Counts({}, 0.0, 1.0, 0.0))
+    cost = Cost(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0, 0, 0.0, {}, {}, PricedQuantities({}, 0.0, 1.0, 0.0))
     page = Page(report_html(build.target, cost, (), (), {}))
     assert "No array is used." in page.text
     assert "The model has no nodes." in page.text

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mcompiler.cli.main import run
-from mcompiler.cost import calibration_cost
+from mcompiler.cost import chip_calibration_cost
 from mcompiler.driver import Build
 from tests.support.builds import gemm_case, target
 
@@ -36,7 +36,7 @@ def test_a_correction_and_drift(per: str) -> None:
     counts = {"array_read": groups, "cell_read": cells, "dac_drive": rows, "adc_conversion": conversions,
               "sample_hold": held}  # fmt: skip
     energy = sum(counts.get(str(c.event), 0) * c.energy_j for c in prices.values())
-    correction, drift = calibration_cost(build.layer_data, chip)
+    correction, drift = chip_calibration_cost(build.layer_data, chip)
     assert (correction.kind, correction.interval_s, correction.power_w) == ("correction", None, 0.0)
     assert correction.reads == 10 * groups
     assert correction.energy_j == pytest.approx(10 * energy)
@@ -57,11 +57,11 @@ def test_a_correction_and_drift(per: str) -> None:
 def test_drift_alone_and_nothing() -> None:
     chip = target(*KEYS, *DRIFT)
     build = CASE.compile(chip)
-    (drift,) = calibration_cost(build.layer_data, chip)
+    (drift,) = chip_calibration_cost(build.layer_data, chip)
     (layer,) = build.layer_data
     plain = CASE.compile(target(*KEYS))
     assert drift.operations == _digital(build, layer.op.site.name) - _digital(plain, layer.op.site.name) > 0
-    assert calibration_cost(plain.layer_data, plain.target) == ()
+    assert chip_calibration_cost(plain.layer_data, plain.target) == ()
 
 
 def _digital(build: Build, layer: str) -> float:

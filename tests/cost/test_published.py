@@ -9,7 +9,7 @@ import pytest
 
 from mcompiler.cli.main import run
 from mcompiler.cost.published import Comparison, compare, peak_operations, power, storage_bytes
-from mcompiler.target import Place, list_targets, load_target
+from mcompiler.target import HierarchyUnit, list_targets, load_target
 
 WITH_FIGURES = ["isaac", "isaac_16bit", "puma", "forms"]
 
@@ -71,7 +71,7 @@ def test_puma_by_hand() -> None:
 def test_more_bits_are_slower_and_cost_as_much_power() -> None:
     narrow, wide = load_target("isaac"), load_target("isaac_16bit")
     assert peak_operations(narrow) == pytest.approx(4 * peak_operations(wide))
-    assert power(Place.CHIP, narrow) == power(Place.CHIP, wide)
+    assert power(HierarchyUnit.CHIP, narrow) == power(HierarchyUnit.CHIP, wide)
 
 
 def test_a_wrong_number_fails(capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from mcompiler.cost import DIGITAL, Cost, Price, estimate
 from mcompiler.ir import MatrixProgram
-from mcompiler.target import Component, Event, Place, Target
+from mcompiler.target import Component, Event, HierarchyUnit, Target
 from tests.support.programs import (
     OFFSET,
     Case,
@@ -75,10 +75,10 @@ def row(price: Price) -> tuple[float, float, float]:
 
 
 COMPONENTS = {
-    "cell": Component(per=Place.ARRAY, count=64, event=Event.CELL_READ, energy_j=2e-15, area_m2=1e-15),
-    "adc": Component(per=Place.CORE, count=2, event=Event.ADC_CONVERSION, energy_j=1e-12, static_power_w=1e-3),
-    "unit": Component(per=Place.TILE, event=Event.DIGITAL_OP, energy_j=1e-13, area_m2=5e-9),
-    "clock": Component(per=Place.CHIP, count=0.5, static_power_w=0.2, area_m2=1e-6),
+    "cell": Component(per=HierarchyUnit.ARRAY, count=64, event=Event.CELL_READ, energy_j=2e-15, area_m2=1e-15),
+    "adc": Component(per=HierarchyUnit.CORE, count=2, event=Event.ADC_CONVERSION, energy_j=1e-12, static_power_w=1e-3),
+    "unit": Component(per=HierarchyUnit.TILE, event=Event.DIGITAL_OP, energy_j=1e-13, area_m2=5e-9),
+    "clock": Component(per=HierarchyUnit.CHIP, count=0.5, static_power_w=0.2, area_m2=1e-6),
 }
 
 
@@ -176,7 +176,7 @@ def test_dense_crossbars_are_those_before_compaction_and_pruning() -> None:
 
 
 def test_a_shared_tile_is_split_by_arrays() -> None:
-    chip = priced({"buffer": Component(per=Place.TILE, area_m2=1.0)}, *TIGHT)  # 4 arrays a tile
+    chip = priced({"buffer": Component(per=HierarchyUnit.TILE, area_m2=1.0)}, *TIGHT)  # 4 arrays a tile
     cost = estimate(scheduled(network(np.ones((4, 6)), np.ones((4, 4))), chip), chip)  # 3 and 2 arrays
     assert cost.layers["layer0"].area_m2 == pytest.approx(3 / 4)
     assert cost.layers["layer1"].area_m2 == pytest.approx(1 / 4 + 1)

@@ -14,7 +14,7 @@ import pytest
 
 from mcompiler.cli.main import run
 from mcompiler.errors import UserError
-from mcompiler.netlist import Tile, find_ngspice, run_deck, write_deck
+from mcompiler.netlist import DeckArray, find_ngspice, run_deck, write_deck
 from mcompiler.physics.curve import Curve
 from mcompiler.physics.nodal import Circuit, solve
 from mcompiler.physics.wires import Lines, transfer
@@ -26,13 +26,13 @@ WIRES = Lines(1.5, 0.7, 200.0, 50.0)
 ROW = Circuit(WIRES, 0.2)
 
 
-def text_of(tiles: list[Tile], inputs: list[Any], circuit: Circuit) -> str:
+def text_of(tiles: list[DeckArray], inputs: list[Any], circuit: Circuit) -> str:
     out = io.StringIO()
     write_deck(out.write, "test", tiles, inputs, circuit)
     return out.getvalue()
 
 
-def currents(tmp_path: Path, tiles: list[Tile], inputs: list[Any], circuit: Circuit) -> Any:
+def currents(tmp_path: Path, tiles: list[DeckArray], inputs: list[Any], circuit: Circuit) -> Any:
     deck = tmp_path / "deck.sp"
     deck.write_text(text_of(tiles, inputs, circuit))
     return run_deck(deck)
@@ -47,14 +47,14 @@ def cells(rows: int, columns: int, seed: int = 0) -> Any:
 def test_random_tiles_against_the_transfer_matrix(tmp_path: Path, lines: Lines) -> None:
     g, x = cells(16, 16), np.random.default_rng(1).integers(0, 2, 16).astype(float)
     g[3, 4] = 0.0
-    got = currents(tmp_path, [Tile("a", g)], [x], replace(ROW, lines=lines))["a"]
+    got = currents(tmp_path, [DeckArray("a", g)], [x], replace(ROW, lines=lines))["a"]
     np.testing.assert_allclose(got, 0.2 * x @ transfer(g[None], lines)[0], rtol=1e-6, atol=1e-18)
 
 
 @needs_ngspice
 def test_a_tile_of_64_by_64(tmp_path: Path) -> None:
     g, x = cells(64, 64), np.random.default_rng(2).integers(0, 2, 64).astype(float)
-    got = currents(tmp_path, [Tile("a", g)], [x], ROW)["a"]
+    got = currents(tmp_path, [DeckArray("a", g)], [x], ROW)["a"]
     np.testing.assert_allclose(got, 0.2 * x @ transfer(g[None], WIRES)[0], rtol=1e-6)
 
 
@@ -72,7 +72,7 @@ CIRCUITS = {
 @pytest.mark.parametrize("name", CIRCUITS)
 def test_every_circuit_against_a_nodal_solve(tmp_path: Path, name: str) -> None:
     g, x = cells(16, 12, 4), np.random.default_rng(5).integers(0, 2, 16).astype(float)
-    got = currents(tmp_path, [Tile("a", g)], [x], CIRCUITS[name])["a"]
+    got = currents(tmp_path, [DeckArray("a", g)], [x], CIRCUITS[name])["a"]
     np.testing.assert_allclose(got, solve(g, x, CIRCUITS[name]), rtol=1e-6)
 
 

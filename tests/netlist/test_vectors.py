@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from mcompiler.cli.main import run
 from mcompiler.driver import Build
 from mcompiler.errors import DataError
-from mcompiler.netlist import Tile, find_ngspice, run_deck, write_deck
+from mcompiler.netlist import DeckArray, find_ngspice, run_deck, write_deck
 from mcompiler.netlist.layer import word_lines
 from mcompiler.netlist.spice import _table
 from mcompiler.physics.curve import Curve
@@ -42,7 +42,7 @@ def run_text(tmp_path: Path, text: str) -> dict[str, Any]:
     return run_deck(deck)
 
 
-def run_tiles(tmp_path: Path, tiles: list[Tile], inputs: list[Any], circuit: Circuit) -> dict[str, Any]:
+def run_tiles(tmp_path: Path, tiles: list[DeckArray], inputs: list[Any], circuit: Circuit) -> dict[str, Any]:
     parts: list[str] = []
     write_deck(parts.append, "test", tiles, inputs, circuit)
     return run_text(tmp_path, "".join(parts))
@@ -56,7 +56,7 @@ def test_every_vector_of_a_sweep_is_solved(tmp_path: Path, vectors: int) -> None
     x[:, 3] = 1.0  # sources that never change, and one that does at the end only
     x[:, 4], y[:, 5] = 0.0, 0.0
     y[-1, 5] = 1.0
-    got = run_tiles(tmp_path, [Tile("a", g), Tile("b7", other)], [x, y], ROW)
+    got = run_tiles(tmp_path, [DeckArray("a", g), DeckArray("b7", other)], [x, y], ROW)
     assert list(got) == ["a", "b7"]
     np.testing.assert_allclose(got["a"], 0.2 * x @ transfer(g[None], ROW.lines)[0], rtol=1e-9)
     np.testing.assert_allclose(got["b7"], 0.2 * y @ transfer(other[None], ROW.lines)[0], rtol=1e-9)
@@ -67,7 +67,7 @@ def test_every_vector_of_a_sweep_is_solved(tmp_path: Path, vectors: int) -> None
 def test_a_sweep_over_curved_cells(tmp_path: Path, curve: Curve) -> None:
     g, x = cells(8, 8), np.random.default_rng(3).integers(0, 4, (6, 8)) / 3
     circuit = replace(ROW, curve=curve, access_ohm=3000.0)
-    got = run_tiles(tmp_path, [Tile("a", g)], [x], circuit)["a"]
+    got = run_tiles(tmp_path, [DeckArray("a", g)], [x], circuit)["a"]
     np.testing.assert_allclose(got, [solve(g, vector, circuit) for vector in x], rtol=1e-6, atol=1e-15)
 
 
@@ -83,13 +83,13 @@ def test_the_table_of_a_source_gives_every_voltage(volts: list[float]) -> None:
 @pytest.mark.parametrize("changes", [{"drive": "gate"}, {"idle_rows": "floating"}])
 def test_vectors_that_change_the_circuit_are_refused(changes: dict[str, Any]) -> None:
     circuit = replace(ROW, **changes)
-    with pytest.raises(ValueError, match="one where gates or floating rows make the circuit"):
-        write_deck(lambda text: None, "test", [Tile("a", cells(4, 4))], [np.ones((2, 4))], circuit)
+    with pytest.raises(ValueError, match="one where gates are driven or rows float"):
+        write_deck(lambda text: None, "test", [DeckArray("a", cells(4, 4))], [np.ones((2, 4))], circuit)
 
 
 def test_arrays_with_different_numbers_of_vectors_are_refused() -> None:
-    tiles, inputs = [Tile("a", cells(4, 4)), Tile("b", cells(4, 4))], [np.ones((2, 4)), np.ones((3, 4))]
-    with pytest.raises(ValueError, match="as many vectors for every array"):
+    tiles, inputs = [DeckArray("a", cells(4, 4)), DeckArray("b", cells(4, 4))], [np.ones((2, 4)), np.ones((3, 4))]
+    with pytest.raises(ValueError, match="give the same number of vectors for every array"):
         write_deck(lambda text: None, "test", tiles, inputs, ROW)
 
 
@@ -157,7 +157,7 @@ def test_inputs_that_do_not_fit() -> None:
     gates = gemm_case(transposed=False).compile(target("array.drive=gate"))
     with pytest.raises(DataError, match="inputs between 0 and 1: the target drives gates"):
         gates.netlist("gemm", vectors=np.full(13, 0.5))
-    with pytest.raises(DataError, match="2 vectors, but gates and floating rows change the circuit"):
+    with pytest.raises(DataError, match="2 vectors, but driven gates and floating rows change the circuit"):
         gates.netlist("gemm", vectors=np.ones((2, 13)))
 
 

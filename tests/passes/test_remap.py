@@ -354,7 +354,7 @@ def test_compile_says_what_it_gained(tmp_path: Path) -> None:
     assert found["harm_after"] <= found["harm_before"]
     assert [layer["name"] for layer in found["layers"]] == list(mcompiler.load(tmp_path / "b").layers)
     run = CliRunner().invoke(compile_command, [*arguments, "--out", str(tmp_path / "b")])
-    assert "2 stuck cells in the arrays; harm " in run.stdout
+    assert "2 stuck cells in the arrays; weighted error " in run.stdout
 
 
 def test_the_programming_table_has_the_spare_lines() -> None:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from mcompiler.data import npz_bytes
 
 
 def reseal(root: Path, *names: str) -> None:
@@ -39,11 +39,7 @@ def rewrite_npz(root: Path, name: str, edit: Callable[[dict[str, npt.NDArray[Any
     with np.load(root / name) as file:
         arrays = dict(file)
     edit(arrays)
-    with zipfile.ZipFile(root / name, "w") as archive:
-        for key, array in arrays.items():
-            buffer = io.BytesIO()
-            np.lib.format.write_array(buffer, array)
-            archive.writestr(f"{key}.npy", buffer.getvalue())
+    (root / name).write_bytes(npz_bytes(arrays))
     reseal(root, name)
 
 

@@ -5,7 +5,7 @@ import numpy.typing as npt
 import pytest
 
 import mcompiler
-from mcompiler.target import Place, Relaxation, Target, load_target
+from mcompiler.target import HierarchyUnit, Relaxation, Target, load_target
 from tests.support.builds import model, node
 
 
@@ -18,10 +18,10 @@ def chip_area(target: Target) -> float:
     hierarchy = target.hierarchy
     cores = hierarchy.cores_per_tile * hierarchy.tiles_per_chip
     instances = {
-        Place.ARRAY: cores * hierarchy.arrays_per_core,
-        Place.CORE: cores,
-        Place.TILE: hierarchy.tiles_per_chip,
-        Place.CHIP: 1,
+        HierarchyUnit.ARRAY: cores * hierarchy.arrays_per_core,
+        HierarchyUnit.CORE: cores,
+        HierarchyUnit.TILE: hierarchy.tiles_per_chip,
+        HierarchyUnit.CHIP: 1,
     }
     return sum(part.count * instances[part.per] * part.area_m2 for part in target.components.values())
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from mcompiler.cost.published import area, power
 from mcompiler.errors import TargetError
-from mcompiler.target import Place, load_target, resolved_toml
+from mcompiler.target import HierarchyUnit, load_target, resolved_toml
 from mcompiler.target.scaling import ADC_PJ, ADC_UM2, NODE_AREA, NODE_ENERGY, adc_factor, node_factor
 
 
@@ -99,11 +99,11 @@ def test_rules(component: str, key: str, value: int, field: str, factor: float) 
 )
 def test_a_chip_grows_with_what_it_has(key: str, values: tuple[int, ...]) -> None:
     chips = [load_target("isaac", [f"{key}={value}"]) for value in values]
-    areas = [area(Place.CHIP, chip) for chip in chips]
+    areas = [area(HierarchyUnit.CHIP, chip) for chip in chips]
     assert areas == sorted(areas)
     assert len(set(areas)) == len(areas)
     if key != "array.columns":  # wider arrays are read more slowly by their one ADC
-        powers = [power(Place.CHIP, chip) for chip in chips]
+        powers = [power(HierarchyUnit.CHIP, chip) for chip in chips]
         assert powers == sorted(powers)
 
 

@@ -1,0 +1,85 @@
+"""The cost tables of a build as text."""
+
+from __future__ import annotations
+
+from mcompiler.cost import Cost
+from mcompiler.summary.screen import NAME
+from mcompiler.text import area, facts, percent, plural, quantity, shorten, table
+
+
+def cost_summary(cost: Cost, assumed: int) -> str:
+    """Totals, and the tables of layers and of components, each of which adds up to them.
+
+    Args:
+        cost: the cost tables.
+        assumed: number of values of the target that are assumptions.
+    """
+    dense = f"{cost.crossbars:,} ({cost.crossbars_dense:,} in the dense mapping)"
+    totals = [*cost_totals(cost), ("crossbars", dense), ("utilisation", percent(cost.utilisation))]
+    notes = ["Layers and components each add up to energy and area; an inference pays static power times its interval."]
+    if assumed:
+        notes.append(
+            f"{plural(assumed, 'value')} of the target {'is an assumption' if assumed == 1 else 'are assumptions'};"
+            " the report lists them with their sources."
+        )
+    return "\n\n".join([facts(totals), _layer_costs(cost), _component_costs(cost), "\n".join(notes)])
+
+
+def _share(part: float, whole: float) -> str:
+    return percent(part / whole) if whole else "-"
+
+
+def _title(cost: Cost, name: str) -> str:
+    """Label of a layer."""
+    counts = cost.counts.layers.get(name)
+    return name if counts is None else counts.title(name)
+
+
+def _layer_costs(cost: Cost) -> str:
+    rows = [
+        [
+            shorten(_title(cost, name), NAME),
+            f"{price.crossbars:,}",
+            f"{price.crossbars_dense:,}",
+            percent(price.utilisation),
+            quantity(price.latency_s, "s"),
+            quantity(price.energy_j, "J"),
+            _share(price.energy_j, cost.energy_j),
+            area(price.area_m2),
+            str(price.adc_bits),
+        ]
+        for name, price in cost.layers.items()
+    ]
+    headers = ["layer", "crossbars", "dense", "used", "latency", "energy", "share", "area", "ADC bits"]
+    return table(headers, rows, "lrrrrrrrr")
+
+
+def _component_costs(cost: Cost) -> str:
+    """Components in descending order of energy."""
+    prices = sorted(cost.components.items(), key=lambda item: (-item[1].energy_j, -item[1].area_m2, item[0]))
+    rows = [
+        [
+            shorten(name, NAME),
+            quantity(price.energy_j, "J"),
+            _share(price.energy_j, cost.energy_j),
+            quantity(price.dynamic_j, "J"),
+            quantity(price.static_j, "J"),
+            quantity(price.static_power_w, "W"),
+            area(price.area_m2),
+            _share(price.area_m2, cost.area_m2),
+        ]
+        for name, price in prices
+    ]
+    headers = ["component", "energy", "share", "dynamic", "standby", "static power", "area", "share"]
+    return table(headers, rows, "lrrrrrrr")
+
+
+def cost_totals(cost: Cost) -> list[tuple[str, str]]:
+    """Names and values of what an inference costs in all."""
+    return [
+        ("latency", f"{quantity(cost.latency_s, 's')} per inference"),
+        ("throughput", f"{quantity(cost.throughput_per_s, '/s')}, one inference after the other in a pipeline"),
+        ("energy", f"{quantity(cost.energy_j, 'J')} per inference"),
+        ("power", f"{quantity(cost.power_w, 'W')} at that throughput, {quantity(cost.peak_power_w, 'W')} peak"),
+        ("area", area(cost.area_m2)),
+    ]

@@ -1,0 +1,100 @@
+"""The result of ``verify`` without device errors as text: verdict, accuracies, worst layers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from mcompiler.simulate import LayerResult, Verification
+from mcompiler.summary.screen import LARGEST, NAME
+from mcompiler.text import clean, facts, percent, plural, shorten, table
+
+
+def verify_summary(result: Verification) -> str:
+    """The verdict in one sentence, accuracies and agreement where they are known, the worst layers."""
+    parts = [_verdict(result)]
+    if result.failures:
+        parts.append("\n".join(f"- {clean(failure)}" for failure in result.failures))
+    known = [(name, value) for name, value in _comparisons(result) if value is not None]
+    if known:
+        parts.append(facts(known))
+    inexact = [layer for layer in result.layers if not layer.exact]
+    if inexact:
+        parts.append(_worst(inexact, result.promised))
+    return "\n\n".join(parts)
+
+
+def _verdict(result: Verification) -> str:
+    """One sentence: what the samples showed about exactness."""
+    on = f"on {plural(result.samples, 'sample')}"
+    layers = plural(len(result.layers), "layer")
+    if result.failures:
+        return f"FAILED {on}: {plural(len(result.failures), 'promise')} of the build {_does(result.failures)} not hold."
+    if result.exact and result.layers:
+        return (
+            f"EXACT {on}: what the cells compute equals the quantised reference to the last integer in "
+            f"{'the one layer' if len(result.layers) == 1 else f'all {layers}'}, and all outputs to the last bit."
+        )
+    if result.exact:
+        return f"EXACT {on}: no layer is mapped to crossbars, and all outputs equal the reference to the last bit."
+    inexact = sum(not layer.exact for layer in result.layers)
+    kept = len(result.promised)
+    held = (
+        f"; the {plural(kept, 'layer')} with lossless converters {'is' if kept == 1 else 'are'} exact" if kept else ""
+    )
+    return (
+        f"NOT EXACT, as expected, {on}: the converters lose in {inexact:,} of {layers}, by up to "
+        f"{result.max_code_error:,.6g} units of the accumulator{held}."
+    )
+
+
+def _does(items: Sequence[object]) -> str:
+    return "does" if len(items) == 1 else "do"
+
+
+def _comparisons(result: Verification) -> list[tuple[str, str | None]]:
+    accuracies = [
+        f"{percent(value)} {name}"
+        for name, value in (
+            ("float", result.top1_float),
+            ("quantised", result.top1_quantised),
+            ("mapped", result.top1_mapped),
+        )
+        if value is not None
+    ]
+    agreements = [
+        f"{percent(value)} {name}"
+        for name, value in (
+            ("quantised = float", result.agreement_quantised_float),
+            ("mapped = quantised", result.agreement_mapped_quantised),
+        )
+        if value is not None
+    ]
+    sqnr = result.sqnr_db
+    return [
+        ("top-1 accuracy", ", ".join(accuracies) or None),
+        ("same answer", ", ".join(agreements) or None),
+        ("mapped against float", f"{sqnr:.1f} dB signal to error" if sqnr is not None else None),
+    ]
+
+
+def _worst(layers: Sequence[LayerResult], promised: frozenset[str]) -> str:
+    """Layers that are not exact: those promised lossless first, then in order of signal to error."""
+
+    def rank(layer: LayerResult) -> tuple[bool, float, float]:
+        sqnr = float("inf") if layer.sqnr_db is None else layer.sqnr_db
+        return layer.name not in promised, sqnr, -layer.max_code_error
+
+    shown = sorted(layers, key=rank)[:LARGEST]
+    rows = [
+        [
+            shorten(layer.name, NAME),
+            "lossless" if layer.name in promised else "-",
+            f"{layer.max_code_error:,.6g}",
+            "-" if layer.sqnr_db is None else f"{layer.sqnr_db:.1f} dB",
+            percent(layer.adc_clipped),
+        ]
+        for layer in shown
+    ]
+    text = table(["worst layers", "promised", "largest error", "signal to error", "clipped"], rows, "llrrr")
+    more = len(layers) - len(shown)
+    return text + (f"\n... {more:,} more that are not exact" if more else "")
