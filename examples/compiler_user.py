@@ -24,7 +24,7 @@ def compile_and_verify(demo: Path, directory: Path) -> mcompiler.Build:
     result = build.verify(held_out["x"], held_out["y"])
     print(f"exact on {result.samples} samples: {result.exact}; top-1 mapped {result.top1_mapped:.1%}")
     for node in build.fates:
-        print(f"  {node.name:26} {node.op:18} {node.fate:8} {node.reason}")
+        print(f"  {node.name:26} {node.op:18} {node.fate:8} {mcompiler.reason_text(node.reason)}")
     return build
 
 

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from mcompiler.driver import Build, Calibration, compile, load
     from mcompiler.driver.trials import TrialOptions
     from mcompiler.errors import BuildError, CompileError, DataError, ModelError, PassError, TargetError, UserError
-    from mcompiler.ir import BitRange, Fate, NodeFate
+    from mcompiler.fates import reason_text
+    from mcompiler.ir import BitRange, BodyStep, Fate, ModelNode, NodeFate, NodeRef, Origin, Reason, ReasonKind
     from mcompiler.netlist import run_deck
     from mcompiler.pipeline import Observer
     from mcompiler.simulate import Accuracy, ChipResult, LayerCauses, LayerResult, Trials, Verification
@@ -33,6 +34,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Accuracy",
     "BitRange",
+    "BodyStep",
     "Build",
     "BuildError",
     "Calibration",
@@ -49,12 +51,17 @@ __all__ = [
     "LayerCounts",
     "LayerResult",
     "ModelError",
+    "ModelNode",
     "NodeFate",
+    "NodeRef",
     "Observer",
+    "Origin",
     "PassError",
     "Place",
     "Price",
     "Programming",
+    "Reason",
+    "ReasonKind",
     "Samples",
     "Target",
     "TargetError",
@@ -68,6 +75,7 @@ __all__ = [
     "list_targets",
     "load",
     "load_target",
+    "reason_text",
     "run_deck",
 ]
 
@@ -93,8 +101,15 @@ _HOME = {
     "TargetError": "mcompiler.errors",
     "UserError": "mcompiler.errors",
     "BitRange": "mcompiler.ir",
+    "BodyStep": "mcompiler.ir",
     "Fate": "mcompiler.ir",
+    "ModelNode": "mcompiler.ir",
     "NodeFate": "mcompiler.ir",
+    "NodeRef": "mcompiler.ir",
+    "Origin": "mcompiler.ir",
+    "Reason": "mcompiler.ir",
+    "ReasonKind": "mcompiler.ir",
+    "reason_text": "mcompiler.fates",
     "run_deck": "mcompiler.netlist",
     "Observer": "mcompiler.pipeline",
     "Accuracy": "mcompiler.simulate",
