@@ -1,9 +1,9 @@
-"""docs/results.md from the result files; only the remarks in rows.toml are written by hand.
+"""Write docs/results.md from the result files; rows.toml contains the remarks.
 
     python benchmarks/page.py [--results benchmarks/results] [--out docs/results.md] [--check]
 
-What was asked for, the paper's figures and remarks stand in rows.toml. A result that does not exist yet is named as
-such. Run plots.py first: plots that exist are shown. --check writes nothing and fails if the page is out of date.
+rows.toml contains goals, figures of the paper and remarks. The page names results that do not exist yet. Run plots.py
+first: the page shows the plots that exist. --check writes nothing, and fails if the page is out of date.
 """
 
 from __future__ import annotations
@@ -49,29 +49,30 @@ TEST_IMAGES = 10_000
 INTRODUCTION = """\
 # Results
 
-<!-- Written by benchmarks/page.py from benchmarks/results and benchmarks/rows.toml; change those, not this. -->
+<!-- benchmarks/page.py writes this page from benchmarks/results and benchmarks/rows.toml: change those files. -->
 
-The networks of Yuan et al. (ISLPED 2019, arXiv 1908.11691), compressed with `mcompiler.admm`, exported, compiled for
-`yuan2019` (or its 32x32 arrays) at 5 bit and verified on the whole test set, beside what was to be reached and what the
-paper says.
+The networks of Yuan et al. (ISLPED 2019, arXiv 1908.11691), compressed with `mcompiler.admm`, exported, compiled at 5
+bit for `yuan2019` (or its 32x32 arrays), and verified on the whole test set. Each table compares the result with the
+goal and with the figures of the paper.
 
-**How to read it.** A *tile* is one array position: two arrays at 5 bit, four at 9. Ratios are counted four ways,
-never mixed: *weights* of the convolutions that are left; *tiles* of the convolutions, at equal bits; *arrays* of the
-convolutions against the dense mapping at 9 bit; and *all analog layers*, fully connected ones included. *Mapped*
-accuracy has the converters inside: inputs quantised, ADC ranges calibrated by layer on training images and frozen.
-Accuracies are top-1 in percent; ± is the standard deviation over seeds. How these networks, and ResNet-20, bear errors
-of devices, wires and converters is in [robustness.md](robustness.md), with plots.
+**Terms.** A *tile* is one array position: two arrays at 5 bit, four at 9 bit. Four ratios are given separately:
+remaining *weights* of the convolutions; *tiles* of the convolutions at equal bits; *arrays* of the convolutions against
+the dense mapping at 9 bit; and *all analog layers*, which include fully connected layers. *Mapped* accuracy includes
+the converters: inputs are quantised, and the ADC range of each layer is calibrated on training images and then fixed.
+Accuracies are top-1 in percent; ± is the standard deviation over seeds. [robustness.md](robustness.md) shows how errors
+of devices, wires and converters change the accuracy of these networks and of ResNet-20.
 
-**What the paper's figures are.** Its ratios count weights of convolutions, not crossbars: "area saved" is 1 − 1/ratio
-on every row. The figures of its abstract are not one operating point: compression, power and area are those of the
-5-bit networks, the accuracy loss is not. Accuracies are against a 9-bit dense baseline; ADC, DAC and the bits of
-activations are not in them, as far as it says. Each network below has more remarks.
+**Figures of the paper.** The ratios of the paper count weights of convolutions, not crossbars: in every row, "area
+saved" is 1 − 1/ratio. The figures in its abstract do not belong to one operating point: compression, power and area are
+those of the 5-bit networks, the accuracy loss is not. Accuracies are compared with a dense 9-bit baseline. As far as
+the paper states, they include neither ADC and DAC nor quantised activations. Further remarks are in the sections on
+each network.
 """
 
 AGAIN = """\
-## How to make these figures again
+## How to reproduce these figures
 
-From a checkout with `../shared` (data and start weights) and `pip install -c constraints.txt -e '.[benchmarks,dev]'`:
+In a checkout with `../shared` (data and start weights), after `pip install -c constraints.txt -e '.[benchmarks,dev]'`:
 
 <!-- not run: hours of training -->
 ```console
@@ -81,7 +82,7 @@ $ python benchmarks/paper.py vgg16
 $ python benchmarks/paper.py resnet18
 $ python benchmarks/paper.py vgg16 --spec benchmarks/specs/vgg16_40.toml --name vgg16_cifar10_5bit_40
 $ python benchmarks/paper.py resnet18 --seeds 1 --spec benchmarks/specs/resnet18_40.toml --name resnet18_cifar10_5bit_40
-$ python benchmarks/costs.py # power and area alone, again
+$ python benchmarks/costs.py # power and area only
 $ python benchmarks/sweep.py --restart
 $ python benchmarks/budget.py
 $ python benchmarks/admm.py
@@ -112,9 +113,9 @@ def page(results: Path, plots: Path) -> str:
     for network, facts in rows.items():
         lines += section(network, facts, found, plots)
     for title, name, show in (
-        ("Where a budget goes", "budget_vgg16", budget),
+        ("Distribution of a budget", "budget_vgg16", budget),
         ("Accuracy against crossbars", "digits_sweep", sweep),
-        ("What an ADMM epoch costs", "admm_vgg16", epoch_cost),
+        ("Time of an ADMM epoch", "admm_vgg16", epoch_cost),
     ):
         result = read(results / f"{name}.json")
         lines += [f"## {title}", "", *(show(result) if result else [f"Not measured yet (`{name}.json`).", ""])]
@@ -129,12 +130,9 @@ def picture(plots: Path, name: str, title: str) -> list[str]:
     return [f"![{title}](plots/{name}.svg)", ""] if (plots / f"{name}.svg").exists() else []
 
 
-# --- what was asked --------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class Check:
-    """One thing that was asked for, as text, and whether it is met; None where there is no result."""
+    """One part of a goal as text, and whether the result reaches it; None if there is no result."""
 
     what: str
     asked: str
@@ -145,17 +143,17 @@ class Check:
 ASKED = {
     "tiles_conv": ("tiles of the convolutions", "≤"),
     "tiles": ("tiles of the whole network", "≤"),
-    "dense": ("dense, %", "≥"),
-    "top1": ("mapped, %", "≥"),
-    "loss": ("mapped, points below dense", "≤"),
-    "power_saved": ("peak power of arrays and converters, % less", "≥"),
-    "epochs": ("epochs of dense training less those of the compressed network in all", "≥"),
+    "dense": ("accuracy dense, %", "≥"),
+    "top1": ("accuracy mapped, %", "≥"),
+    "loss": ("accuracy mapped, points below dense", "≤"),
+    "power_saved": ("reduction of the peak power of arrays and converters, %", "≥"),
+    "epochs": ("epochs of dense training minus all epochs of the compressed network", "≥"),
 }
-"""Keys of goals in rows.toml; ``epochs`` holds for all of them."""
+"""Keys of goals in rows.toml; ``epochs`` applies to all goals."""
 
 
 def checks(network: str, goal: dict[str, Any], result: Any) -> list[Check]:
-    """All that is asked in one goal."""
+    """All parts of one goal."""
     ours = sizes(network)
     limits = {"epochs": 0, **goal}
     if "ratio_tiles" in goal:
@@ -174,7 +172,7 @@ def checks(network: str, goal: dict[str, Any], result: Any) -> list[Check]:
 
 
 def measures(result: Any) -> dict[str, tuple[str, float]]:
-    """What was found, as text and as the number to compare: means of accuracies, the worst run of all else."""
+    """Results as text and as the number to compare: means of accuracies, and the worst run of all other figures."""
     runs = result["runs"]
     lost = round(100 * (result["top1_dense"] - result["top1_mapped"]), 2)
     saved = result["power_and_area"]["saved_percent"]["peak_array_power_w"]
@@ -191,13 +189,13 @@ def measures(result: Any) -> dict[str, tuple[str, float]]:
 
 def state(found: list[Check], result: Any) -> str:
     if not result:
-        return "not reached yet"
+        return "no result yet"
     missed = [check.what for check in found if not check.met]
     return f"**not reached**: {'; '.join(missed)}" if missed else "**reached**"
 
 
 def overview(rows: dict[str, Any], found: dict[str, Any]) -> list[str]:
-    """One line a goal."""
+    """One line for each goal."""
     lines = []
     for network, facts in rows.items():
         for goal in facts["goals"]:
@@ -209,23 +207,23 @@ def overview(rows: dict[str, Any], found: dict[str, Any]) -> list[str]:
                 dense, mapped = over_runs(result["runs"], "top1_dense"), over_runs(result["runs"], "top1_mapped")
             verdict = state(checks(network, goal, result), result)
             lines.append((facts["title"], goal["title"], verdict, tiles, ratios, dense, mapped))
-    head = ["network", "asked", "state", "tiles, convolutions", "ratio of tiles", "dense", "mapped, 5 bit"]
-    return ["## At a glance", "", *table(head, lines, left=3)]
-
-
-# --- one network -----------------------------------------------------------------------------------------------------
+    head = ["network", "goal", "state", "tiles, convolutions", "ratio of tiles", "dense", "mapped, 5 bit"]
+    return ["## Overview", "", *table(head, lines, left=3)]
 
 
 def section(network: str, facts: dict[str, Any], found: dict[str, Any], plots: Path) -> list[str]:
-    """A network: what it is, what the paper says, and each goal."""
+    """A network: its layers, the figures of the paper, and each goal."""
     ours = sizes(network)
     lines = [
-        f"## {facts['title']}", "", facts["layers"].strip(), "",
+        f"## {facts['title']}",
+        "",
+        facts["layers"].strip(),
+        "",
         f"{ours['weights_conv']:,} weights in convolutions ({ours['weights']:,} in all), {ours['tiles_conv']:,} tiles "
-        f"({ours['tiles']:,}) of `{TARGETS[network]}`, at least {ours['floor_conv']} ({ours['floor']}): one a layer.",
+        f"({ours['tiles']:,}) of `{TARGETS[network]}`, at least {ours['floor_conv']} ({ours['floor']}): one per layer.",
         "",
         *published(network, facts),
-    ]  # fmt: skip
+    ]
     for goal in facts["goals"]:
         result = found[goal["name"]]
         lines += [f"### {goal['title']}", "", *asked(network, goal, result)]
@@ -239,35 +237,38 @@ def section(network: str, facts: dict[str, Any], found: dict[str, Any], plots: P
 
 
 def published(network: str, facts: dict[str, Any]) -> list[str]:
-    """The paper's rows, and what is to be said of them."""
+    """The rows of the paper, and remarks."""
     rows = [
         (
-            f"{pruned:.2f}", ratio(weights), f"{area:.2f}", *(f"{value:.2f}" for value in bits),
+            f"{pruned:.2f}",
+            ratio(weights),
+            f"{area:.2f}",
+            *(f"{value:.2f}" for value in bits),
             f"{facts['original'] - bits[-1]:.2f}",
         )
         for pruned, weights, area, *bits in facts["rows"]
-    ]  # fmt: skip
-    head = ["pruned, %", "ratio of weights", "area saved, %", "7 bit", "6 bit", "5 bit", "lost at 5 bit"]
+    ]
+    head = ["pruned, %", "ratio of weights", "area saved, %", "7 bit", "6 bit", "5 bit", "loss at 5 bit"]
     lines = [f"The paper (Table I; original {facts['original']:.2f}%):", "", *table(head, rows, left=0)]
     power = f"Power −{facts['power_saved']:.2f}%, area −{facts['area_saved']:.2f}% at {facts['power_at']}x."
     lines += [f"{power} {facts['caveat'].strip()}", ""]
     if network == "convnet":
         dense = sizes(network)["tiles_conv"]
-        lines += [f"In tiles, 5.88x of ours leaves {tiles_at(dense, 5.88)} of {dense}.", ""]
+        lines += [f"For our network, a ratio of 5.88x in tiles leaves {tiles_at(dense, 5.88)} of {dense}.", ""]
     return lines
 
 
 def asked(network: str, goal: dict[str, Any], result: Any) -> list[str]:
-    """What was asked and what came of it."""
+    """The goal and the result."""
     found = checks(network, goal, result)
     word = {True: "yes", False: "no", None: "–"}
     lines = table(
-        ["", "asked", "found", "met"], [(line.what, line.asked, line.found, word[line.met]) for line in found]
+        ["", "goal", "result", "reached"], [(line.what, line.asked, line.found, word[line.met]) for line in found]
     )
     if result:
         return lines
-    reason = "" if goal.get("note") else " No reason has been noted down."
-    return [*lines, f"**Not reached yet:** there is no `{goal['name']}.json`.{reason}", ""]
+    reason = "" if goal.get("note") else " No reason is recorded."
+    return [*lines, f"**No result yet:** there is no `{goal['name']}.json`.{reason}", ""]
 
 
 RATIOS = (
@@ -280,7 +281,7 @@ RATIOS = (
 
 
 def figures(result: Any) -> list[str]:
-    """The four ratios, the accuracies on the way, epochs."""
+    """The four ratios, the accuracies after each step, epochs."""
     runs = result["runs"]
     ratios = [
         (label, f"{result[dense]:,}", f"{result[left]:,}", ratio(result[name])) for label, dense, left, name in RATIOS
@@ -288,7 +289,7 @@ def figures(result: Any) -> list[str]:
     bits = load_target(result["target"]).converters.adc.bits
     accuracies = [
         ("dense, float", "top1_dense"),
-        ("behind the hard projection", "top1_projected"),
+        ("after the hard projection", "top1_projected"),
         ("retrained, in PyTorch", "top1_pytorch"),
         ("quantised, before mapping", "top1_quantised"),
         ("mapped, lossless converters", "top1_mapped_lossless"),
@@ -302,57 +303,62 @@ def figures(result: Any) -> list[str]:
         return [over_runs(runs, key)] if several else []
 
     return [
-        f"Counts of seed {result['seeds'][0]}, whose model is in `benchmarks/models`.", "",
+        f"The counts are those of seed {result['seeds'][0]}; its model is in `benchmarks/models`.",
+        "",
         *table(["", "dense", "compressed", "ratio"], ratios),
         *table(head, [(label, *mean(key), *(percent(run[key]) for run in runs)) for label, key in accuracies]),
-        *clipping(runs), *epochs(runs, result["recipe"]),
-    ]  # fmt: skip
+        *clipping(runs),
+        *epochs(runs, result["recipe"]),
+    ]
 
 
 def clipping(runs: list[Any]) -> list[str]:
-    """Share of conversions beyond the range, and whether lossless converters change nothing."""
+    """Share of conversions outside the range, and whether lossless converters change no result."""
     clipped = [run["adc_clipped"] for run in runs if run["adc_clipped"]]
     exact = "equals" if all(run["lossless_exact"] for run in runs) else "**does not equal**"
     share = (
-        f"{statistics.fmean(entry['mean'] for entry in clipped):.2e} of the conversions are clipped in the mean of the "
-        f"layers, {max(entry['largest'] for entry in clipped):.2e} in the worst; ranges come from "
+        f"Share of conversions that clip: {statistics.fmean(entry['mean'] for entry in clipped):.2e} in the mean over "
+        f"layers, {max(entry['largest'] for entry in clipped):.2e} in the worst layer. The ranges come from "
         f"{runs[0]['calibration_images']} training images."
         if clipped
         else "No converter clips."
     )
     probed = max(run.get("images_probed") or 0 for run in runs)
     on = (
-        f", compared on the first {probed:,} test images, on which clipping is counted too (their lossless accuracy "
-        "is that of the quantised network)"
+        f". This comparison, and the share of conversions that clip, are measured on the first {probed:,} test "
+        "images; the accuracy with lossless converters is that of the quantised network"
         if probed and probed < TEST_IMAGES
         else ""
     )
-    return [f"{share} With lossless converters the mapped network {exact} the quantised one on every layer{on}.", ""]
+    return [
+        f"{share} With lossless converters the mapped network {exact} the quantised network in every layer{on}.",
+        "",
+    ]
 
 
 def epochs(runs: list[Any], recipe: dict[str, Any]) -> list[str]:
-    """How long each was trained."""
+    """Epochs of training."""
     first = runs[0]
     retrain = recipe["compress"]["retrain"]
-    before = f"{first['epochs_before_compression']} dense before it"
+    before = f"{first['epochs_before_compression']} of dense training"
     if "started_from" in first:
-        before = f"{first['epochs_before_compression']} those of `{first['started_from']}`, from which it goes on"
-    admm = "none of ADMM"
+        before = f"{first['epochs_before_compression']} of `{first['started_from']}`, which is the start"
+    admm = "0 of ADMM"
     if first["epochs_admm"]:
         rho = ", ".join(f"{rho:g}" for rho in recipe["compress"]["admm"]["rho"])
         admm = f"{first['epochs_admm']} of ADMM (ρ {rho})"
     seconds = statistics.fmean(run["seconds_compress"] for run in runs)
     return [
-        f"Epochs: dense {first['epochs_dense']}; compressed {first['epochs_compressed_in_all']} in all, of which "
-        f"{before}, {admm} and {first['epochs_retrain']} of masked retraining "
-        f"({retrain.get('float_epochs', 0)} float). Compressing took {seconds / 60:,.0f} minutes a seed. Every "
-        "hyper-parameter is in the result file, under `recipe`.",
+        f"Epochs: {first['epochs_dense']} dense; {first['epochs_compressed_in_all']} for the compressed network: "
+        f"{before}, {admm} and {first['epochs_retrain']} of masked retraining ({retrain.get('float_epochs', 0)} of "
+        f"these in float). Compression took {seconds / 60:,.0f} minutes per seed. The result file contains every "
+        "hyper-parameter under `recipe`.",
         "",
     ]
 
 
 def layers(result: Any) -> list[str]:
-    """What is left of each layer, in the first run."""
+    """What remains of each layer, in the first run."""
     run = result["runs"][0]
     energy = result["power_and_area"]["energy_per_inference_by_layer_j"]
     rows = []
@@ -360,11 +366,17 @@ def layers(result: Any) -> list[str]:
         name = layer["name"]
         clipped = run["adc_clipped_layers"].get(name)
         rows.append(
-            (f"`{name}`", structure(layer["structure"]), "{1} x {2}".format(*layer["matrix"]),
-             f"{layer['weights']:,} of {layer['weights_dense']:,}", f"{layer['tiles']} of {layer['tiles_dense']}",
-             quantity(energy[name], "J") if name in energy else "–", "–" if clipped is None else f"{clipped:.1e}")
-        )  # fmt: skip
-    head = ["layer", "may keep", "matrix now", "weights", "tiles", "energy, whole chip", "clipped"]
+            (
+                f"`{name}`",
+                structure(layer["structure"]),
+                "{1} x {2}".format(*layer["matrix"]),
+                f"{layer['weights']:,} of {layer['weights_dense']:,}",
+                f"{layer['tiles']} of {layer['tiles_dense']}",
+                quantity(energy[name], "J") if name in energy else "–",
+                "–" if clipped is None else f"{clipped:.1e}",
+            )
+        )
+    head = ["layer", "constraint", "matrix", "weights", "tiles", "energy, whole chip", "share clipped"]
     return table(head, rows, left=2)
 
 

@@ -1,4 +1,4 @@
-"""docs/robustness.md and its plot, from benchmarks/results/robustness.json: `robustness.py` writes both."""
+"""The text of docs/robustness.md and its plot, from benchmarks/results/robustness.json; `robustness.py` writes both."""
 
 from __future__ import annotations
 
@@ -11,21 +11,25 @@ PANELS = {  # title: label and sweep of each line
     "stuck cells": {"": "stuck cells"},
     "drift": {"as it is": "drift", "compensated": "drift, compensated"},
     "ADC bits": {
-        "full range": "ADC bits, full range", "range per layer": "ADC bits, range per layer",
-        "per array": "ADC bits, range per array", "per column": "ADC bits, range per column",
+        "full range": "ADC bits, full range",
+        "range per layer": "ADC bits, range per layer",
+        "per array": "ADC bits, range per array",
+        "per column": "ADC bits, range per column",
     },
     "ADC errors, codes of offset and % of gain": {
-        "as they are": "ADC errors, as they are", "corrected per ADC": "ADC errors, corrected per ADC",
+        "as they are": "ADC errors, as they are",
+        "corrected per ADC": "ADC errors, corrected per ADC",
         "per column": "ADC errors, corrected per column",
     },
     "wires, ohm x g_max x rows^2": {
-        "as written": "wires, ohm x g_max x rows^2", "predistorted": "wires, predistorted",
+        "as written": "wires, ohm x g_max x rows^2",
+        "predistorted": "wires, predistorted",
     },
-}  # fmt: skip
+}
 
 _ADC_ERRORS = (
-    " ADC errors of n are an offset of n codes and a gain of n% (deviations over the ADCs, one an array); corrections "
-    "are fitted on 64 known vectors."
+    " ADC errors of n are an offset of n codes and a gain of n% (standard deviations over the ADCs, one ADC per "
+    "array). The corrections are fitted with 64 known vectors."
 )
 
 
@@ -34,17 +38,16 @@ def page(result: dict[str, Any]) -> str:
     points = result["points"].values()
     first = next(iter(points))
     lines = [
-        "# ResNet-20 on real devices",
+        "# Robustness to device errors: ResNet-20",
         "",
-        "Written by `python benchmarks/robustness.py --parts page` from `benchmarks/results/robustness.json`.",
+        "`python benchmarks/robustness.py --parts page` writes this page from `benchmarks/results/robustness.json`.",
         "",
-        f"CIFAR-10, the first {first['images']} test images, {first['trials']} chips a point (one "
-        "where nothing is drawn). "
-        "4-bit cells of 1 to 50 uS in differential pairs, 128x128 arrays, an 8-bit ADC whose range "
-        "is calibrated on 256 "
-        f"training images, 1-bit phases. Float {100 * first['top1_float']:.1f}%, quantised "
-        f"{100 * first['top1_quantised']:.1f}%, this mapping with ideal devices {100 * first['top1_ideal']:.1f}%. "
-        "Interval: 95%, Student's t over chips.",
+        f"The network is a ResNet-20 on CIFAR-10, measured on the first {first['images']} test images, with "
+        f"{first['trials']} chips per point (one chip if nothing is random). The chip has 4-bit cells of 1 to 50 uS in "
+        "differential pairs, 128x128 arrays, 1-bit phases, and an 8-bit ADC whose range is calibrated on 256 training "
+        f"images. The accuracy is {100 * first['top1_float']:.1f}% in float, {100 * first['top1_quantised']:.1f}% "
+        f"quantised, and {100 * first['top1_ideal']:.1f}% for this mapping with ideal devices. The intervals are 95% "
+        "confidence intervals of the mean (Student's t over chips).",
         "",
         "![accuracy against each effect](plots/robustness.svg)",
         "",
@@ -61,8 +64,8 @@ def page(result: dict[str, Any]) -> str:
         )
     lines += [
         "",
-        "Drift is IBM's law of phase-change memory on these cells; compensation measures every array each 20 s. Ranges "
-        "of arrays and columns are their layer's divided by powers of two."
+        "Drift follows IBM's law for phase-change memory, applied to these cells; the compensation measures every "
+        "array each 20 s. Ranges of arrays and columns are the range of their layer divided by powers of two."
         + (_ADC_ERRORS if any(point["sweep"].startswith("ADC errors") for point in points) else ""),
     ]
     if "compressed" in result:
@@ -71,21 +74,20 @@ def page(result: dict[str, Any]) -> str:
         cost = result["cost"]
         lines += [
             "",
-            "## What a trial costs",
+            "## Run time of a trial",
             "",
-            f"Against the same unfolded simulation without effects: static effects "
-            f"{cost['static_over_none']['median']:.2f} "
-            f"times (1.1 asked), noise per read {cost['per_read_over_none']['median']:.2f} times (2.5 "
-            "asked); medians of 7 "
-            "rounds, one thread.",
+            "The run times are relative to the same simulation without effects and without folding: "
+            f"{cost['static_over_none']['median']:.2f} times with static effects (goal: 1.1), and "
+            f"{cost['per_read_over_none']['median']:.2f} times with noise per read (goal: 2.5). They are medians of 7 "
+            "rounds on one thread.",
         ]
     for run in result.get("wires_time", []):
         lines += [
             "",
-            f"All {run['images']:,} images with wires of 1 ohm a segment, {run['cell_bits']}-bit cells, "
-            f"{run['crossbars']} crossbars, one thread: {run['seconds']:.0f} s, of which "
-            f"{run['seconds_solver_and_model']:.1f} s "
-            f"for transfer matrices and model; top-1 {100 * run['top1']:.2f}%.",
+            f"All {run['images']:,} images with wires of 1 ohm per segment, {run['cell_bits']}-bit cells and "
+            f"{run['crossbars']} crossbars take {run['seconds']:.0f} s on one thread, of which "
+            f"{run['seconds_solver_and_model']:.1f} s are for transfer matrices and model; top-1 is "
+            f"{100 * run['top1']:.2f}%.",
         ]
     if "neurram" in result:
         found = result["neurram"]
@@ -93,19 +95,16 @@ def page(result: dict[str, Any]) -> str:
             "",
             "## NeuRRAM",
             "",
-            f"The chip measured {100 * found['measured_top1']:.1f}% with a ResNet-20 of 4-bit weights "
-            "that was trained with "
-            "noise and fine-tuned on the chip (Wan et al., Nature 608, 504, 2022).",
+            f"Wan et al. (Nature 608, 504, 2022) measured {100 * found['measured_top1']:.1f}% on the chip, with a "
+            "ResNet-20 with 4-bit weights that was trained with noise and fine-tuned on the chip.",
             "",
-            "Target `neurram`, no fitted parameter, the float ResNet-20 of our tests, quantised "
-            "after training to 4-bit "
-            f"weights and 3-bit inputs: float {100 * found['top1_float']:.1f}%, quantised "
-            f"{100 * found['top1_quantised']:.1f}%, converters too {100 * found['top1_ideal']:.1f}%, "
-            f"{100 * found['mean']:.1f}% on {len(found['chips'])} chips half an hour after "
-            "programming. Neither step is "
-            "trained for here and both are there, which is the difference: the networks are not "
-            "comparable, and the figure "
-            "is what the chip would do to a network that does not know it. Assumptions are in the target's sources.",
+            "Here, the float ResNet-20 of our tests is quantised after training to 4-bit weights and 3-bit inputs, "
+            f"for the target `neurram`, without fitted parameters. The accuracy is {100 * found['top1_float']:.1f}% "
+            f"in float, {100 * found['top1_quantised']:.1f}% quantised, {100 * found['top1_ideal']:.1f}% with "
+            f"converters, and {100 * found['mean']:.1f}% on {len(found['chips'])} chips half an hour after "
+            "programming. The networks are not comparable, because ours is neither trained with noise nor fine-tuned. "
+            "The figure shows the effect of the chip on a network that is not trained for it. The sources in the "
+            "target list the assumptions.",
         ]
     return "\n".join(lines) + "\n"
 
@@ -117,10 +116,10 @@ def compressed_lines(networks: dict[str, dict[str, Any]]) -> list[str]:
         "",
         "## Compressed networks",
         "",
-        "The 5-bit networks of [results.md](results.md) on `yuan2019` and its 32x32 arrays, 0.1 to 1 uS, 8-bit ADCs "
-        f"of calibrated range: top-1 in % on the first {first['images']} test images, mean and 95% interval over "
-        f"{first['trials']} chips. None was trained for such devices "
-        "([admm.md](admm.md#devices-that-err) does that).",
+        "These are the 5-bit networks of [results.md](results.md) on `yuan2019` and its 32x32 arrays, with cells of "
+        f"0.1 to 1 uS and 8-bit ADCs with calibrated ranges: top-1 in % on the first {first['images']} test images, "
+        f"mean and 95% confidence interval over {first['trials']} chips. None of them was trained for such devices; "
+        "[admm.md](admm.md#devices-that-err) describes such training.",
         "",
         "| | " + " | ".join(networks) + " |",
         "| --- |" + " --: |" * len(networks),
@@ -137,7 +136,7 @@ def compressed_lines(networks: dict[str, dict[str, Any]]) -> list[str]:
 
 
 def plot(result: dict[str, Any], path: Path) -> None:
-    """One panel an effect, before and after what calibration does about it."""
+    """One panel per effect, with and without correction on the chip."""
     import matplotlib as mpl
 
     mpl.use("Agg")

@@ -36,20 +36,20 @@ def area(value: float) -> str:
 
 
 def over_runs(runs: Sequence[Any], key: str, digits: int = 2) -> str:
-    """Mean of percentages over runs, with the standard deviation where there are several."""
+    """Mean of percentages over runs, with the standard deviation if there are several runs."""
     values = [100 * run[key] for run in runs]
     mean = f"{statistics.fmean(values):.{digits}f}"
     return mean if len(values) < 2 else f"{mean} ± {statistics.stdev(values):.{digits}f}"
 
 
 def counts(values: Iterable[int]) -> str:
-    """One count, or from to."""
+    """One count, or a range of counts."""
     found = sorted(set(values))
     return f"{found[0]:,}" if len(found) == 1 else f"{found[0]:,} to {found[-1]:,}"
 
 
 def structure(entry: dict[str, Any]) -> str:
-    return ", ".join(f"{key} {value}" for key, value in entry.items()) or "all"
+    return ", ".join(f"{key} {value}" for key, value in entry.items()) or "none"
 
 
 def machine(result: Any) -> str:
@@ -63,15 +63,15 @@ def machine(result: Any) -> str:
 FIGURES = (
     ("peak_array_power_w", "peak power of arrays and converters, all active", "W"),
     ("array_area_m2", "area of arrays and converters", "m²"),
-    ("array_energy_j", "energy an inference of arrays and converters", "J"),
-    ("floor", "its floor: one tile in each layer", "J"),
+    ("array_energy_j", "energy per inference of arrays and converters", "J"),
+    ("floor", "lower limit of this energy: one tile per layer", "J"),
     ("chip_power_w", "chip power, at equal throughput", "W"),
     ("chip_area_m2", "chip area", "m²"),
 )
 
 
 def power_and_area(result: Any, goal: dict[str, Any], paper: dict[str, Any]) -> list[str]:
-    """Compressed at 5 bit against dense at 9 bit, three ways."""
+    """Compressed at 5 bit against dense at 9 bit, in three ways."""
     facts = result["power_and_area"]
     floor = facts["floor_array_energy_j"]
     large = {**facts["dense_9bit"], "floor": facts["dense_9bit"]["array_energy_j"]}
@@ -89,13 +89,14 @@ def power_and_area(result: Any, goal: dict[str, Any], paper: dict[str, Any]) -> 
         )
         for key, label, unit in FIGURES
     ]
-    head = ["", "dense, 9 bit", "compressed, 5 bit", "less, %", "asked", f"paper at {paper['power_at']}x, %"]
+    head = ["", "dense, 9 bit", "compressed, 5 bit", "reduction, %", "goal", f"paper at {paper['power_at']}x, %"]
     return [
         *table(head, rows),
-        f"Equal throughput: {facts['throughput_per_s']:,.0f} inferences a second, what the slower of the two reaches. "
-        "The first two lines are the paper's kind of figure, and array counts in disguise. Early layers see the most "
-        "vectors and keep at least one tile each: that is the floor of the energy. Chip totals go as far as the cost "
-        "model does; prices of parts are the target's, most of them assumptions that every cost report lists.",
+        f"Equal throughput: {facts['throughput_per_s']:,.0f} inferences per second, the maximum of the slower "
+        "network. The first two lines correspond to the figures of the paper; they are proportional to the number of "
+        "arrays. Early layers process the most vectors and keep at least one tile each; this limits the energy from "
+        "below. Totals of the chip include everything in the cost model. The component values come from the target; "
+        "most of them are assumptions, which every cost report lists.",
         "",
     ]
 
@@ -104,30 +105,35 @@ def measured(value: float, unit: str) -> str:
     return area(value) if unit == "m²" else quantity(value, unit)
 
 
-# --- where a budget goes ---------------------------------------------------------------------------------------------
+# --- distribution of a budget ----------------------------------------------------------------------------------------
 
 
 def budget(result: Any) -> list[str]:
-    """Tiles by layer when crossbars are spent, and when the energy is that those take."""
+    """Tiles of each layer under a budget of crossbars, and under a budget of the energy that these crossbars need."""
     plans, free = result["plans"], result["plans_unlinked"]
     spent = plans["crossbars"]["takes"]
     misses = plans["energy_j"]["importance_kept"] < plans["crossbars"]["importance_kept"]
     same = all(found["area_m2"]["tiles"] == found["crossbars"]["tiles"] for found in (plans, free))
     return [
-        f"The search of `[budget]` on VGG-16's convolutions (saliencies from {result['batches']} batches of "
-        f"{result['batch']} training images), once for {spent['crossbars']:.0f} crossbars, once for the "
-        f"{quantity(spent['energy_j'], 'J')} an inference that those take. Nothing is trained here.",
+        f"The search for `[budget]` on the convolutions of VGG-16 (saliencies from {result['batches']} batches of "
+        f"{result['batch']} training images), once for {spent['crossbars']:.0f} crossbars, and once for the "
+        f"{quantity(spent['energy_j'], 'J')} per inference that these crossbars need. No network is trained here.",
         "",
         *budget_table(result["layers"], [found[key] for found in (plans, free) for key in ("crossbars", "energy_j")]),
         *moved("With links", result, plans),
         *moved("Without links", result, free),
-        ("A budget of area buys what one of crossbars buys: every array position has the same area. " if same else "")
-        + "Links are channels that one layer writes and others read: what one plan cuts off counts nothing in the "
-        "others. `compress` searches with them, as a heuristic"
-        + (", which here misses that the plan for crossbars is affordable and keeps more; " if misses else "; ")
-        + "without them the search is exact, and at equal prices the plan that spends energy cannot keep less. Prices "
-        "are means over a layer's tiles, and those that stay are fuller: `compress` compiles a plan, and searches with "
-        "less until it keeps its energy as it is mapped.",
+        (
+            "A budget of area gives the same plan as a budget of crossbars, because every array position has the same "
+            "area. "
+            if same
+            else ""
+        )
+        + "Links are channels that one layer writes and other layers read: if one plan removes a channel, the channel "
+        "has no value in the others. `compress` searches with links, by a heuristic"
+        + (", which here does not find that the plan for crossbars is affordable and keeps more. " if misses else ". ")
+        + "Without links, the search is exact; at equal prices, the plan for energy then keeps at least as much. "
+        "Prices are means over the tiles of a layer, and the remaining tiles are fuller. So `compress` compiles a "
+        "plan, and searches with a smaller budget until the mapped energy is within the budget.",
         "",
         machine(result),
         "",
@@ -135,7 +141,7 @@ def budget(result: Any) -> list[str]:
 
 
 def budget_table(layers: list[Any], plans: Sequence[Any]) -> list[str]:
-    """A line a layer, a column a plan; what each plan takes and keeps below."""
+    """One line per layer, one column per plan; the last lines show what each plan needs and keeps."""
     rows: list[Sequence[Any]] = [
         (
             layer["name"],
@@ -149,15 +155,17 @@ def budget_table(layers: list[Any], plans: Sequence[Any]) -> list[str]:
     ]
     dense = f"{sum(layer['tiles_dense'] for layer in layers):,}"
     rows.append(("tiles", "", "", "", dense, *(sum(plan["tiles"].values()) for plan in plans)))
-    rows.append(("energy, by price", "", "", "", "", *(quantity(plan["takes"]["energy_j"], "J") for plan in plans)))
+    rows.append(("energy, by prices", "", "", "", "", *(quantity(plan["takes"]["energy_j"], "J") for plan in plans)))
     rows.append(("energy, as mapped", "", "", "", "", *(quantity(plan["mapped_j"], "J") for plan in plans)))
     rows.append(("saliency kept, %", "", "", "", "", *(percent(plan["importance_kept"]) for plan in plans)))
-    head = ["layer", "matrix", "vectors", "energy a tile", "dense"]
-    return table([*head, "crossbars", "energy", "crossbars, no links", "energy, no links"], rows)
+    head = ["layer", "matrix", "vectors", "energy per tile", "dense"]
+    return table(
+        [*head, "crossbar budget", "energy budget", "crossbar budget, no links", "energy budget, no links"], rows
+    )
 
 
 def moved(title: str, result: Any, plans: Any) -> list[str]:
-    """Which layers lose and gain tiles when energy is spent instead of crossbars."""
+    """Layers that have fewer and more tiles under the energy budget than under the crossbar budget."""
     one, other = plans["crossbars"]["tiles"], plans["energy_j"]["tiles"]
     named = [
         (f"{layer['name']} ({layer['vectors']:,} vectors)", other[layer["name"]] - one[layer["name"]])
@@ -165,10 +173,10 @@ def moved(title: str, result: Any, plans: Any) -> list[str]:
     ]
     less = ", ".join(name for name, change in named if change < 0) or "none"
     more = ", ".join(name for name, change in named if change > 0) or "none"
-    return [f"{title}, spending energy takes tiles from layers {less}, and gives tiles to {more}.", ""]
+    return [f"{title}, the energy budget gives fewer tiles to layers {less}, and more tiles to {more}.", ""]
 
 
-# --- the digits, and what an epoch costs -----------------------------------------------------------------------------
+# --- the digits network, and the time of an epoch --------------------------------------------------------------------
 
 
 def sweep(result: Any) -> list[str]:
@@ -178,41 +186,49 @@ def sweep(result: Any) -> list[str]:
     for row in result["rows"]:
         points = [point for point in result["points"] if point["budget"] == row["budget"]]
         rows.append(
-            (row["budget"], counts(row["tiles"]), ratio(row["ratio_weights"]), percent(row["top1_projected"]),
-             over_runs(points, "top1_mapped"), f"{100 * row['top1_mapped'] - dense:+.2f}")
-        )  # fmt: skip
+            (
+                row["budget"],
+                counts(row["tiles"]),
+                ratio(row["ratio_weights"]),
+                percent(row["top1_projected"]),
+                over_runs(points, "top1_mapped"),
+                f"{100 * row['top1_mapped'] - dense:+.2f}",
+            )
+        )
     worst = min(100 * row["top1_mapped"] - dense for row in result["rows"])
     exact = all(point["exact"] for point in result["points"])
     seeds = sorted({point["seed"] for point in result["points"]})
     return [
-        f"The demo's network on scikit-learn's digits, `{result['target']}`, all layers searched: "
-        f"{result['tiles_dense']} crossbars dense, at {dense:.2f}% of {result['images']} held-out images (one image is "
-        f"{100 / result['images']:.2f} points). {result['epochs_admm']} epochs of ADMM and "
-        f"{result['epochs_retrain']} of retraining a point, one dense network of {result['dense_epochs']} epochs (seed "
-        f"{result['dense_seed']}), seeds {', '.join(map(str, seeds))} of the compression.",
+        f"The network of the demo on scikit-learn's digits, `{result['target']}`, all layers searched: "
+        f"{result['tiles_dense']} crossbars dense, with {dense:.2f}% of {result['images']} held-out images (one image "
+        f"is {100 / result['images']:.2f} points). Each point has {result['epochs_admm']} epochs of ADMM and "
+        f"{result['epochs_retrain']} of retraining, from one dense network with {result['dense_epochs']} epochs (seed "
+        f"{result['dense_seed']}), with seeds {', '.join(map(str, seeds))} of the compression.",
         "",
         *table(["budget", "crossbars", "weights", "hard projection, %", "mapped, %", "against dense"], rows, left=0),
-        f"The largest loss of a budget's mean is {max(0.0, -worst):.2f} points: digits are easy, and test the "
-        "way more than the network. "
-        + ("Converters are lossless here, and every mapped model equals its quantised reference." if exact else
-           "Not every mapped model equals its quantised reference: that is a fault."),
+        f"The largest loss of the mean of a budget is {max(0.0, -worst):.2f} points. The digits are an easy task; "
+        "they test the method more than the network. "
+        + (
+            "The converters are lossless here, and every mapped model equals its quantised reference."
+            if exact
+            else "Not every mapped model equals its quantised reference: this is a fault."
+        ),
         "",
         machine(result),
         "",
-    ]  # fmt: skip
+    ]
 
 
 def epoch_cost(result: Any) -> list[str]:
-    """An ADMM epoch against a plain one."""
+    """The time of an ADMM epoch and of a plain epoch."""
     over = result["admm_over_plain"]
     verdict = "within" if over["median"] <= 1.15 else "above"
     return [
-        f"{result['network']}, batch {result['batch']}, {result['precision']}, {result['threads']} thread(s), "
-        f"{result['rounds']} rounds of {result['steps_per_round']} step(s) of each kind in turn, from which epochs are "
-        f"reckoned: a plain one takes {result['epoch_s']['plain']:,.1f} s, one of ADMM "
-        f"{result['epoch_s']['admm']:,.1f} s with its {result['update_s']:.3g} s of projections. Median ratio "
-        f"{over['median']:.3f} (single rounds {over['min']:.3f} to {over['max']:.3f}), {verdict} the 1.15 that was "
-        "asked for.",
+        f"{result['network']}, batch {result['batch']}, {result['precision']}, {result['threads']} thread(s). The "
+        f"times of epochs follow from {result['rounds']} rounds of {result['steps_per_round']} step(s) of each kind, "
+        f"in turn: a plain epoch takes {result['epoch_s']['plain']:,.1f} s, an ADMM epoch "
+        f"{result['epoch_s']['admm']:,.1f} s, including {result['update_s']:.3g} s of projections. The median ratio "
+        f"is {over['median']:.3f} (single rounds {over['min']:.3f} to {over['max']:.3f}), {verdict} the goal of 1.15.",
         "",
         machine(result),
         "",
@@ -220,5 +236,5 @@ def epoch_cost(result: Any) -> list[str]:
 
 
 def tiles_at(tiles_dense: int, wanted: float) -> int:
-    """Tiles that are left at most at a ratio."""
+    """The largest number of remaining tiles at a ratio."""
     return math.floor(tiles_dense / wanted)

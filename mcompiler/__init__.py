@@ -1,4 +1,4 @@
-"""mcompiler: compiles trained ONNX models to memristor crossbars, and proves the mapping.
+"""mcompiler compiles trained ONNX models for memristor crossbars and verifies the mapping.
 
     import mcompiler
 
@@ -6,7 +6,7 @@
     build.verify(x, y)
     build.save("model.build")
 
-The names below are imported when first used, so that ``import mcompiler`` stays cheap.
+docs/python.md describes every public name. A name is imported when it is first used: ``import mcompiler`` is fast.
 """
 
 from __future__ import annotations
@@ -15,34 +15,84 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mcompiler.driver import Build, compile, load
+    from mcompiler.artefacts.programming import Programming
+    from mcompiler.conductance import FaultMap
+    from mcompiler.cost import Cost, Counts, DataEnergy, LayerCounts, Price
+    from mcompiler.data import Samples
+    from mcompiler.driver import Build, Calibration, compile, load
+    from mcompiler.driver.trials import TrialOptions
     from mcompiler.errors import BuildError, CompileError, DataError, ModelError, PassError, TargetError, UserError
-    from mcompiler.target import Target, load_target
+    from mcompiler.fates import reason_text
+    from mcompiler.ir import BitRange, BodyStep, Fate, ModelNode, NodeFate, NodeRef, Origin, Reason, ReasonKind
+    from mcompiler.netlist import run_deck
+    from mcompiler.pipeline import Observer
+    from mcompiler.simulate import Accuracy, ChipResult, LayerCauses, LayerResult, Trials, Verification
+    from mcompiler.target import Event, Place, Target, assumptions, list_targets, load_target
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Accuracy",
+    "BitRange",
+    "BodyStep",
     "Build",
     "BuildError",
+    "Calibration",
+    "ChipResult",
     "CompileError",
+    "Cost",
+    "Counts",
+    "DataEnergy",
     "DataError",
+    "Event",
+    "Fate",
+    "FaultMap",
+    "LayerCauses",
+    "LayerCounts",
+    "LayerResult",
     "ModelError",
+    "ModelNode",
+    "NodeFate",
+    "NodeRef",
+    "Observer",
+    "Origin",
     "PassError",
+    "Place",
+    "Price",
+    "Programming",
+    "Reason",
+    "ReasonKind",
+    "Samples",
     "Target",
     "TargetError",
+    "TrialOptions",
+    "Trials",
     "UserError",
+    "Verification",
     "__version__",
+    "assumptions",
     "compile",
+    "list_targets",
     "load",
     "load_target",
+    "reason_text",
+    "run_deck",
 ]
 
 _HOME = {
+    "Programming": "mcompiler.artefacts.programming",
+    "FaultMap": "mcompiler.conductance",
+    "Cost": "mcompiler.cost",
+    "Counts": "mcompiler.cost",
+    "DataEnergy": "mcompiler.cost",
+    "LayerCounts": "mcompiler.cost",
+    "Price": "mcompiler.cost",
+    "Samples": "mcompiler.data",
     "Build": "mcompiler.driver",
+    "Calibration": "mcompiler.driver",
     "compile": "mcompiler.driver",
     "load": "mcompiler.driver",
-    "Target": "mcompiler.target",
-    "load_target": "mcompiler.target",
+    "TrialOptions": "mcompiler.driver.trials",
     "BuildError": "mcompiler.errors",
     "CompileError": "mcompiler.errors",
     "DataError": "mcompiler.errors",
@@ -50,19 +100,43 @@ _HOME = {
     "PassError": "mcompiler.errors",
     "TargetError": "mcompiler.errors",
     "UserError": "mcompiler.errors",
+    "BitRange": "mcompiler.ir",
+    "BodyStep": "mcompiler.ir",
+    "Fate": "mcompiler.ir",
+    "ModelNode": "mcompiler.ir",
+    "NodeFate": "mcompiler.ir",
+    "NodeRef": "mcompiler.ir",
+    "Origin": "mcompiler.ir",
+    "Reason": "mcompiler.ir",
+    "ReasonKind": "mcompiler.ir",
+    "reason_text": "mcompiler.fates",
+    "run_deck": "mcompiler.netlist",
+    "Observer": "mcompiler.pipeline",
+    "Accuracy": "mcompiler.simulate",
+    "ChipResult": "mcompiler.simulate",
+    "LayerCauses": "mcompiler.simulate",
+    "LayerResult": "mcompiler.simulate",
+    "Trials": "mcompiler.simulate",
+    "Verification": "mcompiler.simulate",
+    "Event": "mcompiler.target",
+    "Place": "mcompiler.target",
+    "Target": "mcompiler.target",
+    "assumptions": "mcompiler.target",
+    "list_targets": "mcompiler.target",
+    "load_target": "mcompiler.target",
 }
-"""Which module each public name comes from (PEP 562); a test holds it against the imports above."""
+"""The module that each public name comes from (PEP 562); a test compares the two lists."""
 
 
 def __getattr__(name: str) -> Any:
-    if name == "admm":  # not in __all__: it needs PyTorch
+    if name == "admm":  # not in __all__, because mcompiler.admm needs PyTorch
         return importlib.import_module("mcompiler.admm")
     try:
         home = _HOME[name]
     except KeyError:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from None
     value = getattr(importlib.import_module(home), name)
-    globals()[name] = value  # the next access finds it without this function
+    globals()[name] = value  # later accesses do not call this function
     return value
 
 

@@ -1,5 +1,6 @@
-"""The demo's networks are what their page says, what wrote them still runs, and so do the examples."""
+"""The networks of the demo have the accuracy that their page states, can be trained again, and the examples run."""
 
+import ast
 import re
 import subprocess
 import sys
@@ -100,12 +101,63 @@ def test_without_a_folder_the_digits_explain_themselves() -> None:
     assert "python -m mcompiler.admm.digits FOLDER" in done.stderr
 
 
-@pytest.mark.slow
-def test_own_loop(tmp_path: Path) -> None:
-    """The example keeps its promise: 7 crossbars instead of 19, proved, and still accurate."""
-    pytest.importorskip("torch", reason="training needs the extra [admm]")
-    printed = in_python(ROOT / "examples" / "own_loop.py", folder=tmp_path)
-    match = re.search(r"crossbars: 19 dense, 7 compressed\ntop-1: ([\d.]+)% mapped, exact: True\n", printed)
-    assert match is not None, printed
-    assert float(match[1]) > 96
-    assert [path.name for path in tmp_path.iterdir()] == ["own_loop.onnx"]
+EXAMPLES = sorted(path.name for path in (ROOT / "examples").glob("*.py"))
+
+PRINTS = {
+    "architect.py": (
+        r"^generic_128 +\d+ ",
+        r"^ +8 +4 of 4 ",
+        r"^hypertransport .* 99\.\d+%",
+        r"^without the links between chips: \d\.\d+ uJ",
+    ),
+    "compiler_user.py": (
+        r"^exact on 450 samples: True; top-1 mapped 99\.\d%$",
+        r"^  /conv1/Conv +Conv +analog ",
+        r"acyclic: True$",
+        r"^  128 x 128 cells, levels used: \[0, 1, 2, 3\]$",
+    ),
+    "device_physicist.py": (
+        r"^ideal devices and lossless converters: exact True, top-1 9\d\.\d%$",
+        r"^4 chips, effects programming, noise, faults:$",
+        r"^top-1 9\d\.\d% on average",
+    ),
+    "ml_researcher.py": (
+        r"^crossbars: 22 dense, [1-8] compressed$",
+        r"^top-1: 9\d\.\d% dense, 9\d\.\d% mapped; exact: True$",
+    ),
+    "own_loop.py": (
+        r"^crossbars: 19 dense, 7 compressed$",
+        r"^top-1: 9[6-9]\.\d% mapped, exact: True$",
+    ),
+}
+"""Lines that each example prints."""
+
+SLOW = {"ml_researcher.py", "own_loop.py"}
+"""Examples that train, and need PyTorch."""
+
+WRITES = {"own_loop.py": ["own_loop.onnx"]}
+"""Files that an example leaves in the folder where it runs."""
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in EXAMPLES]
+)
+def test_examples(name: str, tmp_path: Path) -> None:
+    if name in SLOW:
+        pytest.importorskip("torch", reason="training needs the extra [admm]")
+    printed = in_python(ROOT / "examples" / name, folder=tmp_path)
+    for pattern in PRINTS[name]:
+        assert re.search(pattern, printed, re.MULTILINE), f"{pattern}\n{printed}"
+    assert sorted(path.name for path in tmp_path.iterdir()) == WRITES.get(name, [])
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_examples_say_what_they_show(name: str) -> None:
+    docstring = ast.get_docstring(ast.parse((ROOT / "examples" / name).read_text(encoding="utf-8"))) or ""
+    assert f"python examples/{name}" in docstring
+    assert len(docstring.splitlines()) >= 4
+
+
+def test_the_readme_links_to_every_example() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert [name for name in EXAMPLES if f"](examples/{name})" not in readme] == []
