@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mcompiler.artefacts.programming import Programming
     from mcompiler.conductance import FaultMap
-    from mcompiler.cost import Cost, Counts, DataEnergy, LayerCounts, Price
+    from mcompiler.cost import Cost, DataEnergy, LayerCounts, Price, PricedQuantities
     from mcompiler.data import Samples
     from mcompiler.driver import Build, Calibration, compile, load
     from mcompiler.driver.trials import TrialOptions
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from mcompiler.netlist import run_deck
     from mcompiler.pipeline import Observer
     from mcompiler.simulate import Accuracy, ChipResult, LayerCauses, LayerResult, Trials, Verification
-    from mcompiler.target import Event, Place, Target, assumptions, list_targets, load_target
+    from mcompiler.target import Event, HierarchyUnit, Target, assumptions, list_targets, load_target
 
 __version__ = "0.1.0"
 
@@ -41,12 +41,12 @@ __all__ = [
     "ChipResult",
     "CompileError",
     "Cost",
-    "Counts",
     "DataEnergy",
     "DataError",
     "Event",
     "Fate",
     "FaultMap",
+    "HierarchyUnit",
     "LayerCauses",
     "LayerCounts",
     "LayerResult",
@@ -57,8 +57,8 @@ __all__ = [
     "Observer",
     "Origin",
     "PassError",
-    "Place",
     "Price",
+    "PricedQuantities",
     "Programming",
     "Reason",
     "ReasonKind",
@@ -83,7 +83,7 @@ _HOME = {
     "Programming": "mcompiler.artefacts.programming",
     "FaultMap": "mcompiler.conductance",
     "Cost": "mcompiler.cost",
-    "Counts": "mcompiler.cost",
+    "PricedQuantities": "mcompiler.cost",
     "DataEnergy": "mcompiler.cost",
     "LayerCounts": "mcompiler.cost",
     "Price": "mcompiler.cost",
@@ -119,7 +119,7 @@ _HOME = {
     "Trials": "mcompiler.simulate",
     "Verification": "mcompiler.simulate",
     "Event": "mcompiler.target",
-    "Place": "mcompiler.target",
+    "HierarchyUnit": "mcompiler.target",
     "Target": "mcompiler.target",
     "assumptions": "mcompiler.target",
     "list_targets": "mcompiler.target",
