@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
-from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from mcompiler.ir import ANALOG_DOMAIN, ANALOG_OP
 from mcompiler.provenance import mark_helper, mark_replacement
@@ -218,11 +217,18 @@ def remove_unused_initializers(graph: ir.Graph) -> None:
             del graph.initializers[name]
 
 
-def remove_unused_nodes(model: ir.Model) -> list[ir.Node]:
-    """Drop nodes and initializers that no output depends on, in place; returns the nodes of the main graph."""
-    before = list(model.graph)
-    RemoveUnusedNodesPass()(model)
-    return [node for node in reversed(before) if node.graph is None]
+def remove_unused_nodes(graph: ir.Graph) -> list[ir.Node]:
+    """Drop nodes of the main graph that no output depends on, and unused initializers, in place; returns the nodes.
+
+    The pass of onnx_ir for this also drops unused outputs of the nodes that stay, whose elements cost counts.
+    """
+    removed = []
+    for node in reversed(graph):
+        if not any(output.uses() or output.is_graph_output() for output in node.outputs):
+            graph.remove(node, safe=True)
+            removed.append(node)
+    remove_unused_initializers(graph)
+    return removed
 
 
 _SAME_INTEGERS = (

@@ -24,7 +24,7 @@ class Clean:
         model = program.model.clone()
         graph = model.graph
         unused = Reason(ReasonKind.UNUSED)
-        fates: list[Decision] = [(node, Fate.DIGITAL, unused) for node in remove_unused_nodes(model)]
+        fates: list[Decision] = [(node, Fate.DIGITAL, unused) for node in remove_unused_nodes(graph)]
         for node in list(graph):
             if _passes_through(node) and _bypass(graph, node):
                 fates.append((node, Fate.DIGITAL, Reason(ReasonKind.NO_EFFECT, operator=node.op_type)))

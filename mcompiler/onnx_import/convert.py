@@ -116,16 +116,16 @@ def _main(node: ir.Node, old: ir.Node, makers: Mapping[str | None, ir.Node]) -> 
 
 
 def _nearest(node: ir.Node, found: Mapping[ir.Node, ir.Node]) -> ir.Node | None:
-    """The node of before that an added node leads to, over other added ones; else the one that it comes from."""
-    for neighbours in (ir.Node.successors, ir.Node.predecessors):
-        pending, seen = [node], {node}
-        while pending:
-            for other in neighbours(pending.pop(0)):
-                if other in found:
-                    return found[other]
-                if other not in seen:
-                    seen.add(other)
-                    pending.append(other)
+    """The node of before that is next to an added one, a reader first; over other added nodes where none is."""
+    pending, seen = [node], {node}
+    while pending:
+        current = pending.pop(0)
+        for other in (*current.successors(), *current.predecessors()):
+            if other in found:
+                return found[other]
+            if other not in seen:
+                seen.add(other)
+                pending.append(other)
     return None
 
 

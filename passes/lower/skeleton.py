@@ -32,7 +32,7 @@ def build_skeleton(model: ir.Model, matches: Mapping[str, Match]) -> tuple[ir.Mo
     if matches:
         copy.model.opset_imports[ANALOG_DOMAIN] = 1
     originals = {new: old for old, new in copy.nodes.items()}
-    return copy.model, {originals[node] for node in remove_unused_nodes(copy.model) if node in originals}
+    return copy.model, {originals[node] for node in remove_unused_nodes(copy.model.graph) if node in originals}
 
 
 @dataclass(frozen=True)
