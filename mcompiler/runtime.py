@@ -121,8 +121,10 @@ def open_model(
     for name, value in stub.graph.initializers.items():
         tensor = value.const_value
         if tensor is None or tensor.nbytes < EXTERNAL_BYTES or tensor.dtype not in _SHARED:
-            if isinstance(tensor, ir.ExternalTensor):  # onnxruntime reads no files beside a model given as bytes
-                (value.const_value,) = ir.external_data.convert_tensors_from_external([tensor])
+            # onnxruntime reads no external files of a model given as bytes; onnx_ir's conversion would close the file,
+            # of which the caller may have views.
+            if isinstance(tensor, ir.ExternalTensor):
+                value.const_value = ir.Tensor(tensor.numpy(), dtype=tensor.dtype, name=tensor.name)
             continue
         array = np.ascontiguousarray(tensor.numpy())
         names.append(name)

@@ -446,9 +446,20 @@ def test_a_changed_cell_with_its_hash_resealed_is_a_wrong_mapping(own: Path, cap
 
 
 @pytest.mark.parametrize(
-    "name", ["model.onnx", "reference.onnx", "mapped.onnx", "layers.json", "layers/graph.onnx", "target.toml"]
+    "name",
+    [
+        "model.onnx",
+        "reference.onnx",
+        "mapped.onnx",
+        "layers.json",
+        "layers/graph.onnx",
+        "target.toml",
+        "cost.json",
+        "schedule.json",
+        "report.html",
+    ],
 )
-def test_any_damaged_file_that_verify_reads_is_named(name: str, own: Path, capsys: Capture) -> None:
+def test_verify_names_any_damaged_file_of_the_build(name: str, own: Path, capsys: Capture) -> None:
     data = bytearray((own / name).read_bytes())
     data[len(data) // 2] ^= 0xFF
     (own / name).write_bytes(data)

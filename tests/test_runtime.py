@@ -219,3 +219,22 @@ def test_models_that_onnxruntime_does_not_run() -> None:
     text = """<ir_version: 10, opset_import: ["": 20, "odd": 1]> g (float[2] x) => (float[2] y) { y = odd.Fly(x) }"""
     with pytest.raises(ModelError, match=r"^kite: onnxruntime does not run this model: .*Fly"):
         open_model(ir.from_proto(parsed(text)), origin="kite")
+
+
+def test_small_external_tensors_are_copied_and_their_file_stays_open(tmp_path: Path) -> None:
+    weight = np.arange(3, dtype=np.float32)
+    constants = [numpy_helper.from_array(weight, "w")]
+    inputs, outputs = ([helper.make_tensor_value_info(name, TensorProto.FLOAT, [3])] for name in ("x", "y"))
+    graph = helper.make_graph([helper.make_node("Add", ["x", "w"], ["y"])], "g", inputs, outputs, constants)
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), tmp_path / "m.onnx",
+        save_as_external_data=True, location="w.bin", size_threshold=0,
+    )  # fmt: skip
+    model = ir.load(tmp_path / "m.onnx")
+    tensor = model.graph.initializers["w"].const_value
+    assert isinstance(tensor, ir.ExternalTensor)
+    assert tensor.nbytes < EXTERNAL_BYTES
+    view = tensor.numpy()
+    np.testing.assert_array_equal(open_model(model).run({"x": np.ones(3, np.float32)})["y"], weight + 1)
+    np.testing.assert_array_equal(view, weight)
+    assert model.graph.initializers["w"].const_value is tensor, "the model is left as it is"

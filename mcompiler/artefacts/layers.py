@@ -112,7 +112,9 @@ def program_layers(program: ScheduledProgram, target: Target) -> tuple[LayerData
         which = op.site.matrix
         table, analog = tiled.tables[which], placed.analog.analog[which]
         remap = placed.remaps[which] if placed.remaps else None
-        encode = partial(encode_cells, op.matrix, table, shape, target.encoding.weights, analog.shift, analog.flips)
+        encode = partial(
+            encode_cells, op.matrix, table, shape, target.encoding.weights, shift=analog.shift, flips=analog.flips
+        )
         owner = owners.setdefault(which, number)
         layers.append(
             LayerData(

@@ -24,14 +24,13 @@ def targets() -> None:
 def list_command(as_json: bool) -> None:
     """List the names and descriptions of the available targets."""
     from mcompiler.target import list_targets
+    from mcompiler.text import facts
 
     found = list_targets()
     if as_json:
         print_json([{"name": name, "description": description} for name, description in found])
         return
-    width = max(len(name) for name, _ in found)
-    for name, description in found:
-        click.echo(f"{name:{width}}  {description}")
+    click.echo(facts(found))
 
 
 @targets.command()

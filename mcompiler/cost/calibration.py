@@ -64,7 +64,7 @@ def chip_calibration_cost(layers: Iterable[LayerData], target: Target) -> tuple[
         one = replace(
             layer.op, site=replace(site, vectors=1, input=replace(site.input, bits=target.converters.dac.bits))
         )
-        events = layer_events(one, layer.table, shape, target, 0.0, 0.0)
+        events = layer_events(one, layer.table, shape, target, link_bytes=0.0, chip_bytes=0.0)
         for event in MEASURING:
             once[event] += copies * events[event]
         arrays += copies * len(layer.table)

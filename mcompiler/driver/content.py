@@ -188,7 +188,7 @@ def mapped_from_cells(
             chip, stuck={layer.op.site.name: layer.remap.faults for layer in layers if layer.remap is not None}
         )
         bank = noise_bank(layers, target, chip)[0]
-        made = [partial(_layer_on, chip, bank, layer, target, shape) for layer in layers]
+        made = [partial(_layer_on, chip, bank, layer=layer, target=target, shape=shape) for layer in layers]
     return build_mapped(skeleton, made, target)
 
 
@@ -232,14 +232,15 @@ def _layer_on(chip: Chip, bank: int, layer: LayerData, target: Target, shape: Ar
         nominal = layer.reads(target, shape)
         pairs = zip(blocks, nominal, strict=True)
         blocks = [
-            corrected(block, wanted, adc, vectors, largest, rng, calibration.correction) for block, wanted in pairs
+            corrected(block, wanted, adc, vectors=vectors, largest=largest, rng=rng, per=calibration.correction)
+            for block, wanted in pairs
         ]
     analog = replace(layer.analog, lossless=False)
-    return MappedLayer(layer.op, layer.table, analog, _weights(layer, target, shape), tuple(blocks), physics)
+    return MappedLayer(layer.op, layer.table, analog, _weights(layer, target, shape), tuple(blocks), physics=physics)
 
 
 def _weights(layer: LayerData, target: Target, shape: ArrayShape) -> npt.NDArray[np.signedinteger[Any]]:
-    """Weight codes that the cells stand for."""
+    """Weight codes, decoded from the cells."""
     analog = layer.analog
     settings = (analog.shift, analog.flips, analog.signs)
     return decode_cells(

@@ -26,7 +26,7 @@ def notes_of(layer: LayerData, index: int, shape: ArrayShape) -> tuple[str, ...]
         for line, row in enumerate(block.rows.tolist()):
             notes.append(f"word line {words[block.row + line]}: input {row} of group {block.group}")
     slices = range(shape.adjacent_slices) if int(array["slice"]) < 0 else (int(array["slice"]),)
-    single = {1: "+", -1: "-", 0: "+-"}[int(array["polarity"])]  # an array of its own for each polarity, or both
+    single = {1: "+", -1: "-", 0: "+-"}[int(array["polarity"])]  # one polarity per array, or both in one
     signs = single if shape.polarities > 1 else ""
     for block in tile_blocks(array, layer.op.matrix.rows, layer.op.matrix.cols):
         for place, channel in enumerate(block.cols.tolist()):

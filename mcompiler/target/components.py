@@ -89,7 +89,9 @@ class Component(Section):
         if self.code_share > 0 and self.event is not Event.ADC_CONVERSION:
             raise ValueError("code_share is of the code of a conversion; it needs event = 'adc_conversion'")
         if (self.scales_with is None) != (self.reference is None):
-            raise ValueError("scales_with says what the figures follow, reference where they hold; give both")
+            raise ValueError(
+                "scales_with names the quantity by which the figures scale, reference its value for them; give both"
+            )
         if self.scales_node and self.node_nm is None:
             raise ValueError("scales_node follows the technology node from node_nm on; give that too")
         if self.scales_node and not 7 <= (self.node_nm or 0) <= 180:

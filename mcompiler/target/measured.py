@@ -1,4 +1,4 @@
-"""Measured levels from a CSV file beside the target: ``device.levels_csv`` becomes ``level_means`` and deviations.
+"""Measured levels from a CSV file next to the target: ``device.levels_csv`` becomes ``level_means`` and deviations.
 
 The file has one row a level, lowest first, and the columns ``mean_siemens`` and, where it was measured,
 ``deviation_siemens``. A loaded target has the numbers themselves, so that it needs the CSV file no longer.

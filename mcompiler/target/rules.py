@@ -123,7 +123,10 @@ def _level_table(device: Device, encoding: Encoding) -> Violations:
     if unformed and device.levels > 255:
         yield "device.levels", f"{device.levels} levels and an unformed one are too many; give at most 255"
     if unformed and means is None and device.formed_steps[0] < 1:
-        yield "device.g_min_siemens", "less than half of (g_max - g_min) / 4096 cannot be told from an unformed cell"
+        yield (
+            "device.g_min_siemens",
+            "less than half of (g_max - g_min) / 4096 cannot be distinguished from an unformed cell",
+        )
 
 
 def _level_means(device: Device) -> Violations:

@@ -106,7 +106,7 @@ def json_schema() -> dict[str, Any]:
     whole["required"].remove("name")  # the default is the stem of the file name
     definitions["Device"]["properties"]["levels_csv"] = {  # replaced while loading
         "type": "string",
-        "description": "CSV file beside this one: mean_siemens and deviation_siemens of each level, lowest first",
+        "description": "CSV file with mean_siemens and deviation_siemens of each level, lowest first",
     }
     extends = {"type": "string", "description": "name of a target, or path of a file relative to this one"}
     part = _partial(whole)
