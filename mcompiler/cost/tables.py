@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from mcompiler.dataflow import StageKind
 from mcompiler.geometry import array_shape
 from mcompiler.ir import NO_BITS, BitRange, ScheduledProgram
 from mcompiler.target import Component, Event, Place, Target
@@ -212,12 +213,12 @@ def count(program: ScheduledProgram, target: Target) -> Counts:
             adc_bits=encoded.adc_range,
             written_cells=arrays * shape.cells / analog.batch if analog.turns else 0.0,
         )
-    digital = float(sum(matrix.digital_ops.values()))
-    spans = program.digital_s.values()
+    nodes = [stage for stage in program.stages if stage.kind == StageKind.DIGITAL]
     layers[DIGITAL] = LayerCounts(
-        {Event.DIGITAL_OP: digital}, {place: shares[place].get(DIGITAL, 0.0) for place in Place},
-        span_s=max((end - start for start, end in spans), default=0.0),
-    )  # fmt: skip
+        events={Event.DIGITAL_OP: sum(stage.operations for stage in nodes)},
+        shares={place: shares[place].get(DIGITAL, 0.0) for place in Place},
+        span_s=max((stage.end_s - stage.start_s for stage in nodes), default=0.0),
+    )
     return Counts(layers, sum(shares[Place.TILE].values()), program.interval_s, program.latency_s)
 
 
