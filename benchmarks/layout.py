@@ -41,7 +41,7 @@ from pimcomp import cores_of
 
 import mcompiler
 from mcompiler.ir import AnalogProgram, PlacedProgram, ScheduledProgram
-from mcompiler.network import standing, topology_of, traffic
+from mcompiler.network import place_filled, topology_of, traffic
 from mcompiler.passes.place import Place
 from mcompiler.passes.replicate import Goal, Replicate
 from mcompiler.passes.schedule import Schedule
@@ -171,7 +171,7 @@ def as_mapped(analog: AnalogProgram, run: dict[str, Any], target: Target) -> Ite
     slots = np.empty(len(core), dtype=np.int64)
     slots[order] = core[order] * run["arrays_per_core"] + np.arange(len(core)) - first[core[order]]
     for kind, rounds in (("cores", 1), ("mapped", None)):
-        yield kind, PlacedProgram(program, standing(program, slots, run["chips"], target, rounds), run["chips"])
+        yield kind, PlacedProgram(program, place_filled(program, slots, run["chips"], target, rounds), run["chips"])
 
 
 def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from mcompiler.errors import CompileError
 from mcompiler.ir import AnalogProgram, PlacedProgram
-from mcompiler.network import array_counts, best_placement, in_order
+from mcompiler.network import Aim, array_counts, best_placement, in_order
 from mcompiler.target import Target
 
 
@@ -15,19 +15,19 @@ from mcompiler.target import Target
 class Place:
     """Fill tiles, cut chips where few bytes cross, and put the tiles where few bytes travel far.
 
-    Tiles are filled layer by layer, or copy by copy through all layers that have as many copies (what one copy makes is
-    what the same copy of the next layer reads, where nothing slides); and in a second way each, in which arrays with
-    much digital work are spread over all tiles and the room beside them is filled with others. Taken is what allows the
-    shortest interval, and of these what moves the fewest bytes over links. For latency the copies of every layer are
-    also spread over all tiles, and what ends an inference alone first is taken. The same seed gives the same
-    placement.
+    Tiles are filled layer by layer, or copy by copy through all layers with equally many copies (without sliding
+    windows, copy n of a layer reads the results of copy n of the layer before it); and in a second way each, in which
+    arrays with much digital work are spread over all tiles and the rest of the tiles is filled with others. Of all
+    placements the one with the shortest interval is taken, and of these the one with the fewest bytes times links. For
+    latency the copies of every layer are also spread over all tiles, and the placement in which an inference alone
+    ends first is taken. The same seed gives the same placement.
 
     Attributes:
         chips: chips to use at most; None: what the target says.
         effort: 0 keeps the order of the layers; each step above doubles the rounds in which tiles of a chip may change
             places, and none makes it worse.
         latency: whether one inference alone is to be quick, else the interval between two short.
-        seed: of the exchanges that are tried for emptier links.
+        seed: of the exchanges that are tried to relieve links.
     """
 
     name: ClassVar[str] = "place"
@@ -52,7 +52,7 @@ class Place:
             raise CompileError(_too_large(program, counts, limit, per_chip))
         if self.effort == 0 or not total:
             return PlacedProgram(program, in_order(program, target), chips)
-        found = best_placement(program, chips, self.effort, target, self.latency, self.seed)
+        found = best_placement(program, chips, self.effort, target, Aim(self.latency, self.seed))
         return PlacedProgram(program, found, chips)
 
     def _in_turns(self, program: AnalogProgram, target: Target) -> PlacedProgram:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from mcompiler.dataflow import network_steps
+from mcompiler.dataflow import program_stages
 from mcompiler.errors import CompileError
 from mcompiler.ir import AnalogProgram
 from mcompiler.target import Target
@@ -62,16 +62,21 @@ class Reload:
 
 
 def _kept(program: AnalogProgram, target: Target) -> list[float]:
-    """Bytes per inference that are kept where layers are cut before each of them: results that later layers read."""
-    matrix = program.tiled.matrix
-    steps, _ = network_steps(matrix.lowered.skeleton, matrix.layers, matrix.digital_ops)
-    kept = [0.0] * (len(matrix.layers) + 1)
-    for step in steps:
-        for read in step.reads:
-            source = steps[read.producer]
-            size = source.grid.tokens * source.grid.width * target.precision.inputs / 8
-            for cut in range(max(0, source.layer) + 1, step.layer + 1):
-                kept[cut] += size
+    """Bytes per inference that are kept where layers are cut before each of them: results that later layers read.
+
+    A tensor is kept once, up to the last layer that reads it.
+    """
+    stages = program_stages(program.tiled, target).stages
+    until: dict[tuple[int, int], int] = {}  # tensor -> last layer whose arrays or digital nodes read it
+    size: dict[tuple[int, int], float] = {}
+    for stage in stages:
+        for transfer in stage.inputs:
+            until[transfer.tensor] = max(until.get(transfer.tensor, 0), stage.layer)
+            size[transfer.tensor] = transfer.tokens * transfer.width * target.precision.inputs / 8
+    kept = [0.0] * (len(program.tiled.matrix.layers) + 1)
+    for tensor, last in until.items():
+        for cut in range(max(0, stages[tensor[0]].layer) + 1, last + 1):
+            kept[cut] += size[tensor]
     return kept
 
 

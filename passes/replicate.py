@@ -1,4 +1,4 @@
-"""Copies of the arrays of the layers that all others wait for."""
+"""Copies of the arrays of the layers that limit the network."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ import numpy.typing as npt
 
 from mcompiler.dataflow import (
     Candidate,
-    Kind,
+    CriticalPath,
     LayerPlan,
-    Path,
+    Load,
+    NetworkStage,
     Server,
-    Stage,
-    Step,
+    StageKind,
+    TimedStage,
     best_interval,
     clocks,
     copies_by_turns,
     copies_for_throughput,
     critical_path,
-    digital_work,
     earliest,
     latency_bound,
-    network_steps,
+    program_stages,
     read_time,
     reads_per_vector,
-    timed,
+    timed_stages,
 )
 from mcompiler.errors import CompileError
 from mcompiler.geometry import array_shape
@@ -42,7 +42,7 @@ from mcompiler.target import Target
 
 
 class Goal(StrEnum):
-    """What copies are for."""
+    """What copies are to shorten."""
 
     NONE = "none"
     THROUGHPUT = "throughput"
@@ -105,10 +105,10 @@ class Replicate:
         # At no effort a placement may be some percent off: what balances most simply gets another chance.
         simple = copies_by_turns(search.candidates, search.budget)
         close = [each for each in found if each[1] == simple and shortest < each[0] <= _CLOSE * shortest]
-        again = [
-            (min(seconds, placed(replace(program, replicas=tuple(choice)), chips, target, 1)), choice)
-            for seconds, choice in [(shortest, best), *close] if close
-        ]  # fmt: skip
+        again = []
+        for seconds, choice in [(shortest, best), *close] if close else []:
+            more = placed(replace(program, replicas=tuple(choice)), chips, target, 1)
+            again.append((min(seconds, more), choice))
         return min(again)[1] if again else best
 
     def _others(self, search: _Search, found: _Found) -> Iterator[list[int]]:
@@ -147,20 +147,20 @@ class Replicate:
 
 
 _SLOWER = (1.0, 1.15, 1.3, 1.6, 2.0, 2.6)
-"""Intervals of arrays that are tried, as multiples of the best, where other units can't keep pace with them."""
+"""Intervals of arrays that are tried, as multiples of the best, where other units cannot keep pace with them."""
 
 
 _HELD_BACK = {Goal.THROUGHPUT: 1.01, Goal.LATENCY: 1.05}
-"""Times what arrays need (for latency, digital units too) that the placed copies may take without another try."""
+"""Placed copies may take this multiple of what arrays (for latency, digital units too) need without another try."""
 
 
 _CLOSE = 1.1
-"""Times the best that the simplest balance may take and be compared with more effort."""
+"""Multiple of the best time up to which the simplest balance is compared again with more effort."""
 
 
 _TURNS = 1 << 14
-"""Turns after which copies of two layers meet again, at most, in choices that arrays alone do not ask for: who sends to
-whom is listed turn by turn."""
+"""Most turns after which the same copies of two layers meet again, in choices that arrays alone do not ask for: flows
+between them are listed turn by turn."""
 
 
 _Found = list[tuple[float, list[int]]]
@@ -168,11 +168,11 @@ _Found = list[tuple[float, list[int]]]
 
 
 _PROMISING = 1.7
-"""Times the shortest interval so far that a choice may take, before links are emptied, and be placed."""
+"""Multiple of the shortest interval so far up to which a choice is placed, before links are relieved."""
 
 
 _LIKELY = 3
-"""Choices for longer intervals that are placed to see what links make of them, the most likely ones."""
+"""Choices for longer intervals that are placed, the most likely ones, to find the effect of links."""
 
 
 class _Search:
@@ -181,43 +181,47 @@ class _Search:
     def __init__(self, program: AnalogProgram, budget: int, target: Target, spread: bool = False) -> None:
         matrix, shape = program.tiled.matrix, array_shape(target)
         self.budget, self.target, self.spread = budget, target, spread
-        self.steps, _ = network_steps(matrix.lowered.skeleton, matrix.layers, matrix.digital_ops)
+        self.graph, self.sites = program_stages(program.tiled, target), matrix.sites
         self.plans = [
-            LayerPlan(op, reads_per_vector(op, table, shape, target), tiles=1 if len(table) else 0)
-            for op, table in zip(matrix.layers, program.tiled.site_tables, strict=True)
+            LayerPlan(layer, reads_per_vector(layer, table, shape, target), tiles=1 if len(table) else 0)
+            for layer, table in zip(matrix.layers, program.tiled.site_tables, strict=True)
         ]
         self.per_tile = target.hierarchy.arrays_per_core * target.hierarchy.cores_per_tile
         cycle = clocks(read_time(shape, target), target)
+        loads: list[list[Load]] = [[] for _ in matrix.matrices]
+        for site, plan in zip(matrix.sites, self.plans, strict=True):
+            loads[site.matrix].append(Load(site.vectors, plan.reads * cycle, site.steps))
         self.candidates = [
-            Candidate(plan.op.site.vectors, plan.reads * cycle, len(table))
-            for plan, table in zip(self.plans, program.tiled.tables, strict=True)
+            Candidate(tuple(each), len(table)) for each, table in zip(loads, program.tiled.tables, strict=True)
         ]
         self._arrays = np.array([each.arrays for each in self.candidates], dtype=np.float64)
-        self.paths: list[Path] = []  # what inferences waited for, with the copies that were tried
-        self.columns = {
-            step.layer: step.grid.sizes[-1] for step in self.steps if step.kind is Kind.ANALOG and step.grid.sizes
-        }
+        self.paths: list[CriticalPath] = []  # what inferences waited for, with the copies that were tried
+        columns = self.graph.columns()
+        self.columns = {matrix.sites[site].matrix: count for site, count in reversed(columns.items())}
         chips = -(-max(1, budget) // target.hierarchy.arrays_per_chip)
         self.units = chips * target.hierarchy.tiles_per_chip
-        self.servers = [self._server(step) for step in self.steps]
+        self.servers = [self._server(stage) for stage in self.graph.stages]
 
-    def _server(self, step: Step) -> Server:
-        if step.layer < 0 or not self.candidates[step.layer].arrays:
+    def _server(self, stage: NetworkStage) -> Server:
+        matrix = self.sites[stage.layer].matrix if stage.layer >= 0 else -1
+        if matrix < 0 or not self.candidates[matrix].arrays:
             return Server()
-        if step.kind is Kind.ANALOG:
-            return Server(step.layer)
-        rate = self.target.digital.operations_per_cycle
-        return Server(step.layer, step.operations / rate, self.candidates[step.layer].arrays, self.units)
+        if stage.kind is StageKind.ANALOG:
+            return Server(matrix)
+        each = stage.operations / max(1, stage.grid.tokens) / self.target.digital.operations_per_cycle
+        return Server(matrix, each, self.candidates[matrix].arrays, self.units)
 
-    def stages(self, copies: Sequence[int]) -> list[Stage]:
+    def stages(self, copies: Sequence[int]) -> list[TimedStage]:
         """With tiles as many as the arrays fill; for latency as many as there are copies, where there are."""
-        plans = []
-        for plan, number, each in zip(self.plans, copies, self.candidates, strict=True):
-            tiles = -(-number * each.arrays // self.per_tile)
-            if self.spread and each.arrays:
-                tiles = max(tiles, min(number, self.units))
-            plans.append(replace(plan, copies=number, tiles=tiles))
-        return timed(self.steps, plans, self.target)
+        tiles = []
+        for number, each in zip(copies, self.candidates, strict=True):
+            filled = -(-number * each.arrays // self.per_tile)
+            tiles.append(max(filled, min(number, self.units)) if self.spread and each.arrays else filled)
+        plans = [
+            replace(plan, copies=copies[site.matrix], tiles=tiles[site.matrix])
+            for site, plan in zip(self.sites, self.plans, strict=True)
+        ]
+        return timed_stages(self.graph, plans, self.target)
 
     def interval(self, copies: Sequence[int]) -> int:
         """Clocks between two inferences that arrays allow."""
@@ -240,15 +244,15 @@ class _Search:
         return min(fastest, self.lower_latency([1] * len(copies), effort), key=self.latency)
 
     def slower(self, factor: float) -> tuple[list[int] | None, list[int] | None]:
-        """Copies for an interval that much longer than the best; and such that rows of the raster deal evenly.
+        """Copies for an interval that much longer than the best; and such that each takes the same columns of each row.
 
         Where the copies divide a row, or a row the copies, each sees the same columns in every row, and its windows
         overlap with themselves: it reads less of its input. None: more than the budget.
         """
         interval = int(best_interval(self.candidates, self.budget) * factor)
-        plain = [each.copies_for(max(interval, each.service)) for each in self.candidates]
+        plain = [each.copies_for(max(interval, each.least)) for each in self.candidates]
         aligned = [
-            _aligned(number, self.columns.get(index, 1), each.tokens)
+            _aligned(number, self.columns.get(index, 1), each.most)
             for index, (number, each) in enumerate(zip(plain, self.candidates, strict=True))
         ]
         first, second = (c if self._arrays @ np.array(c) <= self.budget else None for c in (plain, aligned))
@@ -257,9 +261,13 @@ class _Search:
     def for_digital(self, least: list[int]) -> list[int]:
         """Spend what the budget leaves where an array has most digital work behind it: more copies, more units."""
         copies, sizes = list(least), self._arrays
-        work = digital_work(self.steps, len(copies))[:-1]
+        work = np.bincount(
+            [site.matrix for site in self.sites],
+            weights=self.graph.operations(len(self.sites))[:-1],
+            minlength=len(copies),
+        )
         left = self.budget - float(sizes @ np.array(copies))
-        free = np.array([bool(each.arrays) and each.tokens > 1 for each in self.candidates])
+        free = np.array([bool(each.arrays) and each.most > 1 for each in self.candidates])
         while free.any():
             each = np.where(free, work / np.maximum(1, sizes * copies), -1)
             index = int(np.argmax(each))
@@ -267,7 +275,7 @@ class _Search:
                 break
             copies[index] += 1
             left -= float(sizes[index])
-            free[index] = copies[index] < self.candidates[index].tokens
+            free[index] = copies[index] < self.candidates[index].most
         return copies
 
     def lower_latency(self, least: list[int], effort: int) -> list[int]:
@@ -286,18 +294,20 @@ class _Search:
         self.paths += paths
         return best
 
-    def _path(self, copies: Sequence[int]) -> Path:
-        """What an inference waits for with these copies."""
+    def _path(self, copies: Sequence[int]) -> CriticalPath:
+        """The chain of tokens that an inference waits for with these copies."""
         stages = self.stages(copies)
-        return critical_path(stages, earliest(stages), self.servers, len(self.plans))
+        return critical_path(stages, earliest(stages), self.servers, len(self.candidates))
 
     def _rounded(self, wanted: npt.NDArray[np.float64], least: Sequence[int]) -> list[int]:
         """Whole copies within the budget: rounded down, and what is left to those that lost most by it."""
-        most = [max(1, each.tokens) for each in self.candidates]
+        most = [each.most for each in self.candidates]
         copies = [min(top, max(low, int(want))) for want, low, top in zip(wanted.tolist(), least, most, strict=True)]
         left = self.budget - sum(each.arrays * number for each, number in zip(self.candidates, copies, strict=True))
-        lost = [want / number if self.candidates[i].arrays else 0.0 for i, (want, number) in enumerate(
-            zip(wanted.tolist(), copies, strict=True))]  # fmt: skip
+        lost = [
+            want / number if each.arrays else 0.0
+            for want, number, each in zip(wanted.tolist(), copies, self.candidates, strict=True)
+        ]
         for index in sorted(range(len(copies)), key=lambda i: -lost[i]):
             if lost[index] > 1 and copies[index] < most[index] and self.candidates[index].arrays <= left:
                 copies[index] += 1

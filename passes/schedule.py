@@ -1,29 +1,31 @@
 """When every array works, and how often everything happens per inference.
 
-A pipeline of stages: a layer takes up a vector as soon as what it reads is there, and inferences follow each other at
-the interval that the busiest stage, memory or link allows (docs/schedule.md).
+A pipeline of stages: a layer takes up a vector as soon as its inputs are there, and inferences follow each other at the
+interval that the busiest stage, memory or link allows (docs/schedule.md).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 import numpy as np
-import numpy.typing as npt
 
 from mcompiler.dataflow import (
     Dataflow,
-    Kind,
     LayerPlan,
+    LayerWork,
     Remaining,
+    StageGraph,
+    StageKind,
     check_depths,
     conversion_time,
     dataflow,
     digital_bound,
     layer_events,
-    network_steps,
     port_time,
+    program_stages,
     read_time,
     reads_per_vector,
     remaining,
@@ -42,11 +44,14 @@ from mcompiler.ir import (
     Stream,
     Turn,
 )
-from mcompiler.network import Traffic, in_order, layer_holders, nodes_of, topology_of, traffic
+from mcompiler.network import Traffic, in_order, layer_locations, nodes_of, topology_of, traffic
 from mcompiler.target import Event, Skip, Target
 
 _SHARED = ("buffer", "link", "chip_link", "digital")
-"""What serves many stages: how long it works on an inference is in the interval, not in the time of a token."""
+"""Units that serve many stages: their time for an inference is in the interval, not in the time of a token."""
+
+_ELSEWHERE = LayerSchedule(np.zeros(0, np.int64), 0.0, 0.0, 0.0, {})
+"""Schedule of a layer that has another turn."""
 
 
 @dataclass(frozen=True)
@@ -67,59 +72,83 @@ class Schedule:
 
 
 def _pipeline(program: PlacedProgram, target: Target, elsewhere: frozenset[int]) -> ScheduledProgram:
-    """The schedule of layers that are there at once; what others make is there from the start."""
+    """The schedule of layers that are there at once; the results of layers elsewhere are there from the start."""
     tiled = program.analog.tiled
     matrix, shape = tiled.matrix, array_shape(target)
-    ops, tables, copies = matrix.layers, tiled.site_tables, program.analog.site_copies
-    addresses = program.site_addresses
-    steps, _ = network_steps(matrix.lowered.skeleton, ops, matrix.digital_ops)
-    steps = tuple(
-        replace(step, kind=Kind.INPUT, layer=-1, operations=0.0, reads=()) if step.layer in elsewhere else step
-        for step in steps
-    )
-    moved = traffic(program, target, elsewhere)
+    layers, tables, addresses = matrix.layers, tiled.site_tables, program.site_addresses
+    whole = program_stages(tiled, target)
+    graph = whole.without(elsewhere)
+    moved = traffic(program, target, whole, elsewhere)
+    behind = {stage.layer: stage.operations for stage in whole.stages if stage.kind is StageKind.REQUANTISE}
     events = [
-        layer_events(op, table, shape, target, way.link_byte_hops, way.chip_bytes, _left(matrix, index, table, target))
-        for index, (op, table, way) in enumerate(zip(ops, tables, moved.layers, strict=True))
+        layer_events(
+            layer,
+            table,
+            LayerWork(way.link_byte_hops, way.chip_bytes, behind[index]),
+            target,
+            _remaining(matrix, index, table, target),
+        )
+        for index, (layer, table, way) in enumerate(zip(layers, tables, moved.layers, strict=True))
     ]
     plans = [
-        LayerPlan(op, reads_per_vector(op, table, shape, target), number, tiles_of(where), way.hops, way.chip_hops)
-        for op, table, number, where, way in zip(ops, tables, copies, addresses, moved.layers, strict=True)
+        LayerPlan(
+            layer=layer,
+            reads=reads_per_vector(layer, table, shape, target),
+            copies=copies,
+            tiles=tiles_of(where),
+            hops=way.hops,
+            chip_hops=way.chip_hops,
+        )
+        for layer, table, copies, where, way in zip(
+            layers, tables, program.analog.site_copies, addresses, moved.layers, strict=True
+        )
     ]
-    limits = _shared_limits(moved, events, addresses, target)
-    limits["digital"] = digital_bound(steps, len(ops), addresses, target)
+    limits = _shared_limits(moved, target) | {
+        "buffer": port_time(events, addresses, target),
+        "digital": digital_bound(graph, addresses, target),
+    }
     cycle = read_time(shape, target)
-    flow = dataflow(steps, plans, max([cycle, *limits.values()]), target)
-    waiting = streams(steps, flow.stages, flow.starts, flow.interval)
-    check_depths(waiting, target)
+    flow = dataflow(graph, plans, max([cycle, *limits.values()]), target)
+    waiting = streams(graph, flow.runs, flow.interval)
+    check_depths(waiting, graph, target)
     spilled, far = _spilled(waiting, flow, program, target)
     for index, link_bytes in far.items():
         events[index][Event.LINK_BYTE] += link_bytes
     bounds = stage_bounds(flow, conversion_time(shape, target) / cycle, target) | limits
-    plain = traffic(replace(program, addresses=in_order(program.analog, target)), target, elsewhere)
-    placement = {
-        "byte_hops": moved.byte_hops, "byte_hops_in_order": plain.byte_hops,
-        "byte_hops_bound": moved.lower_bound_byte_hops, "chip_bytes": moved.chip_bytes,
-    }  # fmt: skip
-    found = _scheduled(program, flow, events, plans, waiting, bounds, spilled, cycle, target)
-    return replace(found, placement=placement)
+    plain = traffic(replace(program, addresses=in_order(program.analog, target)), target, whole, elsewhere)
+    clock = target.digital.clock_hz
+    shared = max(bounds[unit] for unit in _SHARED)  # no inference is through before the fullest of them has served it
+    return ScheduledProgram(
+        placed=program,
+        layers=_layer_schedules(program, flow, events, plans, target),
+        cycle_s=cycle,
+        latency_s=max(flow.latency / clock, shared),
+        interval_s=flow.interval / clock,
+        stages=_stage_schedules(flow, target),
+        streams=waiting,
+        bounds_s=bounds,
+        spilled_bytes=spilled,
+        placement={
+            "byte_hops": moved.byte_hops,
+            "byte_hops_in_order": plain.byte_hops,
+            "byte_hops_bound": moved.lower_bound_byte_hops,
+            "chip_bytes": moved.chip_bytes,
+        },
+    )
 
 
-def _left(matrix: MatrixProgram, index: int, table: TileTable, target: Target) -> Remaining | None:
-    """What skipping zeros leaves of reads and drives; starts keep to the worst case, as they are known beforehand."""
+def _remaining(matrix: MatrixProgram, index: int, table: TileTable, target: Target) -> Remaining | None:
+    """Reads and drives that skipping zeros leaves; starts keep to the worst case, as they are known beforehand."""
     sample = matrix.sample(index)
     if target.digital.skip is Skip.NONE or sample is None:
         return None
-    return remaining(matrix.layers[index], table, sample, array_shape(target), target)
+    return remaining(matrix.layers[index], table, sample, target)
 
 
-def _shared_limits(
-    moved: Traffic, events: list[dict[Event, float]], addresses: tuple[npt.NDArray[np.int32], ...], target: Target
-) -> dict[str, float]:
-    """Shortest interval that memories and links allow, in seconds."""
+def _shared_limits(moved: Traffic, target: Target) -> dict[str, float]:
+    """Shortest interval that links allow, in seconds."""
     network = target.network
     return {
-        "buffer": port_time(events, addresses, target),
         "link": moved.busiest_link_bytes * 8 / (network.link_bits * network.clock_hz),
         "chip_link": moved.busiest_chip_bytes / network.chip_link_bytes_per_s,
     }
@@ -127,139 +156,168 @@ def _shared_limits(
 
 def _spilled(
     waiting: tuple[Stream, ...], flow: Dataflow, program: PlacedProgram, target: Target
-) -> tuple[dict[str, float], dict[int, float]]:
+) -> tuple[dict[int, float], dict[int, float]]:
     """Bytes of activations, by layer, in tiles of others; and bytes times links there and back per inference."""
-    tiled = program.analog.tiled
-    ops, nodes, net = tiled.matrix.layers, nodes_of(program.site_addresses, target), topology_of(target)
-    names = [op.site.name for op in ops]
-    holders = layer_holders(flow.steps, ops, tiled.site_tables, nodes, array_shape(target), target)
+    net, nodes = topology_of(target), nodes_of(program.addresses, target)
+    buffers = [each.buffers for each in layer_locations(program.analog.tiled, flow.graph, nodes, target)]
 
     def hops(tile: int, other: int) -> int:
         return int(net.hops(np.array([tile]), np.array([other]))[0])
 
-    memory = tile_memory(waiting, names, holders, hops, target)
-    tokens = {stage.name: stage.tokens for stage in flow.stages}
+    memory = tile_memory(waiting, flow.graph, buffers, hops, target)
     far = {}
-    for index, moved in memory.spilled_far.items():
+    for index, moved in memory.spilled_byte_hops.items():
         own = [stream for stream in waiting if stream.layer == index and stream.tokens]
         held = sum(stream.bytes for stream in own)
-        through = sum(stream.bytes / stream.tokens * tokens[stream.producer] for stream in own)
+        # All tokens of an inference go the way that those which wait at once are spread over.
+        through = sum(stream.bytes / stream.tokens * flow.runs[stream.producer].stage.tokens for stream in own)
         far[index] = 2 * moved * through / held
-    return {names[index]: moved for index, moved in sorted(memory.spilled_bytes.items())}, far
+    return dict(sorted(memory.spilled_bytes.items())), far
 
 
-def _scheduled(
-    program: PlacedProgram,
-    flow: Dataflow,
-    events: list[dict[Event, float]],
-    plans: list[LayerPlan],
-    waiting: tuple[Stream, ...],
-    bounds: dict[str, float],
-    spilled: dict[str, float],
-    cycle_s: float,
-    target: Target,
-) -> ScheduledProgram:
+def _stage_schedules(flow: Dataflow, target: Target) -> tuple[StageSchedule, ...]:
     clock = target.digital.clock_hz
-    stages = []
-    for step, stage, start in zip(flow.steps, flow.stages, flow.starts, strict=True):
-        first, last = (int(start[0]), int(start[-1]) + stage.latency) if len(start) else (0, 0)
-        stages.append(
+    found = []
+    for stage, run in zip(flow.graph.stages, flow.runs, strict=True):
+        timed, starts = run.stage, run.starts
+        found.append(
             StageSchedule(
-                stage.name, step.kind.value, stage.tokens, stage.copies, stage.service / clock, stage.latency / clock,
-                first / clock, last / clock, stage.busy / clock,
+                id=stage.id,
+                kind=stage.kind.value,
+                name=stage.name,
+                layer=stage.layer,
+                node=stage.node,
+                operations=stage.operations,
+                tokens=timed.tokens,
+                copies=timed.copies,
+                service_s=timed.service / clock,
+                latency_s=timed.latency / clock,
+                start_s=int(starts[0]) / clock if len(starts) else 0.0,
+                end_s=(int(starts[-1]) + timed.latency) / clock if len(starts) else 0.0,
+                busy_s=timed.busy / clock,
             )
-        )  # fmt: skip
-    spans = {stage.name: (stage.start_s, stage.end_s) for stage in stages}
-    busy = {stage.name: stage.busy_s for stage in stages}
-    layers = []
-    tiled = program.analog.tiled
-    for index, (op, table) in enumerate(zip(tiled.matrix.layers, tiled.site_tables, strict=True)):
-        place = next((i for i, step in enumerate(flow.steps) if step.kind is Kind.ANALOG and step.layer == index), None)
-        if place is None:  # it has another turn
-            layers.append(LayerSchedule(np.zeros(0, np.int64), 0.0, 0.0, 0.0, {}))
-            continue
-        begins = flow.starts[place] / (clock * cycle_s)
-        turns = np.minimum(np.repeat(np.arange(program.analog.site_copies[index]), len(table)), max(0, len(begins) - 1))
-        first_reads = np.rint(begins[turns]).astype(np.int64) if len(begins) else np.zeros(len(turns), np.int64)
-        way = plans[index]
-        layers.append(
-            LayerSchedule(first_reads, *spans[op.site.name], busy[op.site.name], events[index], way.hops, way.chip_hops)
         )
-    digital = {
-        stage.name: spans[stage.name]
-        for step, stage in zip(flow.steps, flow.stages, strict=True)
-        if step.kind is Kind.DIGITAL
-    }
-    shared = max(bounds[unit] for unit in _SHARED)  # no inference is through before the fullest of them has served it
-    return ScheduledProgram(
-        program, tuple(layers), digital, cycle_s, max(flow.latency / clock, shared), flow.interval / clock,
-        tuple(stages), waiting, bounds, spilled,
-    )  # fmt: skip
+    return tuple(found)
+
+
+def _layer_schedules(
+    program: PlacedProgram, flow: Dataflow, events: list[dict[Event, float]], plans: list[LayerPlan], target: Target
+) -> tuple[LayerSchedule, ...]:
+    clock, cycle_s = target.digital.clock_hz, read_time(array_shape(target), target)
+    arrays = {stage.layer: stage.id for stage in flow.graph.stages if stage.kind is StageKind.ANALOG}
+    found = []
+    for index, table in enumerate(program.analog.tiled.site_tables):
+        if index not in arrays:
+            found.append(_ELSEWHERE)
+            continue
+        timed, starts = flow.runs[arrays[index]].stage, flow.runs[arrays[index]].starts
+        # Copy n begins with token n; a copy without a token is listed with the last.
+        first = np.repeat(np.arange(program.analog.site_copies[index]), len(table))
+        reads = np.zeros(len(first), np.int64)
+        if len(starts):
+            reads = np.rint(starts[np.minimum(first, len(starts) - 1)] / (clock * cycle_s)).astype(np.int64)
+        found.append(
+            LayerSchedule(
+                start=reads,
+                start_s=int(starts[0]) / clock if len(starts) else 0.0,
+                end_s=(int(starts[-1]) + timed.latency) / clock if len(starts) else 0.0,
+                busy_s=timed.busy / clock,
+                events=events[index],
+                hops=plans[index].hops,
+                chip_hops=plans[index].chip_hops,
+            )
+        )
+    return tuple(found)
+
+
+@dataclass
+class _Turns:
+    """The schedules of turns, one after the other."""
+
+    layers: list[LayerSchedule]
+    clock: float = 0.0
+    stages: dict[int, StageSchedule] = field(default_factory=dict)
+    streams: list[Stream] = field(default_factory=list)
+    bounds: dict[str, float] = field(default_factory=dict)
+    spilled: dict[int, float] = field(default_factory=dict)
+    placement: dict[str, float] = field(default_factory=dict)
+    turns: list[Turn] = field(default_factory=list)
+
+    def add(self, found: ScheduledProgram, turn: Turn, own: frozenset[int], batch: int) -> None:
+        """A turn in which the layers ``own`` work."""
+        begin = self.clock + turn.write_s
+        self.clock = begin + found.latency_s + (batch - 1) * found.interval_s
+        self.turns.append(turn)
+        for index in own:
+            each = found.layers[index]
+            late = each.start + round(begin / found.cycle_s)
+            self.layers[index] = replace(each, start=late, start_s=each.start_s + begin, end_s=each.end_s + begin)
+        for stage in found.stages:
+            # A stage is listed with its turn; for the other turns it is an input. Inputs of the model come first.
+            if stage.kind != StageKind.INPUT or (stage.node < 0 and stage.id not in self.stages):
+                self.stages[stage.id] = replace(stage, start_s=stage.start_s + begin, end_s=stage.end_s + begin)
+        self.streams += [stream for stream in found.streams if stream.layer in own]
+        self.bounds = {name: max(value, self.bounds.get(name, 0.0)) for name, value in found.bounds_s.items()}
+        self.spilled |= found.spilled_bytes
+        self.placement = _sum(self.placement, found.placement)
+
+
+def _sum(one: Mapping[str, float], other: Mapping[str, float]) -> dict[str, float]:
+    return {name: value + one.get(name, 0.0) for name, value in other.items()}
 
 
 def _in_turns(program: PlacedProgram, target: Target) -> ScheduledProgram:
     """Turn by turn: its arrays are written, then a batch of inferences goes through its layers."""
-    analog, clock = program.analog, 0.0
-    layers = [LayerSchedule(np.zeros(0, np.int64), 0.0, 0.0, 0.0, {})] * len(analog.turns)
-    digital: dict[str, tuple[float, float]] = {}
-    stages: list[StageSchedule] = []
-    waiting: list[Stream] = []
-    bounds: dict[str, float] = {}
-    spilled: dict[str, float] = {}
-    moved: dict[str, float] = {}
-    turns = []
+    analog, sites = program.analog, program.analog.tiled.matrix.sites
+    found = _Turns([_ELSEWHERE] * len(sites))
+    whole = program_stages(analog.tiled, target)
     for number in range(max(analog.turns) + 1):
-        own = frozenset(index for index, turn in enumerate(analog.turns) if turn == number)
+        own = frozenset(index for index, site in enumerate(sites) if analog.turns[site.matrix] == number)
         none = np.zeros((0, 4), np.int32)
-        where = tuple(each if index in own else none for index, each in enumerate(program.addresses))
+        where = tuple(
+            each if turn == number else none for each, turn in zip(program.addresses, analog.turns, strict=True)
+        )
         here = PlacedProgram(analog.turn(number), where, program.chips)
-        found = _pipeline(here, target, frozenset(range(len(layers))) - own)
-        turn = _turn(here, found, target)
-        turns.append(turn)
-        begin = clock + turn.write_s
-        clock = begin + found.latency_s + (analog.batch - 1) * found.interval_s
-        for index in own:
-            each = found.layers[index]
-            late = each.start + round(begin / found.cycle_s)
-            layers[index] = replace(each, start=late, start_s=each.start_s + begin, end_s=each.end_s + begin)
-        digital |= {name: (start + begin, end + begin) for name, (start, end) in found.digital_s.items()}
-        stages += [
-            replace(stage, start_s=stage.start_s + begin, end_s=stage.end_s + begin)
-            for stage in found.stages
-            if stage.kind != Kind.INPUT or number == 0
-        ]
-        waiting += [stream for stream in found.streams if stream.layer in own]
-        bounds = {name: max(value, bounds.get(name, 0.0)) for name, value in found.bounds_s.items()}
-        spilled |= found.spilled_bytes
-        moved = {name: value + moved.get(name, 0.0) for name, value in found.placement.items()}
-    cycle = read_time(array_shape(target), target)
+        schedule = _pipeline(here, target, frozenset(range(len(sites))) - own)
+        found.add(schedule, _turn(here, schedule, _kept_bytes(whole, own, target), target), own, analog.batch)
     return ScheduledProgram(
-        program, tuple(layers), digital, cycle, clock, clock / analog.batch, tuple(stages), tuple(waiting), bounds,
-        spilled, tuple(turns), moved,
-    )  # fmt: skip
+        placed=program,
+        layers=tuple(found.layers),
+        cycle_s=read_time(array_shape(target), target),
+        latency_s=found.clock,
+        interval_s=found.clock / analog.batch,
+        stages=tuple(found.stages[id] for id in sorted(found.stages)),
+        streams=tuple(found.streams),
+        bounds_s=found.bounds,
+        spilled_bytes=found.spilled,
+        turns=tuple(found.turns),
+        placement=found.placement,
+    )
 
 
-def _turn(program: PlacedProgram, found: ScheduledProgram, target: Target) -> Turn:
+def _turn(program: PlacedProgram, found: ScheduledProgram, kept_bytes: float, target: Target) -> Turn:
     """What a turn takes: the arrays of a core are written one after the other, cores side by side."""
     write, shape = target.device.write, array_shape(target)
     assert write is not None  # the pass that makes turns has asked for it
     every = np.concatenate(program.addresses)
     _, arrays = np.unique(every[:, :3], axis=0, return_counts=True)
-    steps = int(arrays.max(initial=0)) * -(-shape.cells // write.parallel_cells)
-    matrix = program.analog.tiled.matrix
-    made = {index for index, where in enumerate(program.addresses) if len(where)}
-    steps_of, ends = network_steps(matrix.lowered.skeleton, matrix.layers, matrix.digital_ops)
-    kept = {
-        read.producer
-        for step in steps_of
-        for read in step.reads
-        if steps_of[read.producer].layer in made and step.layer not in made
-    }
-    size = sum(steps_of[i].grid.tokens * steps_of[i].grid.width for i in kept - set(ends))
+    pulses = int(arrays.max(initial=0)) * -(-shape.cells // write.parallel_cells) * write.pulses
     return Turn(
-        steps * write.pulses * (write.pulse_s + write.verify_s),
-        len(every) * shape.cells * write.pulses * (write.pulse_energy_j + write.verify_energy_j),
-        found.latency_s,
-        found.interval_s,
-        size * target.precision.inputs / 8,
+        write_s=pulses * (write.pulse_s + write.verify_s),
+        write_j=len(every) * shape.cells * write.pulses * (write.pulse_energy_j + write.verify_energy_j),
+        latency_s=found.latency_s,
+        interval_s=found.interval_s,
+        kept_bytes=kept_bytes,
     )
+
+
+def _kept_bytes(graph: StageGraph, own: frozenset[int], target: Target) -> float:
+    """Bytes of one inference that the layers of a turn leave to others; outputs of the model are not kept."""
+    kept = {
+        transfer.tensor: transfer.tokens * transfer.width * target.precision.inputs / 8
+        for stage in graph.stages
+        for transfer in stage.inputs
+        if graph.stages[transfer.producer].layer in own and stage.layer not in own
+    }
+    leaving = {transfer.tensor for transfer in graph.outputs}
+    return sum(size for tensor, size in kept.items() if tensor not in leaving)

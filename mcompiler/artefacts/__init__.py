@@ -13,10 +13,10 @@ from mcompiler.artefacts.directory import (
     write_build,
 )
 from mcompiler.artefacts.layers import LayerData, file_stem, layer_files, plain_name, program_layers, write_layers
-from mcompiler.artefacts.placement import placement_data, placement_faults
+from mcompiler.artefacts.placement import placement_data, placement_faults, plain_attributes
 from mcompiler.artefacts.report import report_html
 from mcompiler.artefacts.stored import read_layers
-from mcompiler.artefacts.timeline import chrome_trace, replayed, schedule_data
+from mcompiler.artefacts.timeline import chrome_trace, replayed, schedule_data, stored_stages
 
 __all__ = [
     "LayerData",
@@ -31,6 +31,7 @@ __all__ = [
     "parts_of",
     "placement_data",
     "placement_faults",
+    "plain_attributes",
     "plain_name",
     "program_layers",
     "read_layers",
@@ -38,6 +39,7 @@ __all__ = [
     "replayed",
     "report_html",
     "schedule_data",
+    "stored_stages",
     "sync_folder",
     "verify_hashes",
     "write_build",

@@ -1,12 +1,14 @@
-"""placement.json: which array sits where, and what flows between arrays and digital units.
+"""placement.json: the address of every array, and the bytes that flow between arrays, digital units and the outside.
 
 Arrays connect to digital units only (buffer -> array -> accumulator -> layer unit -> buffer), so edges are linear in
-arrays. Node-link format of networkx with ``edges="edges"``.
+arrays. Edges between layers, digital nodes, inputs and outputs are those of the stage graph, which costs and schedules
+read too. Node-link format of networkx with ``edges="edges"``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import product
 from typing import Any
 
@@ -15,47 +17,76 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from mcompiler.artefacts.layers import LayerData
-from mcompiler.geometry import TileTable
-from mcompiler.graph import site_of
-from mcompiler.ir import AnalogLayer
+from mcompiler.dataflow import OUTPUT, StageGraph, StageKind
 from mcompiler.target import Target
 
 ARRAYS_LIMIT = 1_000_000
 """Above this many arrays the graph has one node per core."""
 
-INPUT, OUTPUT = "input", "output"
 
+def placement_data(
+    graph: StageGraph, skeleton: ir.Model, layers: Sequence[LayerData], target: Target
+) -> dict[str, Any]:
+    """The placement graph as node-link data.
 
-def placement_data(skeleton: ir.Model, layers: Sequence[LayerData], target: Target) -> dict[str, Any]:
-    """The placement graph as node-link data."""
-    detailed = sum(len(layer.addresses) for layer in layers) <= ARRAYS_LIMIT
-    nodes: list[dict[str, Any]] = [{"id": INPUT, "kind": "input"}, {"id": OUTPUT, "kind": "output"}]
-    edges: list[dict[str, Any]] = []
+    Args:
+        graph: stages of the network.
+        skeleton: its nodes.
+        layers: with tables and addresses.
+        target: names the levels of the hierarchy.
+    """
+    detailed = sum(len(layer.addresses) for layer in layers if layer.shares is None) <= ARRAYS_LIMIT
+    found = _Graph()
+    found.node("input", kind="input")
+    found.node("output", kind="output")
     for layer in layers:
-        op = layer.op
-        nodes.append({"id": f"buffer:{op.site.name}", "kind": "buffer", "layer": op.site.name})
-        nodes.append({"id": f"layer:{op.site.name}", "kind": "layer", "layer": op.site.name})
-        add = _arrays if detailed else _cores
-        add(nodes, edges, layer, target)
-    edges.extend(_flows(skeleton, {layer.op.site.name: layer.op for layer in layers}, target))
+        name = layer.op.site.name
+        found.node(f"buffer:{name}", kind="buffer", layer=name)
+        found.node(f"layer:{name}", kind="layer", layer=name)
+        owner = layer if layer.shares is None else layers[layer.shares]
+        (_add_arrays if detailed else _add_cores)(found, layer, owner, target)
+    _add_transfers(found, graph, skeleton, layers)
     hierarchy = target.hierarchy
     about = {
         "target": target.name,
         "chips": 1 + int(_every_address(layers)[:, 0].max(initial=0)),
         "address": ["chip", hierarchy.tile_name, hierarchy.core_name, "array"],
     }
-    return {"directed": True, "multigraph": False, "graph": about, "nodes": nodes, "edges": edges}
+    return {
+        "directed": True,
+        "multigraph": False,
+        "graph": about,
+        "nodes": list(found.nodes.values()),
+        "edges": [{"source": source, "target": sink, "bytes": size} for (source, sink), size in found.edges.items()],
+    }
+
+
+def plain_attributes(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Node-link data without lists and without attributes that have no value, as GraphML and GEXF store neither.
+
+    The address of an array is there as ``chip``, ``tile``, ``core`` and ``position``.
+    """
+
+    def plain(attributes: Mapping[str, Any]) -> dict[str, Any]:
+        return {key: value for key, value in attributes.items() if value is not None and not isinstance(value, list)}
+
+    return {
+        **data,
+        "graph": plain(data["graph"]),
+        "nodes": [plain(node) for node in data["nodes"]],
+        "edges": [plain(edge) for edge in data["edges"]],
+    }
 
 
 def placement_faults(
-    stored: Mapping[str, Any], skeleton: ir.Model, layers: Sequence[LayerData], target: Target
+    stored: Mapping[str, Any], wanted: Mapping[str, Any], layers: Sequence[LayerData], target: Target
 ) -> tuple[str, ...]:
-    """What is wrong with a placement: two arrays in one place, places that the target lacks, files that disagree.
+    """Faults of a placement: two arrays with one address, addresses that the target lacks, files that disagree.
 
     Args:
         stored: placement.json.
-        skeleton: graph with placeholders.
-        layers: what the mapped model is rebuilt from.
+        wanted: the placement that layers and schedule give.
+        layers: from which the mapped model is rebuilt.
         target: its hierarchy.
     """
     faults = []
@@ -67,7 +98,6 @@ def placement_faults(
         faults.append("two arrays have one address")
     if len(every) and (every.min() < 0 or (every[:, 1:] >= sizes).any()):
         faults.append("an array has an address that the target's hierarchy lacks")
-    wanted = placement_data(skeleton, layers, target)
     if stored != wanted:
         ours = {node["id"]: node for node in wanted["nodes"]}
         theirs = {node.get("id"): node for node in stored.get("nodes", [])}
@@ -77,104 +107,127 @@ def placement_faults(
     return tuple(faults)
 
 
+@dataclass
+class _Graph:
+    """Nodes by id, and bytes per inference by the ids of both ends of an edge."""
+
+    nodes: dict[str, dict[str, Any]] = field(default_factory=dict)
+    edges: dict[tuple[str, str], float] = field(default_factory=dict)
+
+    def node(self, id: str, **attributes: Any) -> None:
+        self.nodes[id] = {"id": id, **attributes}
+
+    def edge(self, source: str, sink: str, size: float) -> None:
+        """Bytes from one to the other, in addition to those that are there."""
+        self.edges[source, sink] = self.edges.get((source, sink), 0.0) + float(size)
+
+
 def _every_address(layers: Sequence[LayerData]) -> npt.NDArray[np.int32]:
     return np.concatenate([np.zeros((0, 4), np.int32), *(layer.addresses for layer in layers if layer.shares is None)])
 
 
-def _traffic(op: AnalogLayer, table: TileTable, target: Target) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
-    """Bytes per inference into and out of each array."""
-    into = op.site.vectors * table["rows"] * op.site.input.bits / 8
-    out = op.site.vectors * table["cols"] * target.digital.accumulator_bits / 8
+def _array_bytes(layer: LayerData, target: Target) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+    """Bytes per inference into and out of each array, all copies together, for one site."""
+    site, table = layer.op.site, layer.table
+    into = site.vectors * table["rows"] * site.input.bits / 8
+    out = site.vectors * table["cols"] * target.digital.accumulator_bits / 8
     return into, out
 
 
-def _arrays(
-    nodes: list[dict[str, Any]],
-    edges: list[dict[str, Any]],
-    layer: LayerData,
-    target: Target,
-) -> None:
-    """One node per array, one accumulator per column block."""
-    op, table = layer.op, layer.table
-    into, out = (column.tolist() for column in _traffic(op, table, target))
+def _add_arrays(found: _Graph, layer: LayerData, owner: LayerData, target: Target) -> None:
+    """One node per array, one accumulator per column block.
+
+    Args:
+        found: the graph.
+        layer: that uses the arrays.
+        owner: the first layer that uses them; its array nodes are there for all.
+        target: the chip.
+    """
+    name, home, copies = layer.op.site.name, owner.op.site.name, layer.copies
+    into, out = (column.tolist() for column in _array_bytes(layer, target))
     width = target.digital.accumulator_bits / 8
-    blocks: dict[tuple[int, int], tuple[str, float]] = {}
-    copies = layer.copies
-    rows = zip(table.tolist(), layer.analog.adc_bits.tolist(), into, out, strict=True)
-    every = product(range(copies), list(rows))
-    for index, ((copy, (tile, bits, bytes_in, bytes_out)), address) in enumerate(
-        zip(every, layer.addresses.tolist(), strict=True)
+    blocks: dict[str, float] = {}
+    rows = list(zip(layer.table.tolist(), layer.analog.adc_bits.tolist(), into, out, strict=True))
+    for index, ((copy, (row, bits, bytes_in, bytes_out)), address) in enumerate(
+        zip(product(range(copies), rows), layer.addresses.tolist(), strict=True)
     ):
-        _, group, groups, row, height, col, cols, which, polarity = tile
-        name = f"array:{op.site.name}:{index}"
-        nodes.append({
-            "id": name, "kind": "array", "layer": op.site.name, "address": address, "group": group, "groups": groups,
-            "row": row, "rows": height, "col": col, "columns": cols, "slice": which, "polarity": polarity,
-            "replica": copy, "adc_bits": bits or None,
-        })  # fmt: skip
-        unit = f"accumulator:{op.site.name}:{group}:{col}"
-        blocks[group, col] = (unit, op.site.vectors * cols * width)
-        edges.append({"source": f"buffer:{op.site.name}", "target": name, "bytes": bytes_in / copies})
-        edges.append({"source": name, "target": unit, "bytes": bytes_out / copies})
-    for unit, bytes_out in blocks.values():
-        nodes.append({"id": unit, "kind": "accumulator", "layer": op.site.name})
-        edges.append({"source": unit, "target": f"layer:{op.site.name}", "bytes": bytes_out})
+        tile = dict(zip(layer.table.dtype.names or (), row, strict=True))
+        array = f"array:{home}:{index}"
+        if layer is owner:
+            found.node(
+                array,
+                kind="array",
+                layer=home,
+                address=address,
+                **_position(address),
+                position=address[3],
+                group=tile["group"],
+                groups=tile["groups"],
+                row=tile["row"],
+                rows=tile["rows"],
+                col=tile["col"],
+                columns=tile["cols"],
+                slice=tile["slice"],
+                polarity=tile["polarity"],
+                replica=copy,
+                adc_bits=bits or None,
+            )
+        unit = f"accumulator:{name}:{tile['group']}:{tile['col']}"
+        blocks[unit] = layer.op.site.vectors * tile["cols"] * width
+        found.edge(f"buffer:{name}", array, bytes_in / copies)
+        found.edge(array, unit, bytes_out / copies)
+    for unit, bytes_out in blocks.items():
+        found.node(unit, kind="accumulator", layer=name)
+        found.edge(unit, f"layer:{name}", bytes_out)
 
 
-def _cores(
-    nodes: list[dict[str, Any]],
-    edges: list[dict[str, Any]],
-    layer: LayerData,
-    target: Target,
-) -> None:
-    """One node per core: for models of over a million arrays."""
-    op, copies = layer.op, layer.copies
-    into, out = (np.tile(each / copies, copies) for each in _traffic(op, layer.table, target))
+def _add_cores(found: _Graph, layer: LayerData, owner: LayerData, target: Target) -> None:
+    """One node per core: for models of over a million arrays; arguments as of ``_add_arrays``."""
+    name, home, copies = layer.op.site.name, owner.op.site.name, layer.copies
+    into, out = (np.tile(each / copies, copies) for each in _array_bytes(layer, target))
     cores, index, count = np.unique(layer.addresses[:, :3], axis=0, return_inverse=True, return_counts=True)
     index = index.reshape(-1)
     bytes_in, bytes_out = np.bincount(index, weights=into), np.bincount(index, weights=out)
     for address, arrays, first, last in zip(
         cores.tolist(), count.tolist(), bytes_in.tolist(), bytes_out.tolist(), strict=True
     ):
-        name = f"core:{op.site.name}:{'.'.join(map(str, address))}"
-        nodes.append({"id": name, "kind": "core", "layer": op.site.name, "address": address, "arrays": arrays})
-        edges.append({"source": f"buffer:{op.site.name}", "target": name, "bytes": first})
-        edges.append({"source": name, "target": f"layer:{op.site.name}", "bytes": last})
+        core = f"core:{home}:{'.'.join(map(str, address))}"
+        if layer is owner:
+            found.node(core, kind="core", layer=home, address=address, **_position(address), arrays=arrays)
+        found.edge(f"buffer:{name}", core, first)
+        found.edge(core, f"layer:{name}", last)
 
 
-def _flows(skeleton: ir.Model, ops: Mapping[str, AnalogLayer], target: Target) -> list[dict[str, Any]]:
-    """Edges between layers, through whatever stays digital between them, and from and to the outside ("" below)."""
-    sources: dict[str, frozenset[str]] = {value.name or "": frozenset({""}) for value in skeleton.graph.inputs}
-    edges: list[dict[str, Any]] = []
-    for node in skeleton.graph:
-        reaching: frozenset[str] = frozenset().union(
-            *(sources.get(value.name or "", frozenset()) for value in node.inputs if value is not None)
-        )
-        if site_of(node) is not None:
-            op = ops[node.name or ""]
-            edges += [
-                {"source": _out(source), "target": f"buffer:{op.site.name}", "bytes": _bytes(source, ops, target)}
-                for source in sorted(reaching)
-            ]
-            reaching = frozenset({op.site.name})
-        sources.update((value.name or "", reaching) for value in node.outputs)
-    final: frozenset[str] = frozenset().union(
-        *(sources.get(value.name or "", frozenset()) for value in skeleton.graph.outputs)
-    )
-    edges += [
-        {"source": _out(source), "target": OUTPUT, "bytes": _bytes(source, ops, target)} for source in sorted(final)
-    ]
-    return edges
+def _position(address: Sequence[int]) -> dict[str, int]:
+    return dict(zip(("chip", "tile", "core"), address, strict=False))
 
 
-def _out(source: str) -> str:
-    return INPUT if not source else f"layer:{source}"
+def _add_transfers(found: _Graph, graph: StageGraph, skeleton: ir.Model, layers: Sequence[LayerData]) -> None:
+    """Digital nodes, and an edge for each tensor between layers, digital nodes, inputs and outputs of the model."""
+    nodes = list(skeleton.graph)
+    read = {transfer.producer for _, transfer in graph.transfers}
 
+    def name(stage: int, reads: bool) -> str:
+        if stage == OUTPUT:
+            return "output"
+        found = graph.stages[stage]
+        if found.kind is StageKind.DIGITAL:
+            return f"digital:{found.node}"
+        if found.kind is StageKind.INPUT:
+            return "input"
+        return f"{'buffer' if reads else 'layer'}:{layers[found.layer].op.site.name}"
 
-def _bytes(source: str, ops: Mapping[str, AnalogLayer], target: Target) -> float:
-    """Bytes of a layer's results per inference, in input codes; 0 where the source is the model's input itself."""
-    if not source:
-        return 0.0
-    op = ops[source]
-    groups, _, cols = op.matrix.codes.shape
-    return float(op.site.vectors * groups * cols * target.precision.inputs) / 8
+    for stage in graph.stages:
+        if stage.kind is StageKind.DIGITAL and (stage.inputs or stage.id in read):  # others are constants
+            place = {"layer": layers[stage.layer].op.site.name} if stage.layer >= 0 else {}
+            found.node(
+                name(stage.id, True),
+                kind="digital",
+                name=stage.name,
+                op=nodes[stage.node].op_type,
+                operations=stage.operations,
+                **place,
+            )
+    for reader, transfer in graph.transfers:
+        if reader == OUTPUT or graph.stages[reader].kind is not StageKind.REQUANTISE:  # sums: in the edges of arrays
+            found.edge(name(transfer.producer, False), name(reader, True), transfer.bytes)

@@ -10,11 +10,22 @@ import numpy as np
 import onnx_ir as ir
 
 from mcompiler.artefacts.layers import LayerData
-from mcompiler.dataflow import Dataflow, Kind, LayerPlan, Stage, dataflow, network_steps, reads_per_vector, tiles_of
-from mcompiler.dataflow.grids import Indices
+from mcompiler.dataflow import (
+    Dataflow,
+    DigitalWork,
+    LayerPlan,
+    StageGraph,
+    StageKind,
+    StageRun,
+    dataflow,
+    layer_operations,
+    reads_per_vector,
+    stage_graph,
+    tiles_of,
+)
 from mcompiler.errors import BuildError
 from mcompiler.geometry import array_shape
-from mcompiler.ir import ScheduledProgram
+from mcompiler.ir import MatrixProgram, ScheduledProgram
 from mcompiler.target import Target
 
 INFERENCES = 3
@@ -25,47 +36,88 @@ RUNS = 256
 
 
 def schedule_data(program: ScheduledProgram) -> dict[str, Any]:
-    """Content of schedule.json: stages, streams between them, bounds of the interval."""
+    """Content of schedule.json: stages, streams between them, bounds of the interval.
+
+    Stages are told apart by ``id``; names are those of nodes and may repeat. A stream names its producer and consumer,
+    and gives their ids as ``producer_id`` and ``consumer_id``.
+    """
     matrix = program.placed.analog.tiled.matrix
     replication = program.placed.analog.replication
+    names = {stage.id: stage.name for stage in program.stages}
     return {
         "latency_s": program.latency_s,
         "interval_s": program.interval_s,
         "cycle_s": program.cycle_s,
         "bounds_s": dict(program.bounds_s),
         "replication": None if replication is None else asdict(replication),
-        "spilled_bytes": dict(program.spilled_bytes),
+        "spilled_bytes": {matrix.sites[index].name: size for index, size in program.spilled_bytes.items()},
         "placement": dict(program.placement),
         "batch": program.placed.analog.batch,
         "turns": [asdict(turn) for turn in program.turns],
-        "digital_operations": dict(matrix.digital_ops),
+        "digital_operations": _by_name(matrix),
         "layers": [
-            {"name": op.site.name, "copies": copies, "hops": layer.hops, "chip_hops": layer.chip_hops}
-            for op, copies, layer in zip(matrix.layers, program.placed.analog.site_copies, program.layers, strict=True)
+            {"name": site.name, "copies": copies, "hops": layer.hops, "chip_hops": layer.chip_hops}
+            for site, copies, layer in zip(matrix.sites, program.placed.analog.site_copies, program.layers, strict=True)
         ],
         "stages": [asdict(stage) for stage in program.stages],
-        "streams": [asdict(stream) for stream in program.streams],
+        "streams": [
+            asdict(stream)
+            | {
+                "producer": names[stream.producer],
+                "consumer": names[stream.consumer],
+                "producer_id": stream.producer,
+                "consumer_id": stream.consumer,
+            }
+            for stream in program.streams
+        ],
     }
 
 
+def _by_name(matrix: MatrixProgram) -> dict[str, int]:
+    """Digital operations of nodes by name; nodes of one name together."""
+    found: dict[str, int] = {}
+    for position, node in enumerate(matrix.lowered.skeleton.graph):
+        name = node.name or ""
+        found[name] = found.get(name, 0) + matrix.digital_ops.get(position, 0)
+    return found
+
+
+def stored_stages(
+    schedule: Mapping[str, Any], skeleton: ir.Model, layers: Sequence[LayerData], target: Target
+) -> StageGraph:
+    """The stages of a build, from what its directory holds.
+
+    Args:
+        schedule: content of schedule.json.
+        skeleton: graph with placeholders.
+        layers: with their tables.
+        target: the chip.
+    """
+    shape = array_shape(target)
+    nodes = {
+        stage["node"]: stage["operations"] for stage in schedule["stages"] if stage["kind"] == StageKind.DIGITAL.value
+    }
+    behind = [layer_operations(layer.op, layer.table, shape, target) for layer in layers]
+    return stage_graph(skeleton, [layer.op for layer in layers], DigitalWork(nodes, behind), target)
+
+
 def replayed(schedule: Mapping[str, Any], skeleton: ir.Model, layers: Sequence[LayerData], target: Target) -> Dataflow:
-    """The dataflow of a build, token by token, from the content of its directory."""
+    """The dataflow of a build, token by token; arguments as of ``stored_stages``."""
     if schedule["turns"]:
         raise BuildError("layers of this build take turns on the same arrays; a timeline shows one pipeline")
-    ops, shape = [layer.op for layer in layers], array_shape(target)
-    steps, _ = network_steps(skeleton, ops, schedule["digital_operations"])
+    shape = array_shape(target)
     plans = [
         LayerPlan(
-            layer.op,
+            layer=layer.op,
             reads=reads_per_vector(layer.op, layer.table, shape, target),
             copies=layer.copies,
             tiles=tiles_of(layer.addresses),
-            hops=route["hops"],
-            chip_hops=route["chip_hops"],
+            hops=way["hops"],
+            chip_hops=way["chip_hops"],
         )
-        for layer, route in zip(layers, schedule["layers"], strict=True)
+        for layer, way in zip(layers, schedule["layers"], strict=True)
     ]
-    return dataflow(steps, plans, schedule["interval_s"], target)
+    return dataflow(stored_stages(schedule, skeleton, layers, target), plans, schedule["interval_s"], target)
 
 
 def chrome_trace(flow: Dataflow, target: Target) -> dict[str, Any]:
@@ -73,25 +125,18 @@ def chrome_trace(flow: Dataflow, target: Target) -> dict[str, Any]:
     clock_us = 1e6 / target.digital.clock_hz
     events: list[dict[str, Any]] = []
     shown = [
-        (step, stage, start)
-        for step, stage, start in zip(flow.steps, flow.stages, flow.starts, strict=True)
-        if step.kind is not Kind.INPUT and stage.service and len(start)
+        (stage, run)
+        for stage, run in zip(flow.graph.stages, flow.runs, strict=True)
+        if stage.kind is not StageKind.INPUT and run.stage.service and len(run.starts)
     ]
-    for thread, (step, stage, start) in enumerate(shown):
-        copies = f" x {stage.copies}" if stage.copies > 1 else ""
-        events.append(
-            {
-                "ph": "M",
-                "pid": 0,
-                "tid": thread,
-                "name": "thread_name",
-                "args": {"name": f"{stage.name}{copies} ({step.kind.value})"},
-            }
-        )
+    for thread, (stage, run) in enumerate(shown):
+        copies = f" x {run.stage.copies}" if run.stage.copies > 1 else ""
+        label = f"{stage.name}{copies} ({stage.kind.value})"
+        events.append({"ph": "M", "pid": 0, "tid": thread, "name": "thread_name", "args": {"name": label}})
         for inference in range(INFERENCES):
-            for first, last in _runs(stage, start):
-                begin = (int(start[first]) + inference * flow.interval) * clock_us
-                end = (int(start[last]) + stage.service + inference * flow.interval) * clock_us
+            for first, last in _busy_times(run):
+                begin = (int(run.starts[first]) + inference * flow.interval) * clock_us
+                end = (int(run.starts[last]) + run.stage.service + inference * flow.interval) * clock_us
                 events.append(
                     {
                         "ph": "X",
@@ -106,10 +151,10 @@ def chrome_trace(flow: Dataflow, target: Target) -> dict[str, Any]:
     return {"displayTimeUnit": "ns", "traceEvents": events}
 
 
-def _runs(stage: Stage, start: Indices) -> list[tuple[int, int]]:
-    """First and last token of every period in which a stage works without a pause."""
-    pause = np.diff(start) - stage.service
+def _busy_times(run: StageRun) -> list[tuple[int, int]]:
+    """First and last tokens of the times in which a stage works without a pause."""
+    pause = np.diff(run.starts) - run.stage.service
     least = max(0, int(np.sort(pause)[-RUNS]) if len(pause) > RUNS else 0)
     breaks = np.flatnonzero(pause > least)
-    firsts, lasts = np.concatenate([[0], breaks + 1]), np.concatenate([breaks, [len(start) - 1]])
+    firsts, lasts = np.concatenate([[0], breaks + 1]), np.concatenate([breaks, [len(run.starts) - 1]])
     return list(zip(firsts.tolist(), lasts.tolist(), strict=True))

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from mcompiler.dataflow import corrections, layer_events, read_time
+from mcompiler.dataflow import LayerWork, corrections, layer_events, read_time
 from mcompiler.geometry import array_shape
 from mcompiler.target import Event, Target
 
@@ -64,7 +64,7 @@ def chip_calibration_cost(layers: Iterable[LayerData], target: Target) -> tuple[
         one = replace(
             layer.op, site=replace(site, vectors=1, input=replace(site.input, bits=target.converters.dac.bits))
         )
-        events = layer_events(one, layer.table, shape, target, link_bytes=0.0, chip_bytes=0.0)
+        events = layer_events(one, layer.table, LayerWork(0.0, 0.0, 0.0), target)
         for event in MEASURING:
             once[event] += copies * events[event]
         arrays += copies * len(layer.table)

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from mcompiler.dataflow import StageKind
 from mcompiler.geometry import array_shape
 from mcompiler.ir import NO_BITS, BitRange, ScheduledProgram
 from mcompiler.target import Component, Event, HierarchyUnit, Target
@@ -229,12 +230,11 @@ def count(program: ScheduledProgram, target: Target) -> PricedQuantities:
             written_cells=arrays * shape.cells / analog.batch if analog.turns else 0.0,
             label=site.label,
         )
-    digital = float(sum(matrix.digital_ops.values()))
-    spans = program.digital_s.values()
+    nodes = [stage for stage in program.stages if stage.kind == StageKind.DIGITAL]
     layers[DIGITAL] = LayerCounts(
-        events={Event.DIGITAL_OP: digital},
+        events={Event.DIGITAL_OP: sum(stage.operations for stage in nodes)},
         shares={unit: shares[unit].get(DIGITAL, 0.0) for unit in HierarchyUnit},
-        span_s=max((end - start for start, end in spans), default=0.0),
+        span_s=max((stage.end_s - stage.start_s for stage in nodes), default=0.0),
         label=DIGITAL,
     )
     return PricedQuantities(layers, sum(shares[HierarchyUnit.TILE].values()), program.interval_s, program.latency_s)

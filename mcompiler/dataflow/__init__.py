@@ -1,7 +1,8 @@
 """Dataflow: how a network runs on a chip as a pipeline of stages, token by token.
 
-``stages`` says what the nodes of a graph do to tokens, ``durations`` how long that takes on a target, ``timing`` when
-each token is worked on, ``memory`` what waits in between, ``replicas`` how many copies of its arrays a layer is worth.
+``stages`` lists stages and the tensors that flow between them, ``operations`` counts digital work, ``durations`` gives
+the times on a target, ``timing`` the start of every token, ``memory`` what waits in between, ``replicas`` how many
+copies of its arrays a matrix is worth.
 """
 
 from mcompiler.dataflow.durations import (
@@ -9,20 +10,21 @@ from mcompiler.dataflow.durations import (
     clocks,
     conversion_time,
     digital_bound,
-    digital_work,
     phases,
     read_time,
     reads_per_vector,
     tiles_of,
-    timed,
+    timed_stages,
 )
-from mcompiler.dataflow.events import conversions_per_read, corrections, layer_events
-from mcompiler.dataflow.memory import Holders, TileMemory, check_depths, input_shares, streams, tile_memory
-from mcompiler.dataflow.operations import digital_operations
+from mcompiler.dataflow.events import LayerWork, layer_events
+from mcompiler.dataflow.grids import Needs, Relation
+from mcompiler.dataflow.memory import LayerBuffers, TileMemory, check_depths, input_shares, streams, tile_memory
+from mcompiler.dataflow.operations import conversions_per_read, corrections, digital_operations, layer_operations
 from mcompiler.dataflow.plan import Dataflow, dataflow, port_time, stage_bounds
 from mcompiler.dataflow.replicas import (
     Candidate,
-    Path,
+    CriticalPath,
+    Load,
     Server,
     arrays_for,
     best_interval,
@@ -32,22 +34,49 @@ from mcompiler.dataflow.replicas import (
     latency_bound,
 )
 from mcompiler.dataflow.skip import Remaining, remaining
-from mcompiler.dataflow.stages import Kind, Step, network_steps
-from mcompiler.dataflow.timing import Edge, Stage, earliest, just_in_time, latest, occupancy
+from mcompiler.dataflow.stages import (
+    OUTPUT,
+    DigitalWork,
+    NetworkStage,
+    StageGraph,
+    StageKind,
+    Transfer,
+    program_stages,
+    stage_graph,
+)
+from mcompiler.dataflow.timing import (
+    Edge,
+    StageRun,
+    TimedStage,
+    earliest,
+    just_in_time,
+    latest,
+    least_interval,
+    occupancy,
+)
 
 __all__ = [
+    "OUTPUT",
     "Candidate",
+    "CriticalPath",
     "Dataflow",
+    "DigitalWork",
     "Edge",
-    "Holders",
-    "Kind",
+    "LayerBuffers",
     "LayerPlan",
-    "Path",
+    "LayerWork",
+    "Load",
+    "Needs",
+    "NetworkStage",
+    "Relation",
     "Remaining",
     "Server",
-    "Stage",
-    "Step",
+    "StageGraph",
+    "StageKind",
+    "StageRun",
     "TileMemory",
+    "TimedStage",
+    "Transfer",
     "arrays_for",
     "best_interval",
     "check_depths",
@@ -61,23 +90,25 @@ __all__ = [
     "dataflow",
     "digital_bound",
     "digital_operations",
-    "digital_work",
     "earliest",
     "input_shares",
     "just_in_time",
     "latency_bound",
     "latest",
     "layer_events",
-    "network_steps",
+    "layer_operations",
+    "least_interval",
     "occupancy",
     "phases",
     "port_time",
+    "program_stages",
     "read_time",
     "reads_per_vector",
     "remaining",
     "stage_bounds",
+    "stage_graph",
     "streams",
     "tile_memory",
     "tiles_of",
-    "timed",
+    "timed_stages",
 ]

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from mcompiler.conductance import is_signed
-from mcompiler.dataflow.stages import Kind, Read, Step
-from mcompiler.dataflow.timing import Edge, Stage
+from mcompiler.dataflow.stages import NetworkStage, StageGraph, StageKind, Transfer
+from mcompiler.dataflow.timing import Edge, TimedStage, step_clocks
 from mcompiler.geometry import ArrayShape, TileTable, array_shape
 from mcompiler.ir import AnalogLayer
 from mcompiler.target import Event, Target
@@ -22,17 +22,17 @@ SLACK = 1e-6
 
 @dataclass(frozen=True)
 class LayerPlan:
-    """What the times of one analog layer hang on.
+    """What determines the timing of one analog layer.
 
     Attributes:
-        op: the layer.
+        layer: the site and its matrix.
         reads: of its fullest array, for one vector.
-        copies: of its arrays.
+        copies: of the arrays of its matrix.
         tiles: of the hierarchy that hold them; each has a digital unit.
         hops, chip_hops: links that the farthest word crosses on its way to the arrays, or a partial sum behind them.
     """
 
-    op: AnalogLayer
+    layer: AnalogLayer
     reads: int
     copies: int = 1
     tiles: int = 1
@@ -48,8 +48,8 @@ def clocks(seconds: float, target: Target) -> int:
 def read_time(shape: ArrayShape, target: Target) -> float:
     """Seconds of one read: the pulse, or the conversions of the fullest ADC, whichever takes longer.
 
-    ``adc.columns`` says how many ADCs the weight columns have (of both arrays, where a pair is separate); unit and
-    reference columns are shared out among them. Two lines that are subtracted first are one conversion.
+    ``adc.columns`` says how many weight columns (of both arrays, where a pair is separate) share an ADC; unit and
+    reference columns are distributed among the ADCs. Two lines that are subtracted first are one conversion.
     """
     return max(target.device.read_pulse_s, conversion_time(shape, target))
 
@@ -63,41 +63,30 @@ def conversion_time(shape: ArrayShape, target: Target) -> float:
     return (-(-lines // 2) if is_signed(target) else lines) / adc.rate_hz
 
 
-def phases(op: AnalogLayer, target: Target) -> int:
+def phases(layer: AnalogLayer, target: Target) -> int:
     """Parts in which an input is applied."""
-    return -(-op.site.input.bits // target.converters.dac.bits)
+    return -(-layer.site.input.bits // target.converters.dac.bits)
 
 
-def reads_per_vector(op: AnalogLayer, table: TileTable, shape: ArrayShape, target: Target) -> int:
+def reads_per_vector(layer: AnalogLayer, table: TileTable, shape: ArrayShape, target: Target) -> int:
     """Reads of the fullest array for one vector: phases times row groups."""
     if not len(table):
         return 0
-    return phases(op, target) * -(-int(table["rows"].max()) // shape.rows_active)
+    return phases(layer, target) * -(-int(table["rows"].max()) // shape.rows_active)
 
 
-def digital_work(steps: Sequence[Step], layers: int) -> npt.NDArray[np.float64]:
-    """Operations per inference of each layer's digital units and of the nodes behind it; last those of no layer."""
-    work = np.zeros(layers + 1)
-    for step in steps:
-        work[step.layer] += step.operations * step.grid.tokens  # -1: behind all layers
-    return work
-
-
-def digital_bound(
-    steps: Sequence[Step], layers: int, addresses: Sequence[npt.NDArray[np.int32]], target: Target
-) -> float:
+def digital_bound(graph: StageGraph, addresses: Sequence[npt.NDArray[np.int32]], target: Target) -> float:
     """Seconds per inference that the busiest tile's digital unit works.
 
-    A layer's digital work, its own and that of the digital nodes behind it, is spread over the tiles that hold its
-    arrays; what belongs to no layer is done by one unit.
+    The digital work of a layer, and of the digital nodes at its tiles, is spread over these tiles in proportion to the
+    arrays that they hold; work of no layer is done by one unit.
 
     Args:
-        steps: of the network.
-        layers: how many there are.
+        graph: stages of the network.
         addresses: of the arrays of each layer, copies included.
         target: the chip.
     """
-    work = digital_work(steps, layers)
+    work = graph.operations(len(addresses))
     tiles: dict[int, float] = {}
     alone = float(work[-1])
     for index, where in enumerate(addresses):
@@ -113,16 +102,16 @@ def tiles_of(addresses: npt.NDArray[np.int32]) -> int:
     return len(np.unique(addresses[:, :2], axis=0))
 
 
-def timed(steps: Sequence[Step], layers: Sequence[LayerPlan], target: Target) -> list[Stage]:
+def timed_stages(graph: StageGraph, plans: Sequence[LayerPlan], target: Target) -> list[TimedStage]:
     """The stages with their durations.
 
-    The digital units of all tiles of a layer work on what stands behind its arrays: each copy has its share of them, or
-    a unit serves several copies in turn. That a unit has more than one stage to serve is not in the duration of a
-    token, but in the interval (``digital_bound``).
+    The digital units of all tiles of a layer do the work behind its arrays: each copy has its share of them, or a unit
+    serves several copies in turn. A unit that serves more than one stage does not take longer for a token; the interval
+    accounts for it (``digital_bound``).
 
     Args:
-        steps: of the network.
-        layers: its analog layers.
+        graph: stages of the network.
+        plans: of its analog layers.
         target: the chip.
     """
     cycle = clocks(read_time(array_shape(target), target), target)
@@ -130,33 +119,72 @@ def timed(steps: Sequence[Step], layers: Sequence[LayerPlan], target: Target) ->
         sum(c.latency_s for c in target.components.values() if c.event not in (Event.LINK_BYTE, Event.CHIP_LINK_BYTE)),
         target,
     )
-    stages = []
-    for step in steps:
-        plan = layers[step.layer] if step.layer >= 0 else None
-        service = latency = 0
-        if step.kind is Kind.ANALOG and plan is not None:
+    sites: dict[int, int] = {}  # how many sites use each matrix
+    for matrix in (each.layer.site.matrix for each in plans):
+        sites[matrix] = sites.get(matrix, 0) + 1
+    found = []
+    for stage in graph.stages:
+        plan = plans[stage.layer] if stage.layer >= 0 else None
+        if stage.kind is StageKind.ANALOG and plan is not None:
+            # Arrays with several sites, or with steps that wait for one another, are held for one site at a time.
+            held = sites[plan.layer.site.matrix] > 1 or plan.layer.site.steps > 1
             service = plan.reads * cycle
-            latency = service + (target.digital.fill_reads * cycle + fill if service else 0)
-        elif step.operations:
-            units = 1 if plan is None else max(1, plan.tiles // plan.copies)
-            seconds = step.operations / (units * target.digital.operations_per_cycle * target.digital.clock_hz)
-            service = latency = max(1, clocks(seconds, target))
-        copies = (
-            1 if plan is None else plan.copies if step.kind is Kind.ANALOG else min(plan.copies, max(1, plan.tiles))
-        )
-        edges = tuple(_edge(read, plan if step.kind is Kind.ANALOG else None, target) for read in step.reads)
-        stages.append(Stage(step.name, step.grid.tokens, service, latency, copies, edges))
+            timed = TimedStage(
+                name=stage.name,
+                tokens=stage.grid.tokens,
+                service=service,
+                latency=service + (target.digital.fill_reads * cycle + fill if service else 0),
+                copies=plan.copies,
+                edges=tuple(_edge(each, plan, target) for each in stage.inputs),
+                arrays=plan.layer.site.matrix if held else None,
+                steps=plan.layer.site.steps,
+            )
+        else:
+            timed = _digital(stage, plan, target)
+        found.append(timed)
+    return _with_steps(graph, found)
+
+
+def _digital(stage: NetworkStage, plan: LayerPlan | None, target: Target) -> TimedStage:
+    """A stage of a digital unit, or an input, which takes no time."""
+    clocks_each = 0
+    if stage.operations:
+        units = 1 if plan is None else max(1, plan.tiles // plan.copies)
+        each = stage.operations / max(1, stage.grid.tokens)
+        seconds = each / (units * target.digital.operations_per_cycle * target.digital.clock_hz)
+        clocks_each = max(1, clocks(seconds, target))
+    return TimedStage(
+        name=stage.name,
+        tokens=stage.grid.tokens,
+        service=clocks_each,
+        latency=clocks_each,
+        copies=1 if plan is None else min(plan.copies, max(1, plan.tiles)),
+        edges=tuple(_edge(each, None, target) for each in stage.inputs),
+        steps=plan.layer.site.steps if plan is not None and stage.kind is StageKind.REQUANTISE else 1,
+    )
+
+
+def _with_steps(graph: StageGraph, stages: list[TimedStage]) -> list[TimedStage]:
+    """The stages where those of a layer with steps know how long a step takes, arrays and digital unit together."""
+    for stage in graph.stages:
+        unit = stages[stage.id]
+        if stage.kind is StageKind.REQUANTISE and unit.steps > 1:
+            arrays = stage.inputs[0].producer
+            each = step_clocks(stages[arrays], unit)
+            stages[arrays] = replace(stages[arrays], step_clocks=each)
+            stages[stage.id] = replace(unit, step_clocks=each)
     return stages
 
 
-def _edge(read: Read, plan: LayerPlan | None, target: Target) -> Edge:
-    """What a stage reads; ``plan`` where it is a layer's arrays, to which its input travels."""
-    size = math.ceil(read.width * (target.precision.inputs if plan is None else plan.op.site.input.bits) / 8)
-    return Edge(read.producer, read.needs, 0 if plan is None else _transfer(plan, size, target), size)
+def _edge(transfer: Transfer, plan: LayerPlan | None, target: Target) -> Edge:
+    """A tensor that a stage reads; ``plan`` for the arrays of a layer, to which it travels over links."""
+    size = transfer.token_bytes
+    delay = 0 if plan is None else _travel_time(plan, size, target)
+    return Edge(transfer.producer, transfer.needs, delay, size)
 
 
-def _transfer(plan: LayerPlan, token_bytes: int, target: Target) -> int:
-    """Clocks that a token is under way."""
+def _travel_time(plan: LayerPlan, token_bytes: int, target: Target) -> int:
+    """Clocks that a token takes over its links."""
     network = target.network
     latency = dict.fromkeys((Event.LINK_BYTE, Event.CHIP_LINK_BYTE), 0.0)
     for component in target.components.values():

@@ -3,51 +3,53 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
 from mcompiler.dataflow.grids import Indices
-from mcompiler.dataflow.stages import Step
-from mcompiler.dataflow.timing import Edge, Stage, waiting
+from mcompiler.dataflow.stages import StageGraph, StageKind
+from mcompiler.dataflow.timing import Edge, StageRun, TimedStage, waiting
 from mcompiler.errors import CompileError
 from mcompiler.geometry import TileTable
 from mcompiler.ir import AnalogLayer, ConvShape, Stream
 from mcompiler.target import Target
 
 
-def streams(
-    steps: Sequence[Step], stages: Sequence[Stage], starts: Sequence[Indices], interval: int
-) -> tuple[Stream, ...]:
+def streams(graph: StageGraph, runs: Sequence[StageRun], interval: int) -> tuple[Stream, ...]:
     """What waits between stages in a periodic schedule.
 
     A token waits from its arrival until the last token that reads it has been served.
 
     Args:
-        steps, stages: of the network.
-        starts: of every token of every stage.
+        graph: the stages of the network.
+        runs: the same with their durations, and the starts of their tokens.
         interval: clocks between two inferences.
     """
+    stages = [run.stage for run in runs]
     found = []
-    for index, (step, stage) in enumerate(zip(steps, stages, strict=True)):
-        for edge in stage.edges:
-            producer = stages[edge.producer]
-            held = waiting(starts[edge.producer], producer, starts[index], stage, edge, interval)
-            layer = step.layer if step.layer >= 0 else steps[edge.producer].layer
+    for stage, run in zip(graph.stages, runs, strict=True):
+        for edge in run.stage.edges:
+            held = waiting(runs[edge.producer], run, edge, interval)
             found.append(
                 Stream(
-                    producer.name, step.name, layer, held, held * edge.token_bytes, _least(stages, index, edge),
-                    edge.needs.window * edge.token_bytes,
+                    producer=edge.producer,
+                    consumer=stage.id,
+                    layer=stage.layer if stage.layer >= 0 else graph.stages[edge.producer].layer,
+                    tokens=held,
+                    bytes=held * edge.token_bytes,
+                    least_tokens=_least(stages, stage.id, edge),
+                    window_bytes=edge.needs.window * edge.token_bytes,
                 )
-            )  # fmt: skip
+            )
     return tuple(found)
 
 
-def _least(stages: Sequence[Stage], index: int, edge: Edge) -> int:
+def _least(stages: Sequence[TimedStage], index: int, edge: Edge) -> int:
     """Fewest tokens that an edge must hold for its reader ever to go on.
 
-    When the reader comes to a token, everything that this token waits for has been made, through whatever path; of the
+    When the reader comes to a token, everything that this token waits for has been made, through any path; of the
     edge's tokens among it, those that are not read for the last time by an earlier one are still there.
     """
     needed = np.maximum.accumulate(_needed(stages, index, edge.producer))
@@ -60,8 +62,11 @@ def _least(stages: Sequence[Stage], index: int, edge: Edge) -> int:
     return int((made - gone).max(initial=0))
 
 
-def _needed(stages: Sequence[Stage], index: int, source: int) -> Indices:
-    """The last token of ``source`` that each token of a stage waits for, through any path between them."""
+def _needed(stages: Sequence[TimedStage], index: int, source: int) -> Indices:
+    """The last token of ``source`` that each token of a stage waits for, through any path between them.
+
+    A shortcut waits for the branch beside it: the branch decides how far the producer has come when they meet.
+    """
     reach: dict[int, Indices] = {source: np.arange(stages[source].tokens, dtype=np.int64)}
     if len(stages[index].edges) == 1:
         return stages[index].edges[0].needs.last
@@ -79,24 +84,25 @@ class TileMemory:
 
     Attributes:
         tiles: int32 [tiles in use, 2], chip and tile.
-        bytes: [tiles in use], what lies there.
-        spilled_bytes: what had to move to other tiles, by layer.
-        spilled_far: the same times the links to where it moved.
+        bytes: [tiles in use], of the activations there.
+        spilled_bytes: activations that had to move to other tiles, by layer.
+        spilled_byte_hops: the same times the links to where they moved.
     """
 
     tiles: npt.NDArray[np.int32]
     bytes: npt.NDArray[np.float64]
     spilled_bytes: dict[int, float]
-    spilled_far: dict[int, float]
+    spilled_byte_hops: dict[int, float]
 
 
 @dataclass(frozen=True)
-class Holders:
-    """Tiles that hold what waits for a layer.
+class LayerBuffers:
+    """Tiles that hold what waits for a layer, and what waits behind it.
 
     Attributes:
-        readers, needs: numbers of tiles (chip * tiles per chip + tile) whose arrays read its input, and its part.
-        makers, parts: tiles that make its results, and which part of them; parts add up to 1.
+        readers, needs: numbers of tiles (chip * tiles per chip + tile) whose arrays read its input, and the part that
+            each takes in.
+        makers, parts: tiles that make its results, and the part that each makes; parts add up to 1.
     """
 
     readers: npt.NDArray[np.int64]
@@ -107,8 +113,8 @@ class Holders:
 
 def tile_memory(
     between: Sequence[Stream],
-    names: Sequence[str],
-    holders: Sequence[Holders],
+    graph: StageGraph,
+    buffers: Sequence[LayerBuffers],
     hops: Callable[[int, int], int],
     target: Target,
 ) -> TileMemory:
@@ -118,70 +124,81 @@ def tile_memory(
 
     Args:
         between: what waits between stages.
-        names: of the layers.
-        holders: of each layer.
+        graph: the stages.
+        buffers: of each layer.
         hops: links between two tiles of a chip.
         target: the chip.
 
     Raises:
         CompileError: the chips' memory does not hold everything; names the layers and what is missing.
     """
-    tiles = target.hierarchy.tiles_per_chip
-    held: dict[tuple[int, int], float] = {}
-    owners: dict[tuple[int, int], list[tuple[float, int]]] = {}
+    loads, tiles = _Loads(), target.hierarchy.tiles_per_chip
     for stream in between:
         if stream.layer < 0:
             continue
-        where = holders[stream.layer]
-        reads = stream.consumer == names[stream.layer]
-        nodes, shares = (where.readers, where.needs) if reads else (where.makers, where.parts)
+        where = buffers[stream.layer]
+        arrays_read = graph.stages[stream.consumer].kind is StageKind.ANALOG
+        nodes, shares = (where.readers, where.needs) if arrays_read else (where.makers, where.parts)
         for node, share in zip(nodes.tolist(), shares.tolist(), strict=True):
-            key = divmod(node, tiles)
-            held[key] = held.get(key, 0.0) + stream.bytes * share
-            owners.setdefault(key, []).append((stream.bytes * share, stream.layer))
+            loads.add(divmod(node, tiles), stream.bytes * share, stream.layer)
     spilled: dict[int, float] = {}
     far: dict[int, float] = {}
     if target.digital.buffer_bytes is not None:
-        for (chip, tile), other, moved in _spill(held, owners, names, target):
-            _charge(spilled, owners[chip, tile], moved)
-            _charge(far, owners[chip, tile], moved * hops(tile, other))
-    found = sorted(held)
+        names = {stage.layer: stage.name for stage in graph.stages if stage.kind is StageKind.ANALOG}
+        for tile, other, moved in _spill(loads, names, target.digital.buffer_bytes, target):
+            for layer, part in loads.shares(tile).items():
+                spilled[layer] = spilled.get(layer, 0.0) + moved * part
+                far[layer] = far.get(layer, 0.0) + moved * hops(tile[1], other) * part
+    found = sorted(loads.held)
     return TileMemory(
-        np.array(found, dtype=np.int32).reshape(-1, 2), np.array([held[key] for key in found]), spilled, far
+        np.array(found, dtype=np.int32).reshape(-1, 2), np.array([loads.held[key] for key in found]), spilled, far
     )
 
 
-def input_shares(op: AnalogLayer, table: TileTable) -> npt.NDArray[np.float64]:
-    """Part of a layer's input that each array takes: its rows, or whole channels where its rows are out of order.
+@dataclass
+class _Loads:
+    """Bytes in each tile, by chip and tile, and those of each layer that wanted to be there."""
 
-    Rows in ascending order are those of neighbouring channels; reordered ones may be of all of them.
+    held: dict[tuple[int, int], float] = field(default_factory=dict)
+    layers: dict[tuple[int, int], dict[int, float]] = field(default_factory=dict)
+
+    def add(self, tile: tuple[int, int], size: float, layer: int) -> None:
+        self.held[tile] = self.held.get(tile, 0.0) + size
+        own = self.layers.setdefault(tile, {})
+        own[layer] = own.get(layer, 0.0) + size
+
+    def shares(self, tile: tuple[int, int]) -> dict[int, float]:
+        """Part that each layer has of a tile; what moves is charged in these proportions."""
+        total = sum(self.layers[tile].values())
+        return {layer: size / total for layer, size in self.layers[tile].items()}
+
+
+def input_shares(layer: AnalogLayer, table: TileTable) -> npt.NDArray[np.float64]:
+    """Part of a layer's input that each array takes in: its rows, or whole channels where rows are reordered.
+
+    Rows in ascending order belong to neighbouring channels; reordered ones may belong to any. A channel is read as a
+    whole, however many of its rows (one a kernel position) an array holds.
     """
-    shares: npt.NDArray[np.float64] = table["rows"] / max(1, len(op.matrix.rows.indices))
-    if op.matrix.reorder is None or not op.matrix.reorder.row_bits or not isinstance(op.site.shape, ConvShape):
+    shares: npt.NDArray[np.float64] = table["rows"] / max(1, len(layer.matrix.rows.indices))
+    if layer.matrix.reorder is None or not layer.matrix.reorder.row_bits or not isinstance(layer.site.shape, ConvShape):
         return shares
-    positions = int(np.prod(op.site.shape.kernel))
-    groups, depth, _ = op.matrix.codes.shape
+    positions = int(np.prod(layer.site.shape.kernel))
+    groups, depth, _ = layer.matrix.codes.shape
     for index in np.flatnonzero(table["groups"] == 1).tolist():
         first = int(table[index]["row"])
-        rows = op.matrix.rows.of(int(table[index]["group"]))[first : first + int(table[index]["rows"])]
+        rows = layer.matrix.rows.of(int(table[index]["group"]))[first : first + int(table[index]["rows"])]
         shares[index] = len(np.unique(rows // positions)) * positions / (groups * depth)
     return shares
 
 
-def _spill(
-    held: dict[tuple[int, int], float],
-    owners: dict[tuple[int, int], list[tuple[float, int]]],
-    names: Sequence[str],
-    target: Target,
-) -> list[tuple[tuple[int, int], int, float]]:
+def _spill(loads: _Loads, names: dict[int, str], size: int, target: Target) -> list[tuple[tuple[int, int], int, float]]:
     """Move what is too much for a tile to tiles of the same chip with room, the nearest number first.
 
     Returns:
-        (chip and tile, other tile, bytes) of every move; ``held`` is changed.
+        (chip and tile, other tile, bytes) of every move; ``loads.held`` is changed.
     """
-    size = target.digital.buffer_bytes
-    assert size is not None
     moves: list[tuple[tuple[int, int], int, float]] = []
+    held = loads.held
     for chip in sorted({chip for chip, _ in held}):
         room = {tile: size - held.get((chip, tile), 0.0) for tile in range(target.hierarchy.tiles_per_chip)}
         for tile in sorted(tile for tile, free in room.items() if free < 0):
@@ -195,31 +212,15 @@ def _spill(
                 if room[tile] >= 0:
                     break
             if room[tile] < 0:
-                raise CompileError(_too_little(chip, owners[chip, tile], held, names, size, target))
+                raise CompileError(_too_little(loads, (chip, tile), names, size, target))
     return moves
 
 
-def _charge(spilled: dict[int, float], owners: Sequence[tuple[float, int]], moved: float) -> None:
-    """Book what moved on the layers whose tile it was, in proportion."""
-    total = sum(part for part, _ in owners)
-    for part, index in owners:
-        spilled[index] = spilled.get(index, 0.0) + moved * part / total
-
-
-def _too_little(
-    chip: int,
-    owners: Sequence[tuple[float, int]],
-    held: dict[tuple[int, int], float],
-    names: Sequence[str],
-    size: int,
-    target: Target,
-) -> str:
-    parts: dict[int, float] = {}
-    for part, index in owners:
-        parts[index] = parts.get(index, 0.0) + part
-    most = sorted(parts, key=lambda index: -parts[index])[:3]
-    largest = ", ".join(f"'{names[index]}' ({parts[index]:,.0f} B)" for index in most)
-    need = sum(part for (where, _), part in held.items() if where == chip)
+def _too_little(loads: _Loads, full: tuple[int, int], names: dict[int, str], size: int, target: Target) -> str:
+    parts, chip = loads.layers[full], full[0]
+    most = sorted(parts, key=lambda layer: -parts[layer])[:3]
+    largest = ", ".join(f"'{names.get(layer, layer)}' ({parts[layer]:,.0f} B)" for layer in most)
+    need = sum(part for (where, _), part in loads.held.items() if where == chip)
     return (
         f"activations need {need:,.0f} B on chip {chip} and its {target.hierarchy.tiles_per_chip} "
         f"{target.hierarchy.tile_name}s hold {size * target.hierarchy.tiles_per_chip:,} B; most of a full one belongs "
@@ -227,8 +228,13 @@ def _too_little(
     )
 
 
-def check_depths(between: Sequence[Stream], target: Target) -> None:
+def check_depths(between: Sequence[Stream], graph: StageGraph, target: Target) -> None:
     """Refuse streams that would stop the network for good, or hold it back.
+
+    Args:
+        between: what waits between stages.
+        graph: the stages.
+        target: its FIFOs.
 
     Raises:
         CompileError: names the two stages, what must wait between them, and the key to change.
@@ -238,7 +244,8 @@ def check_depths(between: Sequence[Stream], target: Target) -> None:
         return
     for stream in between:
         token = stream.bytes / stream.tokens if stream.tokens else 0.0
-        wait = f"of '{stream.producer}' must wait for '{stream.consumer}'"
+        producer, consumer = (graph.stages[each].name for each in (stream.producer, stream.consumer))
+        wait = f"of '{producer}' must wait for '{consumer}'"
         if stream.least_tokens * token > limit:
             raise CompileError(
                 f"{stream.least_tokens:,} tokens {wait} ({stream.least_tokens * token:,.0f} B) or the network stops "

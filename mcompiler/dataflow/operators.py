@@ -1,4 +1,4 @@
-"""What each operator of the graph does to tokens: which positions of its inputs a position of its output needs."""
+"""What each digital operator does to tokens: which positions of its inputs a position of its output reads."""
 
 from __future__ import annotations
 
@@ -7,20 +7,89 @@ from collections.abc import Callable, Sequence
 
 import onnx_ir as ir
 
-from mcompiler.dataflow.grids import Channels, Grid, Needs, Window, everything, same_place, whole, windows
+from mcompiler.dataflow.grids import Channels, Grid, Needs, Relation, Window, everything, same_place, whole, windows
 from mcompiler.graph import constant, int_attr, ints_attr, string_attr
 
 Sizes = tuple[int, ...]
 
-ELEMENTWISE = frozenset({
-    "Abs", "Acos", "Acosh", "Add", "And", "Asin", "Asinh", "Atan", "Atanh", "BatchNormalization", "BitShift",
-    "BitwiseAnd", "BitwiseNot", "BitwiseOr", "BitwiseXor", "Cast", "CastLike", "Ceil", "Celu", "Clip", "Cos", "Cosh",
-    "DequantizeLinear", "Div", "Dropout", "Elu", "Equal", "Erf", "Exp", "Floor", "Gelu", "Greater", "GreaterOrEqual",
-    "HardSigmoid", "HardSwish", "Identity", "IsInf", "IsNaN", "LeakyRelu", "Less", "LessOrEqual", "Log", "Max", "Mean",
-    "Min", "Mish", "Mod", "Mul", "Neg", "Not", "Or", "PRelu", "Pow", "QuantizeLinear", "Reciprocal", "Relu", "Round",
-    "Selu", "Shrink", "Sigmoid", "Sign", "Sin", "Sinh", "Softplus", "Softsign", "Sqrt", "Sub", "Sum", "Swish", "Tan",
-    "Tanh", "ThresholdedRelu", "Where", "Xor",
-})  # fmt: skip
+ELEMENTWISE = frozenset(
+    {
+        "Abs",
+        "Acos",
+        "Acosh",
+        "Add",
+        "And",
+        "Asin",
+        "Asinh",
+        "Atan",
+        "Atanh",
+        "BatchNormalization",
+        "BitShift",
+        "BitwiseAnd",
+        "BitwiseNot",
+        "BitwiseOr",
+        "BitwiseXor",
+        "Cast",
+        "CastLike",
+        "Ceil",
+        "Celu",
+        "Clip",
+        "Cos",
+        "Cosh",
+        "DequantizeLinear",
+        "Div",
+        "Dropout",
+        "Elu",
+        "Equal",
+        "Erf",
+        "Exp",
+        "Floor",
+        "Gelu",
+        "Greater",
+        "GreaterOrEqual",
+        "HardSigmoid",
+        "HardSwish",
+        "Identity",
+        "IsInf",
+        "IsNaN",
+        "LeakyRelu",
+        "Less",
+        "LessOrEqual",
+        "Log",
+        "Max",
+        "Mean",
+        "Min",
+        "Mish",
+        "Mod",
+        "Mul",
+        "Neg",
+        "Not",
+        "Or",
+        "PRelu",
+        "Pow",
+        "QuantizeLinear",
+        "Reciprocal",
+        "Relu",
+        "Round",
+        "Selu",
+        "Shrink",
+        "Sigmoid",
+        "Sign",
+        "Sin",
+        "Sinh",
+        "Softplus",
+        "Softsign",
+        "Sqrt",
+        "Sub",
+        "Sum",
+        "Swish",
+        "Tan",
+        "Tanh",
+        "ThresholdedRelu",
+        "Where",
+        "Xor",
+    }
+)
 """Operators whose output at a place needs their inputs at that place only."""
 
 ALONG_THE_CHANNELS = frozenset(
@@ -40,7 +109,7 @@ def sample_shape(value: ir.Value) -> Sizes | None:
 
 
 def grid_of(shape: Sizes | None, channels: Channels) -> Grid:
-    """The tokens of a tensor of that shape; a single one where they can't be told."""
+    """The tokens of a tensor of that shape; a single one where the shape is not known."""
     if shape is None:
         return whole(1)
     if len(shape) < 3 or channels is Channels.ALL:
@@ -50,13 +119,13 @@ def grid_of(shape: Sizes | None, channels: Channels) -> Grid:
 
 
 def digital_grid(node: ir.Node, inputs: Sequence[tuple[ir.Value, Grid]]) -> tuple[Grid, list[Needs]]:
-    """Tokens of what a digital operator makes, and what they need of each of its inputs that are no constants.
+    """Tokens of the result of a digital operator, and the tokens of each of its inputs that they read.
 
-    Where nothing better is known, everything of every input is needed before the first token.
+    Without a rule for the operator, the first token waits for all of every input.
 
     Args:
         node: of the graph.
-        inputs: its inputs that other stages make, with their tokens.
+        inputs: its inputs that other stages compute (no constants), with their tokens.
     """
     shape = sample_shape(node.outputs[0]) if node.outputs else None
     rule = _RULES.get(node.op_type) if node.domain in ("", "ai.onnx") else None
@@ -176,7 +245,7 @@ def _slice(node: ir.Node, shape: Sizes, inputs: Sequence[tuple[ir.Value, Grid]])
 
 
 def _pad(node: ir.Node, shape: Sizes, inputs: Sequence[tuple[ir.Value, Grid]]) -> tuple[Grid, list[Needs]] | None:
-    """Zeros around a tensor; places of zeros need the place beside them, a little early."""
+    """Zeros around a tensor; a zero is taken to read the nearest position, which is a little later than it could be."""
     value, grid = inputs[0]
     before = sample_shape(value)
     pads = constant(node.inputs[1]) if len(node.inputs) > 1 else None
@@ -201,7 +270,7 @@ def _moved(grid: Grid, shape: Sizes, slides: Sequence[Window]) -> tuple[Grid, li
         return made, [same_place(grid.tokens)]
     inner = slides[2:] if grid.channels is Channels.FIRST else slides[1:-1]
     needs = windows(grid.sizes, made.sizes, inner)
-    return made, [Needs(needs.last, needs.last_use)]
+    return made, [Needs(Relation.WINDOW, needs.last, needs.last_use)]
 
 
 def _reshape(node: ir.Node, shape: Sizes, inputs: Sequence[tuple[ir.Value, Grid]]) -> tuple[Grid, list[Needs]] | None:

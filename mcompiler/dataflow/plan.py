@@ -8,10 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from mcompiler.dataflow.durations import LayerPlan, clocks, timed
-from mcompiler.dataflow.grids import Indices
-from mcompiler.dataflow.stages import Kind, Step
-from mcompiler.dataflow.timing import Stage, earliest, just_in_time
+from mcompiler.dataflow.durations import LayerPlan, clocks, timed_stages
+from mcompiler.dataflow.stages import StageGraph, StageKind
+from mcompiler.dataflow.timing import StageRun, earliest, just_in_time, least_interval
 from mcompiler.target import Event, Target
 
 
@@ -20,36 +19,35 @@ class Dataflow:
     """A periodic schedule: every token of every stage, again and again after ``interval``.
 
     Attributes:
-        steps, stages: of the network, in topological order.
-        starts: clock at which each token of a stage begins, per stage int64 [tokens]; 0 is when the first input is due.
+        graph: the stages of the network.
+        runs: each stage with its durations and the clock at which each of its tokens begins; 0 is when the first input
+            is due.
         interval: clocks between two inferences.
         latency: clocks from the first input to the last result.
     """
 
-    steps: tuple[Step, ...]
-    stages: tuple[Stage, ...]
-    starts: tuple[Indices, ...]
+    graph: StageGraph
+    runs: tuple[StageRun, ...]
     interval: int
     latency: int
 
 
-def dataflow(steps: Sequence[Step], plans: Sequence[LayerPlan], least_s: float, target: Target) -> Dataflow:
+def dataflow(graph: StageGraph, plans: Sequence[LayerPlan], least_s: float, target: Target) -> Dataflow:
     """The periodic schedule with the shortest interval, and with it the earliest results, that holds little.
 
     Args:
-        steps: of the network.
+        graph: the stages of the network.
         plans: its analog layers.
         least_s: interval that links, buffers and digital units allow.
         target: the chip.
     """
-    stages = timed(steps, plans, target)
-    interval = max([clocks(least_s, target), 1, *(stage.busy for stage in stages)])
+    stages = timed_stages(graph, plans, target)
+    interval = max(clocks(least_s, target), 1, least_interval(stages))
     starts = just_in_time(stages, earliest(stages, interval), interval)
-    begins = [int(start[0]) for start in starts if len(start)]
-    first = min(begins, default=0)
-    starts = [start - first for start in starts]
-    ends = (int(start[-1]) + stage.latency for stage, start in zip(stages, starts, strict=True) if len(start))
-    return Dataflow(tuple(steps), tuple(stages), tuple(starts), interval, max(ends, default=0))
+    first = min((int(start[0]) for start in starts if len(start)), default=0)
+    runs = tuple(StageRun(stage, start - first) for stage, start in zip(stages, starts, strict=True))
+    ends = (int(run.starts[-1]) + run.stage.latency for run in runs if len(run.starts))
+    return Dataflow(graph, runs, interval, max(ends, default=0))
 
 
 def stage_bounds(flow: Dataflow, conversion_share: float, target: Target) -> dict[str, float]:
@@ -60,14 +58,14 @@ def stage_bounds(flow: Dataflow, conversion_share: float, target: Target) -> dic
         conversion_share: part of a read that its conversions take.
         target: the chip.
     """
-    busy = dict.fromkeys(Kind, 0)
-    for step, stage in zip(flow.steps, flow.stages, strict=True):
-        busy[step.kind] = max(busy[step.kind], stage.busy)
-    array, clock = busy[Kind.ANALOG], target.digital.clock_hz
+    pairs = list(zip(flow.graph.stages, flow.runs, strict=True))
+    analog = [run.stage for stage, run in pairs if stage.kind is StageKind.ANALOG]
+    digital = [run.stage for stage, run in pairs if stage.kind is not StageKind.ANALOG]
+    array, clock = least_interval(analog), target.digital.clock_hz
     return {
         "array": array / clock,
         "converter": array * conversion_share / clock,
-        "digital_stage": max(busy[Kind.REQUANTISE], busy[Kind.DIGITAL]) / clock,
+        "digital_stage": least_interval(digital) / clock,
     }
 
 

@@ -1,4 +1,4 @@
-"""How many copies each layer gets: the best bottleneck exactly, and a bound on latency that no copies beat."""
+"""How many copies each matrix gets: the best bottleneck exactly, and a bound on latency that no copies beat."""
 
 from __future__ import annotations
 
@@ -12,46 +12,78 @@ import numpy.typing as npt
 
 from mcompiler.dataflow.durations import SLACK
 from mcompiler.dataflow.grids import Indices
-from mcompiler.dataflow.timing import Stage
+from mcompiler.dataflow.timing import TimedStage, busy_tokens
 
 Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Candidate:
-    """A layer that may be copied.
+class Load:
+    """What one site asks of the arrays of its matrix, per inference.
 
     Attributes:
-        tokens: vectors per inference.
+        tokens: vectors.
         service: clocks for one of them.
-        arrays: of one copy.
+        steps: parts of the vectors, each of which waits for the one before.
     """
 
     tokens: int
     service: int
-    arrays: int
-
-    def copies_for(self, interval: int) -> int:
-        """Fewest copies with which it is done within an interval of at least ``service`` clocks."""
-        if not self.service or not self.tokens:
-            return 1
-        return -(-self.tokens // (interval // self.service))
+    steps: int = 1
 
     def busy(self, copies: int) -> int:
-        """Clocks that the fullest copy works."""
-        return -(-self.tokens // copies) * self.service
+        """Clocks that the copy with most vectors works: each step is shared by the copies for itself."""
+        return busy_tokens(self.tokens, self.steps, copies) * self.service
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A matrix whose arrays may be copied.
+
+    Attributes:
+        loads: of its sites, which its copies serve one after the other.
+        arrays: of one copy.
+    """
+
+    loads: tuple[Load, ...]
+    arrays: int
+
+    @property
+    def most(self) -> int:
+        """Copies beyond which more are of no use, at least 1."""
+        return max([1, *(-(-load.tokens // load.steps) for load in self.loads if load.service)])
+
+    @property
+    def least(self) -> int:
+        """Clocks that it is busy with any number of copies: a vector is not divided."""
+        return self.busy(self.most)
+
+    def busy(self, copies: int) -> int:
+        """Clocks that the copy with most vectors works."""
+        return sum(load.busy(copies) for load in self.loads)
+
+    def copies_for(self, interval: int) -> int:
+        """Fewest copies with which it is done within an interval of at least ``least`` clocks."""
+        low, high = 1, self.most
+        while low < high:  # more copies never take longer
+            middle = (low + high) // 2
+            if self.busy(middle) <= interval:
+                high = middle
+            else:
+                low = middle + 1
+        return low
 
 
 def best_interval(layers: Sequence[Candidate], budget: int) -> int:
-    """The shortest time in which every layer can be done with an inference, with as many copies as arrays allow.
+    """The shortest time in which every matrix can be done with an inference, with as many copies as arrays allow.
 
     Exact: the arrays that are needed fall as the interval grows, so that a bisection over whole clocks finds it.
 
     Args:
         layers: with one copy each they need at most ``budget`` arrays.
-        budget: arrays there are.
+        budget: arrays that may be used.
     """
-    low = max((layer.service for layer in layers), default=0)  # a vector is not divided
+    low = max((layer.least for layer in layers), default=0)
     high = max((layer.busy(1) for layer in layers), default=0)
     while low < high:
         middle = (low + high) // 2
@@ -63,18 +95,18 @@ def best_interval(layers: Sequence[Candidate], budget: int) -> int:
 
 
 def arrays_for(layers: Sequence[Candidate], interval: int) -> int:
-    """Arrays that all layers need to be done within an interval."""
+    """Arrays that all matrices need to be done within an interval."""
     return sum(layer.arrays * layer.copies_for(interval) for layer in layers)
 
 
 def copies_for_throughput(layers: Sequence[Candidate], budget: int) -> list[int]:
     """Fewest copies with which the bottleneck is the shortest that the budget allows."""
     interval = best_interval(layers, budget)
-    return [layer.copies_for(max(interval, layer.service)) for layer in layers]
+    return [layer.copies_for(interval) for layer in layers]
 
 
 def copies_by_turns(layers: Sequence[Candidate], budget: int) -> list[int]:
-    """A copy more of the slowest layer, again and again, until its next copy no longer fits.
+    """A copy more of the slowest matrix, again and again, until its next copy no longer fits.
 
     As short an interval as ``copies_for_throughput``, and more copies; the balancing of PUMA-like mappings.
     """
@@ -85,7 +117,7 @@ def copies_by_turns(layers: Sequence[Candidate], budget: int) -> list[int]:
     while queue:
         _, index = queue[0]
         layer = layers[index]
-        if not layer.service or copies[index] >= layer.tokens or layer.arrays > left:
+        if copies[index] >= layer.most or layer.arrays > left:
             break
         copies[index] += 1
         left -= layer.arrays
@@ -94,11 +126,11 @@ def copies_by_turns(layers: Sequence[Candidate], budget: int) -> list[int]:
 
 
 @dataclass(frozen=True)
-class Path:
+class CriticalPath:
     """A chain of tokens, each waiting for the one before it: it takes at least sum(work / copies) + fixed clocks.
 
     Attributes:
-        work: [layers], clocks of service along the path, were there one copy: tokens that it passes x service.
+        work: [matrices], clocks of service along the path with one copy of each: tokens that it passes x service.
         fixed: clocks that copies do not shorten.
     """
 
@@ -106,61 +138,71 @@ class Path:
     fixed: float
 
     def clocks(self, copies: Floats) -> float:
-        """Length with so many copies, fractions of one included."""
+        """Length with these copies, fractions of one included."""
         return float((self.work / copies).sum() + self.fixed)
 
 
 @dataclass(frozen=True)
 class Server:
-    """Who serves the tokens of a stage, and how far copies can shorten that.
+    """What serves the tokens of a stage, and how far copies can shorten that.
 
     Attributes:
-        layer: whose copies it has, or -1: one server, whatever is copied.
-        unit_clocks: of a token on one digital unit; None: the arrays of the layer serve it.
-        arrays: of one copy of the layer; a copy has at most as many digital units.
-        units: digital units that there are in all.
+        matrix: whose copies share the tokens, or -1: a single server.
+        unit_clocks: of a token on one digital unit; None: the arrays of the matrix serve it.
+        arrays: of one copy of the matrix; a copy has at most as many digital units.
+        units: digital units of all chips.
     """
 
-    layer: int = -1
+    matrix: int = -1
     unit_clocks: float | None = None
     arrays: int = 1
     units: int = 1
 
-    def least(self, stage: Stage, passed: int) -> tuple[float, float]:
-        """Clocks from the start of the first to the end of the last of some tokens, whatever the copies are.
+    def least(self, stage: TimedStage, passed: int) -> tuple[float, float]:
+        """Clocks from the start of the first to the end of the last of some tokens, at least, for any copies.
 
-        Of several bounds that hold, the highest at the copies that the stage has.
+        The tokens of a row are distributed over the copies, so that one copy has passed / copies of them or more. That
+        bound falls with the copies and one without copies does not; both hold for any number of copies. Taken is the
+        one that is higher at the copies that the stage has, as a path is to be tight there.
 
         Args:
             stage: what is served.
             passed: tokens in a row.
 
         Returns:
-            What copies divide, what they do not.
+            Clocks that copies divide, clocks that they do not.
         """
-        if self.layer < 0 or not stage.service:
+        if self.matrix < 0 or not stage.service:
             return 0.0, float(max(0, passed - 1) * stage.service + stage.latency)
-        if self.unit_clocks is None:  # the fullest copy has at least one token, and passed / copies
+        if self.unit_clocks is None:
             fill = stage.latency - stage.service
             return (float(passed * stage.service), fill) if passed > stage.copies else (0.0, fill + stage.service)
+        # A copy has at most as many units as arrays, and all copies together no more than there are; a token takes a
+        # whole clock. SLACK: durations are rounded down by as much.
         most, clocks = max(1, min(self.arrays, self.units)), self.unit_clocks * (1 - SLACK)
         alone = max(1.0, ceil(self.unit_clocks / most - SLACK), passed * clocks / max(1, self.units))
         shared = passed * max(1.0, clocks / max(1, self.arrays))
         return (shared, 0.0) if shared > alone * stage.copies else (0.0, alone)
 
 
-def critical_path(stages: Sequence[Stage], starts: Sequence[Indices], servers: Sequence[Server], layers: int) -> Path:
-    """What the end of an inference waited for, token by token, in the earliest schedule of one inference.
+def critical_path(
+    stages: Sequence[TimedStage], starts: Sequence[Indices], servers: Sequence[Server], matrices: int
+) -> CriticalPath:
+    """The tokens that the end of an inference waited for, one after the other, in its earliest schedule.
+
+    Every part of the path takes its time with any copies: tokens start in order, so that those of a row cannot be done
+    before the first of them has its inputs, and these not before their producer has served them. Waiting for arrays
+    that another site holds is left out, which keeps the path a lower bound.
 
     Args:
         stages, starts: of ``earliest`` without an interval.
         servers: of each stage.
-        layers: how many there are.
+        matrices: how many there are.
     """
-    work, fixed = np.zeros(layers), 0.0
+    work, fixed = np.zeros(matrices), 0.0
     ends = [start[-1] + stage.latency if len(start) else -1 for stage, start in zip(stages, starts, strict=True)]
     if not ends:
-        return Path(work, fixed)
+        return CriticalPath(work, fixed)
     index = int(np.argmax(ends))
     token = stages[index].tokens - 1
     while True:
@@ -170,16 +212,16 @@ def critical_path(stages: Sequence[Stage], starts: Sequence[Indices], servers: S
         divided, whole = servers[index].least(stage, token - first + 1)
         fixed += whole
         if divided:
-            work[servers[index].layer] += divided
+            work[servers[index].matrix] += divided
         if edge[first] < 0:
-            return Path(work, fixed)
+            return CriticalPath(work, fixed)
         reads = stage.edges[int(edge[first])]
         fixed += reads.delay
         index, token = reads.producer, int(read[first])
 
 
-def _ready(stages: Sequence[Stage], starts: Sequence[Indices], index: int) -> tuple[Indices, Indices, Indices]:
-    """When each token of a stage has what it reads, through which edge (-1: none), and which token came last."""
+def _ready(stages: Sequence[TimedStage], starts: Sequence[Indices], index: int) -> tuple[Indices, Indices, Indices]:
+    """When each token of a stage has its inputs, the edge of the last of them (-1: none), and its token there."""
     stage = stages[index]
     ready = np.zeros(stage.tokens, dtype=np.int64)
     through = np.full(stage.tokens, -1, dtype=np.int64)
@@ -193,8 +235,8 @@ def _ready(stages: Sequence[Stage], starts: Sequence[Indices], index: int) -> tu
     return ready, through, read
 
 
-def _first_in_row(stage: Stage, start: Indices, ready: Indices, token: int) -> int:
-    """The token from which on a stage worked without waiting for anything but itself, up to ``token``."""
+def _first_in_row(stage: TimedStage, start: Indices, ready: Indices, token: int) -> int:
+    """The token from which on a stage waited for its own copies only, up to ``token``."""
     place, copies = token, stage.copies
     while True:
         # Back to the token that this one waited for in the queue of its copy, ...
@@ -203,7 +245,7 @@ def _first_in_row(stage: Stage, start: Indices, ready: Indices, token: int) -> i
         free = np.flatnonzero(waits == 0)
         if len(free):
             return int(chain[free[-1]])
-        # ... or in front of it: tokens are dealt out in order.
+        # ... or in front of it: tokens are distributed in order.
         place = int(chain[0])
         earlier = np.flatnonzero(start[:place] == start[place])
         if not len(earlier):
@@ -212,9 +254,9 @@ def _first_in_row(stage: Stage, start: Indices, ready: Indices, token: int) -> i
 
 
 def latency_bound(
-    paths: Sequence[Path], arrays: Floats, budget: float, least: Floats, rounds: int = 200
+    paths: Sequence[CriticalPath], arrays: Floats, budget: float, least: Floats, rounds: int = 200
 ) -> tuple[float, Floats]:
-    """A latency that no copies within the budget can beat, and the copies (fractions allowed) that come near to it.
+    """A latency that no copies within the budget can beat, and the copies (fractions allowed) that come close to it.
 
     Every path bounds the latency from below for any copies. So does any mix of paths, and for a mix the best copies are
     known in closed form: each layer gets max(least, sqrt(work / arrays / price)), at the price that uses up the budget.
@@ -222,9 +264,9 @@ def latency_bound(
 
     Args:
         paths: at least one.
-        arrays: of one copy of each layer, [layers]; 0 for a layer without any.
-        budget: arrays there are.
-        least: copies that each layer has at least, [layers].
+        arrays: of one copy of each matrix, [matrices]; 0 for one without any.
+        budget: arrays that may be used.
+        least: copies that each matrix has at least, [matrices].
         rounds: of the search.
     """
     works: Floats = np.stack([path.work for path in paths])
@@ -234,12 +276,14 @@ def latency_bound(
     for turn in range(rounds):
         mixed = weights @ works
         found = _fill(mixed, arrays, budget, least)
+        # These copies minimise the mix, so that their mixed length bounds the latency of all copies from below.
         lengths = (works / found).sum(axis=1) + fixed
         bound = float(weights @ lengths)
         if bound > best:
             best, copies = bound, found
         if len(paths) == 1 or lengths.max() - bound <= 1e-6 * max(1.0, bound):
             break
+        # Weight moves to the longest paths: the mix that bounds best makes all paths that count equally long.
         step = 4.0 / np.sqrt(turn + 1)
         weights = weights * np.exp(step * (lengths - lengths.max()) / max(1.0, lengths.max()))
         weights /= weights.sum()
@@ -254,6 +298,7 @@ def _fill(work: Floats, arrays: Floats, budget: float, least: Floats) -> Floats:
         left = budget - float((arrays * copies)[~free].sum())
         shares = np.sqrt(work[free] * arrays[free])
         found = np.sqrt(work[free] / arrays[free]) * left / shares.sum()
+        # Those that the law would give too few keep their least; the others share what is then left.
         low = found < least[free]
         if not low.any():
             copies[free] = found

@@ -1,7 +1,7 @@
-"""The stages of a network: what its nodes do to tokens, before anything is said about time.
+"""The stages of a network and the tensors that flow between them, before anything is said about time or place.
 
-Every analog layer is two stages, its arrays and the digital unit that scales their sums, adds the bias and quantises
-the result for whoever reads it; every digital node is one. The model's inputs are stages that take no time.
+Every analog layer is two stages: its arrays, and the digital unit that scales their sums, adds the bias and quantises
+the results. Every digital node is one stage. The inputs of the model are stages that take no time.
 """
 
 from __future__ import annotations
@@ -9,152 +9,307 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from math import ceil, prod
 
+import numpy as np
+import numpy.typing as npt
 import onnx_ir as ir
 
 from mcompiler.dataflow.grids import Channels, Grid, Needs, Window, everything, same_place, whole, windows
+from mcompiler.dataflow.operations import layer_operations
 from mcompiler.dataflow.operators import digital_grid, grid_of, sample_shape
+from mcompiler.geometry import array_shape
 from mcompiler.graph import constant_tensor, site_of
-from mcompiler.ir import AnalogLayer, ConvShape
+from mcompiler.ir import AnalogLayer, ConvShape, TiledProgram
+from mcompiler.target import Target
 
-REQUANTISE = "requantise"
-"""Stage of an analog layer: its name and this after a slash."""
+OUTPUT = -1
+"""Id that stands for the outputs of the model where a stage reads."""
 
 
-class Kind(StrEnum):
+class StageKind(StrEnum):
     """What works on the tokens of a stage."""
 
     INPUT = "input"
     ANALOG = "analog"
-    REQUANTISE = REQUANTISE
+    REQUANTISE = "requantise"
     DIGITAL = "digital"
 
 
 @dataclass(frozen=True)
-class Read:
-    """A tensor that a stage reads: index of the stage that makes it, which tokens when, elements of one."""
+class Transfer:
+    """A tensor that a stage reads: the one statement of how many bytes flow from stage to stage.
+
+    Attributes:
+        producer: id of the stage that makes it.
+        needs: which of its tokens are read when.
+        tokens: per inference.
+        width: elements of a token.
+        bits: of an element, as the reader takes it.
+        output: which output of the producer it is.
+    """
 
     producer: int
     needs: Needs
-    width: int
+    tokens: int
+    width: float
+    bits: int
+    output: int = 0
+
+    @property
+    def tensor(self) -> tuple[int, int]:
+        """Which tensor it is: its producer and output."""
+        return self.producer, self.output
+
+    @property
+    def bytes(self) -> float:
+        """Of the whole tensor, per inference."""
+        return self.tokens * self.width * self.bits / 8
+
+    @property
+    def token_bytes(self) -> int:
+        """Of one token in a memory."""
+        return ceil(self.width * self.bits / 8)
 
 
 @dataclass(frozen=True)
-class Step:
-    """A stage.
+class NetworkStage:
+    """What works on the tokens of one tensor.
 
     Attributes:
-        name: of the node.
-        kind: what works on it.
-        layer: index of the analog layer that it belongs to: its own, or, for digital nodes, that which feeds it (the
-            first one of all, where nothing analog does); -1 where the network has none.
-        grid: the tokens that it makes.
-        operations: of a digital unit, per token.
-        reads: what it reads.
+        id: position in its graph.
+        kind: what works on them.
+        name: of the node, for people; names may repeat.
+        layer: number of the site whose tiles work on them: its own; of a digital node the last one that feeds it (the
+            first of all for nodes that no layer feeds); -1 in a network without layers, and for inputs.
+        grid: the tokens.
+        operations: digital operations per inference.
+        inputs: the tensors that it reads.
+        node: position of its node in the skeleton; -1 for an input.
     """
 
+    id: int
+    kind: StageKind
     name: str
-    kind: Kind
     layer: int
     grid: Grid
     operations: float = 0.0
-    reads: tuple[Read, ...] = ()
+    inputs: tuple[Transfer, ...] = ()
+    node: int = -1
 
 
-def network_steps(
-    skeleton: ir.Model, ops: Sequence[AnalogLayer], digital_ops: Mapping[str, int]
-) -> tuple[tuple[Step, ...], tuple[int, ...]]:
+@dataclass(frozen=True)
+class StageGraph:
+    """The stages of a network.
+
+    Attributes:
+        stages: in topological order; the id of a stage is its position.
+        outputs: tensors that leave the model.
+    """
+
+    stages: tuple[NetworkStage, ...]
+    outputs: tuple[Transfer, ...]
+
+    @property
+    def transfers(self) -> Iterator[tuple[int, Transfer]]:
+        """Every tensor that is read, with the id of its reader or OUTPUT."""
+        for stage in self.stages:
+            yield from ((stage.id, transfer) for transfer in stage.inputs)
+        yield from ((OUTPUT, transfer) for transfer in self.outputs)
+
+    def without(self, layers: frozenset[int]) -> StageGraph:
+        """The same where stages of some layers have done their work before: their results are inputs."""
+        stages = tuple(
+            replace(stage, kind=StageKind.INPUT, layer=-1, operations=0.0, inputs=())
+            if stage.layer in layers
+            else stage
+            for stage in self.stages
+        )
+        return replace(self, stages=stages)
+
+    def operations(self, layers: int) -> npt.NDArray[np.float64]:
+        """Digital operations per inference of each layer and of the digital nodes at its tiles; last, of no layer."""
+        work = np.zeros(layers + 1)
+        for stage in self.stages:
+            work[stage.layer] += stage.operations  # -1, no layer, is the last entry
+        return work
+
+    def columns(self) -> dict[int, int]:
+        """Vectors in a row of the raster of each layer, where its vectors form one."""
+        analog = (stage for stage in self.stages if stage.kind is StageKind.ANALOG and stage.grid.sizes)
+        return {stage.layer: stage.grid.sizes[-1] for stage in analog}
+
+
+@dataclass(frozen=True)
+class DigitalWork:
+    """Digital operations per inference.
+
+    Attributes:
+        nodes: of the nodes of the skeleton, by position.
+        layers: behind the arrays of each site.
+    """
+
+    nodes: Mapping[int, int]
+    layers: Sequence[float]
+
+
+def program_stages(program: TiledProgram, target: Target) -> StageGraph:
+    """The stages of a program."""
+    matrix, shape = program.matrix, array_shape(target)
+    behind = [
+        layer_operations(layer, table, shape, target)
+        for layer, table in zip(matrix.layers, program.site_tables, strict=True)
+    ]
+    return stage_graph(matrix.lowered.skeleton, matrix.layers, DigitalWork(matrix.digital_ops, behind), target)
+
+
+def stage_graph(
+    skeleton: ir.Model, layers: Sequence[AnalogLayer], operations: DigitalWork, target: Target
+) -> StageGraph:
     """The stages of a network in topological order.
 
     Args:
         skeleton: graph with a placeholder for each analog layer.
-        ops: the analog layers.
-        digital_ops: element operations per inference of every other node, by name.
-
-    Returns:
-        The stages, and the indices of those whose results leave the network.
+        layers: by number of site.
+        operations: per inference.
+        target: says how many bits digital units read and arrays add up.
     """
-    builder = _Builder(ops, digital_ops)
+    builder = _Builder(layers, operations, target)
     for value in skeleton.graph.inputs:
         builder.add_input(value)
-    for node in skeleton.graph:
-        builder.add(node)
-    if ops:
-        builder.adopt()
-    ends = [builder.made[name] for name in (v.name or "" for v in skeleton.graph.outputs) if name in builder.made]
-    return tuple(builder.steps), tuple(dict.fromkeys(ends))
+    for position, node in enumerate(skeleton.graph):
+        builder.add(node, position)
+    return builder.graph(skeleton.graph.outputs)
 
 
 class _Builder:
-    """Goes through the nodes in order and keeps who makes each value."""
+    """Goes through the nodes in order; knows the stage that makes each value."""
 
-    def __init__(self, ops: Sequence[AnalogLayer], digital_ops: Mapping[str, int]) -> None:
-        self.steps: list[Step] = []
-        self.made: dict[str, int] = {}  # value name -> stage
-        self.ops = ops
-        self.digital_ops = digital_ops
+    def __init__(self, layers: Sequence[AnalogLayer], operations: DigitalWork, target: Target) -> None:
+        self.stages: list[NetworkStage] = []
+        self.made: dict[str, int] = {}  # name of a value (unique in a graph) -> id of the stage that makes it
+        self.layers, self.operations = layers, operations
+        self.bits, self.sum_bits = target.precision.inputs, target.digital.accumulator_bits
 
     def add_input(self, value: ir.Value) -> None:
-        channels = _channels_of_readers(value, self.ops)
-        self.made[value.name or ""] = len(self.steps)
-        self.steps.append(Step(value.name or "", Kind.INPUT, -1, grid_of(sample_shape(value), channels)))
+        channels = _channels_of_readers(value, self.layers)
+        grid = grid_of(sample_shape(value), channels)
+        self.made[value.name or ""] = self._append(StageKind.INPUT, value.name or "", grid)
 
-    def adopt(self) -> None:
-        """Give the first layer what stands in front of all layers."""
-        self.steps = [
-            replace(step, layer=0) if step.kind is Kind.DIGITAL and step.layer < 0 else step for step in self.steps
-        ]
-
-    def add(self, node: ir.Node) -> None:
+    def add(self, node: ir.Node, position: int) -> None:
         site = site_of(node)
         if site is not None:
-            self._add_layer(node, site)
+            self._add_layer(node, position, site)
         else:
-            self._add_digital(node)
+            self._add_digital(node, position)
 
-    def _add_layer(self, node: ir.Node, index: int) -> None:
-        op = self.ops[index]
-        source = node.inputs[0]
-        producer = self.made.get(source.name or "") if source is not None else None
-        grid = _layer_grid(op, node)
-        reads: tuple[Read, ...] = ()
-        if producer is not None and source is not None:
-            given = self.steps[producer].grid
-            reads = (Read(producer, _layer_needs(op, given, grid), given.width),)
-        self.steps.append(Step(op.site.name, Kind.ANALOG, index, grid, reads=reads))
-        groups, _, cols = op.matrix.codes.shape
-        results = float(op.site.vectors * groups * cols)  # one pass through a lane scales, adds and quantises
-        behind = Read(len(self.steps) - 1, same_place(grid.tokens), grid.width)
-        name = f"{op.site.name}/{REQUANTISE}"
-        self.steps.append(Step(name, Kind.REQUANTISE, index, grid, results / max(1, grid.tokens), (behind,)))
-        self.made[node.outputs[0].name or ""] = len(self.steps) - 1
+    def graph(self, outputs: Sequence[ir.Value]) -> StageGraph:
+        """Everything that was added; digital nodes that no layer feeds work at the tiles of the first layer."""
+        first = 0 if self.layers else -1
+        stages = tuple(
+            replace(stage, layer=first) if stage.kind is StageKind.DIGITAL and stage.layer < 0 else stage
+            for stage in self.stages
+        )
+        leaving = {value.name or "": value for value in outputs if (value.name or "") in self.made}
+        return StageGraph(
+            stages, tuple(self._transfer(value, same_place(self._grid_of(value).tokens)) for value in leaving.values())
+        )
 
-    def _add_digital(self, node: ir.Node) -> None:
-        inputs = [
-            (value, self.made[value.name or ""])
+    def _append(
+        self,
+        kind: StageKind,
+        name: str,
+        grid: Grid,
+        *,
+        layer: int = -1,
+        operations: float = 0.0,
+        inputs: Sequence[Transfer] = (),
+        node: int = -1,
+    ) -> int:
+        stage = NetworkStage(
+            id=len(self.stages),
+            kind=kind,
+            name=name,
+            layer=layer,
+            grid=grid,
+            operations=operations,
+            inputs=tuple(inputs),
+            node=node,
+        )
+        self.stages.append(stage)
+        return stage.id
+
+    def _grid_of(self, value: ir.Value) -> Grid:
+        return self.stages[self.made[value.name or ""]].grid
+
+    def _transfer(self, value: ir.Value, needs: Needs, bits: int | None = None) -> Transfer:
+        """What a reader takes of a value; further outputs of a node have their own number of elements."""
+        grid, shape, node = self._grid_of(value), sample_shape(value), value.producer()
+        output = next((i for i, other in enumerate(node.outputs) if other is value), 0) if node is not None else 0
+        return Transfer(
+            producer=self.made[value.name or ""],
+            needs=needs,
+            tokens=grid.tokens,
+            width=prod(shape) / max(1, grid.tokens) if output and shape is not None else grid.width,
+            bits=self.bits if bits is None else bits,
+            output=output,
+        )
+
+    def _add_layer(self, node: ir.Node, position: int, site: int) -> None:
+        layer, source = self.layers[site], node.inputs[0]
+        grid, name = _layer_grid(layer, node), layer.site.name
+        inputs = []
+        if source is not None and (source.name or "") in self.made:
+            needs = _layer_needs(layer, self._grid_of(source), grid)
+            inputs.append(self._transfer(source, needs, layer.site.input.bits))
+        arrays = self._append(StageKind.ANALOG, name, grid, layer=site, inputs=inputs, node=position)
+        sums = Transfer(
+            producer=arrays,
+            needs=same_place(grid.tokens),
+            tokens=grid.tokens,
+            width=grid.width,
+            bits=self.sum_bits,
+        )
+        self.made[node.outputs[0].name or ""] = self._append(
+            StageKind.REQUANTISE,
+            f"{name}/requantise",
+            grid,
+            layer=site,
+            operations=self.operations.layers[site],
+            inputs=[sums],
+            node=position,
+        )
+
+    def _add_digital(self, node: ir.Node, position: int) -> None:
+        read = [
+            value
             for value in node.inputs
             if value is not None and constant_tensor(value) is None and (value.name or "") in self.made
         ]
-        grid, needs = digital_grid(node, [(value, self.steps[stage].grid) for value, stage in inputs])
-        reads = [
-            Read(stage, need, self.steps[stage].grid.width) for (_, stage), need in zip(inputs, needs, strict=True)
-        ]
-        known = {stage for _, stage in inputs}
-        for name in _captured(node):
-            stage = self.made.get(name)
-            if stage is not None and stage not in known:
-                known.add(stage)
-                given = self.steps[stage].grid
-                reads.append(Read(stage, everything(given.tokens, grid.tokens), given.width))
-        layer = next((self.steps[read.producer].layer for read in reads if self.steps[read.producer].layer >= 0), -1)
-        operations = self.digital_ops.get(node.name or "", 0) / max(1, grid.tokens)
-        index = len(self.steps)
-        self.steps.append(Step(node.name or "", Kind.DIGITAL, layer, grid, operations, tuple(reads)))
-        self.made.update((value.name or "", index) for value in node.outputs)
+        grid, needs = digital_grid(node, [(value, self._grid_of(value)) for value in read])
+        # A node that reads a value twice (x + x) takes it in once.
+        found = {value.name or "": self._transfer(value, need) for value, need in zip(read, needs, strict=True)}
+        for value in _captured(node):
+            if (value.name or "") in self.made and (value.name or "") not in found:
+                given = self._grid_of(value)
+                found[value.name or ""] = self._transfer(value, everything(given.tokens, grid.tokens))
+        # A result is formed where the last of its inputs is: the earlier ones travel forward to it once, and no result
+        # travels back. Were it formed at an earlier one, a chain of residual sums would be formed at its first layer.
+        layer = max((self.stages[transfer.producer].layer for transfer in found.values()), default=-1)
+        stage = self._append(
+            StageKind.DIGITAL,
+            node.name or "",
+            grid,
+            layer=layer,
+            operations=float(self.operations.nodes.get(position, 0)),
+            inputs=list(found.values()),
+            node=position,
+        )
+        self.made.update((value.name or "", stage) for value in node.outputs)
 
 
-def _channels_of_readers(value: ir.Value, ops: Sequence[AnalogLayer]) -> Channels:
-    """How a model's input comes in: a feature map where a convolution, or what works alike, reads it, else rows."""
+def _channels_of_readers(value: ir.Value, layers: Sequence[AnalogLayer]) -> Channels:
+    """How an input of the model arrives: as a feature map where a convolution or a pool reads it, else as rows."""
     todo, seen = [value], set[ir.Node]()
     while todo:
         for user, _ in todo.pop(0).uses():
@@ -163,42 +318,42 @@ def _channels_of_readers(value: ir.Value, ops: Sequence[AnalogLayer]) -> Channel
             seen.add(user)
             site = site_of(user)
             if site is not None:
-                return Channels.FIRST if isinstance(ops[site].site.shape, ConvShape) else Channels.LAST
+                return Channels.FIRST if isinstance(layers[site].site.shape, ConvShape) else Channels.LAST
             if user.op_type in ("Conv", "MaxPool", "AveragePool", "GlobalAveragePool"):
                 return Channels.FIRST
             todo += user.outputs
     return Channels.LAST
 
 
-def _layer_grid(op: AnalogLayer, node: ir.Node) -> Grid:
+def _layer_grid(layer: AnalogLayer, node: ir.Node) -> Grid:
     """The tokens of a layer: one a vector."""
-    channels = Channels.FIRST if isinstance(op.site.shape, ConvShape) else Channels.LAST
-    groups, _, cols = op.matrix.codes.shape
+    channels = Channels.FIRST if isinstance(layer.site.shape, ConvShape) else Channels.LAST
+    groups, _, cols = layer.matrix.codes.shape
     shape = sample_shape(node.outputs[0])
     grid = grid_of(shape, channels) if shape is not None else whole(groups * cols)
-    if grid.tokens == op.site.vectors:
+    if grid.tokens == layer.site.vectors:
         return Grid(grid.sizes, channels, groups * cols)
-    return Grid((op.site.vectors,), Channels.ALL, groups * cols)
+    return Grid((layer.site.vectors,), Channels.ALL, groups * cols)
 
 
-def _layer_needs(op: AnalogLayer, given: Grid, grid: Grid) -> Needs:
-    """What the vectors of a layer read of its input."""
-    if isinstance(op.site.shape, ConvShape):
-        conv, rank = op.site.shape, len(op.site.shape.kernel)
+def _layer_needs(layer: AnalogLayer, given: Grid, grid: Grid) -> Needs:
+    """The tokens of its input that the vectors of a layer read."""
+    if isinstance(layer.site.shape, ConvShape):
+        conv, rank = layer.site.shape, len(layer.site.shape.kernel)
         if given.channels is Channels.FIRST and len(given.sizes) == len(grid.sizes) == rank:
             axes = [Window(conv.kernel[i], conv.strides[i], conv.dilations[i], conv.pads[i]) for i in range(rank)]
             return windows(given.sizes, grid.sizes, axes)
-    elif given.like(grid) and not op.site.shape.batch:
+    elif given.like(grid) and not layer.site.shape.batch:
         return same_place(grid.tokens)
     return everything(given.tokens, grid.tokens)
 
 
-def _captured(node: ir.Node) -> Iterator[str]:
-    """Names of the values that the subgraphs of a node read or give back."""
+def _captured(node: ir.Node) -> Iterator[ir.Value]:
+    """Values that the subgraphs of a node read or return."""
     for attribute in node.attributes.values():
         if attribute.type is ir.AttributeType.GRAPH:
             graph = attribute.as_graph()
-            yield from (value.name or "" for value in graph.outputs)
+            yield from graph.outputs
             for inside in graph:
-                yield from (value.name or "" for value in inside.inputs if value is not None)
+                yield from (value for value in inside.inputs if value is not None)
                 yield from _captured(inside)

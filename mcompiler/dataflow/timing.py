@@ -1,11 +1,15 @@
 """When every token is worked on: the earliest schedule, the periodic one, and the latest that delays nothing.
 
-All constraints are differences of start times (a token starts after what it reads is there, and a server takes one
-token at a time), so that earliest and latest schedules are longest paths, found stage by stage without iteration over
-tokens. Times are whole clocks.
+All constraints are differences of start times (a token starts after the tokens that it reads are there, and a server
+takes one token at a time), so that earliest and latest schedules are longest paths, found stage by stage without
+iteration over tokens. Times are whole clocks.
 
-A stage with R copies deals its tokens out in turn: token j goes to copy j mod R, in order, and no token starts before
+A stage with R copies distributes its tokens in turn: token j goes to copy j mod R, in order, and no token starts before
 the one in front of it.
+
+Arrays that several sites use, or whose site has steps that wait for one another, are held by one site at a time, from
+its first read to its last (with steps: to the last result). Within that time a site works without a pause, so that it
+is one block on a circle of ``interval`` clocks, and the blocks of a matrix do not overlap.
 """
 
 from __future__ import annotations
@@ -28,7 +32,7 @@ class Edge:
     Attributes:
         producer: index of the stage that makes it.
         needs: which of its tokens are read when.
-        delay: clocks from the end of a token to its being there.
+        delay: clocks from the end of a token to its arrival.
         token_bytes: of one token in the buffer.
     """
 
@@ -39,61 +43,194 @@ class Edge:
 
 
 @dataclass(frozen=True)
-class Stage:
-    """What works on tokens, one after the other.
+class TimedStage:
+    """A stage with its durations.
 
     Attributes:
-        name: of the node, or of what belongs to it.
         tokens: per inference.
         service: clocks for which a copy is busy with a token.
         latency: clocks from the start of a token to its result; at least ``service``.
         copies: that work side by side.
-        edges: what it reads; stages stand in topological order.
+        edges: tensors that it reads, of stages in front of it.
+        name: for messages.
+        arrays: number of the matrix whose arrays it holds without a pause; None: no other stage uses its servers.
+        steps: parts of its tokens, each of which waits for the result of the one before.
+        step_clocks: from the first read of a step to its last result, where there are several.
     """
 
-    name: str
     tokens: int
     service: int
     latency: int
     copies: int = 1
     edges: tuple[Edge, ...] = ()
+    name: str = ""
+    arrays: int | None = None
+    steps: int = 1
+    step_clocks: int = 0
+
+    @property
+    def step_tokens(self) -> int:
+        """Tokens of a step; the last step may have fewer."""
+        return -(-self.tokens // self.steps)
 
     @property
     def busy(self) -> int:
         """Clocks per inference for which the copy with most tokens works."""
-        return -(-self.tokens // self.copies) * self.service
+        return busy_tokens(self.tokens, self.steps, self.copies) * self.service
+
+    @property
+    def held(self) -> int:
+        """Clocks per inference for which no other stage or inference can use its servers."""
+        if self.steps == 1 or not self.tokens:
+            return self.busy
+        return -(-self.tokens // self.step_tokens) * self.step_clocks
+
+    @property
+    def movable(self) -> bool:
+        """Whether its tokens may start later than they could: steps wait for results, held arrays are others' next."""
+        return self.arrays is None and self.steps == 1
 
 
-def earliest(stages: Sequence[Stage], interval: int | None = None) -> list[Indices]:
+def busy_tokens(tokens: int, steps: int, copies: int) -> int:
+    """Tokens of the copy with most of them, where the copies share each step for itself; the last may be smaller."""
+    if not tokens:
+        return 0
+    each = -(-tokens // steps)
+    full, rest = divmod(tokens, each)
+    return full * -(-each // copies) + -(-rest // copies)
+
+
+@dataclass(frozen=True)
+class StageRun:
+    """A stage with the start of each of its tokens, int64 [tokens]."""
+
+    stage: TimedStage
+    starts: Indices
+
+
+def step_clocks(arrays: TimedStage, unit: TimedStage) -> int:
+    """Clocks from the first read of a step to its last result.
+
+    Args:
+        arrays: of a layer with steps.
+        unit: the digital stage behind them.
+    """
+    if not arrays.tokens:
+        return 0
+    ready = _in_turn(np.zeros(arrays.step_tokens, dtype=np.int64), arrays.copies, arrays.service) + arrays.latency
+    return int(_in_turn(ready, unit.copies, unit.service)[-1]) + unit.latency
+
+
+def least_interval(stages: Sequence[TimedStage]) -> int:
+    """Clocks between two inferences below which a server would have more work than time.
+
+    The sites of a matrix share its arrays, one after the other: their times add up.
+    """
+    arrays: dict[int, int] = {}
+    for stage in stages:
+        if stage.arrays is not None:
+            arrays[stage.arrays] = arrays.get(stage.arrays, 0) + stage.held
+    return max([0, *(stage.busy for stage in stages), *arrays.values()])
+
+
+def earliest(stages: Sequence[TimedStage], interval: int | None = None) -> list[Indices]:
     """Start of every token when each is taken as soon as possible.
 
     Args:
         stages: in topological order.
-        interval: clocks between two inferences, at least the busy time of every stage: then every stage is done with an
-            inference before its copies are wanted by the next. None: one inference alone.
+        interval: clocks between two inferences, at least ``least_interval``: then every stage is done with an inference
+            before its copies are wanted by the next. None: one inference alone.
 
     Returns:
         Per stage int64 [tokens].
     """
     starts: list[Indices] = []
+    held = _HeldArrays(stages, interval)
     for stage in stages:
         ready = np.zeros(stage.tokens, dtype=np.int64)
         for edge in stage.edges:
             producer = stages[edge.producer]
             there = np.concatenate([starts[edge.producer] + producer.latency + edge.delay, [0]])  # index -1: at once
             ready = np.maximum(ready, there[edge.needs.last])
-        starts.append(_serve(stage, np.maximum.accumulate(ready), interval))
+        ready = np.maximum.accumulate(ready)
+        starts.append(_serve(stage, ready, interval) if stage.arrays is None else held.serve(stage, ready))
     return starts
 
 
-def _serve(stage: Stage, ready: Indices, interval: int | None) -> Indices:
-    """Starts of the tokens of one stage, given when each could start; not decreasing."""
+class _HeldArrays:
+    """When the arrays of each matrix are held, and by how much the sites that come later still want them."""
+
+    def __init__(self, stages: Sequence[TimedStage], interval: int | None) -> None:
+        self.interval = interval
+        self.blocks: dict[int, list[tuple[int, int]]] = {}  # matrix -> start and length of each block
+        self.wanted: dict[int, int] = {}
+        for stage in stages:
+            if stage.arrays is not None:
+                self.wanted[stage.arrays] = self.wanted.get(stage.arrays, 0) + stage.held
+
+    def serve(self, stage: TimedStage, ready: Indices) -> Indices:
+        """Starts of the tokens of one stage, given when each could start: the earliest block without a pause.
+
+        The last token of a block starts no later than it would with pauses: that is as long after the latest of the
+        tokens that hold it up as the work from there on takes, either way.
+        """
+        if not stage.tokens:
+            return ready
+        step, inside = np.divmod(np.arange(stage.tokens, dtype=np.int64), stage.step_tokens)
+        offsets = step * stage.step_clocks + inside // stage.copies * stage.service
+        starts: Indices = offsets + self._place(stage, int((ready - offsets).max()))
+        return starts
+
+    def _place(self, stage: TimedStage, ready: int) -> int:
+        """Start of the block of a stage, not before ``ready``."""
+        assert stage.arrays is not None
+        blocks, length = self.blocks.setdefault(stage.arrays, []), stage.held
+        self.wanted[stage.arrays] -= length
+        if not length:
+            return ready
+        # A block starts at once, or where it touches another one: between these starts nothing changes.
+        touching = [start + size for start, size in blocks] + [start - length for start, _ in blocks]
+        if self.interval is None:
+            later = sorted({ready, *(at for at in touching if at >= ready)})
+        else:
+            later = sorted({ready, *(ready + (at - ready) % self.interval for at in touching)})
+        for at in later:
+            if self._free(blocks, at, length) and self._leaves_room([*blocks, (at, length)], self.wanted[stage.arrays]):
+                blocks.append((at, length))
+                return at
+        raise AssertionError(f"{stage.name}: no room on its arrays within an interval of {self.interval} clocks")
+
+    def _free(self, blocks: Sequence[tuple[int, int]], at: int, length: int) -> bool:
+        """Whether a block overlaps none of the others, of this inference or another."""
+        if self.interval is None:
+            return all(at >= start + size or start >= at + length for start, size in blocks)
+        return all(
+            (at - start) % self.interval >= size and (start - at) % self.interval >= length for start, size in blocks
+        )
+
+    def _leaves_room(self, blocks: Sequence[tuple[int, int]], wanted: int) -> bool:
+        """Whether the longest gap holds all blocks that are still to come.
+
+        As long as it does, the next block can be placed at the start of that gap, and the condition holds again: both
+        the gap and what is wanted get shorter by the same. So all blocks find a place once the interval is their sum.
+        """
+        if self.interval is None or not wanted:
+            return True
+        order = sorted((start % self.interval, size) for start, size in blocks)
+        following = [start for start, _ in order[1:]] + [order[0][0] + self.interval]
+        return max(after - start - size for (start, size), after in zip(order, following, strict=True)) >= wanted
+
+
+def _serve(stage: TimedStage, ready: Indices, interval: int | None) -> Indices:
+    """Starts of the tokens of one stage, given when each could start; neither decreases."""
     start = _in_turn(ready, stage.copies, stage.service)
     if interval is None or not len(start):
         return start
+    # The start of the first tokens depends on the last ones of the inference before, and these on the first ones of
+    # their own inference. Starts only grow from round to round, so that they settle at the least solution.
     for _ in range(_ROUNDS):
-        pushed = _in_turn(np.maximum.accumulate(np.maximum(ready, _wrapped(start, stage, interval))), stage.copies,
-                          stage.service)  # fmt: skip
+        free = _free_again(start, stage, interval)
+        pushed = _in_turn(np.maximum.accumulate(np.maximum(ready, free)), stage.copies, stage.service)
         if np.array_equal(pushed, start):
             return start
         start = pushed
@@ -106,25 +243,27 @@ def _in_turn(ready: Indices, copies: int, service: int) -> Indices:
     rows = -(-count // copies)
     padded = np.full(rows * copies, np.iinfo(np.int64).min // 2, dtype=np.int64)
     padded[:count] = ready
+    # Less the work in front of it, the start of a token is the maximum over all tokens of its copy up to it.
     ahead = (np.arange(rows, dtype=np.int64) * service)[:, None]
     start: Indices = (np.maximum.accumulate(padded.reshape(rows, copies) - ahead, axis=0) + ahead).reshape(-1)[:count]
     return start
 
 
-def _wrapped(start: Indices, stage: Stage, interval: int) -> Indices:
-    """Before when no token may start because its copy still works on the inference before: int64 [tokens]."""
+def _free_again(start: Indices, stage: TimedStage, interval: int) -> Indices:
+    """Clock before which no token may start as its copy still works on the inference before: int64 [tokens]."""
     count, copies = len(start), stage.copies
     index = np.arange(count)
     last = count - 1 - (count - 1 - index) % copies  # last token of the same copy
+    # The copy ends the inference before at this clock; token number index // copies of a copy has those in front of it.
     return start[last] + stage.service - interval + index // copies * stage.service
 
 
-def latest(stages: Sequence[Stage], starts: Sequence[Indices], interval: int) -> list[Indices]:
+def latest(stages: Sequence[TimedStage], starts: Sequence[Indices], interval: int) -> list[Indices]:
     """Start of every token when each is taken as late as the results allow.
 
     Args:
         stages: in topological order.
-        starts: the earliest starts with this interval; those of stages that nothing reads stay.
+        starts: the earliest starts with this interval; those of stages that nothing reads, or that cannot move, stay.
         interval: clocks between two inferences.
 
     Returns:
@@ -133,37 +272,45 @@ def latest(stages: Sequence[Stage], starts: Sequence[Indices], interval: int) ->
     readers = _readers(stages)
     found: list[Indices] = list(starts)
     for index in reversed(range(len(stages))):
-        if readers[index]:
-            found[index] = _as_late_as(stages[index], starts[index], readers[index], found, interval)
+        if readers[index] and stages[index].movable:
+            found[index] = _as_late_as(StageRun(stages[index], starts[index]), readers[index], found, interval)
     return found
 
 
-def just_in_time(stages: Sequence[Stage], starts: Sequence[Indices], interval: int) -> list[Indices]:
+def just_in_time(stages: Sequence[TimedStage], starts: Sequence[Indices], interval: int) -> list[Indices]:
     """Starts that delay no result and hold little: each stage as early or as late as possible, whichever holds less.
 
     A fast stage in front of a slow one had better be late, one behind a slow one early. Going from the results to the
-    inputs, a stage is moved as a whole; what it reads is taken to come as late as its producer can make it.
+    inputs, a stage is moved as a whole; the tokens that it reads are taken to come as late as their producer can make
+    them, as the producer has not been moved yet.
 
     Args, returns: as ``latest``.
     """
     readers = _readers(stages)
     found: list[Indices] = list(starts)
     for index in reversed(range(len(stages))):
-        if not readers[index]:
+        if not readers[index] or not stages[index].movable:
             continue
-        late = _as_late_as(stages[index], starts[index], readers[index], found, interval)
-        if np.array_equal(late, starts[index]):
+        early = StageRun(stages[index], starts[index])
+        late = StageRun(stages[index], _as_late_as(early, readers[index], found, interval))
+        if np.array_equal(late.starts, early.starts):
             continue
-        early_bytes, late_bytes = (
-            _held_around(stages, starts, readers, found, index, choice, interval) for choice in (starts[index], late)
-        )
-        if late_bytes < early_bytes:
-            found[index] = late
+        held = [0.0, 0.0]
+        for number, run in enumerate((early, late)):
+            for reader, edge in readers[index]:
+                read = StageRun(stages[reader], found[reader])
+                held[number] += waiting(run, read, edge, interval) * edge.token_bytes
+            for edge in run.stage.edges:
+                producer = StageRun(stages[edge.producer], starts[edge.producer])
+                made = _as_late_as(producer, [(0, edge)], [run.starts], interval)
+                held[number] += waiting(StageRun(producer.stage, made), run, edge, interval) * edge.token_bytes
+        if held[1] < held[0]:
+            found[index] = late.starts
     return found
 
 
-def _readers(stages: Sequence[Stage]) -> list[list[tuple[int, Edge]]]:
-    """Who reads each stage, through which edge."""
+def _readers(stages: Sequence[TimedStage]) -> list[list[tuple[int, Edge]]]:
+    """Stages that read each stage, and through which edge."""
     readers: list[list[tuple[int, Edge]]] = [[] for _ in stages]
     for index, stage in enumerate(stages):
         for edge in stage.edges:
@@ -172,80 +319,62 @@ def _readers(stages: Sequence[Stage]) -> list[list[tuple[int, Edge]]]:
 
 
 def _as_late_as(
-    stage: Stage, early: Indices, readers: Sequence[tuple[int, Edge]], found: Sequence[Indices], interval: int
+    early: StageRun, readers: Sequence[tuple[int, Edge]], found: Sequence[Indices], interval: int
 ) -> Indices:
     """Latest starts of a stage whose readers start as found."""
+    stage = early.stage
     limit = np.full(stage.tokens, np.iinfo(np.int64).max // 2, dtype=np.int64)
     for reader, edge in readers:
         limit = np.minimum(limit, _wanted(found[reader], edge, stage))
-    limit = np.where(limit > np.iinfo(np.int64).max // 4, early, limit)  # nobody reads the last ones
-    return _serve_late(stage, limit, interval) if stage.tokens else early
+    limit = np.where(limit > np.iinfo(np.int64).max // 4, early.starts, limit)  # tokens that nothing reads
+    return _serve_late(stage, limit, interval) if stage.tokens else early.starts
 
 
-def _held_around(
-    stages: Sequence[Stage],
-    starts: Sequence[Indices],
-    readers: Sequence[Sequence[tuple[int, Edge]]],
-    found: Sequence[Indices],
-    index: int,
-    choice: Indices,
-    interval: int,
-) -> float:
-    """Bytes that wait in front of and behind a stage with these starts."""
-    stage, total = stages[index], 0.0
-    for reader, edge in readers[index]:
-        total += waiting(choice, stage, found[reader], stages[reader], edge, interval) * edge.token_bytes
-    for edge in stage.edges:
-        producer = stages[edge.producer]
-        made = _as_late_as(producer, starts[edge.producer], [(0, edge)], [choice], interval)
-        total += waiting(made, producer, choice, stage, edge, interval) * edge.token_bytes
-    return total
-
-
-def waiting(made: Indices, producer: Stage, read: Indices, reader: Stage, edge: Edge, interval: int) -> int:
+def waiting(producer: StageRun, reader: StageRun, edge: Edge, interval: int) -> int:
     """Most tokens of an edge that wait at once: from their arrival until their last reader has been served.
 
     Args:
-        made, read: starts of the tokens of producer and reader.
-        producer, reader, edge: what they are.
+        producer, reader: of the edge.
+        edge: which tokens are read when.
         interval: clocks between two inferences.
     """
-    if not len(made):
+    if not len(producer.starts):
         return 0
-    birth = made + producer.latency + edge.delay
-    leave = np.concatenate([read + max(1, reader.service), [0]])[edge.needs.last_use]  # what takes no time still reads
+    birth = producer.starts + producer.stage.latency + edge.delay
+    served = reader.starts + max(1, reader.stage.service)  # a stage that takes no time still reads
+    leave = np.concatenate([served, [0]])[edge.needs.last_use]
     return occupancy(birth, np.where(edge.needs.last_use < 0, birth, leave), interval)
 
 
-def _wanted(reader: Indices, edge: Edge, stage: Stage) -> Indices:
+def _wanted(reader: Indices, edge: Edge, stage: TimedStage) -> Indices:
     """Latest start of each token of a stage for one of its readers."""
     needed = np.maximum.accumulate(edge.needs.last)
-    first = np.searchsorted(needed, np.arange(stage.tokens))  # first reader's token that waits for this one
+    # Of the reader's tokens the first that waits for this token, or for one behind it, is the first to need it.
+    first = np.searchsorted(needed, np.arange(stage.tokens))
     there = np.concatenate([reader, [np.iinfo(np.int64).max // 2]])
     return there[first] - edge.delay - stage.latency
 
 
-def _serve_late(stage: Stage, limit: Indices, interval: int) -> Indices:
-    """Starts of the tokens of one stage, given before when each must start; not decreasing."""
+def _serve_late(stage: TimedStage, limit: Indices, interval: int) -> Indices:
+    """Starts of the tokens of one stage, given the clock at which each must have started; not decreasing."""
     limit = np.minimum.accumulate(limit[::-1])[::-1]
     start = _from_the_end(limit, stage)
     for _ in range(_ROUNDS):
-        room = _from_the_end(
-            np.minimum.accumulate(np.minimum(limit, _before_the_next(start, stage, interval))[::-1])[::-1], stage
-        )
+        wanted = np.minimum(limit, _wanted_by_the_next(start, stage, interval))
+        room = _from_the_end(np.minimum.accumulate(wanted[::-1])[::-1], stage)
         if np.array_equal(room, start):
             return start
         start = room
     raise AssertionError(f"{stage.name}: late starts do not settle within an interval of {interval} clocks")
 
 
-def _from_the_end(limit: Indices, stage: Stage) -> Indices:
+def _from_the_end(limit: Indices, stage: TimedStage) -> Indices:
     """start[j] = min(limit[j], start[j + copies] - service): ``_in_turn`` seen from the end."""
     return -_in_turn(-limit[::-1], stage.copies, stage.service)[::-1]
 
 
-def _before_the_next(start: Indices, stage: Stage, interval: int) -> Indices:
-    """After when no token may start because its copy is wanted by the next inference: int64 [tokens]."""
+def _wanted_by_the_next(start: Indices, stage: TimedStage, interval: int) -> Indices:
+    """Clock after which no token may start as its copy is wanted by the next inference: int64 [tokens]."""
     count, copies = len(start), stage.copies
     index = np.arange(count)
     behind = (count - 1 - index) // copies  # tokens of the same copy that come after
@@ -256,13 +385,14 @@ def occupancy(birth: Indices, death: Indices, interval: int) -> int:
     """Most tokens that are held at once when inferences follow each other.
 
     Args:
-        birth, death: clocks at which each token arrives and is let go; one that is let go on arrival takes no room.
+        birth, death: clocks at which each token arrives and leaves; one that leaves on arrival takes no room.
         interval: clocks between two inferences.
     """
     birth_turn, birth_at = np.divmod(birth, interval)
     death_turn, death_at = np.divmod(np.maximum(birth, death), interval)
     times = np.concatenate([birth_at, death_at])
     steps = np.concatenate([np.ones(len(birth), np.int64), -np.ones(len(death), np.int64)])
-    order = np.lexsort((steps, times))  # what leaves makes room for what comes at the same clock
+    order = np.lexsort((steps, times))  # a token that leaves makes room for one that arrives at the same clock
+    # Tokens that live across the end of an interval are there when it begins, once for each end that they cross.
     held = int((death_turn - birth_turn).sum()) + np.cumsum(steps[order])
     return int(held.max(initial=0))

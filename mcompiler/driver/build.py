@@ -17,10 +17,13 @@ from mcompiler.artefacts import (
     Writer,
     check_place,
     chrome_trace,
+    placement_data,
     placement_faults,
+    plain_attributes,
     read_manifest,
     replayed,
     report_html,
+    stored_stages,
     verify_hashes,
     write_build,
 )
@@ -80,10 +83,10 @@ class Build:
 
     @property
     def placement(self) -> nx.DiGraph[str]:
-        """Which array sits where, and what flows: built on demand from placement.json."""
+        """Addresses of arrays and bytes that flow: placement.json with attributes that GraphML and GEXF can hold."""
         import networkx as nx  # a tenth of a compilation's start, and needed here only
 
-        return nx.DiGraph(nx.node_link_graph(self._content.placement, edges="edges"))
+        return nx.DiGraph(nx.node_link_graph(plain_attributes(self._content.placement), edges="edges"))
 
     def cost_with(self, target: Target) -> Cost:
         """What the same build costs with other component values: what is counted is not counted again.
@@ -343,7 +346,9 @@ class Build:
 
     def _misplaced(self) -> tuple[str, ...]:
         content = self._content
-        return placement_faults(content.placement, content.skeleton, content.layers, self.target)
+        graph = stored_stages(content.schedule, content.skeleton, content.layers, self.target)
+        wanted = placement_data(graph, content.skeleton, content.layers, self.target)
+        return placement_faults(content.placement, wanted, content.layers, self.target)
 
     def _probes(self, ideal: bool) -> list[LayerProbe]:
         layers = self._content.layers

@@ -24,6 +24,7 @@ from mcompiler.artefacts import (
 )
 from mcompiler.conductance import corrected, decode_cells, is_signed, make_adc
 from mcompiler.cost import Cost, estimate
+from mcompiler.dataflow import program_stages
 from mcompiler.geometry import ArrayShape, array_shape
 from mcompiler.ir import ScheduledProgram
 from mcompiler.onnx_export import (
@@ -84,7 +85,8 @@ class Compiled:
     @cached_property
     def placement(self) -> dict[str, Any]:
         """The placement graph as node-link data."""
-        return placement_data(self.skeleton, self.layers, self.target)
+        graph = program_stages(self.program.placed.analog.tiled, self.target)
+        return placement_data(graph, self.skeleton, self.layers, self.target)
 
     def float_session(self) -> Session:
         """The source model in onnxruntime."""

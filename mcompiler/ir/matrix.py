@@ -260,7 +260,7 @@ class MatrixProgram:
         lowered: where they came from.
         matrices: each used by one site at least.
         sites: one per placeholder, in graph order; placeholder and site have the same number.
-        digital_ops: element operations per inference of each node of the skeleton that stays digital, by node name.
+        digital_ops: element operations per inference of each node of the skeleton, by its position there.
         samples: input codes that calibration saw, by site; None where converter ranges are not calibrated.
         statistics: of the inputs, by site; None where no data were given.
     """
@@ -268,7 +268,7 @@ class MatrixProgram:
     lowered: LoweredProgram
     matrices: tuple[WeightMatrix, ...]
     sites: tuple[Site, ...]
-    digital_ops: Mapping[str, int]
+    digital_ops: Mapping[int, int]
     samples: tuple[CodeSample | None, ...] = ()
     statistics: tuple[InputStatistics | None, ...] = ()
 

@@ -1,4 +1,4 @@
-"""SCHEDULED: when every array and every stage works, and how often everything happens."""
+"""SCHEDULED: when every array and every stage works, and how often every event happens."""
 
 from __future__ import annotations
 
@@ -33,21 +33,29 @@ class LayerSchedule:
 
 @dataclass(frozen=True)
 class StageSchedule:
-    """When one stage of the dataflow works: an analog layer's arrays, the digital unit behind them, a digital node.
+    """When one stage of the dataflow works: the arrays of a layer, the digital unit behind them, a digital node.
 
     Attributes:
-        name: of the node; of the unit behind a layer's arrays ``<layer>/requantise``.
+        id: of the stage; no two stages of a program have the same.
         kind: input, analog, requantise or digital.
+        name: of the node, for people; of the unit behind a layer's arrays ``<layer>/requantise``. Names may repeat.
+        layer: number of the site whose tiles it works at, -1 for none.
+        node: position of its node in the skeleton, -1 for an input.
+        operations: digital operations per inference.
         tokens: positions that it works on per inference, one after the other.
-        copies: that share them out.
+        copies: that share the tokens.
         service_s: time for which a copy is busy with one.
         latency_s: from the start of a token to its result.
         start_s, end_s: of the first token, and end of the last result.
         busy_s: per inference, of the copy with most tokens.
     """
 
-    name: str
+    id: int
     kind: str
+    name: str
+    layer: int
+    node: int
+    operations: float
     tokens: int
     copies: int
     service_s: float
@@ -62,17 +70,17 @@ class Stream:
     """What waits between two stages: rows of a feature map for a window, a shortcut for the branch beside it.
 
     Attributes:
-        producer, consumer: names of the stages.
-        layer: index of the analog layer whose tiles hold it, -1 for none.
+        producer, consumer: ids of the stages.
+        layer: number of the site whose tiles hold it, -1 for none.
         tokens: most that wait at once, inferences following each other.
         bytes: of those.
         least_tokens: fewest with which the network comes to an end at all.
-        window_bytes: (kernel rows - 1) x width + kernel columns tokens (the row buffer of ISAAC, section V); 0 where
-            nothing slides.
+        window_bytes: (kernel rows - 1) x width + kernel columns tokens (the row buffer of ISAAC, section V); 0 without
+            a sliding window.
     """
 
-    producer: str
-    consumer: str
+    producer: int
+    consumer: int
     layer: int
     tokens: int
     bytes: float
@@ -99,33 +107,31 @@ class Turn:
 
 @dataclass(frozen=True)
 class ScheduledProgram:
-    """SCHEDULED: one LayerSchedule per site, and the digital operations that stay in the graph.
+    """SCHEDULED: one LayerSchedule per site, and all stages of the dataflow.
 
     Attributes:
         layers: in the order of the sites.
-        digital_s: start and end of each digital node of the skeleton, by node name.
         cycle_s: one read of an array, conversions included.
         latency_s: one inference from input to output.
         interval_s: time between two inferences in steady state.
-        stages: of the dataflow, in topological order.
+        stages: of the dataflow, in topological order, each once.
         streams: what waits between them.
         bounds_s: shortest interval that each resource allows: array, converter, digital, buffer, link, chip_link.
-        spilled_bytes: of activations that do not fit the tiles of their layer, by layer.
+        spilled_bytes: of activations that do not fit the tiles of their layer, by number of site.
         placement: bytes times links as placed (byte_hops), with arrays in the order of the layers (byte_hops_in_order),
-            and the bound (byte_hops_bound); chip_bytes in and out of chips.
+            and a lower bound (byte_hops_bound); chip_bytes in and out of chips.
         turns: of layers on the same arrays, one after the other; empty: all layers are there at once. With turns
             ``latency_s`` is that of a whole batch, and ``interval_s`` its share of one inference.
     """
 
     placed: PlacedProgram
     layers: tuple[LayerSchedule, ...]
-    digital_s: Mapping[str, tuple[float, float]]
     cycle_s: float
     latency_s: float
     interval_s: float
     stages: tuple[StageSchedule, ...] = ()
     streams: tuple[Stream, ...] = ()
     bounds_s: Mapping[str, float] = field(default_factory=dict)
-    spilled_bytes: Mapping[str, float] = field(default_factory=dict)
+    spilled_bytes: Mapping[int, float] = field(default_factory=dict)
     turns: tuple[Turn, ...] = ()
     placement: Mapping[str, float] = field(default_factory=dict)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from mcompiler.network.flows import OUTSIDE, Ints
+from mcompiler.network.flows import OUTSIDE
+from mcompiler.network.locations import Ints
 from mcompiler.network.work import Work, filled_tiles
 from mcompiler.target import Target
 
@@ -148,7 +149,7 @@ def spread_digital(work: Work, slots: Ints, target: Target) -> Ints:
     return found
 
 
-def dealt(work: Work, slots: Ints, target: Target) -> Ints:
+def spread_copies(work: Work, slots: Ints, target: Target) -> Ints:
     """Slots in which the copies of every layer are spread over all tiles of its chips: each has a digital unit near."""
     hierarchy = target.hierarchy
     room, tiles = hierarchy.arrays_per_core * hierarchy.cores_per_tile, hierarchy.tiles_per_chip

@@ -7,15 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mcompiler.dataflow import Step, network_steps
+from mcompiler.dataflow import StageGraph, StageKind, program_stages
 from mcompiler.geometry import array_shape
 from mcompiler.ir import AnalogProgram, PlacedProgram
-from mcompiler.network.flows import OUTSIDE, Floats, Flows, Ints, input_share, layer_flows
+from mcompiler.network.flows import OUTSIDE, Flows, network_flows
+from mcompiler.network.locations import Floats, Ints, input_share, layer_locations
 from mcompiler.network.topology import PORT, Topology, topology_of
 from mcompiler.target import Target
-
-Stages = tuple[tuple[Step, ...], tuple[int, ...]]
-"""The stages of a network, and those whose results leave it."""
 
 
 @dataclass(frozen=True)
@@ -54,16 +52,22 @@ class Traffic:
     lower_bound_byte_hops: float
 
 
-def traffic(program: PlacedProgram, target: Target, elsewhere: frozenset[int] = frozenset()) -> Traffic:
+def traffic(
+    program: PlacedProgram, target: Target, graph: StageGraph | None = None, elsewhere: frozenset[int] = frozenset()
+) -> Traffic:
     """What the links of a placed program carry.
 
     Args:
         program: with the addresses of all arrays.
         target: the chip.
+        graph: stages of the network, where they are known already.
         elsewhere: layers that are not there in this turn.
     """
-    flows = program_flows(program.analog, nodes_of(program.addresses, target), target, None, elsewhere)
-    return measured(flows, len(program.analog.tiled.matrix.sites), target, lower_bound(program.analog, target))
+    tiled = program.analog.tiled
+    graph = program_stages(tiled, target) if graph is None else graph
+    locations = layer_locations(tiled, graph, nodes_of(program.addresses, target), target)
+    flows = network_flows(graph, locations, target, elsewhere)
+    return measured(flows, len(tiled.matrix.sites), target, lower_bound(program.analog, graph, target))
 
 
 def nodes_of(addresses: Sequence[np.ndarray[tuple[int, ...], np.dtype[np.int32]]], target: Target) -> list[Ints]:
@@ -73,27 +77,18 @@ def nodes_of(addresses: Sequence[np.ndarray[tuple[int, ...], np.dtype[np.int32]]
 
 
 def program_flows(
-    program: AnalogProgram,
-    nodes: Sequence[Ints],
-    target: Target,
-    stages: Stages | None = None,
-    elsewhere: frozenset[int] = frozenset(),
+    program: AnalogProgram, nodes: Sequence[Ints], target: Target, graph: StageGraph | None = None
 ) -> Flows:
-    """Who sends how much to whom, where the arrays stand in these tiles.
+    """Who sends how much to whom, with arrays in these tiles.
 
     Args:
         program: with the tables of the arrays.
-        nodes: of the arrays of each matrix, copies included.
+        nodes: tile of each array of each matrix, copies included.
         target: the chip.
-        stages: of the network, where they are known already.
-        elsewhere: layers that are not there in this turn.
+        graph: stages of the network, where they are known already.
     """
-    matrix = program.tiled.matrix
-    steps, ends = stages or network_steps(matrix.lowered.skeleton, matrix.layers, matrix.digital_ops)
-    own = [nodes[site.matrix] for site in matrix.sites]
-    return layer_flows(
-        steps, ends, matrix.layers, program.tiled.site_tables, own, array_shape(target), target, elsewhere
-    )
+    graph = program_stages(program.tiled, target) if graph is None else graph
+    return network_flows(graph, layer_locations(program.tiled, graph, nodes, target), target)
 
 
 def measured(flows: Flows, layers: int, target: Target, bound: float) -> Traffic:
@@ -106,7 +101,12 @@ def measured(flows: Flows, layers: int, target: Target, bound: float) -> Traffic
     hops = net.hops(from_tile, out) + np.where(crosses, net.hops(np.full_like(to_tile, PORT), to_tile), 0)
     chips = np.where(crosses, flows.bytes, 0.0)
     leaves, enters = np.where(flows.source == OUTSIDE, 0.0, chips), np.where(flows.sink == OUTSIDE, 0.0, chips)
-    loads = _loads(net, from_chip, from_tile, out, to_chip, to_tile, crosses, flows.bytes)
+    legs = _Legs(
+        chip=np.concatenate([from_chip, to_chip[crosses]]),
+        source=np.concatenate([from_tile, np.full(int(crosses.sum()), PORT)]),
+        sink=np.concatenate([out, to_tile[crosses]]),
+        bytes=np.concatenate([flows.bytes, flows.bytes[crosses]]),
+    )
     count = 1 + int(np.maximum(from_chip, to_chip).max(initial=0))
     ports = np.bincount(from_chip, leaves, minlength=count) + np.bincount(to_chip, enters, minlength=count)
     rows = []
@@ -119,55 +119,70 @@ def measured(flows: Flows, layers: int, target: Target, bound: float) -> Traffic
             LayerTraffic(float((flows.bytes * hops)[own].sum()), float(chips[own].sum()), sum(far), sum(far_chips))
         )
     return Traffic(
-        tuple(rows), float((flows.bytes * hops).sum()), float(chips.sum()), loads, float(ports.max(initial=0.0)), bound
+        layers=tuple(rows),
+        byte_hops=float((flows.bytes * hops).sum()),
+        chip_bytes=float(chips.sum()),
+        busiest_link_bytes=legs.busiest_link(net),
+        busiest_chip_bytes=float(ports.max(initial=0.0)),
+        lower_bound_byte_hops=bound,
     )
 
 
-def _loads(
-    net: Topology, from_chip: Ints, start: Ints, out: Ints, to_chip: Ints, end: Ints,
-    crosses: np.ndarray[tuple[int, ...], np.dtype[np.bool_]], size: Floats,
-) -> float:  # fmt: skip
-    """Bytes on the busiest link of any chip."""
-    worst = 0.0
-    for chip in np.unique(np.concatenate([from_chip, to_chip])).tolist():
-        first, second = from_chip == chip, crosses & (to_chip == chip)
-        source = np.concatenate([start[first], np.full(int(second.sum()), PORT)])
-        sink = np.concatenate([out[first], end[second]])
-        worst = max(worst, float(net.loads(source, sink, np.concatenate([size[first], size[second]])).max(initial=0.0)))
-    return worst
+@dataclass(frozen=True)
+class _Legs:
+    """Ways within one chip, [legs]; a flow between chips has one on each, to the port and from it.
+
+    Attributes:
+        chip: where it is.
+        source, sink: tiles of the chip.
+        bytes: that go.
+    """
+
+    chip: Ints
+    source: Ints
+    sink: Ints
+    bytes: Floats
+
+    def busiest_link(self, net: Topology) -> float:
+        """Bytes on the busiest link of any chip."""
+        worst = 0.0
+        for chip in np.unique(self.chip).tolist():
+            own = self.chip == chip
+            worst = max(worst, float(net.loads(self.source[own], self.sink[own], self.bytes[own]).max(initial=0.0)))
+        return worst
 
 
-def lower_bound(program: AnalogProgram, target: Target) -> float:
+def lower_bound(program: AnalogProgram, graph: StageGraph, target: Target) -> float:
     """Bytes times links that any placement of these arrays needs at least.
 
-    A layer with more arrays than a tile holds has some of them away from wherever a word of its input is made: as near
-    as the network allows, one tile at no distance, on a mesh four at one link, eight at two, and so on. Every array
-    takes in the rows it holds; arrays of one tile can share them, over all columns and copies at best. On several chips
-    each can have a tile at no distance: a byte between chips is not counted here.
+    A layer with more arrays than a tile holds has some of them away from the tile that makes a word of its input, as
+    near as the network allows: one tile at no distance, on a mesh four at one link, eight at two, and so on. Every
+    array takes in the rows that it holds; arrays of one tile can share them, over all columns and copies at best. On
+    several chips each can have a tile at no distance: a byte between chips is not counted here.
     """
     net, shape, hierarchy = topology_of(target), array_shape(target), target.hierarchy
     room = hierarchy.arrays_per_core * hierarchy.cores_per_tile
     every = sum(len(table) * copies for table, copies in zip(program.tiled.tables, program.copies, strict=True))
     chips = max(1, -(-every // hierarchy.arrays_per_chip))
-    total = 0.0
     matrix = program.tiled.matrix
-    steps, _ = network_steps(matrix.lowered.skeleton, matrix.layers, matrix.digital_ops)
-    size = {step.layer: sum(steps[r.producer].grid.tokens * steps[r.producer].grid.width for r in step.reads)
-            for step in steps if step.kind == "analog"}  # fmt: skip
-    for index, (op, table) in enumerate(zip(matrix.layers, program.tiled.site_tables, strict=True)):
+    inputs = {stage.layer: stage.inputs for stage in graph.stages if stage.kind is StageKind.ANALOG}
+    tensors: dict[tuple[int, int], float] = {}
+    for index, (layer, table) in enumerate(zip(matrix.layers, program.tiled.site_tables, strict=True)):
         copies, arrays = program.site_copies[index], len(table)
-        if not arrays:
+        if not arrays or not inputs.get(index):
             continue
         heads = table[:: shape.arrays_per_tile]
         columns = np.unique(np.stack([heads["group"], heads["row"]], axis=1), axis=0, return_counts=True)[1]
         every_copy = np.array([copies])
-        share = float(input_share(op, copies, every_copy, np.ones(1, np.int64), 1)[0]) / copies
-        least_rows = int(heads["rows"].min()) / max(1, int(op.matrix.rows.offsets[-1]))
-        per_array = size.get(index, 0.0) * op.site.input.bits / 8 * least_rows * share
+        share = float(input_share(layer, copies, every_copy, np.ones(1, np.int64), 1)[0]) / copies
+        least_rows = int(heads["rows"].min()) / max(1, int(layer.matrix.rows.offsets[-1]))
+        per_array = sum(transfer.bytes for transfer in inputs[index]) * least_rows * share
         per_array /= int(columns.max()) * shape.arrays_per_tile
         tiles = -(-arrays * copies // room)
         near = np.sort(np.tile(net.nearest(min(tiles, hierarchy.tiles_per_chip)), chips))[:tiles]
         filled = np.full(tiles, float(room))
         filled[-1] = arrays * copies - room * (tiles - 1)
-        total += float((near * filled).sum()) * per_array
-    return total
+        # Layers that read the same tensor may share what a tile takes in: only the one that needs most counts.
+        tensor = inputs[index][0].tensor
+        tensors[tensor] = max(tensors.get(tensor, 0.0), float((near * filled).sum()) * per_array)
+    return sum(tensors.values())

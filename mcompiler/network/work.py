@@ -12,17 +12,17 @@ import numpy.typing as npt
 from mcompiler.dataflow import (
     LayerPlan,
     digital_bound,
-    digital_work,
     earliest,
-    network_steps,
+    program_stages,
     read_time,
     reads_per_vector,
     tiles_of,
-    timed,
+    timed_stages,
 )
 from mcompiler.geometry import array_shape
 from mcompiler.ir import AnalogProgram
-from mcompiler.network.flows import Floats, Flows, Ints
+from mcompiler.network.flows import Flows
+from mcompiler.network.locations import Floats, Ints
 from mcompiler.network.traffic import Traffic, measured, program_flows
 from mcompiler.target import Target
 
@@ -31,44 +31,54 @@ Addresses = tuple[npt.NDArray[np.int32], ...]
 
 @dataclass(frozen=True)
 class Filling:
-    """Tiles that are filled in one way, wherever they stand.
+    """Tiles that are filled in one way, at any position.
 
     Attributes:
         slots: array positions of all arrays.
-        listed: lists the flows, when somebody asks for them.
-        units: seconds that digital units need, for an interval arrays too.
-        apart: seconds, were no link full and every tile where it is counted.
+        list_flows: lists the flows, when they are needed.
+        units_s: seconds that digital units need, for an interval arrays too.
+        without_links_s: seconds if no link were full and every tile at the position of its number.
     """
 
     slots: Ints
-    listed: Callable[[], Flows]
-    units: float
-    apart: float
+    list_flows: Callable[[], Flows]
+    units_s: float
+    without_links_s: float
 
     @cached_property
     def flows(self) -> Flows:
         """Between tiles of slots; for an interval added up."""
-        return self.listed()
+        return self.list_flows()
+
+
+@dataclass(frozen=True)
+class Aim:
+    """What a placement is for.
+
+    Attributes:
+        latency: one inference alone is to be quick; else the interval between two short.
+        seed: of the exchanges that are tried to relieve links.
+    """
+
+    latency: bool = False
+    seed: int = 0
+
+
+INTERVAL = Aim()
+"""A short interval."""
 
 
 class Work:
-    """What makes one placement better than another: the seconds of an interval or an inference, then byte-hops."""
+    """The objective of a placement: the seconds of an interval or an inference, then bytes times links."""
 
-    def __init__(
-        self, program: AnalogProgram, counts: list[int], target: Target, latency: bool = False, seed: int = 0
-    ) -> None:
+    def __init__(self, program: AnalogProgram, target: Target, aim: Aim = INTERVAL) -> None:
         matrix, shape = program.tiled.matrix, array_shape(target)
-        self.program, self.counts, self.target, self.latency, self.seed = program, counts, target, latency, seed
-        self.stages = network_steps(matrix.lowered.skeleton, matrix.layers, matrix.digital_ops)
-        self.steps = self.stages[0]
+        self.program, self.counts, self.target, self.aim = program, array_counts(program), target, aim
+        self.graph = program_stages(program.tiled, target)
         cycle = read_time(shape, target)
-        reads = [
-            reads_per_vector(op, table, shape, target)
-            for op, table in zip(matrix.layers, program.tiled.site_tables, strict=True)
-        ]
         self.plans = [
-            LayerPlan(op, number, copies)
-            for op, number, copies in zip(matrix.layers, reads, program.site_copies, strict=True)
+            LayerPlan(layer, reads_per_vector(layer, table, shape, target), copies)
+            for layer, table, copies in zip(matrix.layers, program.tiled.site_tables, program.site_copies, strict=True)
         ]
         busy = np.zeros(len(matrix.matrices))  # sites of one matrix share its arrays, one after the other
         for site, plan in zip(matrix.sites, self.plans, strict=True):
@@ -76,67 +86,69 @@ class Work:
         self.array_s = float(busy.max(initial=0.0))
 
     def flows_between(self, nodes: Ints) -> Flows:
-        """Flows between these nodes of all arrays, layer after layer."""
-        return program_flows(self.program, np.split(nodes, np.cumsum(self.counts)[:-1]), self.target, self.stages)
+        """Flows between these nodes of all arrays, matrix after matrix."""
+        own = np.split(nodes, np.cumsum(self.counts)[:-1])
+        return program_flows(self.program, own, self.target, self.graph)
 
     def operations(self) -> Floats:
         """Digital operations behind the arrays of each matrix, of all its sites: [matrices]."""
         sites = self.program.tiled.matrix.sites
-        work = digital_work(self.steps, len(sites))[:-1]
+        work = self.graph.operations(len(sites))[:-1]
         return np.bincount([site.matrix for site in sites], weights=work, minlength=len(self.counts)).astype(np.float64)
 
-    def _by_site(self, of_matrices: Addresses) -> Addresses:
-        return tuple(of_matrices[site.matrix] for site in self.program.tiled.matrix.sites)
-
     def filling(self, slots: Ints, chips: int) -> Filling:
-        """What is to know of tiles that are filled so, wherever they stand."""
-        addresses = addresses_of(self.counts, slots, None, self.target)
-        own = self._by_site(addresses)
-        units = digital_bound(self.steps, len(own), own, self.target)
+        """What is known of tiles that are filled in this way, at any position."""
+        own = self._by_site(addresses_of(self.counts, slots, None, self.target))
+        units = digital_bound(self.graph, own, self.target)
         nodes = filled_tiles(slots, self.target)
-        if not self.latency:
+        if not self.aim.latency:
             units = max(units, self.array_s)
             return Filling(slots, lambda: self.flows_between(nodes).added_up(), units, units)
         found = Filling(slots, lambda: self.flows_between(nodes), units, 0.0)
         in_place = np.tile(np.arange(self.target.hierarchy.tiles_per_chip), chips)
-        return replace(found, apart=self._apart(found, self._traffic(found, in_place)))
+        seconds = self._time_ignoring_links(found, self._traffic(found, in_place))
+        return replace(found, without_links_s=seconds)
 
-    def badness(self, filling: Filling, site: Ints) -> tuple[float, float]:
-        """Seconds, and bytes times links, with the tiles at these sites."""
-        found = self._traffic(filling, site)
-        return max(self._apart(filling, found), self._links(found)), found.byte_hops
+    def objective(self, filling: Filling, position: Ints) -> tuple[float, float]:
+        """Seconds, and bytes times links, with the tiles at these positions."""
+        found = self._traffic(filling, position)
+        return max(self._time_ignoring_links(filling, found), self._link_time(found)), found.byte_hops
 
-    def held_back_by_links(self, filling: Filling, site: Ints) -> bool:
-        """Whether it would be quicker, were no link full."""
-        found = self._traffic(filling, site)
-        return self._links(found) > self._apart(filling, found)
+    def limited_by_links(self, filling: Filling, position: Ints) -> bool:
+        """Whether the busiest links take longer than everything else."""
+        found = self._traffic(filling, position)
+        return self._link_time(found) > self._time_ignoring_links(filling, found)
 
-    def _links(self, found: Traffic) -> float:
-        """Seconds that the fullest links need."""
+    def _by_site(self, of_matrices: Addresses) -> Addresses:
+        return tuple(of_matrices[site.matrix] for site in self.program.tiled.matrix.sites)
+
+    def _link_time(self, found: Traffic) -> float:
+        """Seconds that the busiest links need."""
         network = self.target.network
         return max(
             found.busiest_link_bytes * 8 / (network.link_bits * network.clock_hz),
             found.busiest_chip_bytes / network.chip_link_bytes_per_s,
         )
 
-    def _traffic(self, filling: Filling, site: Ints) -> Traffic:
+    def _traffic(self, filling: Filling, position: Ints) -> Traffic:
         tiles = self.target.hierarchy.tiles_per_chip
-        node = np.arange(len(site)) // tiles * tiles + site
-        return measured(filling.flows.between(node), len(self.plans) if self.latency else 0, self.target, 0.0)
+        node = np.arange(len(position)) // tiles * tiles + position
+        layers = len(self.plans) if self.aim.latency else 0
+        return measured(filling.flows.between(node), layers, self.target, 0.0)
 
-    def _apart(self, filling: Filling, found: Traffic) -> float:
-        """Seconds, were no link full. Of an inference: the end of its last token; no unit is faster."""
-        if not self.latency:
-            return filling.units
+    def _time_ignoring_links(self, filling: Filling, found: Traffic) -> float:
+        """Seconds if no link were full; of an inference, the end of its last token and no less than the units need."""
+        if not self.aim.latency:
+            return filling.units_s
         addresses = self._by_site(addresses_of(self.counts, filling.slots, None, self.target))
         plans = [
             replace(plan, tiles=tiles_of(where), hops=way.hops, chip_hops=way.chip_hops)
             for plan, where, way in zip(self.plans, addresses, found.layers, strict=True)
         ]
-        stages = timed(self.steps, plans, self.target)
-        ends = [int(start[-1]) + stage.latency for start, stage in zip(earliest(stages), stages, strict=True)
-                if len(start)]  # fmt: skip
-        return max(filling.units, max(ends, default=0) / self.target.digital.clock_hz)
+        stages = timed_stages(self.graph, plans, self.target)
+        runs = zip(earliest(stages), stages, strict=True)
+        ends = [int(start[-1]) + stage.latency for start, stage in runs if len(start)]
+        return max(filling.units_s, max(ends, default=0) / self.target.digital.clock_hz)
 
 
 def array_counts(program: AnalogProgram) -> list[int]:
@@ -144,22 +156,22 @@ def array_counts(program: AnalogProgram) -> list[int]:
     return [len(table) * copies for table, copies in zip(program.tiled.tables, program.copies, strict=True)]
 
 
-def addresses_of(counts: list[int], slots: Ints, site: Ints | None, target: Target) -> Addresses:
-    """Addresses of arrays that stand in these slots, a slot being an array position counted through all chips.
+def addresses_of(counts: list[int], slots: Ints, position: Ints | None, target: Target) -> Addresses:
+    """Addresses of arrays in these slots, a slot being an array position counted through all chips.
 
     Args:
         counts: arrays of each matrix.
         slots: of each array, matrix after matrix.
-        site: tile of the chip that each tile of slots becomes, [chips * tiles per chip]; None: as they are counted.
+        position: tile of the chip that each tile of slots becomes, [chips * tiles per chip]; None: that of its number.
         target: the chip.
     """
     hierarchy = target.hierarchy
-    index, position = np.divmod(slots, hierarchy.arrays_per_core)
+    index, place = np.divmod(slots, hierarchy.arrays_per_core)
     index, core = np.divmod(index, hierarchy.cores_per_tile)
     chip, tile = np.divmod(index, hierarchy.tiles_per_chip)
-    if site is not None:
-        tile = site[index]
-    every = np.stack([chip, tile, core, position], axis=1).astype(np.int32)
+    if position is not None:
+        tile = position[index]
+    every = np.stack([chip, tile, core, place], axis=1).astype(np.int32)
     return tuple(np.split(every, np.cumsum(counts)[:-1])) if counts else ()
 
 

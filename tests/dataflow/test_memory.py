@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mcompiler.dataflow import Holders, Step, check_depths, earliest, just_in_time, streams, tile_memory
-from mcompiler.dataflow.grids import Channels, Grid, Window, windows
-from mcompiler.dataflow.stages import Kind
+from mcompiler.dataflow import (
+    LayerBuffers,
+    NetworkStage,
+    StageGraph,
+    StageKind,
+    StageRun,
+    check_depths,
+    earliest,
+    just_in_time,
+    streams,
+    tile_memory,
+)
+from mcompiler.dataflow.grids import Channels, Grid, Window, whole, windows
 from mcompiler.errors import CompileError
 from mcompiler.ir import Stream
 from tests.dataflow.test_timing import networks, stages_of
@@ -18,18 +30,34 @@ from tests.support.machine import Link, Unit
 from tests.support.programs import target
 
 
-def steps_of(units: list[Unit]) -> list[Step]:
-    return [
-        Step(f"n{i}", Kind.DIGITAL if unit.links else Kind.INPUT, -1, Grid(unit.sizes, Channels.FIRST, 1))
+def graph_of(units: list[Unit]) -> StageGraph:
+    stages = tuple(
+        NetworkStage(
+            id=i,
+            kind=StageKind.DIGITAL if unit.links else StageKind.INPUT,
+            name=f"n{i}",
+            layer=-1,
+            grid=Grid(unit.sizes, Channels.FIRST, 1),
+        )
         for i, unit in enumerate(units)
-    ]
+    )
+    return StageGraph(stages, ())
+
+
+def two_stages(first: StageKind, second: StageKind, names: tuple[str, str] = ("a", "b"), layer: int = 0) -> StageGraph:
+    """A stage that makes tokens and one that reads them."""
+    one, other = whole(1), whole(1)
+    return StageGraph(
+        (NetworkStage(0, first, names[0], layer, one), NetworkStage(1, second, names[1], layer, other)), ()
+    )
 
 
 def waiting_in(units: list[Unit]) -> tuple[Stream, ...]:
     stages = stages_of(units)
     interval = max([1, *(stage.busy for stage in stages)])
     starts = just_in_time(stages, earliest(stages, interval), interval)
-    return streams(steps_of(units), stages, starts, interval)
+    runs = [StageRun(stage, start) for stage, start in zip(stages, starts, strict=True)]
+    return streams(graph_of(units), runs, interval)
 
 
 @settings(max_examples=80, deadline=None)
@@ -68,29 +96,45 @@ def test_a_shortcut_holds_what_the_branch_beside_it_is_behind() -> None:
         Unit((6, 6), 1, 1, 1, (Link(2), Link(0))),
     ]
     shortcut = waiting_in(units)[-1]
-    assert (shortcut.producer, shortcut.consumer) == ("n0", "n3")
+    assert (shortcut.producer, shortcut.consumer) == (0, 3)
     assert shortcut.least_tokens == 2 * 7 + 1
 
 
+def stream_of(tokens: int, size: float, least: int) -> Stream:
+    return Stream(producer=0, consumer=1, layer=0, tokens=tokens, bytes=size, least_tokens=least, window_bytes=0.0)
+
+
 def test_a_fifo_too_shallow_is_reported() -> None:
-    stream = Stream("early", "join", 0, 20, 40.0, 15, 0.0)
-    check_depths([stream], target("digital.fifo_bytes=40"))
+    stream, graph = stream_of(20, 40.0, 15), two_stages(StageKind.DIGITAL, StageKind.DIGITAL, ("early", "join"))
+    check_depths([stream], graph, target("digital.fifo_bytes=40"))
     with pytest.raises(CompileError, match=r"15 tokens of 'early' must wait for 'join' \(30 B\) or the network stops"):
-        check_depths([stream], target("digital.fifo_bytes=29"))
+        check_depths([stream], graph, target("digital.fifo_bytes=29"))
     with pytest.raises(CompileError, match=r"20 tokens of 'early' must wait for 'join' \(40 B\) at full rate, .* 39 B"):
-        check_depths([stream], target("digital.fifo_bytes=39"))
-    check_depths([stream], target())
+        check_depths([stream], graph, target("digital.fifo_bytes=39"))
+    check_depths([stream], graph, target())
 
 
 KEYS = ("hierarchy.arrays_per_core=1", "hierarchy.cores_per_tile=1", "hierarchy.tiles_per_chip=4")
 
 
+def graph_of_a_layer() -> StageGraph:
+    """An input, a layer that reads it, and a digital node behind the layer."""
+    kinds = ((StageKind.INPUT, "x", -1), (StageKind.ANALOG, "layer", 0), (StageKind.DIGITAL, "b", 0))
+    return StageGraph(tuple(NetworkStage(i, kind, name, at, whole(1)) for i, (kind, name, at) in enumerate(kinds)), ())
+
+
+BUFFERS = LayerBuffers(np.array([0, 1]), np.array([0.5, 0.5]), np.array([1]), np.ones(1))
+"""A layer in two tiles that read a half of its input each; the second makes the results."""
+
+
+def distance(tile: int, other: int) -> int:
+    return abs(tile - other)
+
+
 def memory_of(need: float, *keys: str, behind: float = 0.0) -> tuple[list[float], dict[int, float]]:
-    """A layer in two tiles that read a half of its input each, with bytes waiting in front of it and behind it."""
-    chip = target(*KEYS, *keys)
-    holders = Holders(np.array([0, 1]), np.array([0.5, 0.5]), np.array([1]), np.ones(1))
-    streams = [Stream("a", "layer", 0, 1, need, 1, 0.0), Stream("layer", "b", 0, 1, behind, 1, 0.0)]
-    found = tile_memory(streams, ["layer"], [holders], lambda tile, other: abs(tile - other), chip)
+    """Bytes of the tiles of a layer, with bytes waiting in front of it and behind it."""
+    before, after = stream_of(1, need, 1), replace(stream_of(1, behind, 1), producer=1, consumer=2)
+    found = tile_memory([before, after], graph_of_a_layer(), [BUFFERS], distance, target(*KEYS, *keys))
     return found.bytes.tolist(), found.spilled_bytes
 
 
@@ -112,11 +156,9 @@ def test_what_is_too_much_goes_to_tiles_with_room() -> None:
 def test_what_moved_is_as_far_as_it_went() -> None:
     """Two tiles of 50 bytes with room for 30: 20 of each go to tiles 2 and 3."""
     chip = target(*KEYS, "digital.buffer_bytes=30")
-    holders = Holders(np.array([0, 1]), np.array([0.5, 0.5]), np.array([1]), np.ones(1))
-    stream = Stream("a", "layer", 0, 1, 100.0, 1, 0.0)
-    found = tile_memory([stream], ["layer"], [holders], lambda tile, other: abs(tile - other), chip)
+    found = tile_memory([stream_of(1, 100.0, 1)], graph_of_a_layer(), [BUFFERS], distance, chip)
     # the first tile fills tile 2 by 20, the second has 10 more there and 10 in tile 3
-    assert found.spilled_far == {0: pytest.approx(20 * 2 + 10 * 1 + 10 * 2)}
+    assert found.spilled_byte_hops == {0: pytest.approx(20 * 2 + 10 * 1 + 10 * 2)}
 
 
 def test_too_little_memory_is_refused_by_name() -> None:

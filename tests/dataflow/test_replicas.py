@@ -11,26 +11,36 @@ from hypothesis import strategies as st
 
 from mcompiler.dataflow import (
     Candidate,
+    CriticalPath,
     Edge,
+    Load,
     Server,
-    Stage,
+    TimedStage,
     best_interval,
     copies_for_throughput,
     critical_path,
     earliest,
 )
 from mcompiler.dataflow.grids import Window, everything, same_place, windows
-from mcompiler.dataflow.replicas import Path, latency_bound
+from mcompiler.dataflow.replicas import latency_bound
 
-CANDIDATES = st.lists(
-    st.builds(Candidate, st.integers(1, 9), st.integers(1, 5), st.integers(1, 4)), min_size=1, max_size=4
+LOADS = st.lists(
+    st.builds(Load, st.integers(1, 9), st.integers(1, 5), st.sampled_from([1, 1, 1, 2])), min_size=1, max_size=2
 )
+CANDIDATES = st.lists(st.builds(Candidate, LOADS.map(tuple), st.integers(1, 4)), min_size=1, max_size=4)
 
 
 def choices(layers: list[Candidate], budget: int) -> list[tuple[int, ...]]:
     """All copies within a budget."""
-    every = product(*(range(1, layer.tokens + 1) for layer in layers))
+    every = product(*(range(1, max(load.tokens for load in layer.loads) + 1) for layer in layers))
     return [c for c in every if sum(n * layer.arrays for n, layer in zip(c, layers, strict=True)) <= budget]
+
+
+def busy(load: Load, copies: int) -> int:
+    """Clocks of the fullest copy, vector by vector: a step is shared by the copies, and one step follows the other."""
+    per_step = -(-load.tokens // load.steps)
+    parts = [min(per_step, load.tokens - first) for first in range(0, load.tokens, per_step)]
+    return sum(-(-part // copies) * load.service for part in parts)
 
 
 @settings(max_examples=150, deadline=None)
@@ -39,7 +49,7 @@ def test_no_copies_beat_the_best_interval(layers: list[Candidate], more: int) ->
     budget = sum(layer.arrays for layer in layers) + more
 
     def interval(copies: tuple[int, ...] | list[int]) -> int:
-        return max(-(-layer.tokens // n) * layer.service for n, layer in zip(copies, layers, strict=True))
+        return max(sum(busy(load, n) for load in layer.loads) for n, layer in zip(copies, layers, strict=True))
 
     best = min(interval(copies) for copies in choices(layers, budget))
     assert best_interval(layers, budget) == best
@@ -63,20 +73,20 @@ def chains(draw: st.DrawFn) -> tuple[list[int], list[int], list[int], list[int]]
 
 def chain(
     parts: tuple[list[int], list[int], list[int], list[int]], copies: tuple[int, ...], work: float, tiles: list[int]
-) -> list[Stage]:
+) -> list[TimedStage]:
     """Convolutions of a 7x7 input, digital units behind each, and a product of all of the last one's tokens."""
-    size, stages = 7, [Stage("input", 49, 0, 0)]
+    size, stages = 7, [TimedStage(49, 0, 0)]
     for index, (service, fill, kernel, _) in enumerate(zip(*parts, strict=True)):
         made = size - kernel + 1
         needs = windows((size, size), (made, made), [Window(kernel)] * 2)
         before = len(stages) - 1
-        stages.append(Stage(f"n{index}", made * made, service, service + fill, copies[index], (Edge(before, needs),)))
+        stages.append(TimedStage(made * made, service, service + fill, copies[index], (Edge(before, needs),)))
         units = max(1, tiles[index] // copies[index])
         each = max(1, ceil(work / units))
         edge = Edge(before + 1, same_place(made * made))
-        stages.append(Stage(f"d{index}", made * made, each, each, min(copies[index], tiles[index]), (edge,)))
+        stages.append(TimedStage(made * made, each, each, min(copies[index], tiles[index]), (edge,)))
         size = made
-    stages.append(Stage("head", 1, 2, 2, copies[-1], (Edge(len(stages) - 1, everything(size * size, 1)),)))
+    stages.append(TimedStage(1, 2, 2, copies[-1], (Edge(len(stages) - 1, everything(size * size, 1)),)))
     return stages
 
 
@@ -93,7 +103,7 @@ def test_no_copies_beat_the_latency_bound(
         servers += [Server(index), Server(index, work, arrays[index], units)]
     servers.append(Server(count - 1))
 
-    def run(copies: tuple[int, ...]) -> tuple[int, Path]:
+    def run(copies: tuple[int, ...]) -> tuple[int, CriticalPath]:
         # Arrays stand in at most as many tiles as there are of either.
         held = [min(units, n * a) for n, a in zip(copies, arrays, strict=True)]
         tiles = [data.draw(st.integers(1, most)) for most in held] if packed else held
@@ -123,7 +133,7 @@ def test_no_copies_beat_the_latency_bound(
 
 
 def test_one_layer_reaches_its_bound() -> None:
-    path = Path(np.array([100.0]), 7.0)
+    path = CriticalPath(np.array([100.0]), 7.0)
     bound, copies = latency_bound([path], np.array([2.0]), 20, np.ones(1))
     assert copies.tolist() == [10.0]
     assert bound == 17.0
@@ -131,5 +141,5 @@ def test_one_layer_reaches_its_bound() -> None:
 
 def test_a_square_root_law() -> None:
     """Two layers in a row, nine times as much work in one: three times as many copies."""
-    _, copies = latency_bound([Path(np.array([900.0, 100.0]), 0.0)], np.ones(2), 40, np.ones(2))
+    _, copies = latency_bound([CriticalPath(np.array([900.0, 100.0]), 0.0)], np.ones(2), 40, np.ones(2))
     assert copies.tolist() == [30.0, 10.0]

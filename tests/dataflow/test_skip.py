@@ -29,7 +29,7 @@ def test_shares_are_counted_one_by_one(case: Case, skip: str, seed: int) -> None
     sample = rng.integers(0, 1 << case.op.site.input.bits, (3, groups, rows)) * (rng.random((3, groups, rows)) < 0.2)
     program = tiled(matrix_program([case.op]), chip, compact=case.compact, prune=case.prune)
     op, table = program.matrix.layers[0], program.tables[0]
-    found = remaining(op, table, CodeSample(sample.astype(np.uint16), op.site.input.bits), shape, chip)
+    found = remaining(op, table, CodeSample(sample.astype(np.uint16), op.site.input.bits), chip)
     lines: dict[int, dict[int, tuple[int, int]]] = {}
     for spot in spots(op, table):
         lines.setdefault(spot.array, {})[spot.line] = (spot.group, spot.row)
@@ -82,5 +82,5 @@ def test_without_zeros_everything_is_done() -> None:
     program = tiled(matrix_program([matrix_op(np.ones((4, 2), int), input_bits=1)]), chip)
     op = replace(program.matrix.layers[0])
     ones = CodeSample(np.ones((2, 1, 4), np.uint16), 8)
-    found = remaining(op, program.tables[0], ones, Case((), op, True, True).shape, chip)
+    found = remaining(op, program.tables[0], ones, chip)
     assert found.reads.tolist() == found.drives.tolist() == [1.0] * len(program.tables[0])

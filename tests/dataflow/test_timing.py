@@ -9,17 +9,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mcompiler.dataflow import Edge, Stage, earliest, just_in_time, latest
+from mcompiler.dataflow import Edge, StageRun, TimedStage, earliest, just_in_time, latest
 from mcompiler.dataflow.grids import Window, everything, same_place, windows
 from mcompiler.dataflow.timing import occupancy, waiting
 from tests.support import machine
 from tests.support.machine import Link, Unit
 
 
-def stages_of(units: list[Unit]) -> list[Stage]:
+def stages_of(units: list[Unit]) -> list[TimedStage]:
     """The same network for the code under test."""
     found = []
-    for index, unit in enumerate(units):
+    for unit in units:
         edges = []
         for link in unit.links:
             given_sizes = units[link.producer].sizes
@@ -32,7 +32,7 @@ def stages_of(units: list[Unit]) -> list[Stage]:
                 needs = windows(given_sizes, unit.sizes, [Window(link.kernel, link.stride, 1, link.pad)] * 2)
             edges.append(Edge(link.producer, needs, link.delay, 1.0))
         count = int(np.prod(unit.sizes))
-        found.append(Stage(f"n{index}", count, unit.service, unit.latency, unit.copies, tuple(edges)))
+        found.append(TimedStage(count, unit.service, unit.latency, unit.copies, tuple(edges)))
     return found
 
 
@@ -128,9 +128,13 @@ def test_what_waits_is_what_the_machine_counts(units: list[Unit]) -> None:
     starts = just_in_time(stages, earliest(stages, interval), interval)
     plain = [start.tolist() for start in starts]
     turns = 3 + max(max(start, default=0) for start in plain) // interval
+
+    def run(index: int) -> StageRun:
+        return StageRun(stages[index], starts[index])
+
     for index, stage in enumerate(stages):
         for number, edge in enumerate(stage.edges):
-            held = waiting(starts[edge.producer], stages[edge.producer], starts[index], stage, edge, interval)
+            held = waiting(run(edge.producer), run(index), edge, interval)
             assert held == machine.most_held(units, plain, index, number, interval, turns)
 
 
@@ -147,22 +151,23 @@ def test_what_is_fast_waits_for_what_is_slow() -> None:
     """A fast stage in front of a slow one makes tokens just in time, one behind it takes them at once."""
     through = same_place(50)
     stages = [
-        Stage("fast", 50, 1, 1),
-        Stage("slow", 50, 10, 10, 1, (Edge(0, through, 0, 1.0),)),
-        Stage("quick", 50, 1, 1, 1, (Edge(1, through, 0, 1.0),)),
-        Stage("sum", 1, 1, 1, 1, (Edge(2, everything(50, 1), 0, 1.0),)),
+        TimedStage(50, 1, 1),
+        TimedStage(50, 10, 10, 1, (Edge(0, through, 0, 1.0),)),
+        TimedStage(50, 1, 1, 1, (Edge(1, through, 0, 1.0),)),
+        TimedStage(1, 1, 1, 1, (Edge(2, everything(50, 1), 0, 1.0),)),
     ]
     early = earliest(stages, 500)
     starts = just_in_time(stages, early, 500)
     assert (np.diff(starts[0]) == 10).all()
     assert (np.diff(starts[2]) == 10).all()
-    assert waiting(early[0], stages[0], early[1], stages[1], stages[1].edges[0], 500) == 46
-    assert waiting(starts[0], stages[0], starts[1], stages[1], stages[1].edges[0], 500) == 1
+    for each, held in ((early, 46), (starts, 1)):
+        first, second = (StageRun(stages[index], each[index]) for index in (0, 1))
+        assert waiting(first, second, stages[1].edges[0], 500) == held
 
 
 @pytest.mark.parametrize("copies", [1, 2, 3, 7])
 def test_copies_take_turns(copies: int) -> None:
-    stage = Stage("a", 7, 10, 12, copies)
+    stage = TimedStage(7, 10, 12, copies)
     (starts,) = earliest([stage])
     assert starts.tolist() == [10 * (token // copies) for token in range(7)]
     assert stage.busy == 10 * -(-7 // copies)

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mcompiler.network import OUTSIDE, Flows, Topology, measured
-from mcompiler.network.sites import _directed, cooled_sites
+from mcompiler.network.positions import SearchLimits, _directed, relieve_busiest_links
 from tests.support.programs import target
 
 Link = tuple[object, object]
@@ -132,34 +132,34 @@ def test_a_link_carries_what_goes_over_it(seed: int, tiles: int) -> None:
 
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.integers(0, 3))
-def test_the_fullest_link_gets_no_fuller(seed: int, effort: int) -> None:
+def test_the_busiest_link_gets_no_busier(seed: int, effort: int) -> None:
     """Each direction of a link is loaded by itself, as ``measured`` counts it; ports and chips included."""
     rng = np.random.default_rng(seed)
     chip = target("hierarchy.tiles_per_chip=16", "network.topology=mesh")
     room = chip.hierarchy.arrays_per_core * chip.hierarchy.cores_per_tile
     ends = rng.integers(OUTSIDE, 32, (2, 60))
     flows = Flows(ends[0], ends[1], rng.random(60) ** 4, np.zeros(60, np.int64), np.zeros(60, np.bool_)).added_up()
-    site = np.tile(np.arange(16), 2)
-    found = cooled_sites(site, flows, np.arange(32) * room, 2, effort, chip, seed)
+    position = np.tile(np.arange(16), 2)
+    found = relieve_busiest_links(position, flows, np.arange(32) * room, SearchLimits(effort, seed), chip)
     assert sorted(found[:16]) == sorted(found[16:]) == list(range(16))
 
-    def fullest(site: npt.NDArray[np.int64]) -> float:
-        return measured(flows.between(np.repeat([0, 16], 16) + site), 0, chip, 0.0).busiest_link_bytes
+    def busiest(position: npt.NDArray[np.int64]) -> float:
+        return measured(flows.between(np.repeat([0, 16], 16) + position), 0, chip, 0.0).busiest_link_bytes
 
-    assert fullest(found) <= fullest(site) * (1 + 1e-9)
-    parts = [_directed(flows, index, 16).between(site[index * 16 :][:16]) for index in range(2)]
+    assert busiest(found) <= busiest(position) * (1 + 1e-9)
+    parts = [_directed(flows, index, 16).between(position[index * 16 :][:16]) for index in range(2)]
     loads = [Topology("mesh", 16).loads(*part).max() for part in parts]
-    assert max(loads) == pytest.approx(fullest(site))
+    assert max(loads) == pytest.approx(busiest(position))
 
 
-def test_an_exchange_that_halves_the_fullest_link_is_found() -> None:
+def test_an_exchange_that_halves_the_busiest_link_is_found() -> None:
     """Tile 3 sends most to tile 5 of its row: nearer, or in another row, no link carries all of it over two steps."""
     chip = target("hierarchy.tiles_per_chip=9", "network.topology=mesh")
     room = chip.hierarchy.arrays_per_core * chip.hierarchy.cores_per_tile
     source, sink = np.array([3, 3, 3, 3]), np.array([5, 5, 4, 2])
     flows = Flows(source, sink, np.array([4.0, 4.0, 1.0, 1.0]), np.zeros(4, np.int64), np.zeros(4, np.bool_)).added_up()
-    site = np.arange(9)
-    found = cooled_sites(site, flows, np.arange(9) * room, 1, 0, chip)
-    before, after = (measured(flows.between(each), 0, chip, 0.0).busiest_link_bytes for each in (site, found))
+    position = np.arange(9)
+    found = relieve_busiest_links(position, flows, np.arange(9) * room, SearchLimits(0), chip)
+    before, after = (measured(flows.between(each), 0, chip, 0.0).busiest_link_bytes for each in (position, found))
     assert before == 8 + 1 + 0.5
     assert after <= 5.0

@@ -21,7 +21,7 @@ import mcompiler
 from mcompiler.artefacts import LayerData
 from mcompiler.check import check
 from mcompiler.cli.build import compile_command
-from mcompiler.dataflow.events import layer_events
+from mcompiler.dataflow.events import LayerWork, layer_events
 from mcompiler.dataflow.memory import input_shares
 from mcompiler.driver import Build
 from mcompiler.errors import CompileError
@@ -399,12 +399,12 @@ def test_tables_of_addresses_are_charged() -> None:
     chip = target()
     codes = planted((40, 10), (8, 2), 0.6, 1.0, 0)[0].astype(np.int16)
     op, tiled = tiles_of(matrix_op(codes, vectors=7), chip)
-    note, table, shape = op.matrix.reorder, tiled.tables[0], array_shape(chip)
+    note, table, nothing = op.matrix.reorder, tiled.tables[0], LayerWork(0.0, 0.0, 0.0)
     assert note is not None
     assert (note.row_bits, note.col_bits) == (6, 4)  # of 40 inputs and 10 outputs
     assert note.routing_bytes == 40 * 6 // 8 + 10 * 4 // 8
-    charged = layer_events(op, table, shape, chip, 0.0, 0.0)
-    free = layer_events(with_matrix(op, reorder=None), table, shape, chip, 0.0, 0.0)
+    charged = layer_events(op, table, nothing, chip)
+    free = layer_events(with_matrix(op, reorder=None), table, nothing, chip)
     added = charged.pop(Event.BUFFER_READ_BYTE) - free.pop(Event.BUFFER_READ_BYTE)
     assert added == pytest.approx(7 * (8 * len(table) * 6 + 10 * 4) / 8)
     assert charged == free

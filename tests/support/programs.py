@@ -137,7 +137,7 @@ def matrix_program(
 ) -> MatrixProgram:
     """A program of operations, by default one after the other. Its graph is the skeleton: nothing runs it.
 
-    Operations that hold the same matrix object share its arrays.
+    Operations that hold the same matrix object share its arrays. ``digital``: operations of digital nodes, by name.
     """
     shell = chain([op.site.name for op in ops]) if model is None else model
     lowered = LoweredProgram(GraphProgram(shell, ()), shell, ())
@@ -148,7 +148,8 @@ def matrix_program(
         if not known:
             matrices.append(op.matrix)
         sites.append(replace(op.site, matrix=known[0] if known else len(matrices) - 1))
-    return MatrixProgram(lowered, tuple(matrices), tuple(sites), dict(digital or {}))
+    work = {position: (digital or {}).get(each.name or "", 0) for position, each in enumerate(shell.graph)}
+    return MatrixProgram(lowered, tuple(matrices), tuple(sites), work)
 
 
 def tiled(program: MatrixProgram, chip: Target, *, compact: bool = True, prune: bool = True) -> TiledProgram:

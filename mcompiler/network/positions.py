@@ -1,4 +1,4 @@
-"""Which tile of a chip each filled tile becomes: few bytes that travel far, and no link much fuller than the others."""
+"""Positions of filled tiles on their chips: few bytes times links, and no link much fuller than the others."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mcompiler.network.flows import Floats, Flows, Ints
+from mcompiler.network.flows import Flows
+from mcompiler.network.locations import Floats, Ints
 from mcompiler.network.topology import PORT, Topology, topology_of
 from mcompiler.target import Target
 
 
-def sites(flows: Flows, slots: Ints, chips: int, effort: int, target: Target) -> list[Ints]:
-    """The tile that each tile of slots becomes, with few bytes times links: an arrangement for each way to start.
+def arrange_tiles(flows: Flows, slots: Ints, chips: int, effort: int, target: Target) -> list[Ints]:
+    """Position of each tile of slots, with few bytes times links: an arrangement for each way to start.
 
     Args:
         flows: between tiles of slots, counted through all chips.
@@ -32,36 +33,52 @@ def sites(flows: Flows, slots: Ints, chips: int, effort: int, target: Target) ->
     found = [np.tile(start, chips) for start in starts]
     for chip, used in enumerate(_used(slots, chips, target)):
         traffic, ports = _between(flows, chip, tiles)
-        for site, start in zip(found, starts, strict=True):
-            site[chip * tiles : (chip + 1) * tiles] = _exchanged(start, traffic, ports, net, used, effort)
+        for position, start in zip(found, starts, strict=True):
+            state = _State(start, traffic, ports, net)
+            position[chip * tiles : (chip + 1) * tiles] = _exchanged(state, used, effort)
     return found
 
 
-def cooled_sites(site: Ints, flows: Flows, slots: Ints, chips: int, effort: int, target: Target, seed: int = 0) -> Ints:
-    """Sites with emptier fullest links: the chips with the fullest of all, one after the other.
+@dataclass(frozen=True)
+class SearchLimits:
+    """How long to search for better positions.
 
-    Args:
-        site: to start from, as ``sites`` gives it.
-        flows, slots, chips, effort, target: as for ``sites``.
+    Attributes:
+        effort: doubles the rounds.
         seed: of the exchanges that are tried.
     """
+
+    effort: int
+    seed: int = 0
+
+
+def relieve_busiest_links(position: Ints, flows: Flows, slots: Ints, limits: SearchLimits, target: Target) -> Ints:
+    """Positions with less traffic on the busiest links: the chips with the busiest of all, one after the other.
+
+    Args:
+        position: to start from, as ``arrange_tiles`` gives it: int64 [chips * tiles per chip].
+        flows, slots: as for ``arrange_tiles``.
+        limits: of the search.
+        target: the chip.
+    """
     net, tiles = topology_of(target), target.hierarchy.tiles_per_chip
-    site, used = site.copy(), _used(slots, chips, target)
+    chips = len(position) // tiles
+    position, used = position.copy(), _used(slots, chips, target)
     parts = [_directed(flows, chip, tiles) for chip in range(chips)]
-    fullest = np.array(
+    busiest = np.array(
         [
-            net.loads(*part.between(site[chip * tiles : (chip + 1) * tiles])).max(initial=0.0)
+            net.loads(*part.between(position[chip * tiles : (chip + 1) * tiles])).max(initial=0.0)
             for chip, part in enumerate(parts)
         ]
     )
-    for chip in np.argsort(-fullest, kind="stable").tolist():
-        if fullest[chip] < fullest.max():  # a chip cooled before holds all back: this one need not
+    for chip in np.argsort(-busiest, kind="stable").tolist():
+        if busiest[chip] < busiest.max():  # a chip before this one limits the interval, and could not be relieved
             break
-        own = _cooled(site[chip * tiles : (chip + 1) * tiles], parts[chip], net, used[chip], effort, seed)
-        emptied = net.loads(*parts[chip].between(own)).max(initial=0.0)
-        if emptied <= fullest[chip]:  # the sum of powers that it lowers does not promise that
-            site[chip * tiles : (chip + 1) * tiles], fullest[chip] = own, emptied
-    return site
+        own = _relieved(position[chip * tiles : (chip + 1) * tiles], parts[chip], net, used[chip], limits)
+        after = net.loads(*parts[chip].between(own)).max(initial=0.0)
+        if after <= busiest[chip]:  # a lower sum of powers does not promise that
+            position[chip * tiles : (chip + 1) * tiles], busiest[chip] = own, after
+    return position
 
 
 def _used(slots: Ints, chips: int, target: Target) -> list[int]:
@@ -84,14 +101,14 @@ class _Directed:
     sink: Ints
     bytes: Floats
 
-    def between(self, site: Ints) -> tuple[Ints, Ints, Floats]:
-        """From where to where how much, with the tiles of slots at these sites."""
-        ends = np.append(site, PORT)
+    def between(self, position: Ints) -> tuple[Ints, Ints, Floats]:
+        """Source, sink and bytes with the tiles of slots at these positions."""
+        ends = np.append(position, PORT)
         return ends[self.source], ends[self.sink], self.bytes
 
 
 def _directed(flows: Flows, chip: int, tiles: int) -> _Directed:
-    """What the links of a chip carry, the ways to the port and from it too."""
+    """Flows over the links of a chip, those to its port and from it included."""
     ours, theirs = flows.source // tiles == chip, flows.sink // tiles == chip
     ours, theirs = ours & (flows.source >= 0), theirs & (flows.sink >= 0)
     source, sink = np.where(ours, flows.source % tiles, tiles), np.where(theirs, flows.sink % tiles, tiles)
@@ -112,44 +129,43 @@ def _between(flows: Flows, chip: int, tiles: int) -> tuple[Floats, Floats]:
     return traffic + traffic.T, ports
 
 
-def _exchanged(site: Ints, traffic: Floats, ports: Floats, net: Topology, used: int, effort: int) -> Ints:
+def _exchanged(start: _State, used: int, effort: int) -> Ints:
     """Exchange tiles, each with the one that gains most, until nothing gains or the rounds are over."""
-    site = site.copy()
-    tiles = len(site)
-    every = np.arange(tiles)
-    far = net.hops(every[:, None], every[None, :]).astype(np.float64)
-    state = _State(site, traffic, ports, far[np.ix_(site, site)], far[PORT][site])
+    state, tiles = start, len(start.position)
     for _ in range(4 << effort):
         changed = False
         for one in range(min(used, tiles)):
             gain = state.gains(one)
             other = int(np.argmax(gain))
-            if gain[other] > 1e-9 * max(1.0, float(traffic[one].sum())):
+            if gain[other] > 1e-9 * max(1.0, float(state.traffic[one].sum())):
                 state.exchange(one, other)
                 changed = True
         if not changed:
             break
-    return state.site
+    return state.position
 
 
 class _State:
-    """Where tiles stand, and what that costs; distances are kept by what stands there.
+    """Positions of tiles and what they cost; distances are kept by tile, not by position.
 
     Attributes:
-        site: of each tile.
+        position: of each tile.
         traffic, ports: bytes between tiles, and between each and the port.
-        far, home: links between the sites of tiles, and to the port.
+        far, home: links between the positions of tiles, and to the port.
     """
 
-    def __init__(self, site: Ints, traffic: Floats, ports: Floats, far: Floats, home: Floats) -> None:
-        self.site, self.traffic, self.ports, self.far, self.home = site, traffic, ports, far, home
-        self.paid: Floats = (traffic * far).sum(axis=1)
+    def __init__(self, position: Ints, traffic: Floats, ports: Floats, net: Topology) -> None:
+        every = np.arange(len(position))
+        far = net.hops(every[:, None], every[None, :]).astype(np.float64)
+        self.position, self.traffic, self.ports = position.copy(), traffic, ports
+        self.far, self.home = far[np.ix_(position, position)], far[PORT][position]
+        self.paid: Floats = (traffic * self.far).sum(axis=1)
 
     def gains(self, one: int) -> Floats:
-        """Bytes times links saved by exchanging the site of one tile with that of each other."""
+        """Bytes times links saved by exchanging the position of one tile with that of each other."""
         own, away = self.traffic[one], self.far[one]
-        # What the others would pay at the site of this one, and this one at theirs. Both sums count the distance
-        # between the two as none, where it stays what it is.
+        # What the others would pay at the position of this one, and this one at theirs. Both sums take the distance
+        # between the two as none, while it stays the same: the last term puts it back.
         after = self.far @ own + self.traffic @ away + 2 * own * away
         before = self.paid[one] + self.paid
         leave = self.ports[one] * self.home[one] + self.ports * self.home
@@ -159,10 +175,10 @@ class _State:
         return gain
 
     def exchange(self, one: int, other: int) -> None:
-        """Let two tiles change places."""
+        """Let two tiles exchange their positions."""
         pair, turned = [one, other], [other, one]
         self.paid -= (self.traffic[:, pair] * self.far[:, pair]).sum(axis=1)
-        self.site[pair] = self.site[turned]
+        self.position[pair] = self.position[turned]
         self.far[pair] = self.far[turned]
         self.far[:, pair] = self.far[:, turned]
         self.home[pair] = self.home[turned]
@@ -170,20 +186,21 @@ class _State:
         self.paid[pair] = (self.traffic[pair] * self.far[pair]).sum(axis=1)
 
 
-def _cooled(site: Ints, flows: _Directed, net: Topology, used: int, effort: int, seed: int) -> Ints:
-    """Exchange tiles that load the fullest links with others, where the fullest links get emptier by it."""
+def _relieved(position: Ints, flows: _Directed, net: Topology, used: int, limits: SearchLimits) -> Ints:
+    """Exchange tiles that load the busiest links with others where that takes traffic off the busiest links."""
     if net.kind != "mesh" or used < 3:
-        return site
-    rng = np.random.default_rng(seed)
-    tiles, ends = len(site), np.append(site, PORT)
+        return position
+    rng = np.random.default_rng(limits.seed)
+    tiles, ends = len(position), np.append(position, PORT)
     source, sink, size = flows.source, flows.sink, flows.bytes
     load = net.loads(ends[source], ends[sink], size)
     touching = [np.flatnonzero((source == tile) | (sink == tile)) for tile in range(tiles)]
     score, moves = _norm(load), np.zeros(len(size), dtype=np.bool_)
-    for _ in range(min(_TRIALS, 16 * used) << effort):
+    for _ in range(min(_TRIALS, 16 * used) << limits.effort):
         full = _loading(load, ends[source], ends[sink], net, rng)
         with_it = _near(full, net, rng) if rng.random() < 0.5 else int(rng.integers(tiles))
         one, other = (int(np.flatnonzero(ends[:tiles] == place)[0]) for place in (full, with_it))
+        # Only the flows of the two tiles change their links: their old loads are taken off, their new ones added.
         moves[:] = False
         moves[touching[one]] = moves[touching[other]] = True
         moved = np.flatnonzero(moves)
@@ -202,11 +219,11 @@ def _cooled(site: Ints, flows: _Directed, net: Topology, used: int, effort: int,
 
 
 _TRIALS = 800
-"""Exchanges that are tried for emptier links on a large chip, at no effort; each effort doubles them."""
+"""Exchanges that are tried to relieve links on a large chip at effort 0; each effort doubles them."""
 
 
 def _norm(load: Floats) -> float:
-    """How full the fullest links are: the sum of their 16th powers, so that the next ones count too."""
+    """Sum of the 16th powers of the loads: close to the power of the maximum, and the next ones count too."""
     power = load
     for _ in range(4):
         power = power * power
@@ -220,7 +237,7 @@ def _near(tile: int, net: Topology, rng: np.random.Generator) -> int:
 
 
 def _loading(load: Floats, source: Ints, sink: Ints, net: Topology, rng: np.random.Generator) -> int:
-    """A tile at an end of one of the fullest links, or of a flow that goes over it."""
+    """A tile at an end of one of the busiest links, or of a flow over it."""
     way, line, step = net.link(int(rng.choice(np.argpartition(load, -4)[-4:])))
     if rng.random() < 0.5:
         over = np.flatnonzero(net.over(way, line, step, source, sink))
