@@ -10,6 +10,7 @@ import numpy as np
 import onnx_ir as ir
 
 from mcompiler.artefacts.layers import LayerData
+from mcompiler.bodies import scheduled_nodes
 from mcompiler.dataflow import (
     Dataflow,
     DigitalWork,
@@ -76,7 +77,7 @@ def schedule_data(program: ScheduledProgram) -> dict[str, Any]:
 def _by_name(matrix: MatrixProgram) -> dict[str, int]:
     """Digital operations of nodes by name; nodes of one name together."""
     found: dict[str, int] = {}
-    for position, node in enumerate(matrix.lowered.skeleton.graph):
+    for position, node in enumerate(scheduled_nodes(matrix.lowered.skeleton.graph)):
         name = node.name or ""
         found[name] = found.get(name, 0) + matrix.digital_ops.get(position, 0)
     return found

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from mcompiler.bodies import holds_layers, scheduled_nodes
 from mcompiler.conductance import is_signed
 from mcompiler.geometry import ArrayShape, TileTable
 from mcompiler.graph import int_attr
@@ -42,18 +43,19 @@ FREE = frozenset(
 
 
 def digital_operations(skeleton: ir.Model, elements: Mapping[str, int]) -> dict[int, int]:
-    """Element operations per inference of every node of the skeleton, by its position; placeholders have none.
+    """Element operations per inference of every node of the skeleton, by its position among
+    ``scheduled_nodes``; placeholders have none.
 
     Args:
         skeleton: the graph with placeholders.
         elements: elements per inference of every value of the float graph, by name (names of values are unique).
     """
-    return {position: node_operations(node, elements) for position, node in enumerate(skeleton.graph)}
+    return {position: node_operations(node, elements) for position, node in enumerate(scheduled_nodes(skeleton.graph))}
 
 
 def node_operations(node: ir.Node, elements: Mapping[str, int]) -> int:
     """Element operations per inference of one node: multiply-accumulates where it has weights or contracts."""
-    if node.op_type in FREE:
+    if node.op_type in FREE or holds_layers(node):  # the nodes of its branches count
         return 0
     return sum(elements.get(value.name or "", 0) for value in node.outputs) * _per_element(node)
 

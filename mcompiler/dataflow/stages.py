@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from mcompiler.bodies import branches, holds_layers, scheduled_nodes
 from mcompiler.dataflow.grids import Channels, Grid, Needs, Window, everything, same_place, whole, windows
 from mcompiler.dataflow.operations import layer_operations
 from mcompiler.dataflow.operators import digital_grid, grid_of, sample_shape
@@ -85,7 +86,7 @@ class NetworkStage:
         grid: the tokens.
         operations: digital operations per inference.
         inputs: the tensors that it reads.
-        node: position of its node in the skeleton; -1 for an input.
+        node: position of its node among the ``scheduled_nodes`` of the skeleton; -1 for an input.
     """
 
     id: int
@@ -177,7 +178,7 @@ def stage_graph(
     builder = _Builder(layers, operations, target)
     for value in skeleton.graph.inputs:
         builder.add_input(value)
-    for position, node in enumerate(skeleton.graph):
+    for position, node in enumerate(scheduled_nodes(skeleton.graph)):
         builder.add(node, position)
     return builder.graph(skeleton.graph.outputs)
 
@@ -281,15 +282,17 @@ class _Builder:
         )
 
     def _add_digital(self, node: ir.Node, position: int) -> None:
+        # Both branches of an If that holds layers are scheduled, as it is not known beforehand which one is taken.
+        merged = [value for branch in branches(node) for value in branch.outputs] if holds_layers(node) else []
         read = [
             value
-            for value in node.inputs
+            for value in [*node.inputs, *merged]
             if value is not None and constant_tensor(value) is None and (value.name or "") in self.made
         ]
         grid, needs = digital_grid(node, [(value, self._grid_of(value)) for value in read])
         # A node that reads a value twice (x + x) takes it in once.
         found = {value.name or "": self._transfer(value, need) for value, need in zip(read, needs, strict=True)}
-        for value in _captured(node):
+        for value in _captured(node) if not merged else ():
             if (value.name or "") in self.made and (value.name or "") not in found:
                 given = self._grid_of(value)
                 found[value.name or ""] = self._transfer(value, everything(given.tokens, grid.tokens))
