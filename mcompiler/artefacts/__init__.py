@@ -16,10 +16,11 @@ from mcompiler.artefacts.layers import LayerData, file_stem, layer_files, plain_
 from mcompiler.artefacts.placement import placement_data, placement_faults
 from mcompiler.artefacts.report import report_html
 from mcompiler.artefacts.stored import read_layers
-from mcompiler.artefacts.timeline import chrome_trace, replayed, schedule_data
+from mcompiler.artefacts.timeline import ScheduleRecord, chrome_trace, replayed
 
 __all__ = [
     "LayerData",
+    "ScheduleRecord",
     "Writer",
     "atomic_write",
     "check_place",
@@ -37,7 +38,6 @@ __all__ = [
     "read_manifest",
     "replayed",
     "report_html",
-    "schedule_data",
     "sync_folder",
     "verify_hashes",
     "write_build",
