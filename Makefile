@@ -1,6 +1,6 @@
 # Every target sets up what it needs in $(VENV), once. Needs make and Python 3.11 or newer, nothing else.
 #
-#   make demo   make test   make test-slow   make lint   make types   make imports   make format   make wheel   make clean
+#   make demo   make test   make test-slow   make lint   make options   make types   make imports   make format   make wheel   make clean
 #
 # PYTHON=... chooses the interpreter, VENV=... the environment's folder, TESTS=... what `make test` runs.
 
@@ -14,7 +14,7 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 p
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
-.PHONY: demo test test-slow lint types imports format wheel constraints setup setup-dev setup-all clean
+.PHONY: demo test test-slow options lint types imports format wheel constraints setup setup-dev setup-all clean
 .DEFAULT_GOAL := help
 
 .PHONY: help
@@ -56,6 +56,10 @@ test: setup-dev
 
 test-slow: setup-all
 	@$(BIN)/python -m pytest -m slow $(TESTS)
+
+# The options of passes for the command line, from the fields of the passes.
+options: setup-dev
+	@$(BIN)/python -c "from mcompiler.cli.options import write_options; write_options()"
 
 lint: setup-dev
 	$(BIN)/ruff check .

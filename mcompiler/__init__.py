@@ -15,6 +15,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from mcompiler import pipeline
     from mcompiler.artefacts.programming import Programming
     from mcompiler.conductance import FaultMap
     from mcompiler.cost import Cost, DataEnergy, LayerCounts, Price, PricedQuantities
@@ -75,6 +76,7 @@ __all__ = [
     "list_targets",
     "load",
     "load_target",
+    "pipeline",
     "reason_text",
     "run_deck",
 ]
@@ -93,6 +95,7 @@ _HOME = {
     "compile": "mcompiler.driver",
     "load": "mcompiler.driver",
     "TrialOptions": "mcompiler.driver.trials",
+    "pipeline": "mcompiler",
     "BuildError": "mcompiler.errors",
     "CompileError": "mcompiler.errors",
     "DataError": "mcompiler.errors",
@@ -129,8 +132,8 @@ _HOME = {
 
 
 def __getattr__(name: str) -> Any:
-    if name == "admm":  # not in __all__, because mcompiler.admm needs PyTorch
-        return importlib.import_module("mcompiler.admm")
+    if name in ("admm", "pipeline"):  # packages; admm is not in __all__: it needs PyTorch
+        return importlib.import_module(f"mcompiler.{name}")
     try:
         home = _HOME[name]
     except KeyError:

@@ -12,6 +12,7 @@ from typing import ClassVar
 import numpy as np
 
 from mcompiler.conductance import Fitted, code_range, column_sums, fit_ranges, is_lossless, largest_sum, make_adc
+from mcompiler.declarations import ARRAY_SHAPE_KEYS
 from mcompiler.errors import CompileError
 from mcompiler.geometry import ArrayShape, TileTable, array_shape, tile_blocks
 from mcompiler.ir import AnalogLayer, AnalogProgram, CodeSample, EncodedMatrix, IntArray, TiledProgram, WeightMatrix
@@ -23,6 +24,17 @@ class Assign:
     """Encode weight codes as cell levels, flip columns, and set each layer's converter range."""
 
     name: ClassVar[str] = "assign"
+    reads: ClassVar[tuple[str, ...]] = (
+        *ARRAY_SHAPE_KEYS,
+        "converters.adc.bits",
+        "converters.adc.range",
+        "converters.adc.range_per",
+        "converters.adc.rounding",
+        "converters.dac.bits",
+        "device.g_max_siemens",
+        "device.g_min_siemens",
+        "digital.accumulator_bits",
+    )
 
     def run(self, program: TiledProgram, target: Target) -> AnalogProgram:
         """Return the analog settings of every operation.

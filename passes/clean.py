@@ -18,6 +18,7 @@ class Clean:
     """Remove Identity and inference-time Dropout, then every node and constant that no output depends on."""
 
     name: ClassVar[str] = "clean"
+    reads: ClassVar[tuple[str, ...]] = ()
 
     def run(self, program: GraphProgram, target: Target) -> GraphProgram:
         """Return the program with the same inputs and outputs; an unused input stays an input."""

@@ -15,6 +15,7 @@ class Compact:
     """Drop all-zero rows and columns of every weight matrix, exactly; their indices are kept."""
 
     name: ClassVar[str] = "compact"
+    reads: ClassVar[tuple[str, ...]] = ()
 
     def run(self, program: MatrixProgram, target: Target) -> MatrixProgram:
         """Return the program with the kept indices of every matrix."""

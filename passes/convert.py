@@ -18,6 +18,7 @@ class Convert:
     """Convert models below operator set 13 to 13; newer ones, and old ones that resist, stay as they are."""
 
     name: ClassVar[str] = "convert"
+    reads: ClassVar[tuple[str, ...]] = ()
 
     def run(self, program: GraphProgram, target: Target) -> GraphProgram:
         """Return the program in operator set 13 or newer where the ONNX version converter manages it."""

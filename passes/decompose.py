@@ -29,6 +29,7 @@ class Decompose:
     """
 
     name: ClassVar[str] = "decompose"
+    reads: ClassVar[tuple[str, ...]] = ()
 
     def run(self, program: GraphProgram, target: Target) -> GraphProgram:
         """Return the program with the same interface and results."""

@@ -41,6 +41,7 @@ class FoldBatchNorm:
     """
 
     name: ClassVar[str] = "fold_batchnorm"
+    reads: ClassVar[tuple[str, ...]] = ()
 
     def run(self, program: GraphProgram, target: Target) -> GraphProgram:
         """Return the program with fewer BatchNormalization nodes."""

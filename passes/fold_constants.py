@@ -60,6 +60,7 @@ class FoldConstants:
     """
 
     name: ClassVar[str] = "fold_constants"
+    reads: ClassVar[tuple[str, ...]] = ()
     limit: int = 64 << 20
 
     def run(self, program: GraphProgram, target: Target) -> GraphProgram:

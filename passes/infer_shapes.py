@@ -15,6 +15,7 @@ class InferShapes:
     """Infer types and shapes, symbolic sizes included; values that cannot be inferred keep those of the model."""
 
     name: ClassVar[str] = "infer_shapes"
+    reads: ClassVar[tuple[str, ...]] = ()
 
     def run(self, program: GraphProgram, target: Target) -> GraphProgram:
         """Return the program with shapes; interface and nodes are unchanged."""

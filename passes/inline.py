@@ -21,6 +21,7 @@ class Inline:
     """
 
     name: ClassVar[str] = "inline"
+    reads: ClassVar[tuple[str, ...]] = ()
 
     def run(self, program: GraphProgram, target: Target) -> GraphProgram:
         """Return the program without functions.

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
+from mcompiler.declarations import TIMING_KEYS, Chips, Option, Seed
 from mcompiler.errors import CompileError
 from mcompiler.ir import AnalogProgram, PlacedProgram
 from mcompiler.network import Aim, array_counts, best_placement, in_order
@@ -31,10 +32,18 @@ class Place:
     """
 
     name: ClassVar[str] = "place"
-    chips: int | None = None
-    effort: int = 1
+    reads: ClassVar[tuple[str, ...]] = TIMING_KEYS
+    chips: Chips = None
+    effort: Annotated[
+        int,
+        Option(
+            help="Effort of the placement: 0 keeps the order of the layers, each step doubles the search.",
+            minimum=0,
+            maximum=10,
+        ),
+    ] = 1
     latency: bool = False
-    seed: int = 0
+    seed: Seed = 0
 
     def run(self, program: AnalogProgram, target: Target) -> PlacedProgram:
         """Return chip, tile, core and array position of every array.

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import partial
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,7 @@ import onnx_ir as ir
 from mcompiler.bodies import nodes_with_branches
 from mcompiler.data import InputSpec, Samples, Tensor, batch_size, batches
 from mcompiler.dataflow import digital_operations
+from mcompiler.declarations import Option, Seed
 from mcompiler.errors import CompileError
 from mcompiler.geometry import all_kept
 from mcompiler.ir import (
@@ -83,11 +84,28 @@ class Quantise:
     """
 
     name: ClassVar[str] = "quantise"
+    reads: ClassVar[tuple[str, ...]] = (
+        "converters.adc.range",
+        "converters.dac.bits",
+        "device.level_means",
+        "device.levels",
+        "digital.skip",
+        "encoding.partner",
+        "precision",
+    )
     samples: Samples
     specs: tuple[InputSpec, ...]
     calibrated: bool
-    method: RangeMethod = RangeMethod.MINMAX
-    seed: int = 0
+    method: Annotated[
+        RangeMethod,
+        Option(
+            key="range",
+            choices=RangeMethod,
+            recorded=True,
+            help="Method that takes input ranges from the calibration data.",
+        ),
+    ] = RangeMethod.MINMAX
+    seed: Seed = 0
     origin: str = field(default="model", compare=False)
     drawn: bool = False
 

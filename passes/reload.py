@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 from mcompiler.dataflow import program_stages
+from mcompiler.declarations import Chips, Option
 from mcompiler.errors import CompileError
 from mcompiler.ir import AnalogProgram
 from mcompiler.target import Target
@@ -21,8 +22,23 @@ class Reload:
     """
 
     name: ClassVar[str] = "reload"
-    batch: int
-    chips: int | None = None
+    reads: ClassVar[tuple[str, ...]] = ("device.write", "hierarchy", "precision.inputs")
+    excludes: ClassVar[dict[str, str]] = dict.fromkeys(
+        ("replicate", "remap"),
+        "layers that take turns have neither copies nor known stuck cells; drop reload, or replicate and faults",
+    )
+    batch: Annotated[
+        int,
+        Option(
+            key="reload",
+            off=None,
+            minimum=1,
+            metavar="BATCH",
+            help="Let layers take turns of BATCH inferences where --chips do not hold all of them; arrays are "
+            "rewritten.",
+        ),
+    ]
+    chips: Chips = None
 
     def run(self, program: AnalogProgram, target: Target) -> AnalogProgram:
         """Return the program with the turn of every layer; as it is, where the chips hold all of it.

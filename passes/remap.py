@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -26,9 +26,11 @@ from mcompiler.conductance import (
     spare_places,
     unpack_levels,
 )
+from mcompiler.declarations import ARRAY_SHAPE_KEYS, Option
 from mcompiler.geometry import ArrayShape, TileTable, array_shape
 from mcompiler.ir import CodeArray, EncodedMatrix, IntArray, PlacedProgram, Remapping, WeightMatrix
 from mcompiler.physics.devices import stuck_siemens
+from mcompiler.records import RemapRecord
 from mcompiler.target import Target, WeightEncoding
 
 Harm = npt.NDArray[np.float64]
@@ -40,6 +42,11 @@ GAIN = 1e-9
 """Share by which harm must fall for lines to move; what moves without need is of no use."""
 
 
+def _fault_summary(faults: FaultMap) -> dict[str, Any]:
+    """What manifest.json holds of a fault map."""
+    return {"stuck": len(faults.cells), "sha256": faults.digest}
+
+
 @dataclass(frozen=True)
 class Remap:
     """Move arrays, rows and columns, and swap polarities, so that stuck cells harm least.
@@ -49,7 +56,28 @@ class Remap:
     """
 
     name: ClassVar[str] = "remap"
-    faults: FaultMap
+    excludes: ClassVar[dict[str, str]] = {
+        "replicate": "copies of an array have different stuck cells, and lines move once; drop replicate or faults"
+    }
+    reads: ClassVar[tuple[str, ...]] = (
+        *ARRAY_SHAPE_KEYS,
+        "array.spare_columns",
+        "array.spare_rows",
+        "device.faults",
+        "device.g_max_siemens",
+        "device.g_min_siemens",
+        "hierarchy",
+    )
+    faults: Annotated[
+        FaultMap,
+        Option(
+            off=None,
+            path=True,
+            to_json=_fault_summary,
+            metavar="MAP.csv",
+            help="Stuck cells of one chip (chip,tile,core,position,row,column,stuck), which arrays and lines avoid.",
+        ),
+    ]
 
     def run(self, program: PlacedProgram, target: Target) -> PlacedProgram:
         """Return the program with new addresses within each core, and where the lines of its arrays stand."""
@@ -63,6 +91,11 @@ class Remap:
             addresses.append(moved)
             remaps.append(layer.remap(moved, before))
         return replace(program, addresses=tuple(addresses), remaps=tuple(remaps))
+
+    def record(self, program: PlacedProgram) -> RemapRecord:
+        """What moving lines around stuck cells gained."""
+        matrix = program.analog.tiled.matrix
+        return RemapRecord.of([(matrix.first_site(number).name, each) for number, each in enumerate(program.remaps)])
 
 
 def _free_positions(program: PlacedProgram, target: Target) -> dict[tuple[int, ...], set[int]]:

@@ -8,7 +8,7 @@ from enum import StrEnum
 from functools import partial
 from itertools import chain, pairwise
 from math import lcm
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -34,10 +34,12 @@ from mcompiler.dataflow import (
     reads_per_vector,
     timed_stages,
 )
+from mcompiler.declarations import TIMING_KEYS, Chips, Option
 from mcompiler.errors import CompileError
 from mcompiler.geometry import array_shape
 from mcompiler.ir import AnalogProgram, Replication
 from mcompiler.network import likely_interval, placed_interval, placed_latency
+from mcompiler.records import ReplicationRecord
 from mcompiler.target import Target
 
 
@@ -62,9 +64,29 @@ class Replicate:
     """
 
     name: ClassVar[str] = "replicate"
-    goal: Goal = Goal.THROUGHPUT
-    arrays: int | None = None
-    chips: int | None = None
+    reads: ClassVar[tuple[str, ...]] = TIMING_KEYS
+    goal: Annotated[
+        Goal,
+        Option(
+            key="replicate",
+            entry="replicate.goal",
+            off=Goal.NONE,
+            choices=Goal,
+            help="Copy the arrays of layers that limit throughput or latency.",
+        ),
+    ] = Goal.THROUGHPUT
+    arrays: Annotated[
+        int | None,
+        Option(
+            entry="replicate.arrays",
+            minimum=1,
+            metavar="N",
+            help="Number of arrays available for layers and copies.",
+            shown_default="those of the chips in use",
+            needs="a budget of arrays without copies; ask for replicate throughput or latency too",
+        ),
+    ] = None
+    chips: Chips = None
     effort: int = 72
 
     def run(self, program: AnalogProgram, target: Target) -> AnalogProgram:
@@ -86,6 +108,10 @@ class Replicate:
         search = _Search(program, budget, target, spread=self.goal is Goal.LATENCY)
         copies = self._settled(program, search, target)
         return replace(program, replicas=tuple(copies), replication=search.figures(copies))
+
+    def record(self, program: AnalogProgram) -> ReplicationRecord | None:
+        """What the copies gain."""
+        return None if program.replication is None else ReplicationRecord(program.replication)
 
     def _settled(self, program: AnalogProgram, search: _Search, target: Target) -> list[int]:
         """The best copies for arrays, or others where links and digital units hold them back once they are placed."""

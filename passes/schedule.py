@@ -34,6 +34,7 @@ from mcompiler.dataflow import (
     tile_memory,
     tiles_of,
 )
+from mcompiler.declarations import TIMING_KEYS
 from mcompiler.geometry import TileTable, array_shape
 from mcompiler.ir import (
     LayerSchedule,
@@ -45,6 +46,7 @@ from mcompiler.ir import (
     Turn,
 )
 from mcompiler.network import Traffic, in_order, layer_locations, nodes_of, topology_of, traffic
+from mcompiler.records import PlacementRecord
 from mcompiler.target import Event, Skip, Target
 
 _SHARED = ("buffer", "link", "chip_link", "digital")
@@ -59,6 +61,16 @@ class Schedule:
     """Layers work on a vector as soon as its inputs are there; inferences follow each other as a pipeline."""
 
     name: ClassVar[str] = "schedule"
+    reads: ClassVar[tuple[str, ...]] = (
+        *TIMING_KEYS,
+        "calibration",
+        "device.drift",
+        "device.write",
+        "digital.buffer_bytes",
+        "digital.buffer_bytes_per_s",
+        "digital.fifo_bytes",
+        "digital.skip",
+    )
 
     def run(self, program: PlacedProgram, target: Target) -> ScheduledProgram:
         """Return start and end of every stage, what waits between them, and the events of one inference.
@@ -69,6 +81,10 @@ class Schedule:
         if program.analog.turns:
             return _in_turns(program, target)
         return _pipeline(program, target, frozenset())
+
+    def record(self, program: ScheduledProgram) -> PlacementRecord:
+        """What the placement gained in transfers, which this pass counts."""
+        return PlacementRecord.of(program.placement)
 
 
 def _pipeline(program: PlacedProgram, target: Target, elsewhere: frozenset[int]) -> ScheduledProgram:

@@ -40,6 +40,7 @@ class Widen:
     """
 
     name: ClassVar[str] = "widen"
+    reads: ClassVar[tuple[str, ...]] = ()
 
     def run(self, program: GraphProgram, target: Target) -> GraphProgram:
         """Return the program with the same interface; the nodes keep their names."""

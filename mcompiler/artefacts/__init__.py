@@ -16,10 +16,11 @@ from mcompiler.artefacts.layers import LayerData, file_stem, layer_files, plain_
 from mcompiler.artefacts.placement import placement_data, placement_faults, plain_attributes
 from mcompiler.artefacts.report import report_html
 from mcompiler.artefacts.stored import read_layers
-from mcompiler.artefacts.timeline import chrome_trace, replayed, schedule_data, stored_stages
+from mcompiler.artefacts.timeline import ScheduleRecord, chrome_trace, replayed, stored_stages
 
 __all__ = [
     "LayerData",
+    "ScheduleRecord",
     "Writer",
     "atomic_write",
     "check_place",
@@ -38,7 +39,6 @@ __all__ = [
     "read_manifest",
     "replayed",
     "report_html",
-    "schedule_data",
     "stored_stages",
     "sync_folder",
     "verify_hashes",

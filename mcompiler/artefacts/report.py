@@ -5,7 +5,7 @@ Equal builds give equal pages: no times, no paths, no scripts, no external resou
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -18,6 +18,7 @@ from mcompiler.artefacts.report_facts import option_text, summary_facts, target_
 from mcompiler.artefacts.report_tables import assumption_table, component_table, event_table, fate_tables, layer_table
 from mcompiler.artefacts.typeset import inference_interval, layer_colour, print_quantity
 from mcompiler.cost import Cost
+from mcompiler.declarations import Record
 from mcompiler.ir import NodeFate
 from mcompiler.target import Target
 from mcompiler.text import clean
@@ -29,6 +30,8 @@ def report_html(
     fates: tuple[NodeFate, ...],
     layers: tuple[LayerData, ...],
     options: Mapping[str, Any],
+    *,
+    records: Sequence[Record] = (),
 ) -> str:
     """The report of a build as one HTML page.
 
@@ -38,6 +41,7 @@ def report_html(
         fates: of every node of the model.
         layers: the analog layers.
         options: what the model was compiled with.
+        records: what the passes gained.
     """
     colours = [layer_colour(index) for index in range(len(layers))]
     return _template().render(
@@ -45,6 +49,7 @@ def report_html(
         tiles=summary_facts(cost, fates, layers),
         facts=target_facts(target),
         options=[(clean(name), option_text(value)) for name, value in options.items()],
+        records=[clean(line) for each in records for line in each.text().splitlines()],
         layers=layer_table(cost, layers, colours),
         components=component_table(cost, target),
         interval=print_quantity(inference_interval(cost), "s"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -26,7 +26,8 @@ from mcompiler.dataflow import (
 )
 from mcompiler.errors import BuildError
 from mcompiler.geometry import array_shape
-from mcompiler.ir import MatrixProgram, ScheduledProgram
+from mcompiler.ir import MatrixProgram, Replication, ScheduledProgram, StageSchedule, Stream, Turn
+from mcompiler.records import PlacementRecord, ReplicationRecord
 from mcompiler.target import Target
 
 INFERENCES = 3
@@ -36,42 +37,111 @@ RUNS = 256
 """Largest number of bars per stage and inference; the shortest pauses are left out where there are more."""
 
 
-def schedule_data(program: ScheduledProgram) -> dict[str, Any]:
-    """Content of schedule.json: stages, streams between them, bounds of the interval.
+@dataclass(frozen=True)
+class LayerTransfers:
+    """Copies of a layer, and the links that its farthest word crosses."""
 
-    Stages are told apart by ``id``; names are those of nodes and may repeat. A stream names its producer and consumer,
-    and gives their ids as ``producer_id`` and ``consumer_id``.
+    name: str
+    copies: int
+    hops: int
+    chip_hops: int
+
+
+@dataclass(frozen=True)
+class ScheduleRecord:
+    """Stages, streams between them, bounds of the interval: the content of schedule.json.
+
+    Stages are told apart by ``id``; names are those of nodes and may repeat. In JSON a stream names its producer and
+    consumer, and gives their ids as ``producer_id`` and ``consumer_id``.
+
+    Attributes:
+        latency_s, interval_s, cycle_s, bounds_s, spilled_bytes, turns, stages, streams: as in ``ScheduledProgram``.
+        replication: what copies of arrays gained; None where there are none.
+        placement: transfers as placed, and their bound.
+        batch: inferences that go through one turn before the next.
+        digital_operations: element operations per inference of each digital node, by node name.
+        layers: of each analog layer.
     """
-    matrix = program.placed.analog.tiled.matrix
-    replication = program.placed.analog.replication
-    names = {stage.id: stage.name for stage in program.stages}
-    return {
-        "latency_s": program.latency_s,
-        "interval_s": program.interval_s,
-        "cycle_s": program.cycle_s,
-        "bounds_s": dict(program.bounds_s),
-        "replication": None if replication is None else asdict(replication),
-        "spilled_bytes": {matrix.sites[index].name: size for index, size in program.spilled_bytes.items()},
-        "placement": dict(program.placement),
-        "batch": program.placed.analog.batch,
-        "turns": [asdict(turn) for turn in program.turns],
-        "digital_operations": _by_name(matrix),
-        "layers": [
-            {"name": site.name, "copies": copies, "hops": layer.hops, "chip_hops": layer.chip_hops}
-            for site, copies, layer in zip(matrix.sites, program.placed.analog.site_copies, program.layers, strict=True)
-        ],
-        "stages": [asdict(stage) for stage in program.stages],
-        "streams": [
-            asdict(stream)
-            | {
-                "producer": names[stream.producer],
-                "consumer": names[stream.consumer],
-                "producer_id": stream.producer,
-                "consumer_id": stream.consumer,
+
+    latency_s: float
+    interval_s: float
+    cycle_s: float
+    bounds_s: Mapping[str, float]
+    replication: ReplicationRecord | None
+    spilled_bytes: Mapping[str, float]
+    placement: PlacementRecord
+    batch: int
+    turns: tuple[Turn, ...]
+    digital_operations: Mapping[str, int]
+    layers: tuple[LayerTransfers, ...]
+    stages: tuple[StageSchedule, ...]
+    streams: tuple[Stream, ...]
+
+    @classmethod
+    def of(cls, program: ScheduledProgram) -> ScheduleRecord:
+        """The record of a program."""
+        analog = program.placed.analog
+        matrix = analog.tiled.matrix
+        return cls(
+            latency_s=program.latency_s,
+            interval_s=program.interval_s,
+            cycle_s=program.cycle_s,
+            bounds_s=dict(program.bounds_s),
+            replication=None if analog.replication is None else ReplicationRecord(analog.replication),
+            spilled_bytes={matrix.sites[site].name: size for site, size in program.spilled_bytes.items()},
+            placement=PlacementRecord.of(program.placement),
+            batch=analog.batch,
+            turns=program.turns,
+            digital_operations=_by_name(matrix),
+            layers=tuple(
+                LayerTransfers(site.name, copies, layer.hops, layer.chip_hops)
+                for site, copies, layer in zip(matrix.sites, analog.site_copies, program.layers, strict=True)
+            ),
+            stages=program.stages,
+            streams=program.streams,
+        )
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> ScheduleRecord:
+        """The record that schedule.json holds."""
+        copied = data["replication"]
+        return cls(
+            **{
+                **data,
+                "replication": None if copied is None else ReplicationRecord(Replication(**copied)),
+                "placement": PlacementRecord.of(data["placement"]),
+                "turns": tuple(Turn(**turn) for turn in data["turns"]),
+                "layers": tuple(LayerTransfers(**layer) for layer in data["layers"]),
+                "stages": tuple(StageSchedule(**stage) for stage in data["stages"]),
+                "streams": tuple(_stream(stream) for stream in data["streams"]),
             }
-            for stream in program.streams
-        ],
-    }
+        )
+
+    def as_json(self) -> dict[str, Any]:
+        """The content of schedule.json."""
+        names = {stage.id: stage.name for stage in self.stages}
+        return {
+            **{each.name: getattr(self, each.name) for each in fields(self)},
+            "replication": None if self.replication is None else self.replication.as_json(),
+            "placement": self.placement.as_json(),
+            **{key: [asdict(each) for each in getattr(self, key)] for key in ("turns", "layers", "stages")},
+            "streams": [
+                asdict(stream)
+                | {
+                    "producer": names[stream.producer],
+                    "consumer": names[stream.consumer],
+                    "producer_id": stream.producer,
+                    "consumer_id": stream.consumer,
+                }
+                for stream in self.streams
+            ],
+        }
+
+
+def _stream(data: Mapping[str, Any]) -> Stream:
+    """A stream as schedule.json holds it: with names for people, and the ids of its stages."""
+    own = {key: value for key, value in data.items() if not key.endswith("_id")}
+    return Stream(**{**own, "producer": data["producer_id"], "consumer": data["consumer_id"]})
 
 
 def _by_name(matrix: MatrixProgram) -> dict[str, int]:
@@ -84,27 +154,25 @@ def _by_name(matrix: MatrixProgram) -> dict[str, int]:
 
 
 def stored_stages(
-    schedule: Mapping[str, Any], skeleton: ir.Model, layers: Sequence[LayerData], target: Target
+    schedule: ScheduleRecord, skeleton: ir.Model, layers: Sequence[LayerData], target: Target
 ) -> StageGraph:
     """The stages of a build, from what its directory holds.
 
     Args:
-        schedule: content of schedule.json.
+        schedule: of the build.
         skeleton: graph with placeholders.
         layers: with their tables.
         target: the chip.
     """
     shape = array_shape(target)
-    nodes = {
-        stage["node"]: stage["operations"] for stage in schedule["stages"] if stage["kind"] == StageKind.DIGITAL.value
-    }
+    nodes = {stage.node: int(stage.operations) for stage in schedule.stages if stage.kind == StageKind.DIGITAL}
     behind = [layer_operations(layer.op, layer.table, shape, target) for layer in layers]
     return stage_graph(skeleton, [layer.op for layer in layers], DigitalWork(nodes, behind), target)
 
 
-def replayed(schedule: Mapping[str, Any], skeleton: ir.Model, layers: Sequence[LayerData], target: Target) -> Dataflow:
+def replayed(schedule: ScheduleRecord, skeleton: ir.Model, layers: Sequence[LayerData], target: Target) -> Dataflow:
     """The dataflow of a build, token by token; arguments as of ``stored_stages``."""
-    if schedule["turns"]:
+    if schedule.turns:
         raise BuildError("layers of this build take turns on the same arrays; a timeline shows one pipeline")
     shape = array_shape(target)
     plans = [
@@ -113,12 +181,12 @@ def replayed(schedule: Mapping[str, Any], skeleton: ir.Model, layers: Sequence[L
             reads=reads_per_vector(layer.op, layer.table, shape, target),
             copies=layer.copies,
             tiles=tiles_of(layer.addresses),
-            hops=way["hops"],
-            chip_hops=way["chip_hops"],
+            hops=route.hops,
+            chip_hops=route.chip_hops,
         )
-        for layer, way in zip(layers, schedule["layers"], strict=True)
+        for layer, route in zip(layers, schedule.layers, strict=True)
     ]
-    return dataflow(stored_stages(schedule, skeleton, layers, target), plans, schedule["interval_s"], target)
+    return dataflow(stored_stages(schedule, skeleton, layers, target), plans, schedule.interval_s, target)
 
 
 def chrome_trace(flow: Dataflow, target: Target) -> dict[str, Any]:

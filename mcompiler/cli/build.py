@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from mcompiler.cli.common import json_option, passes_progress, print_json, progress, say
+from mcompiler.cli.options import pass_options, refuse_unused
 
 if TYPE_CHECKING:
     from mcompiler.data import Samples
@@ -44,144 +45,105 @@ def _dims(given: Sequence[str]) -> dict[str, int]:
     metavar="DATA.npz|random",
     help="Samples from which input ranges are taken; 'random' is enough for costs.",
 )
-@click.option(
-    "--range",
-    "method",
-    type=click.Choice(["minmax", "percentile", "mse"]),
-    default="minmax",
-    show_default=True,
-    help="Method that takes input ranges from the calibration data.",
-)
 @click.option("--dim", "dims", multiple=True, metavar="NAME=N", help="Size of a symbolic dimension; repeatable.")
-@click.option("--chips", type=click.IntRange(min=1), help="Largest number of chips.")
-@click.option("--reorder", is_flag=True, help="Reorder word and bit lines where that empties whole arrays.")
-@click.option(
-    "--replicate",
-    type=click.Choice(["none", "throughput", "latency"]),
-    default="none",
-    show_default=True,
-    help="Copy the arrays of layers that limit throughput or latency.",
-)
-@click.option(
-    "--arrays",
-    type=click.IntRange(min=1),
-    metavar="N",
-    help="Number of arrays available for layers and copies  [default: those of the chips in use]",
-)
-@click.option(
-    "--reload",
-    type=click.IntRange(min=1),
-    metavar="BATCH",
-    help="Let layers take turns of BATCH inferences where --chips do not hold all of them; arrays are rewritten.",
-)
-@click.option(
-    "--effort",
-    type=click.IntRange(0, 10),
-    default=1,
-    show_default=True,
-    help="Effort of the placement: 0 keeps the order of the layers, each step doubles the search.",
-)
-@click.option(
-    "--faults",
-    type=click.Path(path_type=Path),
-    metavar="MAP.csv",
-    help="Stuck cells of one chip (chip,tile,core,position,row,column,stuck), which arrays and lines avoid.",
-)
-@click.option("--seed", type=int, default=0, show_default=True, help="Seed of all random numbers.")
+@pass_options
 @click.option("--out", type=click.Path(path_type=Path), metavar="DIR", help="Build directory  [default: MODEL.build]")
 @click.option("--force", is_flag=True, help="Replace an existing build.")
+@click.option(
+    "--cache",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
+    help="Folder that keeps results of passes for later compilations; results that are there are used.",
+)
+@click.option(
+    "--cache-size",
+    type=click.FloatRange(min=0, min_open=True),
+    default=10,
+    show_default=True,
+    metavar="GIB",
+    help="Largest size of that folder; results that were used least recently are removed.",
+)
 @json_option
 def compile_command(
     model: Path,
     target: str,
     overrides: tuple[str, ...],
     calibration: str | None,
-    method: str,
     dims: tuple[str, ...],
-    chips: int | None,
-    reorder: bool,
-    replicate: str,
-    arrays: int | None,
-    reload: int | None,
-    effort: int,
-    faults: Path | None,
-    seed: int,
     out: Path | None,
     force: bool,
+    cache: Path | None,
+    cache_size: float,
     as_json: bool,
+    **options: Any,  # those of the passes, whose names click knows
 ) -> None:
     """Compile a trained model for a target chip and write the build directory."""
     from mcompiler.artefacts import check_place, clean_leftovers
-    from mcompiler.cli.layout import placement_line, replication_lines, turn_lines
-    from mcompiler.driver import compile
-    from mcompiler.fates import fate_record
-    from mcompiler.summary import compile_summary, remap_line, reorder_line
+    from mcompiler.driver import Build
+    from mcompiler.pipeline import Cache, default
 
-    if arrays is not None and replicate == "none":
-        raise click.UsageError("--arrays is a budget for copies: give --replicate throughput or latency too")
+    refuse_unused(options)
     sizes = _dims(dims)
     place = Path(f"{model.stem}.build") if out is None else out
     clean_leftovers(place, say)
     check_place(place, force)
     with passes_progress(f"compiling {model.name}") as observer:
-        build = compile(
+        pipeline = default(
             model,
             target,
             calibration=calibration,
-            range=method,
             dims=sizes,
-            chips=chips,
-            seed=seed,
             overrides=overrides,
-            reorder=reorder,
-            replicate=replicate,
-            arrays=arrays,
-            reload=reload,
-            effort=effort,
-            faults=faults,
+            options=options,
             observers=(observer,),
+            cache=None if cache is None else Cache(cache, round(cache_size * 2**30)),
             say=say,
         )
+        build = Build.of(pipeline, pipeline.execute())
         build.save(place, force=force, say=say)
-    ordered, moved, copied = build.reorder, build.remap, build.schedule["replication"]
     if as_json:
-        print_json(
-            {
-                "out": str(place),
-                "crossbars": build.cost.crossbars,
-                "crossbars_dense": build.cost.crossbars_dense,
-                "nodes": [fate_record(fate) for fate in build.fates],
-                "seconds": dict(build.seconds),
-                "layers": [
-                    {
-                        "name": layer.op.site.name,
-                        "label": layer.op.site.label,
-                        "adc_bits": layer.analog.adc_range.as_json(),
-                    }
-                    for layer in build.layer_data
-                ],
-                **({} if ordered is None else {"reorder": ordered}),
-                "placement": build.schedule["placement"],
-                **({} if copied is None else {"replication": copied}),
-                **({} if moved is None else {"remap": moved}),
-            }
-        )
+        print_json(_compiled_json(build, place))
     else:
-        click.echo(
-            compile_summary(
-                model.name, build.target, fates=build.fates, layers=build.layer_data, cost=build.cost, chips=build.chips
-            )
+        _print_compiled(build, model.name, place)
+
+
+def _compiled_json(build: Build, place: Path) -> dict[str, Any]:
+    from mcompiler.fates import fate_record
+
+    return {
+        "out": str(place),
+        "crossbars": build.cost.crossbars,
+        "crossbars_dense": build.cost.crossbars_dense,
+        "nodes": [fate_record(fate) for fate in build.fates],
+        "seconds": dict(build.seconds),
+        "cached": list(build.cached),
+        "layers": [
+            {"name": layer.op.site.name, "label": layer.op.site.label, "adc_bits": layer.analog.adc_range.as_json()}
+            for layer in build.layer_data
+        ],
+        **{key: record.as_json() for key, record in build.records.items()},
+    }
+
+
+def _print_compiled(build: Build, model: str, place: Path) -> None:
+    from mcompiler.cli.layout import turn_lines
+    from mcompiler.summary import compile_summary
+
+    click.echo(
+        compile_summary(
+            model,
+            build.target,
+            fates=build.fates,
+            layers=build.layer_data,
+            cost=build.cost,
+            chips=build.chips,
         )
-        if ordered is not None:
-            click.echo(f"\n{reorder_line(ordered)}")
-        click.echo(f"\n{placement_line(build.schedule['placement'])}")
-        if build.schedule["turns"]:
-            click.echo(f"\n{turn_lines(build.schedule, build.target)}")
-        if copied is not None:
-            click.echo(f"\n{replication_lines(copied)}")
-        if moved is not None:
-            click.echo(f"\n{remap_line(moved)}")
-        click.echo(f"\nwritten to {place}; prove it with: mcompiler verify {place}")
+    )
+    for record in build.records.values():
+        click.echo(f"\n{record.text()}")
+    if build.schedule.turns:
+        click.echo(f"\n{turn_lines(build.schedule, build.target)}")
+    click.echo(f"\nwritten to {place}; prove it with: mcompiler verify {place}")
 
 
 @click.command()

@@ -31,7 +31,7 @@ def schedule(directory: Path, trace: Path | None, as_json: bool) -> None:
     from mcompiler.driver import load
 
     build = load(directory)
-    data = build.schedule
+    data = build.schedule.as_json()
     if trace is not None:
         with atomic_write(trace) as temporary:
             temporary.write_text(json.dumps(build.timeline()), encoding="utf-8")
@@ -49,7 +49,8 @@ def schedule_summary(data: Mapping[str, Any]) -> str:
     Args:
         data: content of schedule.json.
     """
-    from mcompiler.cli.layout import replication_lines
+    from mcompiler.ir import Replication
+    from mcompiler.records import ReplicationRecord
     from mcompiler.text import facts, quantity
 
     totals = [
@@ -60,7 +61,7 @@ def schedule_summary(data: Mapping[str, Any]) -> str:
     ]
     parts = [facts(totals)]
     if data["replication"] is not None:
-        parts.append(replication_lines(data["replication"]))
+        parts.append(ReplicationRecord(Replication(**data["replication"])).text())
     if data["turns"]:
         each = (f"{quantity(t['write_s'], 's')} and {quantity(t['latency_s'], 's')}" for t in data["turns"])
         parts.append(f"turns, writing and latency: {', '.join(each)}")

@@ -1,7 +1,8 @@
-"""The compiler from end to end: the list of passes, ``compile``, ``load`` and ``Build``."""
+"""The compiler from end to end: ``compile``, ``load`` and ``Build``."""
 
-from mcompiler.driver.build import Build, load
-from mcompiler.driver.flow import compile, normalise
-from mcompiler.driver.inputs import Calibration
+from mcompiler.driver.build import Build
+from mcompiler.driver.flow import compile
+from mcompiler.driver.loading import load
+from mcompiler.pipeline.inputs import Calibration
 
-__all__ = ["Build", "Calibration", "compile", "load", "normalise"]
+__all__ = ["Build", "Calibration", "compile", "load"]

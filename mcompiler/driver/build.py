@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,38 +14,35 @@ import onnx_ir as ir
 
 from mcompiler.artefacts import (
     LayerData,
+    ScheduleRecord,
     Writer,
     check_place,
     chrome_trace,
-    placement_data,
-    placement_faults,
     plain_attributes,
-    read_manifest,
     replayed,
     report_html,
-    stored_stages,
-    verify_hashes,
     write_build,
 )
 from mcompiler.artefacts.programming import Programming, layer_levels, programming_cost, write_programming_table
 from mcompiler.conductance import conductances
 from mcompiler.cost import Cost, DataEnergy, data_energy, mean_field, price
-from mcompiler.data import InputSpec, Samples, from_arrays, load_samples, random_samples
+from mcompiler.data import Samples, load_samples
+from mcompiler.declarations import Record
 from mcompiler.driver.content import Compiled, Stored, mapped_from_cells
-from mcompiler.driver.inputs import Say, silent
+from mcompiler.driver.proof import SampleRequest, layer_probes, misplaced, shipped_session, verified
 from mcompiler.driver.saving import versions, write_files
-from mcompiler.errors import BuildError, DataError, UserError
-from mcompiler.fates import restored_fate, stored_fate
-from mcompiler.geometry import array_shape
-from mcompiler.ir import NodeFate
+from mcompiler.errors import BuildError, UserError
+from mcompiler.fates import stored_fate
+from mcompiler.ir import NodeFate, ScheduledProgram
+from mcompiler.ir.packing import PacksModels
 from mcompiler.naming import LayerName, find_layer
-from mcompiler.onnx_export import code_names, same_models
-from mcompiler.runtime import Session, input_specs, open_model
-from mcompiler.simulate import LayerProbe, Models, Verification, verify
-from mcompiler.target import Target, load_target
-
-VERIFY_SAMPLES = 16
-"""Samples drawn by ``verify`` without data."""
+from mcompiler.passes.lower import final_fates
+from mcompiler.pipeline import Outcome, Pipeline
+from mcompiler.pipeline.inputs import Say, silent
+from mcompiler.records import RemapRecord, ReorderRecord
+from mcompiler.runtime import input_specs
+from mcompiler.simulate import Verification
+from mcompiler.target import Target
 
 if TYPE_CHECKING:
     import networkx as nx
@@ -55,14 +52,16 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Build:
+class Build(PacksModels):
     """A compiled model: placement, cost, cells, proof.
 
     Attributes:
         target: the chip.
         fates: what became of every node of the model.
         options: what it was compiled with.
-        seconds: time of each pass (empty for a loaded build).
+        seconds: time of each pass that ran (empty for a loaded build).
+        cached: names of passes whose results came from the cache.
+        records: what the passes gained, by the key that JSON outputs use.
     """
 
     target: Target
@@ -70,6 +69,29 @@ class Build:
     fates: tuple[NodeFate, ...]
     options: Mapping[str, Any]
     seconds: Mapping[str, float] = field(default_factory=dict)
+    cached: tuple[str, ...] = ()
+    records: Mapping[str, Record] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, pipeline: Pipeline, outcome: Outcome) -> Build:
+        """The build of a pipeline that ran to its end.
+
+        Raises:
+            BuildError: a program that is not scheduled yet.
+        """
+        program, source = outcome.program, pipeline.source
+        if not isinstance(program, ScheduledProgram):
+            raise BuildError(f"a build is made of a scheduled program, not of a {type(program).__name__}")
+        options = pipeline.options | {"dims": dict(source.program.dims), "calibration": asdict(source.calibration)}
+        return cls(
+            target=pipeline.target,
+            _content=Compiled(program, pipeline.target, source.model, source.external),
+            fates=final_fates(program.placed.analog.tiled.matrix.lowered),
+            options=options,
+            seconds=outcome.seconds,
+            cached=outcome.cached,
+            records=outcome.records,
+        )
 
     @property
     def layers(self) -> tuple[str, ...]:
@@ -132,15 +154,16 @@ class Build:
 
         chip, content = self.target if target is None else target, self._content
         specs = input_specs(content.float_session(), content.skeleton)
-        found = exact_inputs(content, specs, self._samples(x, None, specs, limit, 0), chip)
+        samples = SampleRequest(x, limit=limit).samples(specs, self._dims)
+        found = exact_inputs(content, specs, samples, chip)
         means = [mean_field(layer, each.statistics(), chip) for layer, each in zip(content.layers, found, strict=True)]
         exact = [each.inputs() for each in found]
         mean, each = (data_energy(content.layers, self.cost.counts, chip, inputs) for inputs in (means, exact))
         return mean, each
 
     @property
-    def schedule(self) -> Mapping[str, Any]:
-        """Stages of the pipeline, what waits between them, what limits the interval: what schedule.json holds."""
+    def schedule(self) -> ScheduleRecord:
+        """Stages of the pipeline, what waits between them, what limits the interval: the content of schedule.json."""
         return self._content.schedule
 
     def timeline(self) -> dict[str, Any]:
@@ -197,43 +220,18 @@ class Build:
         return write_programming_table(Path(path), self._layer(layer), self.target, tile)
 
     @property
-    def reorder(self) -> dict[str, Any] | None:
-        """What another order of the lines gained, in all and by layer; None where it was not asked for.
-
-        ``tiles_before``, ``tiles_after``: array positions in use; ``bound``: those that no order could do without;
-        ``routing_bytes``: memory of the tables that say which line belongs to which input and output channel.
-        """
-        found = [
-            (layer.op.site.name, layer.op.matrix.reorder)
-            for layer in self._content.layers
-            if layer.op.matrix.reorder is not None
-        ]
-        if not found:
-            return None
-        keys = ("tiles_before", "tiles_after", "bound", "routing_bytes")
-        layers = [{"name": name, **{key: getattr(one, key) for key in keys}} for name, one in found]
-        return {**{key: sum(layer[key] for layer in layers) for key in keys}, "layers": layers}
+    def reorder(self) -> ReorderRecord | None:
+        """What another order of the lines gained; None where it was not asked for."""
+        layers = [(layer.op.site.name, layer.op.matrix.reorder) for layer in self._own_layers]
+        found = [(name, each) for name, each in layers if each is not None]
+        return ReorderRecord.of(found) if found else None
 
     @property
-    def remap(self) -> dict[str, Any] | None:
-        """What moving lines gained on a chip with known stuck cells, in all and by layer; None without a fault map.
-
-        ``stuck``: of the cells of the arrays in use; ``harm_before``, ``harm_after``: sum over them of (deviation in
-        level steps x worth of a step)^2.
-        """
-        moved = [
-            (layer.op.site.name, layer.remap)
-            for layer in self._content.layers
-            if layer.remap is not None and layer.shares is None
-        ]
-        if not moved:
-            return None
-        layers = [
-            {"name": name, "stuck": len(one.faults), "harm_before": one.harm_before, "harm_after": one.harm_after}
-            for name, one in moved
-        ]
-        keys = ("stuck", "harm_before", "harm_after")
-        return {**{key: sum(layer[key] for layer in layers) for key in keys}, "layers": layers}
+    def remap(self) -> RemapRecord | None:
+        """What moving lines gained on a chip with known stuck cells; None without a fault map."""
+        layers = [(layer.op.site.name, layer.remap) for layer in self._own_layers]
+        found = [(name, each) for name, each in layers if each is not None]
+        return RemapRecord.of(found) if found else None
 
     def programming(self) -> tuple[Programming, ...] | None:
         """What writing and verifying the cells takes, by layer and in all; None without [device.write]."""
@@ -296,16 +294,16 @@ class Build:
             seed: of random samples.
             progress: told how many samples are done.
         """
-        content = self._content
         self.check_files()
-        float_session = content.float_session()
-        specs = input_specs(float_session, content.skeleton)
-        samples = self._samples(x, y, specs, limit, seed)
-        mapped = self._mapped(ideal)
-        same, session = self._shipped_session(mapped, ideal)
-        models = Models(float_session, content.reference, mapped, session, specs)
-        probes = self._probes(ideal)
-        return verify(models, probes, samples, same_as_shipped=same, misplaced=self._misplaced(), progress=progress)
+        return verified(
+            self._content,
+            self.target,
+            self._mapped(ideal),
+            SampleRequest(x, y, limit, seed),
+            dims=self._dims,
+            ideal=ideal,
+            progress=progress,
+        )
 
     def trials(
         self,
@@ -331,38 +329,21 @@ class Build:
         wanted = TrialOptions() if options is None else options
         check_options(wanted)
         self.check_files()
-        specs = input_specs(self._content.float_session(), self._content.skeleton)
-        samples = self._samples(x, y, specs, limit, wanted.seed)
-        same, _ = self._shipped_session(self.mapped, ideal=False)
-        run = TrialRun(self._content, self.target, self._probes(ideal=False), specs, samples, wanted)
-        found = run.run(progress)
-        return replace(found, plain=replace(found.plain, same_as_shipped=same, misplaced=self._misplaced()))
-
-    def _shipped_session(self, mapped: ir.Model, ideal: bool) -> tuple[bool, Session]:
-        """Whether the shipped mapped model is the one that the cells give, and the model that runs."""
-        shipped = mapped if ideal else self._content.shipped()
-        same = shipped is None or shipped is mapped or same_models(shipped, mapped)
-        return same, open_model(shipped if shipped is not None else mapped, origin="mapped model")
-
-    def _misplaced(self) -> tuple[str, ...]:
         content = self._content
-        graph = stored_stages(content.schedule, content.skeleton, content.layers, self.target)
-        wanted = placement_data(graph, content.skeleton, content.layers, self.target)
-        return placement_faults(content.placement, wanted, content.layers, self.target)
-
-    def _probes(self, ideal: bool) -> list[LayerProbe]:
-        layers = self._content.layers
-        names = code_names(self._content.skeleton, [layer.op.site for layer in layers])
-        return [
-            LayerProbe(
-                name=layer.op.site.name,
-                codes=codes,
-                accumulator=f"{layer.op.site.name}/accumulator",
-                lossless=ideal or layer.analog.lossless,
-                clipped=0.0 if ideal else layer.analog.clipped,
-            )
-            for layer, codes in zip(layers, names, strict=True)
-        ]
+        specs = input_specs(content.float_session(), content.skeleton)
+        samples = SampleRequest(x, y, limit, wanted.seed).samples(specs, self._dims)
+        same, _ = shipped_session(content, self.mapped, ideal=False)
+        run = TrialRun(
+            content=content,
+            target=self.target,
+            probes=layer_probes(content, ideal=False),
+            specs=specs,
+            samples=samples,
+            options=wanted,
+        )
+        found = run.run(progress)
+        plain = replace(found.plain, same_as_shipped=same, misplaced=misplaced(content, self.target))
+        return replace(found, plain=plain)
 
     def check_files(self, *names: str) -> None:
         """Compare files of a loaded build with the hashes in its manifest: the named ones, or all.
@@ -374,7 +355,8 @@ class Build:
 
     def report(self) -> str:
         """The report as one HTML page."""
-        return report_html(self.target, self.cost, self.fates, self._content.layers, self.options)
+        facts = (self.fates, self._content.layers, self.options)
+        return report_html(self.target, self.cost, *facts, records=tuple(self.records.values()))
 
     def save(self, directory: str | Path, *, force: bool = False, say: Say = silent) -> Path:
         """Write the build directory, whole or not at all.
@@ -391,10 +373,16 @@ class Build:
         def fill(writer: Writer) -> dict[str, Any]:
             write_files(writer, content, self.target, self.cost, self.report())
             nodes = [stored_fate(fate) for fate in self.fates]
-            return {"versions": versions(), "options": dict(self.options), "nodes": nodes}
+            records = {key: {"values": each.as_json(), "text": each.text()} for key, each in self.records.items()}
+            return {"versions": versions(), "options": dict(self.options), "nodes": nodes, "records": records}
 
         write_build(out, force, fill, say)
         return out
+
+    @property
+    def _own_layers(self) -> tuple[LayerData, ...]:
+        """Layers with arrays of their own: each matrix once."""
+        return tuple(layer for layer in self._content.layers if layer.shares is None)
 
     def layer_name(self, given: str) -> str:
         """Name of the layer that a user names: by its name, its label, or a part of either that no other layer has.
@@ -414,20 +402,11 @@ class Build:
     def _mapped(self, ideal: bool) -> ir.Model:
         return mapped_from_cells(self._content.skeleton, self._content.layers, self.target, ideal)
 
-    def _samples(
-        self, x: Any, y: npt.NDArray[Any] | None, specs: tuple[InputSpec, ...], limit: int | None, seed: int
-    ) -> Samples:
-        if isinstance(x, Samples):
-            return x
-        if x is None:
-            if y is not None:
-                raise DataError("labels without inputs; give both")
-            dims = self.options.get("dims", {})
-            return random_samples(specs, limit or VERIFY_SAMPLES, np.random.default_rng(seed), dims)
-        arrays = dict(x) if isinstance(x, Mapping) else {"x": x}
-        if y is not None:
-            arrays["__labels__" if any(spec.name == "y" for spec in specs) else "y"] = y
-        return from_arrays(arrays, specs, "samples", limit)
+    @property
+    def _dims(self) -> Mapping[str, int]:
+        """Sizes that were taken for symbolic dimensions."""
+        dims: Mapping[str, int] = self.options.get("dims", {})
+        return dims
 
     def samples(self, data: Path | None, *, limit: int | None = None, seed: int = 0) -> Samples:
         """Samples for ``verify``: from an .npz file, or drawn at random.
@@ -438,7 +417,7 @@ class Build:
         specs = input_specs(self._content.float_session(), self._content.skeleton)
         if data is not None:
             return load_samples(data, specs, limit)
-        return self._samples(None, None, specs, limit, seed)
+        return SampleRequest(limit=limit, seed=seed).samples(specs, self._dims)
 
     @property
     def skeleton(self) -> ir.Model:
@@ -464,21 +443,3 @@ class Build:
         """Chip, tile, core and position of one array."""
         address: list[int] = self._layer(layer).addresses[tile].tolist()
         return address
-
-
-def load(directory: str | Path) -> Build:
-    """Bring a build back from its directory.
-
-    Raises:
-        BuildError: no build there, or one that is damaged; names the file.
-    """
-    root = Path(directory)
-    manifest = read_manifest(root)
-    verify_hashes(root, manifest, ["target.toml"])
-    target = load_target(root / "target.toml")
-    try:
-        fates = tuple(restored_fate(record) for record in manifest["nodes"])
-        options = dict(manifest["options"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise BuildError(f"{root / 'manifest.json'}: damaged; compile the model again") from error
-    return Build(target, Stored(root, manifest, array_shape(target)), fates, options)

@@ -15,11 +15,11 @@ import onnx_ir as ir
 
 from mcompiler.artefacts import (
     LayerData,
+    ScheduleRecord,
     parts_of,
     placement_data,
     program_layers,
     read_layers,
-    schedule_data,
     verify_hashes,
 )
 from mcompiler.conductance import corrected, decode_cells, is_signed, make_adc
@@ -27,6 +27,7 @@ from mcompiler.cost import Cost, estimate
 from mcompiler.dataflow import program_stages
 from mcompiler.geometry import ArrayShape, array_shape
 from mcompiler.ir import ScheduledProgram
+from mcompiler.ir.packing import PacksModels
 from mcompiler.onnx_export import (
     MappedLayer,
     Physics,
@@ -49,7 +50,7 @@ WINDOW = 1 << 20
 
 
 @dataclass(frozen=True)
-class Compiled:
+class Compiled(PacksModels):
     """A build in memory."""
 
     program: ScheduledProgram
@@ -78,9 +79,9 @@ class Compiled:
         return estimate(self.program, self.target)
 
     @cached_property
-    def schedule(self) -> dict[str, Any]:
+    def schedule(self) -> ScheduleRecord:
         """Stages, streams and bounds."""
-        return schedule_data(self.program)
+        return ScheduleRecord.of(self.program)
 
     @cached_property
     def placement(self) -> dict[str, Any]:
@@ -101,7 +102,7 @@ class Compiled:
 
 
 @dataclass(frozen=True)
-class Stored:
+class Stored(PacksModels):
     """A build on disk; every file is hashed when it is first read."""
 
     root: Path
@@ -150,10 +151,9 @@ class Stored:
         return Cost.from_json(self._json("cost.json"))
 
     @cached_property
-    def schedule(self) -> dict[str, Any]:
+    def schedule(self) -> ScheduleRecord:
         """Stages, streams and bounds."""
-        data: dict[str, Any] = self._json("schedule.json")
-        return data
+        return ScheduleRecord.from_json(self._json("schedule.json"))
 
     @cached_property
     def placement(self) -> dict[str, Any]:

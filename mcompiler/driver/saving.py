@@ -87,7 +87,7 @@ def _write_own(writer: Writer, content: Compiled, target: Target, cost: Cost, re
     layers = read_layers(root, array_shape(target))
     writer.adopt(save_model(mapped_from_cells(content.skeleton, layers, target, False), root, "mapped.onnx"))
     writer.json("placement.json", content.placement)
-    writer.json("schedule.json", content.schedule)
+    writer.json("schedule.json", content.schedule.as_json())
     writer.json("cost.json", cost.as_json())
     writer.text("report.html", report)
 

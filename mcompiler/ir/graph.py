@@ -8,6 +8,8 @@ from enum import StrEnum
 
 import onnx_ir as ir
 
+from mcompiler.ir.packing import PacksModels
+
 
 @dataclass(frozen=True, order=True)
 class BodyStep:
@@ -248,7 +250,7 @@ class NodeFate:
 
 
 @dataclass(frozen=True)
-class GraphProgram:
+class GraphProgram(PacksModels):
     """A model as ONNX graph.
 
     Attributes:

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from mcompiler.ir.graph import ConstantKey, GraphProgram, Origin
+from mcompiler.ir.packing import PacksModels
 
 IntArray = npt.NDArray[np.int64]
 CodeArray = npt.NDArray[np.int16]
@@ -86,7 +87,7 @@ class FloatMatrix:
 
 
 @dataclass(frozen=True)
-class LoweredProgram:
+class LoweredProgram(PacksModels):
     """GRAPH with its analog nodes taken out: what ``lower`` returns.
 
     Attributes:
@@ -280,6 +281,10 @@ class MatrixProgram:
     def sample(self, site: int) -> CodeSample | None:
         """Input codes that calibration saw of one site."""
         return self.samples[site] if self.samples else None
+
+    def first_site(self, matrix: int) -> Site:
+        """The first site that uses a matrix: where results of a matrix are shown."""
+        return self.sites[self.sites_of(matrix)[0]]
 
     def sites_of(self, matrix: int) -> tuple[int, ...]:
         """Numbers of the sites that use a matrix."""

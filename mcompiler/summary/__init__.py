@@ -1,6 +1,6 @@
 """Summaries for the terminal: plain text without colours or box characters, the same in a pipe and on a terminal."""
 
-from mcompiler.summary.compiled import compile_summary, remap_line, reorder_line
+from mcompiler.summary.compiled import compile_summary
 from mcompiler.summary.compressed import compress_summary, demo_comparison
 from mcompiler.summary.costs import cost_summary
 from mcompiler.summary.trials import trials_summary
@@ -11,8 +11,6 @@ __all__ = [
     "compress_summary",
     "cost_summary",
     "demo_comparison",
-    "remap_line",
-    "reorder_line",
     "trials_summary",
     "verify_summary",
 ]

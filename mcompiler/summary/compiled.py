@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from mcompiler.artefacts import LayerData
 from mcompiler.cost import DIGITAL, Cost, Price
@@ -43,26 +42,6 @@ def compile_summary(
     if layers:
         parts.append(_largest(layers, cost))
     return "\n\n".join(parts)
-
-
-def reorder_line(found: Mapping[str, Any]) -> str:
-    """Array positions saved by reordering word and bit lines, from ``Build.reorder``."""
-    before, after, bound, routing = (found[key] for key in ("tiles_before", "tiles_after", "bound", "routing_bytes"))
-    gained = f", {percent(1 - after / before)} fewer" if after < before else ""
-    return (
-        f"reordered lines: {before:,} array positions before, {after:,} after{gained}; no order needs fewer than "
-        f"{bound:,}; their tables of addresses take {routing:,} B"
-    )
-
-
-def remap_line(moved: Mapping[str, Any]) -> str:
-    """Error before and after moving lines away from stuck cells, from ``Build.remap``."""
-    before, after = moved["harm_before"], moved["harm_after"]
-    gained = f", {percent(1 - after / before)} less" if before > 0 else ""
-    return (
-        f"{plural(moved['stuck'], 'stuck cell')} in the arrays; weighted error "
-        f"{before:.4g} before, {after:.4g} after{gained}"
-    )
 
 
 def _node_facts(fates: Sequence[NodeFate]) -> list[tuple[str, str]]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
+
+from mcompiler.errors import UndeclaredKeyError
 
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False, strict=True)]
 NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False, strict=True)]
@@ -28,3 +30,11 @@ class Section(BaseModel):
     sources: dict[str, str] = Field(
         default_factory=dict, description="sources of single keys, where they differ from `source`"
     )
+
+    if not TYPE_CHECKING:  # for a type checker a section has its fields and nothing else
+
+        def __getattr__(self, name: str) -> Any:
+            """Refuse keys that a view (``target_view``) leaves out; only these are fields without a value."""
+            if name in type(self).__pydantic_fields__:
+                raise UndeclaredKeyError(type(self).__name__, name)
+            return super().__getattr__(name)

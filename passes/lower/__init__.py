@@ -58,6 +58,7 @@ class Lower:
     """
 
     name: ClassVar[str] = "lower"
+    reads: ClassVar[tuple[str, ...]] = ()
     samples: Samples | None = None
     specs: tuple[InputSpec, ...] = ()
 

@@ -8,16 +8,18 @@ nothing that reads or adds them sees another one.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
+from mcompiler.declarations import ARRAY_SHAPE_KEYS, Option, Seed
 from mcompiler.errors import CompileError
 from mcompiler.geometry import ArrayShape, array_shape, tile_positions, tile_table, used_tiles
 from mcompiler.ir import IntArray, Kept, MatrixProgram, Reordering, WeightMatrix
 from mcompiler.passes.reorder.bound import fewest_tiles
 from mcompiler.passes.reorder.search import Search
+from mcompiler.records import ReorderRecord
 from mcompiler.target import Target
 
 __all__ = ["Reorder", "Search", "fewest_tiles"]
@@ -30,14 +32,19 @@ class Reorder:
     Attributes:
         effort: multiplies the orders that are tried.
         seed: of the search.
+        enabled: whether the pipeline has this pass.
 
     Raises:
         CompileError: an effort below 1.
     """
 
-    effort: int = 1
-    seed: int = 0
     name: ClassVar[str] = "reorder"
+    reads: ClassVar[tuple[str, ...]] = ARRAY_SHAPE_KEYS
+    effort: int = 1
+    seed: Seed = 0
+    enabled: Annotated[
+        bool, Option(key="reorder", off=False, help="Reorder word and bit lines where that empties whole arrays.")
+    ] = True
 
     def __post_init__(self) -> None:
         if self.effort < 1:
@@ -47,6 +54,11 @@ class Reorder:
         """Return the program with the lines of every operation in the best order found, ascending where none is."""
         shape = array_shape(target)
         return replace(program, matrices=tuple(self._reordered(matrix, shape) for matrix in program.matrices))
+
+    def record(self, program: MatrixProgram) -> ReorderRecord:
+        """What another order of the lines gained."""
+        found = [(program.first_site(number), matrix.reorder) for number, matrix in enumerate(program.matrices)]
+        return ReorderRecord.of([(site.name, each) for site, each in found if each is not None])
 
     def _reordered(self, matrix: WeightMatrix, shape: ArrayShape) -> WeightMatrix:
         rows, cols, bound = [], [], _shared_positions(matrix, shape)

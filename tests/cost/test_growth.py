@@ -106,5 +106,5 @@ def test_every_model_has_a_cost_that_adds_up(model: Path, name: str) -> None:
         if cost.crossbars:
             assert (price.static_j > 0) == (component.static_power_w > 0)
             assert (price.area_m2 > 0) == (component.area_m2 > 0)
-    bounds = build.schedule["bounds_s"]
+    bounds = build.schedule.bounds_s
     assert 1 / cost.throughput_per_s >= max(bounds.values()) * (1 - 1e-6)

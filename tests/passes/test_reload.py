@@ -102,7 +102,7 @@ def test_a_network_in_turns_is_still_exact(tmp_path: Path) -> None:
         DEMO / "digits.onnx", "generic_128", calibration=DEMO / "digits_calibration.npz", chips=1, reload=100,
         overrides=keys,
     )  # fmt: skip
-    assert len(build.schedule["turns"]) == 3
+    assert len(build.schedule.turns) == 3
     assert build.chips == 1
     build.save(tmp_path / "turns.build")
     loaded = mcompiler.load(tmp_path / "turns.build")

@@ -251,8 +251,8 @@ def test_an_array_moves_to_a_spare_one() -> None:
     moved = compile(CASES["product"].model, made, calibration=CASES["product"].feeds, faults=faults)
     assert moved.layer_data[0].addresses[0].tolist() == [*first[0, :3].tolist(), 1]
     assert moved.remap is not None
-    assert moved.remap["harm_before"] > 0
-    assert moved.remap["harm_after"] == 0
+    assert moved.remap.harm_before > 0
+    assert moved.remap.harm_after == 0
     assert moved.verify(CASES["product"].feeds, ideal=True).exact
     assert not moved.verify(CASES["product"].feeds).misplaced
 

@@ -365,10 +365,10 @@ def test_it_runs_only_where_it_is_asked_for(tmp_path: Path) -> None:
     note = moved.reorder
     assert note is not None
     copies = array_shape(moved.target).arrays_per_tile
-    assert note["tiles_after"] * copies == moved.cost.crossbars
-    assert note["tiles_before"] * copies == plain.cost.crossbars
+    assert note.tiles_after * copies == moved.cost.crossbars
+    assert note.tiles_before * copies == plain.cost.crossbars
     for key in ("tiles_before", "tiles_after", "bound", "routing_bytes"):
-        assert note[key] == sum(layer[key] for layer in note["layers"])
+        assert getattr(note, key) == sum(getattr(layer, key) for layer in note.layers)
 
 
 def test_the_command_line_says_what_was_gained(tmp_path: Path) -> None:

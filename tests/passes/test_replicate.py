@@ -152,7 +152,7 @@ def test_the_timeline_shows_every_working_stage_in_its_time(build: Path) -> None
     loaded = mcompiler.load(build)
     trace, schedule = loaded.timeline(), loaded.schedule
     names = {e["tid"]: e["args"]["name"] for e in trace["traceEvents"] if e["ph"] == "M"}
-    for stage in schedule["stages"]:
+    for stage in schedule.as_json()["stages"]:
         threads = [tid for tid, name in names.items() if name.startswith(f"{stage['name']} ")]
         if stage["kind"] == "input" or not stage["service_s"]:
             assert not threads
@@ -163,7 +163,7 @@ def test_the_timeline_shows_every_working_stage_in_its_time(build: Path) -> None
         assert min(e["ts"] for e in first) == pytest.approx(stage["start_s"] * 1e6)
         assert sum(e["args"]["tokens"] for e in first) == stage["tokens"]
         again = [e["ts"] for e in runs if e["name"] == "inference 1"]
-        assert min(again) - min(e["ts"] for e in first) == pytest.approx(schedule["interval_s"] * 1e6)
+        assert min(again) - min(e["ts"] for e in first) == pytest.approx(schedule.interval_s * 1e6)
 
 
 def test_mistakes_get_a_sentence(build: Path) -> None:

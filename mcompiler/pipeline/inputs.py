@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -63,8 +64,21 @@ def calibration_samples(
     return from_arrays(calibration, specs, "calibration")
 
 
-def about_calibration(calibration: Calibration, samples: Samples) -> dict[str, Any]:
-    """Entry of the manifest about the calibration data, without paths."""
+@dataclass(frozen=True)
+class CalibrationNote:
+    """Entry of the manifest about the calibration data, without paths.
+
+    Attributes:
+        kind: ``none``, ``random`` or ``data``.
+        samples: how many were used; 0 without calibration.
+    """
+
+    kind: str
+    samples: int
+
+
+def about_calibration(calibration: Calibration, samples: Samples) -> CalibrationNote:
+    """The note of the calibration data that the user gave."""
     drawn = isinstance(calibration, str) and calibration == RANDOM
     kind = "none" if calibration is None else RANDOM if drawn else "data"
-    return {"kind": kind, "samples": 0 if calibration is None else samples.count}
+    return CalibrationNote(kind, 0 if calibration is None else samples.count)

@@ -10,10 +10,10 @@ import numpy as np
 import onnx_ir as ir
 
 from mcompiler.data import InputSpec, batch_size, batches, random_samples, sample_shape
-from mcompiler.driver.inputs import Say
 from mcompiler.errors import CompileError, ModelError
 from mcompiler.graph import constant, int_attr, ints_attr, standard
 from mcompiler.ir import GraphProgram
+from mcompiler.pipeline.inputs import Say
 from mcompiler.runtime import RunError, Session, input_specs
 
 GUESSES = (1, 16, 32, 64, 128, 224, 256, 512, 1024, *range(2, 16), 20, 24, 28, 48, 50, 96, 100, 192, 299, 384, 416, 640)

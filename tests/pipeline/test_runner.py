@@ -20,6 +20,7 @@ class Add:
     """Add to a number."""
 
     name: ClassVar[str] = "add"
+    reads: ClassVar[tuple[str, ...]] = ()
     number: int = 1
 
     def run(self, program: int, target: Target) -> int:
@@ -28,10 +29,11 @@ class Add:
 
 
 @dataclass(frozen=True)
-class Say:
+class Call:
     """Call a function."""
 
     name: ClassVar[str] = "say"
+    reads: ClassVar[tuple[str, ...]] = ()
     what: Callable[[], Any]
 
     def run(self, program: int, target: Target) -> Any:
@@ -39,13 +41,13 @@ class Say:
         return self.what()
 
 
-def raising(error: Exception) -> Say:
+def raising(error: Exception) -> Call:
     """A pass that fails."""
 
     def fail() -> None:
         raise error
 
-    return Say(fail)
+    return Call(fail)
 
 
 @pytest.mark.parametrize("error", [CompileError("too wide", "conv"), TargetError("no levels"), UserError("no")])
@@ -78,7 +80,7 @@ def test_a_pass_that_breaks_a_promise_fails() -> None:
     seen: list[str] = []
     run = Runner(target(), (lambda name, result, seconds: seen.append(name),))
     with pytest.raises(PassError, match=r"^pass 'say' failed after add: layer: zero point 256") as caught:
-        run(Say(lambda: program), run(Add(), 1))
+        run(Call(lambda: program), run(Add(), 1))
     assert isinstance(caught.value.__cause__, AssertionError)
     assert seen == ["add"], "nobody is shown a broken program"
     assert "say" not in run.seconds
@@ -89,7 +91,7 @@ def test_keyboard_interrupt_is_no_error_of_a_pass() -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        Runner(target())(Say(interrupt), 0)
+        Runner(target())(Call(interrupt), 0)
 
 
 def test_observers_and_times() -> None:
@@ -97,7 +99,7 @@ def test_observers_and_times() -> None:
     others: list[str] = []
     run = Runner(target(), (lambda *event: seen.append(event), lambda name, *_: others.append(name)))
     assert run(Add(2), run(Add(), 1)) == 4
-    assert run(Say(lambda: "done"), 4) == "done"
+    assert run(Call(lambda: "done"), 4) == "done"
     assert [(name, result) for name, result, _ in seen] == [("add", 2), ("add", 4), ("say", "done")]
     assert others == ["add", "add", "say"]
     assert list(run.seconds) == ["add", "say"], "a pass that runs twice has one entry"
@@ -110,3 +112,20 @@ def test_runners_share_no_times() -> None:
     first, second = Runner(target()), Runner(target())
     first(Add(), 1)
     assert second.seconds == {}
+
+
+@dataclass(frozen=True)
+class Curious:
+    """Reads a key that it does not declare."""
+
+    name: ClassVar[str] = "curious"
+    reads: ClassVar[tuple[str, ...]] = ("array.rows",)
+
+    def run(self, program: int, target: Target) -> int:
+        """Return the sum."""
+        return program + target.array.rows + target.array.columns
+
+
+def test_a_pass_that_reads_an_undeclared_key_fails() -> None:
+    with pytest.raises(PassError, match=r"^pass 'curious' failed after no other pass: it reads key 'columns' of the "):
+        Runner(target())(Curious(), 1)

@@ -1,0 +1,35 @@
+"""load: a build from its directory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mcompiler.artefacts import read_manifest, verify_hashes
+from mcompiler.driver.build import Build
+from mcompiler.driver.content import Stored
+from mcompiler.errors import BuildError
+from mcompiler.fates import restored_fate
+from mcompiler.geometry import array_shape
+from mcompiler.records import StoredRecord
+from mcompiler.target import load_target
+
+
+def load(directory: str | Path) -> Build:
+    """Bring a build back from its directory.
+
+    Raises:
+        BuildError: no build there, or one that is damaged; names the file.
+    """
+    root = Path(directory)
+    manifest = read_manifest(root)
+    verify_hashes(root, manifest, ["target.toml"])
+    target = load_target(root / "target.toml")
+    try:
+        fates = tuple(restored_fate(record) for record in manifest["nodes"])
+        options = dict(manifest["options"])
+        records = {
+            key: StoredRecord(key, each["values"], each["text"]) for key, each in manifest.get("records", {}).items()
+        }
+    except (KeyError, TypeError, ValueError) as error:
+        raise BuildError(f"{root / 'manifest.json'}: damaged; compile the model again") from error
+    return Build(target, Stored(root, manifest, array_shape(target)), fates, options, records=records)

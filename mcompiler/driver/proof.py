@@ -1,0 +1,115 @@
+"""Running a build next to the model that it came from: samples, sessions, probes of the layers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from mcompiler.artefacts import placement_data, placement_faults, stored_stages
+from mcompiler.data import InputSpec, Samples, from_arrays, random_samples
+from mcompiler.driver.content import Compiled, Stored
+from mcompiler.errors import DataError
+from mcompiler.onnx_export import code_names, same_models
+from mcompiler.runtime import Session, input_specs, open_model
+from mcompiler.simulate import LayerProbe, Models, Verification, verify
+from mcompiler.target import Target
+
+VERIFY_SAMPLES = 16
+"""Samples drawn by ``verify`` without data."""
+
+Inputs = npt.NDArray[Any] | Mapping[str, npt.NDArray[Any]] | Samples | None
+
+
+@dataclass(frozen=True)
+class SampleRequest:
+    """Which samples to run.
+
+    Attributes:
+        x: inputs [n, ...], arrays by input name, samples, or None for random ones.
+        y: labels [n] or None.
+        limit: the first so many samples, or the number drawn without ``x``; None: all, or ``VERIFY_SAMPLES``.
+        seed: of random samples.
+    """
+
+    x: Inputs = None
+    y: npt.NDArray[Any] | None = None
+    limit: int | None = None
+    seed: int = 0
+
+    def samples(self, specs: tuple[InputSpec, ...], dims: Mapping[str, int]) -> Samples:
+        """The samples for a model with these inputs.
+
+        Raises:
+            DataError: labels without inputs, or arrays that do not fit the model.
+        """
+        if isinstance(self.x, Samples):
+            return self.x
+        if self.x is None:
+            if self.y is not None:
+                raise DataError("labels without inputs; give both")
+            return random_samples(specs, self.limit or VERIFY_SAMPLES, np.random.default_rng(self.seed), dims)
+        arrays = dict(self.x) if isinstance(self.x, Mapping) else {"x": self.x}
+        if self.y is not None:
+            arrays["__labels__" if any(spec.name == "y" for spec in specs) else "y"] = self.y
+        return from_arrays(arrays, specs, "samples", self.limit)
+
+
+def verified(
+    content: Compiled | Stored,
+    target: Target,
+    mapped: ir.Model,
+    request: SampleRequest,
+    *,
+    dims: Mapping[str, int],
+    ideal: bool,
+    progress: Callable[[int], None],
+) -> Verification:
+    """Compare float, quantised and mapped model on the same samples; arguments as for ``Build.verify``."""
+    float_session = content.float_session()
+    specs = input_specs(float_session, content.skeleton)
+    samples = request.samples(specs, dims)
+    same, session = shipped_session(content, mapped, ideal)
+    models = Models(float_session, content.reference, mapped, session, specs)
+    return verify(
+        models,
+        layer_probes(content, ideal),
+        samples,
+        same_as_shipped=same,
+        misplaced=misplaced(content, target),
+        progress=progress,
+    )
+
+
+def shipped_session(content: Compiled | Stored, mapped: ir.Model, ideal: bool) -> tuple[bool, Session]:
+    """Whether the shipped mapped model is the one that the cells give, and a session of the model that runs."""
+    shipped = mapped if ideal else content.shipped()
+    same = shipped is None or shipped is mapped or same_models(shipped, mapped)
+    return same, open_model(shipped if shipped is not None else mapped, origin="mapped model")
+
+
+def misplaced(content: Compiled | Stored, target: Target) -> tuple[str, ...]:
+    """Differences between placement.json and the layers."""
+    graph = stored_stages(content.schedule, content.skeleton, content.layers, target)
+    wanted = placement_data(graph, content.skeleton, content.layers, target)
+    return placement_faults(content.placement, wanted, content.layers, target)
+
+
+def layer_probes(content: Compiled | Stored, ideal: bool) -> list[LayerProbe]:
+    """Where the codes and accumulators of each layer are found in the models."""
+    layers = content.layers
+    names = code_names(content.skeleton, [layer.op.site for layer in layers])
+    return [
+        LayerProbe(
+            name=layer.op.site.name,
+            codes=codes,
+            accumulator=f"{layer.op.site.name}/accumulator",
+            lossless=ideal or layer.analog.lossless,
+            clipped=0.0 if ideal else layer.analog.clipped,
+        )
+        for layer, codes in zip(layers, names, strict=True)
+    ]

@@ -1,0 +1,211 @@
+"""What the optional passes and placement gained, with the bounds of it: typed records for JSON and for people."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar
+
+from mcompiler.ir import Remapping, Reordering, Replication
+from mcompiler.text import percent, plural, quantity
+
+
+@dataclass(frozen=True)
+class LayerReorder:
+    """Result of reordering the lines of one layer; as in ``ReorderRecord``."""
+
+    name: str
+    tiles_before: int
+    tiles_after: int
+    bound: int
+    routing_bytes: int
+
+
+@dataclass(frozen=True)
+class ReorderRecord:
+    """Result of reordering word and bit lines, in all and by layer.
+
+    Attributes:
+        tiles_before, tiles_after: array positions in use.
+        bound: array positions that no order can do without.
+        routing_bytes: memory of the tables that say which line belongs to which input and output channel.
+        layers: the same for each layer.
+    """
+
+    key: ClassVar[str] = "reorder"
+    tiles_before: int
+    tiles_after: int
+    bound: int
+    routing_bytes: int
+    layers: tuple[LayerReorder, ...]
+
+    @classmethod
+    def of(cls, found: Sequence[tuple[str, Reordering]]) -> ReorderRecord:
+        """The record of layers, each with its name."""
+        layers = tuple(
+            LayerReorder(name, each.tiles_before, each.tiles_after, each.bound, each.routing_bytes)
+            for name, each in found
+        )
+        return cls(
+            tiles_before=sum(layer.tiles_before for layer in layers),
+            tiles_after=sum(layer.tiles_after for layer in layers),
+            bound=sum(layer.bound for layer in layers),
+            routing_bytes=sum(layer.routing_bytes for layer in layers),
+            layers=layers,
+        )
+
+    def as_json(self) -> dict[str, Any]:
+        """The object ``reorder`` of ``compile --json``."""
+        return {**asdict(self), "layers": [asdict(layer) for layer in self.layers]}
+
+    def text(self) -> str:
+        """One line."""
+        before, after = self.tiles_before, self.tiles_after
+        gained = f", {percent(1 - after / before)} fewer" if after < before else ""
+        return (
+            f"reordered lines: {before:,} array positions before, {after:,} after{gained}; no order needs fewer than "
+            f"{self.bound:,}; their tables of addresses take {self.routing_bytes:,} B"
+        )
+
+
+@dataclass(frozen=True)
+class LayerRemap:
+    """Result of moving the lines of one layer; as in ``RemapRecord``."""
+
+    name: str
+    stuck: int
+    harm_before: float
+    harm_after: float
+
+
+@dataclass(frozen=True)
+class RemapRecord:
+    """Result of moving lines on a chip with known stuck cells, in all and by layer.
+
+    Attributes:
+        stuck: stuck cells in the arrays in use.
+        harm_before, harm_after: sum over them of (deviation in level steps x worth of a step)^2.
+        layers: the same for each layer.
+    """
+
+    key: ClassVar[str] = "remap"
+    stuck: int
+    harm_before: float
+    harm_after: float
+    layers: tuple[LayerRemap, ...]
+
+    @classmethod
+    def of(cls, found: Sequence[tuple[str, Remapping]]) -> RemapRecord:
+        """The record of layers, each with its name."""
+        layers = tuple(LayerRemap(name, len(each.faults), each.harm_before, each.harm_after) for name, each in found)
+        return cls(
+            stuck=sum(layer.stuck for layer in layers),
+            harm_before=sum(layer.harm_before for layer in layers),
+            harm_after=sum(layer.harm_after for layer in layers),
+            layers=layers,
+        )
+
+    def as_json(self) -> dict[str, Any]:
+        """The object ``remap`` of ``compile --json``."""
+        return {**asdict(self), "layers": [asdict(layer) for layer in self.layers]}
+
+    def text(self) -> str:
+        """One line."""
+        before, after = self.harm_before, self.harm_after
+        gained = f", {percent(1 - after / before)} less" if before > 0 else ""
+        return (
+            f"{plural(self.stuck, 'stuck cell')} in the arrays; weighted error "
+            f"{before:.4g} before, {after:.4g} after{gained}"
+        )
+
+
+@dataclass(frozen=True)
+class ReplicationRecord:
+    """What copies of arrays gained, and the bounds that no copies within the budget go below.
+
+    Attributes:
+        replication: the figures.
+    """
+
+    key: ClassVar[str] = "replication"
+    replication: Replication
+
+    def as_json(self) -> dict[str, Any]:
+        """The object ``replication`` of ``compile --json`` and schedule.json."""
+        return asdict(self.replication)
+
+    def text(self) -> str:
+        """Three lines."""
+        found = self.replication
+        interval = _gain(found.interval_before_s, found.interval_s, found.interval_bound_s)
+        latency = _gain(found.latency_before_s, found.latency_s, found.latency_bound_s)
+        return (
+            f"copies: {found.arrays:,} of {found.budget:,} arrays, transfers not counted:\n"
+            f"  interval {interval}\n  latency {latency}"
+        )
+
+
+def _gain(before_s: float, now_s: float, bound_s: float) -> str:
+    return (
+        f"{quantity(before_s, 's')} with one copy of each layer, {quantity(now_s, 's')} with these "
+        f"({before_s / now_s:,.1f}x); no less than {quantity(bound_s, 's')} within the budget"
+    )
+
+
+@dataclass(frozen=True)
+class PlacementRecord:
+    """Transfers of one inference as placed, and the bound that no placement goes below.
+
+    Attributes:
+        byte_hops: bytes times links.
+        byte_hops_in_order: the same with arrays in the order of the layers.
+        byte_hops_bound: lower bound of any placement.
+        chip_bytes: bytes in and out of chips.
+    """
+
+    key: ClassVar[str] = "placement"
+    byte_hops: float
+    byte_hops_in_order: float
+    byte_hops_bound: float
+    chip_bytes: float
+
+    @classmethod
+    def of(cls, found: Mapping[str, float]) -> PlacementRecord:
+        """The record of the figures of a schedule."""
+        return cls(**found)
+
+    def as_json(self) -> dict[str, Any]:
+        """The object ``placement`` of ``compile --json`` and schedule.json."""
+        return asdict(self)
+
+    def text(self) -> str:
+        """One line."""
+        moved, plain = self.byte_hops, self.byte_hops_in_order
+        gained = f", {percent(1 - moved / plain)} less than in the order of the layers" if moved < plain else ""
+        return (
+            f"links: {quantity(moved, 'B')} x links per inference{gained}; no placement needs less than "
+            f"{quantity(self.byte_hops_bound, 'B')} x links; {quantity(self.chip_bytes, 'B')} in and out of chips"
+        )
+
+
+@dataclass(frozen=True)
+class StoredRecord:
+    """A record of any pass, as manifest.json holds it.
+
+    Attributes:
+        key: under which JSON outputs hold it.
+        values: what ``as_json`` of the record returned.
+        lines: what ``text`` of the record returned.
+    """
+
+    key: str
+    values: Mapping[str, Any]
+    lines: str
+
+    def as_json(self) -> dict[str, Any]:
+        """The values."""
+        return dict(self.values)
+
+    def text(self) -> str:
+        """The text."""
+        return self.lines
