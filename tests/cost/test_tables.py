@@ -216,7 +216,7 @@ def test_json_there_and_back() -> None:
     assert set(data) == KEYS_OF_COST
     assert set(data["layers"]["layer0"]) == {
         "latency_s", "energy_j", "dynamic_j", "static_j", "area_m2", "crossbars", "crossbars_dense", "utilisation",
-        "adc_bits",
+        "adc_bits", "label",
     }  # fmt: skip
     assert data["events"][0].keys() == {"layer", "event", "count"}
     assert Cost.from_json(data) == cost
