@@ -143,7 +143,7 @@ def open_model(
 
 
 def inferred(model: ir.Model, names: Sequence[str]) -> dict[str, tuple[np.dtype[Any], tuple[int | str | None, ...]]]:
-    """Element type and shape of values of the main graph as onnxruntime infers them; what it does not know is left out.
+    """Element type and shape of values of the main graph as onnxruntime infers them; unknown ones are left out.
 
     Args:
         model: left as it is.

@@ -10,7 +10,7 @@ from mcompiler.cost import Cost
 from mcompiler.text import area, clean, percent, quantity
 
 OPEN_ROWS = 12
-"""Tables of at most so many rows are shown open; longer ones are folded."""
+"""Largest number of rows of a table that is shown open; longer tables are folded."""
 
 UNITS = {
     "_bytes_per_s": "B/s",

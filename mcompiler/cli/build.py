@@ -210,11 +210,11 @@ def verify(
     uncalibrated: bool,
     as_json: bool,
 ) -> int:
-    """Run float, quantised and mapped model side by side and compare them, layer by layer.
+    """Compare float, quantised and mapped model on the same samples, layer by layer.
 
-    The mapped model is rebuilt from cells, placement and layers. Exit code 3 when a layer that is promised lossless is
-    not exact, an output differs though all layers are exact, the shipped mapped.onnx is another model, or the placement
-    is not that of the layers.
+    The hash of every file of the build is checked first. The mapped model is rebuilt from cells, placement and layers.
+    Exit code 3 when a layer that is promised lossless is not exact, an output differs though all layers are exact, the
+    shipped mapped.onnx is another model, or the placement is not that of the layers.
 
     With --effects or --trials the devices, wires and converters have the errors that the target describes; every seed
     is one chip.

@@ -10,7 +10,7 @@ from mcompiler.cli.common import json_option, print_json
 @click.command()
 @json_option
 def ops(as_json: bool) -> None:
-    """What becomes of every ONNX operator: analog, digital or refused, and why."""
+    """Print the fate of every ONNX operator: analog, digital or refused, and the reason."""
     from mcompiler.fates import reason_text
     from mcompiler.passes.lower import operator_fates
 

@@ -69,7 +69,7 @@ def schedule_summary(data: Mapping[str, Any]) -> str:
     spilled = data["spilled_bytes"]
     if spilled:
         named = ", ".join(f"'{name}' {quantity(value, 'B')}" for name, value in list(spilled.items())[:5])
-        parts.append(f"activations in tiles of other layers, for want of room in their own: {named}")
+        parts.append(f"activations in tiles of other layers, because those of their own layer are full: {named}")
     return "\n\n".join(part for part in parts if part)
 
 

@@ -72,7 +72,7 @@ class LayerCounts:
     label: str = ""
 
     def title(self, name: str) -> str:
-        """What people call the layer: its label, or its name where it has none."""
+        """Name of the layer in tables: its label, or its name where it has none."""
         return self.label or name
 
 

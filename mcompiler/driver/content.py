@@ -180,7 +180,7 @@ def mapped_from_cells(
         layers: with their cells.
         target: the chip's description.
         ideal: lossless converters.
-        chip: a chip with its errors; None: cells as the mapping asks for them.
+        chip: a chip with its errors; None: ideal devices.
     """
     shape = array_shape(target)
     if chip is None:

@@ -95,5 +95,5 @@ class Component(Section):
         if self.scales_node and self.node_nm is None:
             raise ValueError("scales_node follows the technology node from node_nm on; give that too")
         if self.scales_node and not 7 <= (self.node_nm or 0) <= 180:
-            raise ValueError("scales_node knows nodes from 7 to 180 nm; give such a node_nm, or set it false")
+            raise ValueError("scales_node supports nodes from 7 to 180 nm; give such a node_nm, or set it false")
         return self

@@ -273,8 +273,8 @@ def _predistortion(device: Device, array: Array, encoding: Encoding, calibration
     elif encoding.pedestal is Pedestal.DIGITAL_COUNT and encoding.weights is not WeightEncoding.DIFFERENTIAL:
         yield (
             "calibration.predistort",
-            "it scales what is above the pedestal, and a pedestal that is counted digitally comes off unscaled; take "
-            "another encoding.pedestal",
+            "it scales the part above the pedestal, but a pedestal that is counted digitally is subtracted unscaled; "
+            "choose another encoding.pedestal",
         )
 
 

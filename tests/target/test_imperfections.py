@@ -173,8 +173,8 @@ def test_an_effect_is_switched_on_from_the_command_line() -> None:
         ),
         (
             '[encoding]\nweights = "offset"\npedestal = "digital_count"\n[calibration]\npredistort = true',
-            "calibration.predistort: it scales what is above the pedestal, and a pedestal that is counted digitally "
-            "comes off unscaled; take another encoding.pedestal",
+            "calibration.predistort: it scales the part above the pedestal, but a pedestal that is counted digitally "
+            "is subtracted unscaled; choose another encoding.pedestal",
         ),
         ("[device.drift]\nt0_s = 0\nnu = 0.1", "device.drift.t0_s: must be above 0, not 0"),
         (

@@ -154,12 +154,12 @@ def test_number_of_levels_is_checked(tmp_path: Path) -> None:
         (
             "levels_csv",
             "level_means = [0, 1, 2, 3]\nlevels_csv",
-            "device.level_means stands beside it, and both say where levels are; remove one",
+            "device.level_means is given too, and both define the levels; remove one",
         ),
         (
             "levels_csv",
             "programming.level_siemens = [0, 0, 0, 0]\nlevels_csv",
-            "levels.csv has a column deviation_siemens, and device.programming.level_siemens stands beside it; remove",
+            "levels.csv has a column deviation_siemens, and device.programming.level_siemens is given too; remove",
         ),
     ],
 )
