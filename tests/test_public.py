@@ -154,7 +154,7 @@ def test_an_annotation_that_cannot_be_resolved_is_found() -> None:
 
 
 def documented(page: str) -> list[str]:
-    """The names in the first column of the tables, without what stands in brackets behind them."""
+    """The names in the first column of the tables, without their arguments."""
     rows = re.findall(r"^\| (`[^|]*`) \| \S", page, re.MULTILINE)
     return [name for row in rows for name in re.findall(r"`([\w.]+)", row)]
 
