@@ -1,0 +1,98 @@
+"""Control-flow bodies: nodes that lie in the branches of If nodes, and values that are given out of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import onnx_ir as ir
+
+from mcompiler.graph import standard
+
+
+def branches(node: ir.Node) -> tuple[ir.Graph, ...]:
+    """The two branches of an If, then first; empty for any other node."""
+    if not standard(node, "If"):
+        return ()
+    return node.attributes["then_branch"].as_graph(), node.attributes["else_branch"].as_graph()
+
+
+def nodes_with_branches(graph: ir.Graph) -> Iterator[ir.Node]:
+    """Every node of a graph and, before each If, those of its branches: depth first, so that producers come first.
+
+    Nodes of Loop and Scan bodies are left out.
+    """
+    for node in graph:
+        for branch in branches(node):
+            yield from nodes_with_branches(branch)
+        yield node
+
+
+def graphs_with_branches(graph: ir.Graph) -> Iterator[ir.Graph]:
+    """A graph and the branches of its If nodes, depth first."""
+    yield graph
+    for node in graph:
+        for branch in branches(node):
+            yield from graphs_with_branches(branch)
+
+
+def give_out(model: ir.Model, name: str) -> ir.Value:
+    """Let a value that lies in a branch of an If reach the main graph, in place.
+
+    The If gets one more output, which the other branch fills with an empty tensor: what a branch that is not taken
+    would compute has no elements. The value in the main graph has the name asked for; that in the branch gets another.
+
+    Args:
+        model: changed in place.
+        name: of a value of a branch, nested to any depth, whose element type is known.
+
+    Returns:
+        The value of the main graph.
+
+    Raises:
+        KeyError: no branch has such a value.
+    """
+    path = _path_to(model.graph, name)
+    if path is None:
+        raise KeyError(name)
+    value = next(each for each in _values(path[-1][1]) if each.name == name)
+    # From the inside out: each If on the way hands the value on to the graph that it lies in.
+    for depth, (node, taken) in enumerate(reversed(path), start=1):
+        assert value.dtype is not None, f"the element type of '{name}' is not known"
+        value.name = f"{name}/branch{len(path) - depth}"
+        for branch in branches(node):
+            branch.outputs.append(
+                value if branch is taken else _empty(branch, f"{name}/empty{len(path) - depth}", value)
+            )
+        node.resize_outputs(len(node.outputs) + 1)
+        outer = node.outputs[-1]
+        outer.name, outer.type = name, value.type
+        value = outer
+    return value
+
+
+def _path_to(graph: ir.Graph, name: str) -> list[tuple[ir.Node, ir.Graph]] | None:
+    """The Ifs around a value, outermost first, each with the branch on the way; None where no branch has it."""
+    for node in graph:
+        for branch in branches(node):
+            if any(value.name == name for value in _values(branch)):
+                return [(node, branch)]
+            inner = _path_to(branch, name)
+            if inner is not None:
+                return [(node, branch), *inner]
+    return None
+
+
+def _values(graph: ir.Graph) -> Iterator[ir.Value]:
+    for node in graph:
+        yield from node.outputs
+
+
+def _empty(branch: ir.Graph, name: str, like: ir.Value) -> ir.Value:
+    """A tensor without elements, of the element type of another value."""
+    assert like.dtype is not None
+    tensor = ir.Tensor(np.zeros(0, like.dtype.numpy()), dtype=like.dtype, name=name)
+    node = ir.node("Constant", [], {"value": tensor}, name=name)
+    node.outputs[0].name, node.outputs[0].type = name, like.type
+    branch.append(node)
+    return node.outputs[0]
