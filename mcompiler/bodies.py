@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import onnx_ir as ir
 
-from mcompiler.graph import standard
+from mcompiler.graph import site_of, standard
 
 
 def branches(node: ir.Node) -> tuple[ir.Graph, ...]:
@@ -25,6 +25,23 @@ def nodes_with_branches(graph: ir.Graph) -> Iterator[ir.Node]:
     for node in graph:
         for branch in branches(node):
             yield from nodes_with_branches(branch)
+        yield node
+
+
+def holds_layers(node: ir.Node) -> bool:
+    """Whether a branch of an If, or one nested in it, holds a placeholder of a layer."""
+    return any(site_of(inner) is not None for branch in branches(node) for inner in nodes_with_branches(branch))
+
+
+def scheduled_nodes(graph: ir.Graph) -> Iterator[ir.Node]:
+    """The nodes that are stages of their own, in topological order; a node's position is its place in this order.
+
+    An If whose branches hold layers follows the nodes of both branches; any other If is one node.
+    """
+    for node in graph:
+        if holds_layers(node):
+            for branch in branches(node):
+                yield from scheduled_nodes(branch)
         yield node
 
 
