@@ -119,7 +119,7 @@ def compressed_lines(networks: dict[str, dict[str, Any]]) -> list[str]:
         "These are the 5-bit networks of [results.md](results.md) on `yuan2019` and its 32x32 arrays, with cells of "
         f"0.1 to 1 uS and 8-bit ADCs with calibrated ranges: top-1 in % on the first {first['images']} test images, "
         f"mean and 95% confidence interval over {first['trials']} chips. None of them was trained for such devices; "
-        "[admm.md](admm.md#devices-that-err) describes such training.",
+        "[admm.md](admm.md#device-errors-in-training) describes such training.",
         "",
         "| | " + " | ".join(networks) + " |",
         "| --- |" + " --: |" * len(networks),

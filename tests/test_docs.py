@@ -34,6 +34,7 @@ from tests.support.pages import (
     run_block,
     run_page,
     same_line,
+    updated,
 )
 
 NEEDS_TORCH = pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="training needs the extra [admm]")
@@ -300,6 +301,12 @@ def test_lines_are_compared(quoted: str, printed: str, same: bool) -> None:
 )
 def test_omissions_must_be_marked(quoted: str, fault: str) -> None:
     assert difference(quoted.split(), ["a", "b", "c", "d"]) == fault
+
+
+def test_update_replaces_numbers_only() -> None:
+    printed = ["3 tiles", "2 chips", "x  4 J", "y 5 J"]
+    assert updated(["7 tiles", "...", "x 1 J"], printed) == ["3 tiles", "...", "x  4 J"]
+    assert updated(["7 arrays", "y 1 J"], printed) == ["7 arrays", "y 5 J"], "words are for a person to change"
 
 
 def test_runner_compares_whole_blocks(tmp_path: Path) -> None:

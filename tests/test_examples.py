@@ -71,7 +71,7 @@ def test_shipped_data() -> None:
     assert (y.shape, y.dtype) == ((450,), np.int64)
     assert set(np.unique(x)) == set(range(17)), "grey values are whole numbers, 0..16"
     held = {image.tobytes() for image in x}
-    assert not any(image.tobytes() in held for image in x_calibration), "calibration must not see what is held out"
+    assert not any(image.tobytes() in held for image in x_calibration), "no calibration image is held out"
 
 
 def test_the_demo_ships_small() -> None:

@@ -45,7 +45,7 @@ class Block:
 
     Attributes:
         page: path of the page, relative to the repository.
-        kind: the word behind the fence.
+        kind: the word after the fence.
         text: the lines of the block.
         note: the comment in the line above the block.
         line: number of the line with the fence.
@@ -249,7 +249,7 @@ def run_page(page: str, folder: Path, *, slow: bool) -> None:
 # --- update ----------------------------------------------------------------------------------------------------------
 
 
-def _updated(quoted: Sequence[str], printed: Sequence[str]) -> list[str]:
+def updated(quoted: Sequence[str], printed: Sequence[str]) -> list[str]:
     """Quoted lines with the numbers and spaces of the first later printed line that has the same words."""
     lines, place = [], 0
     for line in quoted:
@@ -280,7 +280,7 @@ def update_page(page: str) -> None:
             for command, quoted in given:
                 printed = call(shlex.split(command, comments=True), folder, block.place)
                 if quoted:
-                    text = text.replace("\n".join(quoted), "\n".join(_updated(quoted, printed)), 1)
+                    text = text.replace("\n".join(quoted), "\n".join(updated(quoted, printed)), 1)
     (ROOT / page).write_text(text, encoding="utf-8")
 
 
