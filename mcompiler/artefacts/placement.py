@@ -17,6 +17,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from mcompiler.artefacts.layers import LayerData
+from mcompiler.bodies import scheduled_nodes
 from mcompiler.dataflow import OUTPUT, StageGraph, StageKind
 from mcompiler.target import Target
 
@@ -204,7 +205,7 @@ def _position(address: Sequence[int]) -> dict[str, int]:
 
 def _add_transfers(found: _Graph, graph: StageGraph, skeleton: ir.Model, layers: Sequence[LayerData]) -> None:
     """Digital nodes, and an edge for each tensor between layers, digital nodes, inputs and outputs of the model."""
-    nodes = list(skeleton.graph)
+    nodes = list(scheduled_nodes(skeleton.graph))
     read = {transfer.producer for _, transfer in graph.transfers}
 
     def name(stage: int, reads: bool) -> str:

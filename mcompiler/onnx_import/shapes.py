@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import onnx
 import onnx_ir as ir
 
+from mcompiler.bodies import nodes_with_branches
 from mcompiler.graph import input_at
 from mcompiler.onnx_import.light import light_proto
 from mcompiler.runtime import inferred
@@ -26,7 +29,7 @@ _LIKE_INPUT = {
 
 
 def infer_shapes(model: ir.Model) -> None:
-    """Infer types and shapes of the top-level intermediate values, in place; symbolic sizes are carried along.
+    """Infer types and shapes of intermediate values, those in branches of If nodes included, in place; symbolic sizes are carried along.
 
     Inference may fail (operators that it does not know, contradicting annotations); values then keep theirs.
     Types and shapes of graph inputs and outputs stay as the model states them.
@@ -34,7 +37,7 @@ def infer_shapes(model: ir.Model) -> None:
     runtime_tried = False
     for _ in range(_ROUNDS):
         _infer(model)
-        if sum(_supplement(node) for node in model.graph):
+        if sum(_supplement(node) for node in nodes_with_branches(model.graph)):
             continue
         if runtime_tried or not _infer_by_runtime(model):
             return
@@ -59,12 +62,23 @@ def _infer(model: ir.Model) -> None:
         )
     except Exception:  # onnx raises many kinds; a model without shapes is still a model
         return
-    infos = {info.name: info.type for info in (*inferred.graph.value_info, *inferred.graph.output)}
-    for node in model.graph:
+    infos = {
+        info.name: info.type for graph in _graphs(inferred.graph) for info in (*graph.value_info, *graph.output)
+    }
+    for node in nodes_with_branches(model.graph):
         for value in node.outputs:
             info = infos.get(value.name or "")
             if info is not None and info.WhichOneof("value") == "tensor_type":
                 _settle(value, info.tensor_type)
+
+
+def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    """A graph and the bodies of its nodes, at any depth; names of values are unique in all of them together."""
+    yield graph
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.type == onnx.AttributeProto.GRAPH:
+                yield from _graphs(attribute.g)
 
 
 def _settle(value: ir.Value, info: onnx.TypeProto.Tensor) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from mcompiler.bodies import nodes_with_branches
+from mcompiler.bodies import nodes_with_branches, scheduled_nodes
 from mcompiler.data import InputSpec, Samples, Tensor, batch_size, batches
 from mcompiler.errors import CompileError
 from mcompiler.ir import LoweredProgram
@@ -68,15 +69,16 @@ class FloatModel:
         """
         model = program.graph.model
         tensors = list(dict.fromkeys(matrix.tensor for matrix in program.matrices))
-        names = [
-            value.name
+        counted = {value.name for node in scheduled_nodes(program.skeleton.graph) for value in node.outputs}
+        known = {
+            value.name: value
             for node in nodes_with_branches(model.graph)
             for value in node.outputs
-            if value.name and value.type is not None and value.dtype not in _NO_NUMPY
-        ]
+            if value.name and value.name in counted and value.type is not None and value.dtype not in _NO_NUMPY
+        }
         large = sum(matrix.weights.nbytes for matrix in program.matrices) >= LARGE_MODEL
-        session = open_model(model, outputs=[*names, *tensors], optimise=False, prepack=False, origin=self.origin)
-        elements = self._elements(session, names)
+        session = open_model(model, outputs=[*known, *tensors], optimise=False, prepack=False, origin=self.origin)
+        elements = self._elements(session, known)
         if not large and not any(node.op_type == "DequantizeLinear" for node in model.graph):
             # Faster where weights may be copied; with QDQ, onnxruntime's fusions change what the float model computes.
             session = open_model(model, outputs=tensors, origin=self.origin)
@@ -92,13 +94,17 @@ class FloatModel:
                 break
         return seen, elements
 
-    def _elements(self, session: Session, names: Sequence[str]) -> dict[str, int]:
-        """Elements per inference of every value of the graph, from one run on one sample."""
+    def _elements(self, session: Session, known: Mapping[str, ir.Value]) -> dict[str, int]:
+        """Elements per inference of values of the graph, from one run on one sample.
+
+        A branch that this sample does not take gives tensors without elements: there the inferred shapes count.
+        """
         one = Samples({name: array[:1] for name, array in self.samples.inputs.items()}, None, 1)
         feeds, _ = next(batches(self.specs, one))
         per_run = batch_size(self.specs) or 1
-        values = self._run(session, feeds, names)
-        return {name: -(-_size(value) // per_run) for name, value in values.items()}
+        values = self._run(session, feeds, list(known))
+        sizes = {name: _size(value) or _inferred_size(known[name]) for name, value in values.items()}
+        return {name: -(-size // per_run) for name, size in sizes.items()}
 
     def _run(self, session: Session, feeds: Mapping[str, Tensor], names: Sequence[str]) -> dict[str, Any]:
         try:
@@ -150,6 +156,12 @@ class TensorStatistics:
             piece = tensor[: max(1, min(8, RAW_BYTES * len(tensor) // tensor.nbytes))].copy()
             self.raw.append(piece)
             self.held += len(piece) if tensor.ndim > 2 else piece.size // max(1, tensor.shape[-1])
+
+
+def _inferred_size(value: ir.Value) -> int:
+    """Elements of a value by its inferred shape, a first axis of unknown size counting 1; 0 where it is not known."""
+    sizes = [1 if axis == 0 and not isinstance(size, int) else size for axis, size in enumerate(value.shape or ())]
+    return math.prod(size for size in sizes if isinstance(size, int)) if all(isinstance(s, int) for s in sizes) else 0
 
 
 def _size(value: Any) -> int:
