@@ -46,7 +46,7 @@ def test_keys_of_every_entry_of_a_table() -> None:
 
 
 def test_a_key_that_no_target_has_is_refused() -> None:
-    with pytest.raises(KeyError, match="Adc has no key 'volume'"):
+    with pytest.raises(KeyError, match="AdcSection has no key 'volume'"):
         target_view(load_target("generic_128"), ["converters.adc.volume"])
 
 
