@@ -43,8 +43,9 @@ FREE = frozenset(
 
 
 def digital_operations(skeleton: ir.Model, elements: Mapping[str, int]) -> dict[int, int]:
-    """Element operations per inference of every node of the skeleton, by its position among
-    ``scheduled_nodes``; placeholders have none.
+    """Element operations per inference of every node of the skeleton, by its position in ``scheduled_nodes``.
+
+    Placeholders have none.
 
     Args:
         skeleton: the graph with placeholders.

@@ -29,7 +29,9 @@ _LIKE_INPUT = {
 
 
 def infer_shapes(model: ir.Model) -> None:
-    """Infer types and shapes of intermediate values, those in branches of If nodes included, in place; symbolic sizes are carried along.
+    """Infer types and shapes of intermediate values in place; symbolic sizes are carried along.
+
+    Values in branches of If nodes are among them.
 
     Inference may fail (operators that it does not know, contradicting annotations); values then keep theirs.
     Types and shapes of graph inputs and outputs stay as the model states them.
