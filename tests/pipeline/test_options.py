@@ -64,14 +64,14 @@ ALL: tuple[type[Any], ...] = (Always, Sometimes, Other)
 def test_defaults_leave_optional_passes_out() -> None:
     values = checked_options(ALL, {})
     assert values == {"size": Size.SMALL, "level": 1, "turns": None, "limit": None, "other": False}
-    made = made_passes(ALL, values, {"always": {"data": "given"}})
-    assert list(made) == [Always(data="given")]
+    made: list[Any] = list(made_passes(ALL, values, {"always": {"data": "given"}}))
+    assert made == [Always(data="given")]
     assert recorded_options(made) == {"size": "small"}
 
 
 def test_given_values_bring_passes_in_and_are_recorded() -> None:
-    made = made_passes(ALL, checked_options(ALL, {"size": "large", "level": 2, "turns": 5}), {})
-    assert list(made) == [Always(Size.LARGE, 2), Sometimes(5)]
+    made: list[Any] = list(made_passes(ALL, checked_options(ALL, {"size": "large", "level": 2, "turns": 5}), {}))
+    assert made == [Always(Size.LARGE, 2), Sometimes(5)]
     assert recorded_options(made) == {"size": "large", "level": 2, "some": {"turns": 5, "limit": None}}
 
 
