@@ -154,8 +154,7 @@ class StageCache:
 
 
 def stage_key(content: str, step: AnyPass, target: Target) -> str | None:
-    """Key of the result of a pass; None where the source code of the pass or of the weight
-    encoding cannot be found.
+    """Key of the result of a pass; None where the source of the pass or of the encoding cannot be found.
 
     Args:
         content: digest of its input program.
