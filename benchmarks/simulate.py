@@ -30,7 +30,7 @@ import onnx_ir as ir
 from common import SHARED, interleaved, known, ratio, write
 
 import mcompiler
-from mcompiler.conductance import make_adc, read_blocks
+from mcompiler.conductance import make_adc
 from mcompiler.driver import Build
 from mcompiler.geometry import array_shape
 from mcompiler.onnx_export import MappedLayer, build_mapped
@@ -112,9 +112,8 @@ def off_level(build: Build) -> ir.Model:
     target, shape = build.target, array_shape(build.target)
 
     def layer(data: Any) -> MappedLayer:
-        blocks = read_blocks(data.cells(), data.op, data.table, target, shape, data.analog.shift, data.analog.flips)
         noisy = []
-        for block in blocks:
+        for block in data.reads(target, shape):
             error = rng.standard_normal(block.levels.shape, dtype=np.float32) * np.float32(
                 0.03 * (target.device.levels - 1)
             )

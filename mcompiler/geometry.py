@@ -13,85 +13,33 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from mcompiler.encodings import ArrayShape
 from mcompiler.errors import TargetError
 from mcompiler.ir import TILE, IntArray, Kept
-from mcompiler.target import Layout, Pedestal, Target, WeightEncoding
+from mcompiler.target import Layout, Target
+
+__all__ = [
+    "ArrayShape",
+    "Block",
+    "BoolArray",
+    "TileTable",
+    "all_kept",
+    "array_shape",
+    "conv_matrix",
+    "count_dense",
+    "count_tiles",
+    "fragments",
+    "group_fragments",
+    "kept_of",
+    "span",
+    "tile_blocks",
+    "tile_positions",
+    "tile_table",
+    "used_tiles",
+]
 
 TileTable = npt.NDArray[np.void]
 BoolArray = npt.NDArray[np.bool_]
-
-
-@dataclass(frozen=True)
-class ArrayShape:
-    """How weights stand in the arrays of a target.
-
-    Attributes:
-        rows: word lines of an array.
-        columns: bit lines of an array that hold weights.
-        extra: bit lines beside them: the unit column first, then the reference column.
-        unit, reference: whether those two exist.
-        polarities: cells of a pair: 2 with differential encoding, else 1.
-        slices: cells (or pairs) per weight.
-        adjacent_slices, adjacent_polarities: how many of these stand in adjacent columns of one array.
-        cell_bits: bits that one slice holds.
-        rows_active: word lines driven in one read.
-        signs: polarised encoding: each read has a sign per column of weights.
-        steps: what a cell adds to its column at each level code, where that is not the level code itself.
-    """
-
-    rows: int
-    columns: int
-    unit: bool
-    reference: bool
-    polarities: int
-    slices: int
-    adjacent_slices: int
-    adjacent_polarities: int
-    cell_bits: int
-    rows_active: int
-    signs: bool = False
-    steps: tuple[int, ...] = ()
-
-    @property
-    def reads(self) -> int:
-        """Reads of all word lines of an array, each of a fragment of its rows."""
-        return -(-self.rows // self.rows_active)
-
-    @property
-    def columns_per_weight(self) -> int:
-        """Adjacent bit lines of one array that hold one weight: polarity outermost, slices (lowest first) inside."""
-        return self.adjacent_slices * self.adjacent_polarities
-
-    @property
-    def arrays_per_tile(self) -> int:
-        """Physical arrays of one array position: slices and polarities in separate arrays multiply it."""
-        return (self.slices // self.adjacent_slices) * (self.polarities // self.adjacent_polarities)
-
-    @property
-    def tile_columns(self) -> int:
-        """Output channels that fit one array position."""
-        return self.columns // self.columns_per_weight
-
-    @property
-    def extra(self) -> int:
-        """Bit lines beside ``columns``."""
-        return int(self.unit) + int(self.reference)
-
-    @property
-    def storage_bits(self) -> int:
-        """Bits in which one level code is stored: 1, 2, 4 or 8."""
-        needed = max(self.cell_bits, (len(self.steps) - 1).bit_length() if self.steps else 0)
-        return next(bits for bits in (1, 2, 4, 8) if bits >= needed)
-
-    @property
-    def row_bytes(self) -> int:
-        """Bytes of one stored word line."""
-        return -(-(self.columns + self.extra) * self.storage_bits // 8)
-
-    @property
-    def cells(self) -> int:
-        """Cells of one array, unit and reference columns included."""
-        return self.rows * (self.columns + self.extra)
 
 
 def array_shape(target: Target) -> ArrayShape:
@@ -100,21 +48,16 @@ def array_shape(target: Target) -> ArrayShape:
     Raises:
         TargetError: one weight does not fit into the columns of one array.
     """
-    encoding = target.encoding
-    polarities = 2 if encoding.weights is WeightEncoding.DIFFERENTIAL else 1
-    adjacent = Layout.ADJACENT
+    settings, encoding = target.encoding, target.weight_encoding
     shape = ArrayShape(
         rows=target.array.rows,
         columns=target.array.columns,
-        unit=encoding.weights is WeightEncoding.OFFSET and encoding.input_sum == "unit_column",
-        reference=encoding.pedestal in (Pedestal.REFERENCE_COLUMN, Pedestal.DIGITISED_REFERENCE),
-        polarities=polarities,
-        slices=encoding.slices,
-        adjacent_slices=encoding.slices if encoding.slices_in is adjacent else 1,
-        adjacent_polarities=polarities if encoding.pairs_in is adjacent else 1,
+        encoding=encoding,
+        slices=settings.slices,
+        adjacent_slices=settings.slices if settings.slices_in is Layout.ADJACENT else 1,
+        adjacent_polarities=encoding.polarities if settings.pairs_in is Layout.ADJACENT else 1,
         cell_bits=target.device.bits,
         rows_active=target.array.rows_active,
-        signs=encoding.weights is WeightEncoding.POLARISED,
         steps=target.cell_steps if target.has_level_table else (),
     )
     if shape.tile_columns == 0:
@@ -217,7 +160,8 @@ def tile_positions(rows: IntArray, cols: IntArray, shape: ArrayShape) -> list[tu
 def tile_table(positions: Sequence[tuple[int, int, int, int, int, int]], shape: ArrayShape) -> TileTable:
     """Expand array positions to physical arrays: one row of dtype TILE each, slices outermost, then polarities."""
     slices = range(shape.slices) if shape.adjacent_slices == 1 and shape.slices > 1 else (-1,)
-    polarities = (1, -1) if shape.polarities == 2 and shape.adjacent_polarities == 1 else (0,)
+    apart = shape.adjacent_polarities < shape.polarities  # an array for each polarity, else 0: all in one
+    polarities = shape.encoding.polarity_signs if apart else (0,)
     copies = [(s, p) for s in slices for p in polarities]
     table = np.zeros(len(positions) * len(copies), dtype=TILE)
     if not len(positions):

@@ -84,7 +84,7 @@ class RemapRecord:
 
     Attributes:
         stuck: stuck cells in the arrays in use.
-        harm_before, harm_after: sum over them of (deviation in level steps x worth of a step)^2.
+        harm_before, harm_after: sum over them of (deviation in level steps x place value)^2.
         layers: the same for each layer.
     """
 
@@ -97,7 +97,10 @@ class RemapRecord:
     @classmethod
     def of(cls, found: Sequence[tuple[str, Remapping]]) -> RemapRecord:
         """The record of layers, each with its name."""
-        layers = tuple(LayerRemap(name, len(each.faults), each.harm_before, each.harm_after) for name, each in found)
+        layers = tuple(
+            LayerRemap(name, len(each.faults), each.weighted_error_before, each.weighted_error_after)
+            for name, each in found
+        )
         return cls(
             stuck=sum(layer.stuck for layer in layers),
             harm_before=sum(layer.harm_before for layer in layers),

@@ -11,12 +11,13 @@ from typing import ClassVar
 
 import numpy as np
 
-from mcompiler.conductance import Fitted, code_range, column_sums, fit_ranges, is_lossless, largest_sum, make_adc
+from mcompiler.conductance import MappedMatrix, column_sums, fit_ranges, is_lossless, largest_sum, make_adc
 from mcompiler.declarations import ARRAY_SHAPE_KEYS
+from mcompiler.encodings import CodesDoNotFitError
 from mcompiler.errors import CompileError
 from mcompiler.geometry import ArrayShape, TileTable, array_shape, tile_blocks
 from mcompiler.ir import AnalogLayer, AnalogProgram, CodeSample, EncodedMatrix, IntArray, TiledProgram, WeightMatrix
-from mcompiler.target import AdcRange, Target, WeightEncoding
+from mcompiler.target import AdcRange, Target
 
 
 @dataclass(frozen=True)
@@ -58,8 +59,19 @@ class Assign:
 def _assign(
     matrix: WeightMatrix, table: TileTable, samples: Sequence[CodeSample], shape: ArrayShape, target: Target
 ) -> EncodedMatrix:
-    shift = _fit_codes(matrix, shape, target)
+    shift = _fit_codes(matrix, shape)
     sums = column_sums(matrix, table, shape, target, shift)
+    ideal = make_adc(target)
+    encoded = EncodedMatrix(
+        shift=shift,
+        flips=sums.flips,
+        gain=ideal.gain,
+        lossless=False,
+        live=_live_cells(matrix, table, shape),
+        clipped=0.0,
+        adc_bits=sums.bits,
+        signs=sums.signs,
+    )
     if target.converters.adc.range is AdcRange.CALIBRATED:
         if not samples:
             raise CompileError(
@@ -67,46 +79,21 @@ def _assign(
                 "--set converters.adc.range=full",
                 matrix.label,
             )
-        fitted = fit_ranges(matrix, table, samples, shape, target, shift, sums.flips)
-    else:
-        fitted = Fitted(make_adc(target).gain, None, 0.0)
-    adc = replace(make_adc(target), gain=fitted.gain)
-    lossless = is_lossless(adc, sums.lowest, sums.highest, sums.inputs)
-    live = _live_cells(matrix, table, shape)
-    return EncodedMatrix(
-        shift, sums.flips, fitted.gain, lossless, live, fitted.clipped, sums.bits, sums.signs, fitted.zoom
-    )  # fmt: skip
+        ranges = fit_ranges(MappedMatrix(matrix, table, encoded, shape, target), samples)
+        encoded = replace(encoded, gain=ranges.gain, zoom=ranges.zoom, clipped=ranges.clipped)
+    adc = replace(ideal, gain=encoded.gain)
+    return replace(encoded, lossless=is_lossless(adc, sums.lowest, sums.highest, sums.inputs))
 
 
-def _fit_codes(matrix: WeightMatrix, shape: ArrayShape, target: Target) -> int:
-    """Check that the cells can hold the codes; return the shift of offset encoding (0 otherwise)."""
+def _fit_codes(matrix: WeightMatrix, shape: ArrayShape) -> int:
+    """The shift with which the cells hold the codes of a matrix; 0 where codes are not shifted."""
     if shape.steps:
         _check_levels(matrix, shape)
-        return 0
     low, high = (int(matrix.codes.min()), int(matrix.codes.max())) if matrix.codes.size else (0, 0)
-    encoding = target.encoding.weights
-    bits = shape.cell_bits * shape.slices
-    remedy = (
-        f"{shape.slices} slice(s) of {shape.cell_bits} bits; raise encoding.slices (--set encoding.slices=N) "
-        f"or lower the "
-        f"weights' bits (--set precision.weights=B)"
-    )
-    if encoding is WeightEncoding.OFFSET:
-        shift = 1 << (bits - 1)
-        if low < -shift or high > (1 << bits) - 1 - shift:
-            shift = max(0, -low)
-        if high + shift > (1 << bits) - 1:
-            raise CompileError(f"weight codes from {low} to {high} do not fit into {remedy}", matrix.label)
-        return shift
-    span = code_range(shape, encoding)
-    if low < span.smallest or high > span.largest:
-        holder = "a pair" if encoding is WeightEncoding.DIFFERENTIAL else "a cell and the sign of its fragment"
-        raise CompileError(
-            f"weight codes from {low} to {high} do not fit into -{span.largest}..{span.largest}, which is what "
-            f"{holder} {'holds' if encoding is WeightEncoding.DIFFERENTIAL else 'hold'} in {remedy}",
-            matrix.label,
-        )
-    return 0
+    try:
+        return shape.encoding.fit_codes(low, high, shape)
+    except CodesDoNotFitError as error:
+        raise CompileError(str(error), matrix.label) from error
 
 
 def _check_levels(matrix: WeightMatrix, shape: ArrayShape) -> None:

@@ -1,9 +1,11 @@
-"""Stuck cells of a known chip fall where they harm least.
+"""Place arrays, rows and columns so that the stuck cells of a known chip change the weights least.
 
-Three assignment problems, each solved exactly while the others stand still (scipy's ``linear_sum_assignment``): arrays
+Three assignment problems, each solved exactly while the others are fixed (scipy's ``linear_sum_assignment``): arrays
 of a layer to the positions of their core, rows of an array position to its word lines, columns of weights to its bit
-lines, + and - of a pair swapped where that is better. What is not used, spare lines and spare arrays included, can
-stand in. Harm is the sum over stuck cells of (deviation in level steps x worth of a step)^2.
+lines, with the polarities of a pair swapped where that is better. Unused lines and arrays, spares included, can replace
+others.
+
+The error that is minimised is the sum over stuck cells of (deviation in level steps x place value of a step)^2.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import numpy.typing as npt
 
 from mcompiler.conductance import (
     FaultMap,
+    MappedMatrix,
     bit_lines,
     conductances,
     encode_cells,
@@ -27,19 +30,19 @@ from mcompiler.conductance import (
     unpack_levels,
 )
 from mcompiler.declarations import ARRAY_SHAPE_KEYS, Option
-from mcompiler.geometry import ArrayShape, TileTable, array_shape
-from mcompiler.ir import CodeArray, EncodedMatrix, IntArray, PlacedProgram, Remapping, WeightMatrix
+from mcompiler.geometry import ArrayShape, array_shape
+from mcompiler.ir import CodeArray, IntArray, PlacedProgram, Remapping
 from mcompiler.physics.devices import stuck_siemens
 from mcompiler.records import RemapRecord
-from mcompiler.target import Target, WeightEncoding
+from mcompiler.target import Target
 
-Harm = npt.NDArray[np.float64]
+Values = npt.NDArray[np.float64]
 
 ROUNDS = 8
 """Times that rows and columns are assigned in turn, at most."""
 
 GAIN = 1e-9
-"""Share by which harm must fall for lines to move; what moves without need is of no use."""
+"""Share by which the error must fall for lines to move: moving without need only costs address tables."""
 
 
 def _fault_summary(faults: FaultMap) -> dict[str, Any]:
@@ -49,7 +52,7 @@ def _fault_summary(faults: FaultMap) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Remap:
-    """Move arrays, rows and columns, and swap polarities, so that stuck cells harm least.
+    """Move arrays, rows and columns, and swap polarities, so that stuck cells change the weights least.
 
     Attributes:
         faults: the stuck cells of the chip.
@@ -86,7 +89,7 @@ class Remap:
         addresses, remaps = [], []
         parts = zip(tiled.matrix.matrices, tiled.tables, program.analog.analog, program.addresses, strict=True)
         for matrix, table, analog, own in parts:
-            layer = _Layer(matrix, table, analog, array_shape(target), target, self.faults)
+            layer = _ChipMatrix(MappedMatrix(matrix, table, analog, array_shape(target), target), self.faults)
             moved, before = layer.moved(own, free)
             addresses.append(moved)
             remaps.append(layer.remap(moved, before))
@@ -108,28 +111,28 @@ def _free_positions(program: PlacedProgram, target: Target) -> dict[tuple[int, .
 
 
 @dataclass(frozen=True)
-class Order:
-    """Where the lines of one array position stand; as in ``Remapping``."""
+class LineOrder:
+    """Where the lines of one array position are; as in ``Remapping``."""
 
     words: IntArray
     places: IntArray
     swapped: npt.NDArray[np.bool_]
 
     @classmethod
-    def plain(cls, shape: ArrayShape) -> Order:
+    def unchanged(cls, shape: ArrayShape) -> LineOrder:
         """As the mapping numbers them."""
         return cls(np.arange(shape.rows), np.arange(shape.tile_columns), np.zeros(shape.tile_columns, dtype=bool))
 
 
 @dataclass(frozen=True)
-class Position:
-    """What one array position should hold, and which cells are stuck where it stands.
+class ArrayPosition:
+    """The cells that one array position should have, and which of them are stuck.
 
     Attributes:
         shape: array geometry.
         lines: word lines and bit lines of an array, spares included.
         wanted: [copies, rows, columns + extra], in level steps above no conductance.
-        worth: [copies, columns + extra], squared worth of a level step; 0 where a column carries nothing.
+        weights: [copies, columns + extra], squared place value of a level step; 0 for columns without weights.
         rows, cols: that are in use.
         stuck: [stuck, 4]: copy, word line, bit line, 1 on or 0 off.
         at: conductance of cells that are stuck off and on, level steps.
@@ -137,51 +140,54 @@ class Position:
 
     shape: ArrayShape
     lines: tuple[int, int]
-    wanted: Harm
-    worth: Harm
+    wanted: Values
+    weights: Values
     rows: int
     cols: int
     stuck: IntArray
-    at: Harm
+    at: Values
 
-    def harm(self, order: Order) -> float:
-        """Of the stuck cells where lines stand so."""
+    def error(self, order: LineOrder) -> float:
+        """Weighted error of the stuck cells with the lines in this order."""
         copy, word, bit, _ = self.stuck.T
         row, column = _inverse(order.words, self.lines[0])[word], self._columns(order)[bit]
         met = (row >= 0) & (row < self.rows) & (column >= 0)
         copy, row, column = copy[met], row[met], column[met]
-        harm = self._deviation(self.wanted[copy, row, column], met) * self.worth[copy, column]
-        return float(harm.sum())
+        error = self._deviation(self.wanted[copy, row, column], met) * self.weights[copy, column]
+        return float(error.sum())
 
-    def best(self) -> Order:
-        """Rows and columns assigned in turn as long as harm falls."""
-        order = Order.plain(self.shape)
-        harm = self.harm(order)
+    def best(self) -> LineOrder:
+        """Rows and columns assigned in turn as long as the error falls."""
+        order = LineOrder.unchanged(self.shape)
+        error = self.error(order)
         for _ in range(ROUNDS):
             found = self.best_columns(self.best_rows(order))
-            after = self.harm(found)
-            if not after < harm * (1 - GAIN):
+            after = self.error(found)
+            if not after < error * (1 - GAIN):
                 break
-            order, harm = found, after
+            order, error = found, after
         return order
 
-    def best_rows(self, order: Order) -> Order:
-        """The word lines that harm least where the columns stay; a row stays in its read, or goes to a spare line."""
+    def best_rows(self, order: LineOrder) -> LineOrder:
+        """The best word lines for the columns as they are; a row stays in its read, or goes to a spare line."""
         copy, word, bit, _ = self.stuck.T
         column = self._columns(order)[bit]
         met = column >= 0
         copy, word, column = copy[met], word[met], column[met]
-        harm = self._deviation(self.wanted[copy, : self.rows, column], met)  # [stuck, rows]
+        # A stuck cell costs a row what it would change that row's weight if the row were on its word line.
+        error = self._deviation(self.wanted[copy, : self.rows, column], met)  # [stuck, rows]
         cost = np.zeros((self.lines[0], self.rows))
-        np.add.at(cost, word, harm * self.worth[copy, column][:, None])
+        np.add.at(cost, word, error * self.weights[copy, column][:, None])
         lines, rows = np.arange(self.lines[0])[:, None], np.arange(self.rows)
         active = self.shape.rows_active
+        # Rows of different reads must not change places, since a read's rows are driven together and, with signed
+        # fragments, share signs. A line of another read so costs more than all errors together.
         apart = (lines < self.shape.rows) & (lines // active != rows // active)
         chosen = _assign(np.where(apart, cost.sum() + 1, cost).T)
         return replace(order, words=_completed(chosen, self.shape.rows, self.lines[0]))
 
-    def best_columns(self, order: Order) -> Order:
-        """The bit lines that harm least where the rows stay, each column with or without its polarities swapped."""
+    def best_columns(self, order: LineOrder) -> LineOrder:
+        """The best bit lines for the rows as they are, each column with or without its polarities swapped."""
         shape, width = self.shape, self.shape.columns_per_weight
         where = place_lines(shape, shape.tile_columns + spare_places(self.lines, shape))  # [places, width]
         place = np.full(self.lines[1], -1)
@@ -192,41 +198,46 @@ class Position:
         row = _inverse(order.words, self.lines[0])[word]
         met = (row >= 0) & (row < self.rows) & (place[bit] >= 0)
         copy, row, bit = copy[met], row[met], bit[met]
+        # A place is all adjacent bit lines of one weight. The cell of a weight that a stuck cell meets depends on its
+        # place within them, and is that of the other polarity where the two are swapped.
         costs = []
         for held in (cell[bit], partners(shape)[cell[bit]]):
             columns = np.arange(self.cols) * width + held[:, None]  # [stuck, cols]
-            harm = self._deviation(self.wanted[copy[:, None], row[:, None], columns], met)
+            error = self._deviation(self.wanted[copy[:, None], row[:, None], columns], met)
             cost = np.zeros((len(where), self.cols))
-            np.add.at(cost, place[bit], harm * self.worth[copy[:, None], columns])
+            np.add.at(cost, place[bit], error * self.weights[copy[:, None], columns])
             costs.append(cost.T)
+        # Whether to swap is free for each column and place, so that the better one is the cost of that pairing.
         swap = costs[1] < costs[0]
         chosen = _assign(np.minimum(*costs))
         swapped = np.zeros(shape.tile_columns, dtype=bool)
         swapped[: self.cols] = swap[np.arange(self.cols), chosen]
-        return Order(order.words, _completed(chosen, shape.tile_columns, len(where)), swapped)
+        return LineOrder(order.words, _completed(chosen, shape.tile_columns, len(where)), swapped)
 
-    def _columns(self, order: Order) -> IntArray:
+    def _columns(self, order: LineOrder) -> IntArray:
         """Column of the mapping on each bit line, -1 where none stands: [bit lines]."""
         remap = remap_of([order], np.zeros((0, 4), np.int32), self.lines, 0.0, 0.0)
         return _inverse(bit_lines(remap, slice(0, 1), self.shape)[0], self.lines[1])
 
-    def _deviation(self, wanted: Harm, met: npt.NDArray[np.bool_]) -> Harm:
-        """Squared, of what the stuck cells ``met`` should hold [stuck, ...]; off is no worse than no conductance."""
+    def _deviation(self, wanted: Values, met: npt.NDArray[np.bool_]) -> Values:
+        """Squared deviation of the stuck cells ``met`` from the wanted levels [stuck, ...]; none where both are off."""
         on = self.stuck[met, 3].reshape(-1, *[1] * (wanted.ndim - 1))
         return np.where((on == 0) & (wanted == 0), 0.0, wanted - self.at[on]) ** 2
 
 
 def _inverse(order: IntArray, room: int) -> IntArray:
-    """Which entry stands at each of so many places, -1 where none does."""
+    """Which entry is at each of ``room`` places, -1 where there is none."""
     found = np.full(room, -1)
     found[order] = np.arange(len(order))
     return found
 
 
-def _assign(cost: Harm) -> IntArray:
+def _assign(cost: Values) -> IntArray:
     """Place of each line [n] that costs least in all, from cost [n, places]; among equals those that stay."""
     from scipy.optimize import linear_sum_assignment  # needed here only, and slow to import
 
+    # Places other than a line's own cost a little more, in all less than the smallest gain that counts: among solutions
+    # of equal error the one that moves fewest lines is found.
     stays = np.arange(len(cost))
     nudged = cost + cost.max(initial=0.0) * GAIN / max(1, len(cost))
     nudged[stays, stays] = cost[stays, stays]
@@ -244,7 +255,7 @@ def _completed(chosen: IntArray, count: int, room: int) -> IntArray:
 
 
 def remap_of(
-    orders: Sequence[Order], faults: npt.NDArray[np.int32], lines: tuple[int, int], before: float, after: float
+    orders: Sequence[LineOrder], faults: npt.NDArray[np.int32], lines: tuple[int, int], before: float, after: float
 ) -> Remapping:
     """The orders of the array positions of a layer."""
 
@@ -253,24 +264,28 @@ def remap_of(
 
     swapped = np.stack([order.swapped for order in orders])
     words, places = stacked([order.words for order in orders]), stacked([order.places for order in orders])
-    return Remapping(words, places, swapped, faults, lines, before, after)
+    return Remapping(
+        word_lines=words,
+        places=places,
+        swapped=swapped,
+        faults=faults,
+        lines=lines,
+        weighted_error_before=before,
+        weighted_error_after=after,
+    )
 
 
 @dataclass(frozen=True)
-class _Layer:
-    """A layer on the chip."""
+class _ChipMatrix:
+    """A matrix on the chip."""
 
-    matrix: WeightMatrix
-    table: TileTable
-    analog: EncodedMatrix
-    shape: ArrayShape
-    target: Target
+    mapped: MappedMatrix
     faults: FaultMap
 
     def moved(
         self, addresses: npt.NDArray[np.int32], free: dict[tuple[int, ...], set[int]]
     ) -> tuple[npt.NDArray[np.int32], float]:
-        """Addresses at which the arrays harm least, and the harm before; ``free`` changes as positions are taken."""
+        """Addresses of least error, and the error before; ``free`` changes as positions are taken."""
         cores: dict[tuple[int, ...], list[int]] = {}
         for number, (*core, _) in enumerate(addresses.tolist()):
             cores.setdefault(tuple(core), []).append(number)
@@ -284,7 +299,7 @@ class _Layer:
         for number, levels in self._arrays():
             core = tuple(addresses[number, :3].tolist())
             costs[number] = {
-                place: self._position(number, levels, known[*core, place]).harm(Order.plain(self.shape))
+                place: self._position(number, levels, known[*core, place]).error(LineOrder.unchanged(self.mapped.shape))
                 for place in positions[core]
                 if len(known[*core, place])
             }
@@ -299,7 +314,7 @@ class _Layer:
 
     def remap(self, addresses: npt.NDArray[np.int32], before: float) -> Remapping:
         """Lines of every array position at these addresses."""
-        copies, lines = self.shape.arrays_per_tile, physical_lines(self.target)
+        copies, lines = self.mapped.shape.arrays_per_tile, physical_lines(self.mapped.target)
         orders, faults, after = [], [np.zeros((0, 4), np.int32)], 0.0
         wanted: list[npt.NDArray[np.uint8]] = []
         for number, levels in self._arrays():
@@ -309,12 +324,12 @@ class _Layer:
             first = number + 1 - copies
             stuck = [self.faults.of(addresses[first + copy].tolist()) for copy in range(copies)]
             position = self._position(first, np.concatenate(wanted), *stuck)
-            orders.append(position.best() if len(position.stuck) else Order.plain(self.shape))
-            after += position.harm(orders[-1])
+            orders.append(position.best() if len(position.stuck) else LineOrder.unchanged(self.mapped.shape))
+            after += position.error(orders[-1])
             faults.append((position.stuck + np.array([first, 0, 0, 0])).astype(np.int32))
             wanted = []
         if not orders:
-            empty = remap_of([Order.plain(self.shape)], faults[0], lines, 0.0, 0.0)
+            empty = remap_of([LineOrder.unchanged(self.mapped.shape)], faults[0], lines, 0.0, 0.0)
             none = slice(0, 0)
             return replace(
                 empty, word_lines=empty.word_lines[none], places=empty.places[none], swapped=empty.swapped[none]
@@ -323,41 +338,48 @@ class _Layer:
 
     def _arrays(self) -> Iterator[tuple[int, npt.NDArray[np.uint8]]]:
         """Number and level codes [1, rows, columns + extra] of every array as the mapping asks for it."""
-        encoding, analog, number = self.target.encoding.weights, self.analog, 0
-        for chunk in encode_cells(self.matrix, self.table, self.shape, encoding, analog.shift, analog.flips):
+        number = 0
+        for chunk in encode_cells(self.mapped):
             for packed in chunk:
-                columns = self.shape.columns + self.shape.extra
-                yield number, unpack_levels(packed[None], self.shape.storage_bits, columns)
+                columns = self.mapped.shape.columns + self.mapped.shape.extra
+                yield number, unpack_levels(packed[None], self.mapped.shape.storage_bits, columns)
                 number += 1
 
-    def _position(self, first: int, levels: npt.NDArray[np.uint8], *stuck: IntArray) -> Position:
+    def _position(self, first: int, levels: npt.NDArray[np.uint8], *stuck: IntArray) -> ArrayPosition:
         """Arrays from ``first`` on as one position, with the stuck cells [stuck, 3] of each."""
-        head, unit = self.table[first], self.target.unit_siemens
+        head, unit = self.mapped.table[first], self.mapped.target.unit_siemens
         marked = [np.insert(cells, 0, copy, axis=1) for copy, cells in enumerate(stuck)]
-        worth = np.stack([self._worth(first + copy) for copy in range(len(stuck))])
-        on, off = stuck_siemens(self.target.device)
-        wanted = conductances(levels, self.target) / unit
+        weights = np.stack([self._weights(first + copy) for copy in range(len(stuck))])
+        on, off = stuck_siemens(self.mapped.target.device)
+        wanted = conductances(levels, self.mapped.target) / unit
         rows, cols = int(head["rows"]), int(head["cols"])
         at = np.array([off, on]) / unit
-        return Position(self.shape, physical_lines(self.target), wanted, worth, rows, cols, np.concatenate(marked), at)
+        return ArrayPosition(
+            shape=self.mapped.shape,
+            lines=physical_lines(self.mapped.target),
+            wanted=wanted,
+            weights=weights,
+            rows=rows,
+            cols=cols,
+            stuck=np.concatenate(marked),
+            at=at,
+        )
 
-    def _worth(self, number: int) -> Harm:
-        """Squared worth of a level step on each bit line of an array: [columns + extra].
-
-        An error of a unit column comes back in every column that is flipped or shifted, one of a reference column in
-        every column of weights.
-        """
-        shape, head, width = self.shape, self.table[number], self.shape.columns_per_weight
+    def _weights(self, number: int) -> Values:
+        """Squared place value of a level step on each bit line of an array: [columns + extra]."""
+        shape, head, encoded = self.mapped.shape, self.mapped.table[number], self.mapped.encoded
+        width = shape.columns_per_weight
         slices = np.arange(shape.slices) if int(head["slice"]) < 0 else np.array([int(head["slice"])])
         steps = np.tile(2.0 ** (shape.cell_bits * slices), shape.adjacent_polarities)  # [columns_per_weight]
         used = int(head["cols"])
-        worth = np.zeros(shape.columns + shape.extra)
-        worth[: used * width] = np.tile(steps**2, used)
+        weights = np.zeros(shape.columns + shape.extra)
+        weights[: used * width] = np.tile(steps**2, used)
         if shape.unit:
-            flips = self.analog.flips[number, : used * width].reshape(used, width)
-            shift = self.analog.shift if self.target.encoding.weights is WeightEncoding.OFFSET else 0
-            leaning = flips @ (steps * ((1 << shape.cell_bits) - 1)) - shift  # [used]
-            worth[shape.columns] = (leaning**2).sum()
-        if shape.reference:
-            worth[-1] = worth[: used * width].sum()
-        return worth
+            # Its code undoes shift and flips: an error comes back in each weight, times the shift, and times full scale
+            # for each flipped column.
+            flips = encoded.flips[number, : used * width].reshape(used, width)
+            factors = flips @ (steps * ((1 << shape.cell_bits) - 1)) - encoded.shift  # [used]
+            weights[shape.columns] = (factors**2).sum()
+        if shape.reference:  # it is subtracted from every column of weights
+            weights[-1] = weights[: used * width].sum()
+        return weights

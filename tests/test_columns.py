@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mcompiler.conductance import is_signed, make_adc, needed_bits
+from mcompiler.conductance import make_adc, needed_bits
 from mcompiler.errors import CompileError
 from mcompiler.ir import AnalogLayer, BitRange
 from mcompiler.target import Target
@@ -50,7 +50,7 @@ def test_bits_of_every_array_from_its_weights(case: Case) -> None:
     wanted = np.ones(len(table), dtype=np.int64)
     for (array, read, line), total in sums.items():
         count = len(live[array, read])
-        if is_signed(chip):
+        if chip.weight_encoding.signed:
             half = shape.adjacent_slices
             partner = {0: line + half, 1: line - half}[line // half % 2] if shape.adjacent_polarities == 2 else line
             first = shape.adjacent_polarities == 2 and line // half % 2 == 0
@@ -70,7 +70,7 @@ def test_bits_of_every_array_from_its_weights(case: Case) -> None:
 
 def levels_of(code: int, array: np.void, shift: int, case: Case) -> list[int]:
     """Steps of the adjacent cells of one weight in one array, from the definition."""
-    shape, encoding = case.shape, case.chip.encoding.weights.value
+    shape, encoding = case.shape, case.chip.encoding.weights
     signs = [1, -1] if array["polarity"] == 0 else [int(array["polarity"])]
     if encoding == "differential":
         magnitudes = [max(0, sign * code) for sign in signs]
@@ -91,7 +91,7 @@ def test_a_converter_of_so_many_bits_is_lossless(case: Case) -> None:
     if needed is None or not case.op.matrix.codes.any():  # what is zero is lost by no converter
         return
     for bits in (needed, needed - 1):
-        if bits < (2 if is_signed(case.chip) else 1):  # a sign alone is no range
+        if bits < (2 if case.chip.weight_encoding.signed else 1):  # a sign alone is no range
             continue
         again = replace(case, overrides=(*case.overrides, f"converters.adc.bits={bits}")).analog().analog[0]
         assert np.array_equal(again.adc_bits, made.adc_bits), "what is needed does not hang on what is there"
@@ -184,7 +184,7 @@ def test_groups_on_a_diagonal_have_signs_of_their_own() -> None:
 @given(cases(), st.integers(0, 2**32 - 1))
 def test_exactly_what_has_one_sign_is_taken(case: Case, seed: int) -> None:
     """Signs drawn weight by weight: refused where a fragment of a column has both, and only there."""
-    if not case.shape.signs:
+    if not case.shape.encoding.signed_fragments:
         return
     rng = np.random.default_rng(seed)
     codes = np.where(rng.random(case.op.matrix.codes.shape) < 0.05, -case.op.matrix.codes, case.op.matrix.codes)

@@ -15,21 +15,16 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from mcompiler.conductance import (
-    Adc,
-    CodeRange,
-    Decoding,
-    code_range,
+    AdcTransfer,
+    MappedMatrix,
     conductances,
     convert,
     decode_cells,
-    decoding_of,
     eight_bit_floor,
     encode_cells,
     exact_pedestal,
     is_lossless,
-    is_signed,
     largest_sum,
-    level_table,
     make_adc,
     needed_bits,
     pack_levels,
@@ -38,9 +33,10 @@ from mcompiler.conductance import (
     unpack_levels,
     worst_sum,
 )
+from mcompiler.encodings import CodeRange, Decoding
 from mcompiler.geometry import array_shape
 from mcompiler.ir import AnalogLayer, EncodedMatrix
-from mcompiler.target import Rounding, Target, WeightEncoding
+from mcompiler.target import Rounding, Target
 from tests.support.programs import (
     OFFSET,
     Case,
@@ -65,10 +61,14 @@ def analog_of(case: Case) -> tuple[AnalogLayer, Table, EncodedMatrix]:
     return program.tiled.matrix.layers[0], program.tiled.tables[0], program.analog[0]
 
 
+def mapped(case: Case, op: AnalogLayer, table: Table, settings: EncodedMatrix) -> MappedMatrix:
+    """The matrix of the operation on the arrays of the target."""
+    return MappedMatrix(op.matrix, table, settings, case.shape, case.chip)
+
+
 def cells_of(case: Case, op: AnalogLayer, table: Table, settings: EncodedMatrix) -> list[npt.NDArray[np.uint8]]:
     """All cells, a step at a time as they are encoded."""
-    encoding = case.chip.encoding.weights
-    return list(encode_cells(op.matrix, table, case.shape, encoding, settings.shift, settings.flips))
+    return list(encode_cells(mapped(case, op, table, settings)))
 
 
 def levels_of(case: Case, cells: list[npt.NDArray[np.uint8]]) -> npt.NDArray[np.int64]:
@@ -87,16 +87,16 @@ def levels_of(case: Case, cells: list[npt.NDArray[np.uint8]]) -> npt.NDArray[np.
 
 def test_levels_by_hand() -> None:
     shape = array_shape(target("encoding.slices=2", "precision.weights=5"))  # two cells of 2 bits and their partners
-    assert code_range(shape, WeightEncoding.DIFFERENTIAL) == CodeRange(-15, 15)
-    table = level_table(shape, WeightEncoding.DIFFERENTIAL, 0)
+    assert shape.encoding.code_range(shape) == CodeRange(-15, 15)
+    table = shape.encoding.level_table(shape, 0)
     assert table.shape == (32, 2, 2)
     assert table[6 + 15].tolist() == [[2, 1], [0, 0]]  # 6 = 2 + 1 x 4
     assert table[-6 + 15].tolist() == [[0, 0], [2, 1]]
     assert table[15].tolist() == [[0, 0], [0, 0]]
     assert table[-1].tolist() == [[0, 0], [0, 0]], "the last row is the cell without a weight"
     offset = array_shape(target(*OFFSET, "encoding.slices=2", "precision.weights=4"))
-    assert code_range(offset, WeightEncoding.OFFSET, 8) == CodeRange(-8, 7)
-    shifted = level_table(offset, WeightEncoding.OFFSET, 8)
+    assert offset.encoding.code_range(offset, 8) == CodeRange(-8, 7)
+    shifted = offset.encoding.level_table(offset, 8)
     assert shifted.shape == (17, 1, 2)
     assert shifted[-8 + 8].tolist() == [[0, 0]]
     assert shifted[0 + 8].tolist() == [[0, 2]]  # 8 = 0 + 2 x 4
@@ -147,10 +147,7 @@ def test_packing_starts_at_the_lowest_bits() -> None:
 def test_tiles_reassemble_to_the_weights(case: Case) -> None:
     op, table, settings = analog_of(case)
     cells = cells_of(case, op, table, settings)
-    encoding = case.chip.encoding.weights
-    codes = decode_cells(
-        iter(cells), op.matrix, table, case.shape, encoding, settings.shift, settings.flips, settings.signs
-    )
+    codes = decode_cells(iter(cells), mapped(case, op, table, settings))
     assert codes.dtype in (np.int16, np.int32)
     assert np.array_equal(codes, case.op.matrix.codes)
 
@@ -163,8 +160,7 @@ def test_any_column_may_be_flipped(case: Case, seed: int) -> None:
     flips = np.random.default_rng(seed).random(settings.flips.shape) < 0.5
     flipped = replace(settings, flips=flips)
     cells = cells_of(case, op, table, flipped)
-    encoding = case.chip.encoding.weights
-    codes = decode_cells(iter(cells), op.matrix, table, case.shape, encoding, settings.shift, flips, settings.signs)
+    codes = decode_cells(iter(cells), mapped(case, op, table, flipped))
     assert np.array_equal(codes, case.op.matrix.codes)
 
 
@@ -182,10 +178,10 @@ def test_levels_hold_the_slices_of_the_weights(case: Case) -> None:
         slices = range(shape.slices) if entry["slice"] < 0 else [int(entry["slice"])]
         pair = [1, -1] if entry["polarity"] == 0 else [int(entry["polarity"])]
         wanted = []
-        for sign in pair if encoding is WeightEncoding.DIFFERENTIAL else [1]:
+        for sign in pair if encoding == "differential" else [1]:
             magnitude = max(0, sign * code)
-            if encoding is not WeightEncoding.DIFFERENTIAL:
-                magnitude = code + settings.shift if encoding is WeightEncoding.OFFSET else abs(code)
+            if encoding != "differential":
+                magnitude = code + settings.shift if encoding == "offset" else abs(code)
             if case.chip.has_level_table:
                 wanted.append(case.chip.cell_steps.index(magnitude))
             else:
@@ -218,7 +214,7 @@ def test_cells_that_are_changed_change_the_weights() -> None:
     op, table, settings = analog_of(case)
     (cells,) = cells_of(case, op, table, settings)
     cells[0, 1, 2] ^= 1  # row 1, weight 1, slice 0 of G+
-    codes = decode_cells(iter([cells]), op.matrix, table, case.shape, WeightEncoding.DIFFERENTIAL, 0, settings.flips)
+    codes = decode_cells(iter([cells]), mapped(case, op, table, settings))
     assert codes.tolist() == [[[5, -3], [0, 0]]]
 
 
@@ -231,10 +227,12 @@ def test_shipped_targets_hold_their_extreme_codes(name: str) -> None:
     case = Case((), matrix_op(codes), compact=True, prune=True)
     program = tiled(matrix_program([case.op]), chip)
     op, table, shape = program.matrix.layers[0], program.tables[0], array_shape(chip)
-    shift = 1 << (bits - 1) if chip.encoding.weights is WeightEncoding.OFFSET else 0
+    shift = 1 << (bits - 1) if chip.encoding.weights == "offset" else 0
     flips = np.zeros((len(table), shape.columns), dtype=bool)
-    cells = encode_cells(op.matrix, table, shape, chip.encoding.weights, shift, flips)
-    decoded = decode_cells(cells, op.matrix, table, shape, chip.encoding.weights, shift, flips)
+    none = np.zeros(len(table), dtype=np.int64)
+    settings = EncodedMatrix(shift, flips, gain=1.0, lossless=True, live=none, clipped=None, adc_bits=none)
+    held = MappedMatrix(op.matrix, table, settings, shape, chip)
+    decoded = decode_cells(encode_cells(held), held)
     assert np.array_equal(decoded[0], codes)
 
 
@@ -251,9 +249,7 @@ def test_wide_weights_in_adjacent_columns(levels: int, slices: int, encoding: st
     case = Case(tuple(keys), matrix_op(codes), compact=True, prune=True)
     op, table, settings = analog_of(case)
     cells = cells_of(case, op, table, settings)
-    decoded = decode_cells(
-        iter(cells), op.matrix, table, case.shape, case.chip.encoding.weights, settings.shift, settings.flips
-    )
+    decoded = decode_cells(iter(cells), mapped(case, op, table, settings))
     assert np.array_equal(decoded[0], codes)
 
 
@@ -295,9 +291,9 @@ def test_largest_sum(seed: int, groups: int, rows: int, cols: int) -> None:
 @given(cases(), st.integers(0, 2**32 - 1))
 def test_reads_add_up_to_the_product(case: Case, seed: int) -> None:
     op, table, settings = analog_of(case)
-    shape, chip = case.shape, case.chip
+    chip = case.chip
     cells = cells_of(case, op, table, settings)
-    blocks = read_blocks(iter(cells), op.matrix, table, chip, shape, settings.shift, settings.flips, settings.signs)
+    blocks = read_blocks(iter(cells), mapped(case, op, table, settings))
     groups, rows, cols = op.matrix.codes.shape
     x = np.random.default_rng(seed).integers(0, 1 << op.site.input.bits, (groups, rows))
     step = chip.converters.dac.bits
@@ -308,7 +304,7 @@ def test_reads_add_up_to_the_product(case: Case, seed: int) -> None:
         for place in range(0, op.site.input.bits, step):
             plane = inputs >> place & (1 << step) - 1
             sums = np.einsum("r,rcn->cn", plane, block.levels.astype(np.int64))
-            value = (sums * block.worth).sum(axis=0) + block.inputs * plane.sum()
+            value = (sums * block.place_value).sum(axis=0) + block.inputs * plane.sum()
             total[channels] += value << place
     wanted = np.einsum("gk,gkn->gn", x, op.matrix.codes.astype(np.int64)).reshape(-1)
     assert np.array_equal(total, wanted)
@@ -320,27 +316,28 @@ def test_reads_see_the_cells_and_no_more_rows_than_are_active(case: Case) -> Non
     op, table, settings = analog_of(case)
     shape, chip = case.shape, case.chip
     cells = cells_of(case, op, table, settings)
-    blocks = read_blocks(iter(cells), op.matrix, table, chip, shape, settings.shift, settings.flips, settings.signs)
+    blocks = read_blocks(iter(cells), mapped(case, op, table, settings))
     full = chip.cell_steps[-1]
-    lowest = -full if is_signed(chip) else 0
-    conversions = shape.slices * (1 if is_signed(chip) else shape.polarities)
+    signed = chip.encoding.weights == "differential" and chip.encoding.subtract == "before_adc"
+    lowest = -full if signed else 0
+    conversions = shape.slices * (1 if signed else shape.polarities)
     for block in blocks:
         assert 1 <= len(block.rows) <= shape.rows_active
         assert len(set(block.rows.tolist())) == len(block.rows)
         assert block.levels.shape == (len(block.rows), conversions, block.groups * op.matrix.codes.shape[2])
         assert block.levels.min() >= lowest
         assert block.levels.max() <= full
-        present = block.worth != 0
+        present = block.place_value != 0
         weights = 1 << (shape.cell_bits * (np.arange(conversions) % shape.slices))
-        assert np.array_equal(np.abs(block.worth), weights[:, None] * present)
-        if not case.chip.encoding.flip and not shape.signs and conversions == shape.slices:
-            assert (block.worth >= 0).all()
+        assert np.array_equal(np.abs(block.place_value), weights[:, None] * present)
+        if not case.chip.encoding.flip and chip.encoding.weights != "polarised" and conversions == shape.slices:
+            assert (block.place_value >= 0).all()
     # a word line of a group is read once for every weight on it
     reads: dict[tuple[int, int, int], int] = defaultdict(int)
     depth, cols = op.matrix.codes.shape[1:]
     for block in blocks:
         for line in block.rows.tolist():
-            for channel in np.flatnonzero(block.worth.any(axis=0)).tolist():
+            for channel in np.flatnonzero(block.place_value.any(axis=0)).tolist():
                 if line // depth == channel // cols:
                     reads[block.group + line // depth, line % depth, channel % cols] += 1
     assert reads == {(spot.group, spot.row, spot.col): 1 for spot in spots(op, table)}
@@ -367,7 +364,7 @@ def nearest(value: Fraction) -> int | None:
     return low if value - low < Fraction(1, 2) else low + 1
 
 
-def decoded(adc: Adc, total: int, inputs: int) -> int | None:
+def decoded(adc: AdcTransfer, total: int, inputs: int) -> int | None:
     """The integer that a column's sum is decoded to, in exact arithmetic; None where the code clips or is between two.
 
     The only tie that says which: a count of half a unit under a converter that rounds halves upwards.
@@ -386,7 +383,7 @@ def decoded(adc: Adc, total: int, inputs: int) -> int | None:
     return nearest((code - rounding(gain * pedestal * inputs)) / gain)
 
 
-def brute_force(adc: Adc, lowest: int, highest: int, inputs: int) -> bool:
+def brute_force(adc: AdcTransfer, lowest: int, highest: int, inputs: int) -> bool:
     """Whether every sum under every count of inputs comes back."""
     return all(
         decoded(adc, total, count) == total for total in range(lowest, highest + 1) for count in range(inputs + 1)
@@ -397,13 +394,13 @@ GAINS = [0.5, 0.75, 255 / 256, 1.0, 1.0, 1.0, 1.0, 1.25, 1.5, 2.0, 2.5, 3.0, 129
 
 
 @st.composite
-def converters(draw: st.DrawFn, gains: list[float] = GAINS) -> Adc:
+def converters(draw: st.DrawFn, gains: list[float] = GAINS) -> AdcTransfer:
     """Converters of up to 6 bits; pedestals in sixteenths of a level step."""
     decoding = draw(st.sampled_from(Decoding))
     signed = draw(st.booleans()) if decoding is Decoding.CLEAN else False
     bits = draw(st.integers(1, 6))
     sixteenths = 0 if decoding is Decoding.CLEAN else draw(st.one_of(st.just(8), st.integers(0, 48)))
-    return Adc(
+    return AdcTransfer(
         smallest=-(1 << (bits - 1)) if signed else 0,
         largest=(1 << (bits - 1)) - 1 if signed else (1 << bits) - 1,
         rounding=draw(st.sampled_from(Rounding)),
@@ -414,7 +411,7 @@ def converters(draw: st.DrawFn, gains: list[float] = GAINS) -> Adc:
 
 
 @st.composite
-def questions(draw: st.DrawFn) -> tuple[Adc, int, int, int]:
+def questions(draw: st.DrawFn) -> tuple[AdcTransfer, int, int, int]:
     """A converter and the sums of a column, often at the very end of its range."""
     adc = draw(converters())
     lowest = draw(st.integers(max(-12, adc.smallest - 2), 0)) if adc.smallest < 0 else 0
@@ -424,14 +421,14 @@ def questions(draw: st.DrawFn) -> tuple[Adc, int, int, int]:
 
 @settings(max_examples=300, deadline=None)
 @given(questions())
-def test_lossless_is_lossless(question: tuple[Adc, int, int, int]) -> None:
+def test_lossless_is_lossless(question: tuple[AdcTransfer, int, int, int]) -> None:
     if is_lossless(*question):
         assert brute_force(*question)
 
 
 @settings(max_examples=300, deadline=None)
 @given(questions())
-def test_lossless_is_told_wherever_it_is(question: tuple[Adc, int, int, int]) -> None:
+def test_lossless_is_told_wherever_it_is(question: tuple[AdcTransfer, int, int, int]) -> None:
     adc, lowest, highest, _ = question
     assume(adc.gain >= 1)
     assume(adc.decoding is not Decoding.TWO)
@@ -441,11 +438,11 @@ def test_lossless_is_told_wherever_it_is(question: tuple[Adc, int, int, int]) ->
 
 @settings(max_examples=300, deadline=None)
 @given(questions())
-def test_fewest_bits_by_trying(question: tuple[Adc, int, int, int]) -> None:
+def test_fewest_bits_by_trying(question: tuple[AdcTransfer, int, int, int]) -> None:
     adc, lowest, highest, inputs = question
     assume(lowest < highest)
 
-    def of(bits: int) -> Adc:
+    def of(bits: int) -> AdcTransfer:
         half = 1 << (bits - 1)
         low, high = (-half, half - 1) if adc.smallest < 0 else (0, 2 * half - 1)
         return replace(adc, smallest=low, largest=high, gain=1.0)
@@ -464,7 +461,7 @@ def test_lossless_with_the_pedestals_of_devices(
 ) -> None:
     full = levels - 1
     pedestal = 0.0 if decoding is Decoding.CLEAN else exact_pedestal(full / (ratio - 1), full * rows, rows)
-    adc = Adc(0, 1023, rounding, decoding, pedestal, 1.0)
+    adc = AdcTransfer(0, 1023, rounding, decoding, pedestal, 1.0)
     lossless = is_lossless(adc, 0, full * rows, rows)
     if lossless:
         assert brute_force(adc, 0, full * rows, rows)
@@ -495,7 +492,7 @@ def test_a_pedestal_of_a_half_ties(levels: int, ratio: int) -> None:
 
 
 def test_halves_round_as_the_converter_does() -> None:
-    even = Adc(-2, 3, Rounding.HALF_EVEN, Decoding.CLEAN, 0.0, 1.0)
+    even = AdcTransfer(-2, 3, Rounding.HALF_EVEN, Decoding.CLEAN, 0.0, 1.0)
     values = np.array([-3.5, -2.5, -1.5, -0.5, 0.5, 1.5, 2.5, 3.5, 0.49, 0.51])
     assert round_codes(even, values).tolist() == [-4, -2, -2, 0, 0, 2, 2, 4, 0, 1]
     up = replace(even, rounding=Rounding.HALF_UP)
@@ -505,20 +502,20 @@ def test_halves_round_as_the_converter_does() -> None:
 
 
 def test_clip_off_by_one() -> None:
-    unsigned = Adc(0, 255, Rounding.HALF_EVEN, Decoding.CLEAN, 0.0, 1.0)
+    unsigned = AdcTransfer(0, 255, Rounding.HALF_EVEN, Decoding.CLEAN, 0.0, 1.0)
     assert is_lossless(unsigned, 0, 255, 128)
     assert not is_lossless(unsigned, 0, 256, 128)
-    signed = Adc(-128, 127, Rounding.HALF_EVEN, Decoding.CLEAN, 0.0, 1.0)
+    signed = AdcTransfer(-128, 127, Rounding.HALF_EVEN, Decoding.CLEAN, 0.0, 1.0)
     assert is_lossless(signed, -128, 127, 128)
     assert not is_lossless(signed, -129, 127, 128)
     assert not is_lossless(signed, -128, 128, 128)
-    count = Adc(0, 255, Rounding.HALF_UP, Decoding.COUNT, 0.25, 1.0)
+    count = AdcTransfer(0, 255, Rounding.HALF_UP, Decoding.COUNT, 0.25, 1.0)
     assert is_lossless(count, 0, 255, 1), "255.25 is still 255"
     assert not is_lossless(count, 0, 255, 2), "255.5 is 256"
 
 
 def test_a_step_above_one_unit_is_never_lossless() -> None:
-    adc = Adc(0, 255, Rounding.HALF_EVEN, Decoding.CLEAN, 0.0, 0.5)
+    adc = AdcTransfer(0, 255, Rounding.HALF_EVEN, Decoding.CLEAN, 0.0, 0.5)
     assert not is_lossless(adc, 0, 1, 1)
     assert is_lossless(adc, 0, 0, 1), "an empty column is"
 
@@ -551,8 +548,8 @@ def test_isaac_is_lossless_in_8_bits_and_not_in_7() -> None:
 )
 def test_decoding(keys: tuple[str, ...], decoding: Decoding, signed: bool) -> None:
     chip = target(*keys)
-    assert decoding_of(chip) is decoding
-    assert is_signed(chip) is signed
+    assert chip.weight_encoding.decoding is decoding
+    assert chip.weight_encoding.signed is signed
     adc = make_adc(chip)
     assert adc.decoding is decoding
     assert (adc.smallest, adc.largest) == ((-512, 511) if signed else (0, 1023))
@@ -579,7 +576,9 @@ def test_eight_bit_floor(value: float) -> None:
 @given(overrides(), st.integers(1, 12), st.sampled_from(Rounding))
 def test_full_range_holds_the_worst_sum(keys: tuple[str, ...], bits: int, rounding: Rounding) -> None:
     chip = target(
-        *keys, f"converters.adc.bits={bits + is_signed(target(*keys))}", f"converters.adc.rounding={rounding}"
+        *keys,
+        f"converters.adc.bits={bits + target(*keys).weight_encoding.signed}",
+        f"converters.adc.rounding={rounding}",
     )
     adc = make_adc(chip)
     assert 0 < adc.gain <= 1
@@ -588,7 +587,7 @@ def test_full_range_holds_the_worst_sum(keys: tuple[str, ...], bits: int, roundi
     worst = worst_sum(chip) + Fraction(adc.pedestal) * inputs
     rounded = half_even if rounding is Rounding.HALF_EVEN else half_up
     assert rounded(Fraction(adc.gain) * worst) <= adc.largest
-    if is_signed(chip):
+    if chip.weight_encoding.signed:
         assert rounded(-Fraction(adc.gain) * worst) >= adc.smallest
     if adc.gain < 1:
         assert worst > adc.largest
@@ -600,7 +599,7 @@ def test_full_range_holds_the_worst_sum(keys: tuple[str, ...], bits: int, roundi
 def test_no_read_sums_to_more_than_the_worst_sum(case: Case, largest: bool) -> None:
     if largest:  # every weight at the end of its range
         ends = np.where(case.op.matrix.codes < 0, case.op.matrix.codes.min(), case.op.matrix.codes.max())
-        if case.shape.signs:  # zeros have no sign to keep
+        if case.shape.encoding.signed_fragments:  # zeros have no sign to keep
             ends = np.where(case.op.matrix.codes == 0, 0, ends)
         case = replace(case, op=with_matrix(case.op, codes=ends.astype(np.int16)))
     op, table, settings = analog_of(case)

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mcompiler.encodings import Differential, Pedestal
 from mcompiler.errors import TargetError
 from mcompiler.geometry import (
     ArrayShape,
@@ -59,9 +60,7 @@ def test_shape_of_generic_128() -> None:
     assert shape == ArrayShape(
         rows=128,
         columns=128,
-        unit=False,
-        reference=False,
-        polarities=2,
+        encoding=Differential(pedestal=Pedestal.PAIR, analog=True),
         slices=4,
         adjacent_slices=4,
         adjacent_polarities=2,

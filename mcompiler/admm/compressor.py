@@ -33,7 +33,7 @@ from mcompiler.admm.spec import Spec, Structure, as_spec
 from mcompiler.admm.surgery.channels import find_batchnorm_pairs, trace
 from mcompiler.errors import CompileError
 from mcompiler.geometry import array_shape, count_tiles, group_fragments
-from mcompiler.target import Target, WeightEncoding, load_target
+from mcompiler.target import Target, load_target
 
 NO_WEIGHTS = "has no weight left; loosen its structure or the budget, or name it in `skip`"
 
@@ -69,7 +69,7 @@ class Compressor:
         self.shape = array_shape(self.target)
         self.structures = {**(structures or {}), **self.spec.layers}
         self.layers = find_layers(model, self.spec.skip, self.structures)
-        if self.target.encoding.weights is WeightEncoding.POLARISED:  # the encoding holds one sign per fragment only
+        if self.target.weight_encoding.signed_fragments:  # the encoding holds one sign per fragment only
             for name in self.layers:
                 self.structures[name] = replace(self.structures.get(name, Structure()), one_sign=True)
         self.levels: dict[str, Levels | None] = {

@@ -15,7 +15,7 @@ from mcompiler.admm.spec import Structure
 from mcompiler.errors import CompileError
 from mcompiler.geometry import ArrayShape, fragments, kept_of, tile_positions
 from mcompiler.ir import Kept
-from mcompiler.target import Target, WeightEncoding
+from mcompiler.target import Target
 
 
 def check_structure(layer: CompressibleLayer, structure: Structure, target: Target) -> None:
@@ -29,12 +29,12 @@ def check_structure(layer: CompressibleLayer, structure: Structure, target: Targ
     Raises:
         CompileError: the target's encoding or array does not allow the constraint.
     """
-    encoding = target.encoding.weights
+    encoding, name = target.weight_encoding, target.encoding.weights
     if structure.column_nonzeros is not None:
-        if encoding is WeightEncoding.OFFSET:
+        if not encoding.zero_is_empty:
             raise CompileError(
                 f"column_nonzeros needs the encoding 'differential' or 'polarised', and target '{target.name}' has "
-                f"'{encoding}': an offset zero is not a zero cell; remove column_nonzeros or change encoding.weights",
+                f"'{name}': an offset zero is not a zero cell; remove column_nonzeros or change encoding.weights",
                 layer.name,
             )
         if structure.column_nonzeros > target.array.rows:
@@ -43,9 +43,9 @@ def check_structure(layer: CompressibleLayer, structure: Structure, target: Targ
                 f"{target.array.rows} cells; give at most {target.array.rows}, or leave the key out",
                 layer.name,
             )
-    if structure.one_sign and encoding is not WeightEncoding.POLARISED:
+    if structure.one_sign and not encoding.signed_fragments:
         raise CompileError(
-            f"one_sign needs the encoding 'polarised', and target '{target.name}' has '{encoding}', which holds both "
+            f"one_sign needs the encoding 'polarised', and target '{target.name}' has '{name}', which holds both "
             "signs and saves nothing by it; remove one_sign or change encoding.weights",
             layer.name,
         )

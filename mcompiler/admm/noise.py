@@ -15,12 +15,12 @@ from torch import nn
 from mcompiler.admm.lowering import as_matrix, as_weight
 from mcompiler.admm.quantise import MappedWeight
 from mcompiler.admm.spec import DeviceNoise
-from mcompiler.conductance import code_range, conductances, level_table
+from mcompiler.conductance import conductances
 from mcompiler.errors import CompileError
 from mcompiler.geometry import array_shape, kept_of, tile_blocks, tile_positions, tile_table, used_tiles
 from mcompiler.physics.devices import first_look_s, measured_s, noise_deviation, start_s, written_deviation
 from mcompiler.physics.effects import EVERY, Effect, chosen
-from mcompiler.target import Partner, Target, WeightEncoding
+from mcompiler.target import Partner, Target
 
 CELL_EFFECTS = frozenset(
     {
@@ -124,14 +124,13 @@ class CellErrors(nn.Module):
         self.target, self.scale = target, options.scale
         device = target.device
         self.time_s = start_s(device) if options.time_s is None else options.time_s
-        shape, encoding = array_shape(target), target.encoding.weights
-        self.polarised = encoding is WeightEncoding.POLARISED
-        bits = shape.cell_bits * shape.slices
-        shift = 1 << (bits - 1) if encoding is WeightEncoding.OFFSET else 0
-        table = level_table(shape, encoding, shift)[:-1]  # [codes, polarities, slices]
-        self.smallest = code_range(shape, encoding, shift).smallest
+        shape, encoding = array_shape(target), target.weight_encoding
+        self.signed_fragments = encoding.signed_fragments
+        shift = encoding.nominal_shift(shape)
+        table = encoding.level_table(shape, shift)[:-1]  # [codes, polarities, slices]
+        self.smallest = encoding.code_range(shape, shift).smallest
         slices = 2.0 ** (shape.cell_bits * np.arange(shape.slices))
-        place_value = np.array([1.0, -1.0])[: table.shape[1], None] * slices
+        place_value = np.array(encoding.polarity_signs, dtype=float)[:, None] * slices
         levels = np.arange(int(table.max()) + 1, dtype=np.uint8)
         nominal = conductances(levels, target)  # [levels]
         deviation = self._compute_programming_deviation(levels, nominal)
@@ -193,7 +192,7 @@ class CellErrors(nn.Module):
         errors = self._draw_errors(selected)
         # A polarised cell holds the magnitude; the sign is the fragment's. The code 0 has no sign, but an error of its
         # cell is read with the sign of its fragment.
-        if self.polarised:
+        if self.signed_fragments:
             sign = torch.where(selected < 0, -1.0, 1.0) if self.sign is None else self.sign[self.mapped]
             errors = errors * sign
         result[self.mapped] = selected + errors.to(selected.dtype)

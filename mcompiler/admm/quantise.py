@@ -15,7 +15,6 @@ from torch import nn
 
 from mcompiler.admm.lowering import as_matrix, as_weight
 from mcompiler.admm.projections import find_nearest_levels
-from mcompiler.conductance import code_range
 from mcompiler.errors import CompileError
 from mcompiler.geometry import array_shape
 from mcompiler.target import Partner, Target
@@ -101,7 +100,7 @@ def _grid_levels(target: Target, layer: str) -> Levels:
             f"target '{target.name}' has no equidistant grid with zero; set quantisation.levels = '{other}'"
         )
     bits, _ = target.layer_bits(layer)
-    span = code_range(array_shape(target), target.encoding.weights)
+    span = target.weight_encoding.code_range(array_shape(target))
     top = min((1 << (bits - 1)) - 1, span.largest if span.smallest < 0 else (span.largest + 1) // 2 - 1)
     return Levels(tuple(range(-top, top + 1)), True)
 

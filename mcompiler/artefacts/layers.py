@@ -13,6 +13,7 @@ import numpy.typing as npt
 from mcompiler.artefacts.directory import Writer
 from mcompiler.conductance import (
     Cells,
+    MappedMatrix,
     ReadBlock,
     Realise,
     arranged_cells,
@@ -86,21 +87,11 @@ class LayerData:
 
     def reads(self, target: Target, shape: ArrayShape, realise: Realise | None = None) -> list[ReadBlock]:
         """What the converters see, read by read; ``realise``: as one chip has it."""
-        analog = self.analog
-        return read_blocks(
-            self.cells(),
-            self.op.matrix,
-            self.table,
-            target,
-            shape,
-            shift=analog.shift,
-            flips=analog.flips,
-            signs=analog.signs,
-            realise=realise,
-            gain=analog.gain,
-            remap=self.remap,
-            zoom=analog.zoom,
-        )
+        return read_blocks(self.cells(), self.mapped(target, shape), realise, self.remap)
+
+    def mapped(self, target: Target, shape: ArrayShape) -> MappedMatrix:
+        """Its matrix on the arrays of the target."""
+        return MappedMatrix(self.op.matrix, self.table, self.analog, shape, target)
 
 
 def program_layers(program: ScheduledProgram, target: Target) -> tuple[LayerData, ...]:
@@ -112,9 +103,7 @@ def program_layers(program: ScheduledProgram, target: Target) -> tuple[LayerData
         which = op.site.matrix
         table, analog = tiled.tables[which], placed.analog.analog[which]
         remap = placed.remaps[which] if placed.remaps else None
-        encode = partial(
-            encode_cells, op.matrix, table, shape, target.encoding.weights, shift=analog.shift, flips=analog.flips
-        )
+        encode = partial(encode_cells, MappedMatrix(op.matrix, table, analog, shape, target))
         owner = owners.setdefault(which, number)
         layers.append(
             LayerData(
@@ -197,8 +186,8 @@ def _record(layer: LayerData, schedule: LayerSchedule, stem: str) -> dict[str, A
     moved: dict[str, Any] = {}
     if remap is not None:
         moved["remap"] = {
-            "lines": remap.lines, "stuck": len(remap.faults), "harm_before": remap.harm_before,
-            "harm_after": remap.harm_after,
+            "lines": remap.lines, "stuck": len(remap.faults), "harm_before": remap.weighted_error_before,
+            "harm_after": remap.weighted_error_after,
         }  # fmt: skip
     if op.matrix.reorder is not None:
         moved["reorder"] = asdict(op.matrix.reorder)

@@ -10,7 +10,7 @@ from mcompiler.artefacts.layers import LayerData
 from mcompiler.artefacts.typeset import UNITS, print_area, print_quantity, print_setting
 from mcompiler.cost import Cost
 from mcompiler.ir import Fate, NodeFate
-from mcompiler.target import Partner, Target, WeightEncoding
+from mcompiler.target import Target
 from mcompiler.text import clean, percent, plural
 
 
@@ -50,14 +50,9 @@ def target_facts(target: Target) -> list[tuple[str, list[tuple[str, str]]]]:
     """The main settings of a target, by section."""
     device, array, encoding, hierarchy = target.device, target.array, target.encoding, target.hierarchy
     dac, adc, network = target.converters.dac, target.converters.adc, target.network
-    pairs = encoding.weights is WeightEncoding.DIFFERENTIAL
-    cells = plural(encoding.slices, "pair" if pairs else "cell")
+    cells = plural(encoding.slices, target.weight_encoding.holder_noun)
     layout = [f"slices in {encoding.slices_in} {_in_units(encoding.slices_in)}"] if encoding.slices > 1 else []
-    layout += (
-        [f"one sign for {plural(array.rows_active, 'row')}"] if encoding.weights is WeightEncoding.POLARISED else []
-    )
-    layout += ["unformed partners"] if encoding.partner is Partner.UNFORMED else []
-    layout += [f"pairs in {encoding.pairs_in} {_in_units(encoding.pairs_in)}"] if pairs else []
+    layout += target.weight_encoding.layout_facts(encoding, array.rows_active)
     shared = "each bit line" if adc.columns == 1 else f"{adc.columns} bit lines"
     return [
         (

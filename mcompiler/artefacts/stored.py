@@ -98,7 +98,8 @@ def _stored(root: Path, record: Mapping[str, Any], owner: Mapping[str, Any], sha
     )
     op = AnalogLayer(site, matrix)
     flips = np.unpackbits(arrays["flips"], axis=1, count=shape.columns).astype(bool)
-    signs = np.unpackbits(arrays["signs"], axis=-1, count=shape.tile_columns).astype(bool) if shape.signs else None
+    signed = shape.encoding.signed_fragments
+    signs = np.unpackbits(arrays["signs"], axis=-1, count=shape.tile_columns).astype(bool) if signed else None
     analog = EncodedMatrix(
         shift=record["shift"],
         flips=flips,
@@ -111,7 +112,7 @@ def _stored(root: Path, record: Mapping[str, Any], owner: Mapping[str, Any], sha
         zoom=arrays.get("adc_zoom"),
     )
     zoomed = ["adc_zoom"] if "adc_zoom" in arrays else []
-    own = ("table", "flips", "live", "adc_bits", *(["signs"] if shape.signs else []), *zoomed)
+    own = ("table", "flips", "live", "adc_bits", *(["signs"] if signed else []), *zoomed)
     counts = {name: len(arrays[name]) for name in (*own, "addresses", "start")}
     whole_copies = (
         counts["addresses"] == counts["start"] == counts["table"] * (counts["start"] // max(1, counts["table"]))
@@ -162,8 +163,8 @@ def _stored_remap(record: Mapping[str, Any], arrays: Mapping[str, npt.NDArray[An
         swapped=swapped,
         faults=arrays["faults"],
         lines=(rows, bits),
-        harm_before=stored["harm_before"],
-        harm_after=stored["harm_after"],
+        weighted_error_before=stored["harm_before"],
+        weighted_error_after=stored["harm_after"],
     )
     tiles, found = len(arrays["table"]) // shape.arrays_per_tile, remap.faults
     places = shape.tile_columns + spare_places(remap.lines, shape)

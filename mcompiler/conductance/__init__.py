@@ -13,28 +13,21 @@ from mcompiler.conductance.cells import (
     unpack_levels,
 )
 from mcompiler.conductance.codes import (
-    CodeRange,
-    Levels,
     TileRun,
-    code_range,
     largest_sum,
-    level_table,
     run_levels,
     steps_of,
     tile_runs,
 )
-from mcompiler.conductance.columns import Columns, column_sums
+from mcompiler.conductance.columns import ColumnSums, column_sums
 from mcompiler.conductance.converters import (
-    BOW,
-    Adc,
-    Decoding,
-    bent,
+    CUBIC_INL_SCALE,
+    AdcTransfer,
+    apply_nonlinearity,
     convert,
-    decoding_of,
     eight_bit_floor,
     exact_pedestal,
     is_lossless,
-    is_signed,
     make_adc,
     needed_bits,
     round_codes,
@@ -43,7 +36,8 @@ from mcompiler.conductance.converters import (
 from mcompiler.conductance.correction import corrected
 from mcompiler.conductance.faults import FaultMap, parse_faults, physical_lines, read_faults
 from mcompiler.conductance.lines import arranged_cells, bit_lines, partners, place_lines, restored_cells, spare_places
-from mcompiler.conductance.ranges import Fitted, fit_ranges
+from mcompiler.conductance.mapped import MappedMatrix
+from mcompiler.conductance.ranges import ConverterRanges, fit_ranges
 from mcompiler.conductance.reads import (
     ReadBlock,
     read_blocks,
@@ -51,38 +45,32 @@ from mcompiler.conductance.reads import (
 from mcompiler.conductance.states import ArrayState, Beside, Realise
 
 __all__ = [
-    "BOW",
-    "Adc",
+    "CUBIC_INL_SCALE",
+    "AdcTransfer",
     "ArrayState",
     "Beside",
     "Cells",
-    "CodeRange",
-    "Columns",
-    "Decoding",
+    "ColumnSums",
+    "ConverterRanges",
     "FaultMap",
-    "Fitted",
-    "Levels",
+    "MappedMatrix",
     "ReadBlock",
     "Realise",
     "TileRun",
+    "apply_nonlinearity",
     "arranged_cells",
-    "bent",
     "bit_lines",
-    "code_range",
     "column_sums",
     "conductances",
     "convert",
     "corrected",
     "decode_cells",
-    "decoding_of",
     "eight_bit_floor",
     "encode_cells",
     "exact_pedestal",
     "fit_ranges",
     "is_lossless",
-    "is_signed",
     "largest_sum",
-    "level_table",
     "make_adc",
     "needed_bits",
     "pack_levels",

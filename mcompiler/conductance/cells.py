@@ -9,18 +9,17 @@ import numpy as np
 import numpy.typing as npt
 
 from mcompiler.conductance.codes import (
-    Levels,
-    code_range,
     held_levels,
-    level_table,
     row_runs,
     run_levels,
     step_table,
     tile_runs,
 )
-from mcompiler.geometry import ArrayShape, TileTable, span, tile_blocks
+from mcompiler.conductance.mapped import MappedMatrix
+from mcompiler.encodings import Levels
+from mcompiler.geometry import ArrayShape, span, tile_blocks
 from mcompiler.ir import IntArray, WeightMatrix
-from mcompiler.target import MEAN_STEPS, Partner, Target, WeightEncoding
+from mcompiler.target import MEAN_STEPS, Partner, Target
 
 Cells = npt.NDArray[np.uint8]
 
@@ -53,26 +52,12 @@ def unpack_levels(cells: Cells, bits: int, columns: int) -> Levels:
     return parts.reshape(*cells.shape[:-1], cells.shape[-1] * per_byte)[..., :columns]
 
 
-def encode_cells(
-    matrix: WeightMatrix,
-    table: TileTable,
-    shape: ArrayShape,
-    encoding: WeightEncoding,
-    shift: int,
-    flips: npt.NDArray[np.bool_],
-) -> Iterator[Cells]:
-    """Level codes of the arrays of an operation, in table order, packed: uint8 [n, rows, row_bytes] a step.
-
-    Args:
-        matrix: the operation.
-        table: its tile table.
-        shape: array geometry.
-        encoding: how codes become levels.
-        shift: offset encoding: added to every code.
-        flips: bool [arrays, columns], columns stored complemented.
-    """
-    lut = level_table(shape, encoding, shift)
-    smallest = code_range(shape, encoding, shift).smallest
+def encode_cells(mapped: MappedMatrix) -> Iterator[Cells]:
+    """Level codes of the arrays of a matrix, in table order, packed: uint8 [n, rows, row_bytes] a step."""
+    matrix, table, shape = mapped.matrix, mapped.table, mapped.shape
+    shift, flips = mapped.encoded.shift, mapped.encoded.flips
+    lut = shape.encoding.level_table(shape, shift)
+    smallest = shape.encoding.code_range(shape, shift).smallest
     bits = shape.storage_bits
     weight_bits = shape.columns_per_weight * bits
     words = {8: np.uint8, 16: np.uint16, 32: np.uint32}
@@ -109,35 +94,29 @@ def encode_cells(
         yield cells
 
 
-def decode_cells(
-    cells: Iterator[Cells],
-    matrix: WeightMatrix,
-    table: TileTable,
-    shape: ArrayShape,
-    encoding: WeightEncoding,
-    shift: int,
-    flips: npt.NDArray[np.bool_],
-    signs: npt.NDArray[np.bool_] | None = None,
-) -> npt.NDArray[np.signedinteger[Any]]:
+def decode_cells(cells: Iterator[Cells], mapped: MappedMatrix) -> npt.NDArray[np.signedinteger[Any]]:
     """Weight codes that the cells really hold, int16 or int32 [G, K, N]; what the mapped model computes with.
 
     Shares nothing with the quantised reference, which has the codes from quantisation.
 
     Args:
         cells: packed level codes, in table order (any number of arrays a step, whole tiles).
-        matrix: operation whose shape and kept indices say where the cells belong; its codes are not read.
-        table, shape, encoding, shift, flips: as in encode_cells.
-        signs: polarised encoding: bool [arrays, reads, tile_columns], what counts negative.
+        mapped: where the cells belong and what they stand for; the codes of its matrix are not read.
     """
+    matrix, table, shape = mapped.matrix, mapped.table, mapped.shape
+    shift, flips, signs = mapped.encoded.shift, mapped.encoded.flips, mapped.encoded.signs
     largest = 1 << (shape.cell_bits * shape.slices)
     out = np.zeros(matrix.codes.shape, dtype=np.int16 if largest <= 1 << 15 else np.int32)
     copies = shape.arrays_per_tile
     full = np.uint8((1 << shape.cell_bits) - 1)
     bits = shape.storage_bits
-    worths = [_worths((int(array["slice"]), int(array["polarity"])), shape) for array in table[:copies]]
+    place_values = [_place_values((int(array["slice"]), int(array["polarity"])), shape) for array in table[:copies]]
     wide = bits * shape.columns_per_weight > MAX_WORD_BITS
     steps = step_table(shape).astype(np.int64)
-    tables = [(worth if wide else _word_table(worth, bits, steps)).astype(out.dtype) for worth in worths]
+    tables = [
+        (place_value if wide else _word_table(place_value, bits, steps)).astype(out.dtype)
+        for place_value in place_values
+    ]
     first = 0
     for chunk in cells:
         flipped = flips[first : first + len(chunk)]
@@ -153,9 +132,9 @@ def decode_cells(
         for start, stop in row_runs(heads, len(heads)):
             height, width = int(heads[start]["rows"]), int(heads[start:stop]["cols"].sum())
             parts = [words[start:stop, copy, :height] for copy in range(copies)]
-            total = _worth_of(parts[0], tables[0], signed[0], slice(start, stop), shape)
-            for part, worth, sign in zip(parts[1:], tables[1:], signed[1:], strict=True):
-                total += _worth_of(part, worth, sign, slice(start, stop), shape)
+            total = _codes_of(parts[0], tables[0], signed[0], slice(start, stop), shape)
+            for part, place_value, sign in zip(parts[1:], tables[1:], signed[1:], strict=True):
+                total += _codes_of(part, place_value, sign, slice(start, stop), shape)
             merged = total.transpose(1, 0, 2).reshape(height, -1)[:, :width]
             if shift:
                 merged = merged - out.dtype.type(shift)
@@ -164,9 +143,9 @@ def decode_cells(
     return out
 
 
-def _worth_of(
+def _codes_of(
     part: npt.NDArray[np.unsignedinteger[Any]],
-    worth: npt.NDArray[np.signedinteger[Any]],
+    place_value: npt.NDArray[np.signedinteger[Any]],
     signs: npt.NDArray[np.bool_] | None,
     tiles: slice,
     shape: ArrayShape,
@@ -175,7 +154,7 @@ def _worth_of(
 
     ``part`` holds words [tiles, rows, tile_columns], or each cell for itself where one more axis says so.
     """
-    total = worth[part] if part.ndim == 3 else part @ worth
+    total = place_value[part] if part.ndim == 3 else part @ place_value
     if signs is None:
         return total
     negative = np.repeat(signs[tiles], shape.rows_active, axis=1)[:, : total.shape[1]]
@@ -239,21 +218,21 @@ def _adjacent(cells: Cells, shape: ArrayShape) -> Levels:
     return levels.reshape(*levels.shape[:2], shape.tile_columns, shape.columns_per_weight)
 
 
-def _worths(key: tuple[int, int], shape: ArrayShape) -> IntArray:
-    """What a level step of each adjacent cell is worth in an array of this (slice, polarity): [columns_per_weight]."""
+def _place_values(key: tuple[int, int], shape: ArrayShape) -> IntArray:
+    """Place value of each adjacent cell of a weight in an array of this (slice, polarity): [columns_per_weight]."""
     which_slice, polarity = key
     slices = np.arange(shape.slices) if which_slice < 0 else np.array([which_slice])
-    signs = np.array((1, -1)[: shape.polarities] if polarity == 0 else (polarity,))
-    worth: IntArray = (signs[:, None] << (shape.cell_bits * slices)).reshape(-1).astype(np.int64)
-    return worth
+    signs = np.array([shape.encoding.polarity_signs[each] for each in shape.encoding.polarities_of(polarity)])
+    found: IntArray = (signs[:, None] << (shape.cell_bits * slices)).reshape(-1).astype(np.int64)
+    return found
 
 
-def _word_table(worths: IntArray, bits: int, steps: IntArray) -> IntArray:
-    """What a word of adjacent cells of ``bits`` bits each is worth: [2 ** (bits * cells)]."""
-    words = np.arange(1 << (bits * len(worths)), dtype=np.int64)
-    levels = words[:, None] >> (bits * np.arange(len(worths))) & ((1 << bits) - 1)
-    words_worth: IntArray = steps[levels] @ worths
-    return words_worth
+def _word_table(place_values: IntArray, bits: int, steps: IntArray) -> IntArray:
+    """Code that a word of adjacent cells of ``bits`` bits each stands for: [2 ** (bits * cells)]."""
+    words = np.arange(1 << (bits * len(place_values)), dtype=np.int64)
+    levels = words[:, None] >> (bits * np.arange(len(place_values))) & ((1 << bits) - 1)
+    found: IntArray = steps[levels] @ place_values
+    return found
 
 
 def conductances(levels: Levels, target: Target) -> npt.NDArray[np.float64]:

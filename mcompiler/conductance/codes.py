@@ -10,56 +10,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from mcompiler.encodings import Levels
 from mcompiler.geometry import ArrayShape, TileTable, span, tile_blocks
 from mcompiler.ir import CodeArray, IntArray, WeightMatrix
-from mcompiler.target import WeightEncoding
-
-Levels = npt.NDArray[np.uint8]
 
 MAX_BYTES_PER_RUN = 64 << 20
 """Bound on the working set of one step of encoding."""
-
-
-@dataclass(frozen=True)
-class CodeRange:
-    """Weight codes that the cells of a target can hold, both ends included."""
-
-    smallest: int
-    largest: int
-
-
-def code_range(shape: ArrayShape, encoding: WeightEncoding, shift: int = 0) -> CodeRange:
-    """Codes that the cells of a weight can hold: +-(2^bits - 1), or [-shift, 2^bits - 1 - shift] for offset.
-
-    Where levels come from a table the codes between the ends are its entries only.
-    """
-    full = shape.steps[-1] if shape.steps else (1 << (shape.cell_bits * shape.slices)) - 1
-    if encoding is WeightEncoding.OFFSET:
-        return CodeRange(-shift, full - shift)
-    return CodeRange(-full, full)
-
-
-def level_table(shape: ArrayShape, encoding: WeightEncoding, shift: int) -> Levels:
-    """Levels of every code: uint8 [codes + 1, polarities, slices], lowest slice first.
-
-    Row i belongs to code ``code_range().smallest + i``; the last row is a cell that holds no weight (all zero).
-    """
-    span = code_range(shape, encoding, shift)
-    codes = np.arange(span.smallest, span.largest + 1, dtype=np.int64)
-    if encoding is WeightEncoding.OFFSET:
-        magnitudes = (codes + shift)[:, None]  # [codes, 1]
-    elif encoding is WeightEncoding.POLARISED:
-        magnitudes = np.abs(codes)[:, None]
-    else:
-        magnitudes = np.stack([np.maximum(codes, 0), np.maximum(-codes, 0)], axis=1)  # [codes, 2]
-    if shape.steps:
-        held = np.isin(magnitudes, shape.steps)  # codes that are no entry of the table do not occur
-        levels = np.where(held, np.searchsorted(shape.steps, magnitudes), 0)[:, :, None]
-    else:
-        weights = shape.cell_bits * np.arange(shape.slices)
-        levels = (magnitudes[:, :, None] >> weights) & ((1 << shape.cell_bits) - 1)
-    empty = np.zeros((1, *levels.shape[1:]), dtype=np.int64)
-    return np.concatenate([levels, empty]).astype(np.uint8)
 
 
 def steps_of(levels: npt.NDArray[np.unsignedinteger[Any]], shape: ArrayShape) -> npt.NDArray[Any]:
@@ -140,10 +96,9 @@ def row_runs(heads: TileTable, limit: int) -> Iterator[tuple[int, int]]:
     if not len(heads):
         return
     before, after = heads[:-1], heads[1:]
-    joins = (
-        (before["groups"] == 1) & (after["groups"] == 1) & (before["group"] == after["group"])
-        & (before["row"] == after["row"]) & (before["col"] + before["cols"] == after["col"])
-    )  # fmt: skip
+    alone = (before["groups"] == 1) & (after["groups"] == 1)
+    same_rows = (before["group"] == after["group"]) & (before["row"] == after["row"])
+    joins = alone & same_rows & (before["col"] + before["cols"] == after["col"])
     edges = [0, *(np.flatnonzero(~joins) + 1).tolist(), len(heads)]
     for start, stop in pairwise(edges):
         for first in range(start, stop, limit):

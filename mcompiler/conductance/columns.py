@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mcompiler.conductance.codes import Levels, TileRun, code_range, level_table, step_table, tile_runs
-from mcompiler.conductance.converters import Adc, is_signed, make_adc, needed_bits
+from mcompiler.conductance.codes import TileRun, step_table, tile_runs
+from mcompiler.conductance.converters import AdcTransfer, make_adc, needed_bits
+from mcompiler.encodings import Levels
 from mcompiler.errors import CompileError
 from mcompiler.geometry import ArrayShape, TileTable, tile_blocks
 from mcompiler.ir import IntArray, WeightMatrix
@@ -19,7 +20,7 @@ BoolArray = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
-class Columns:
+class ColumnSums:
     """What a layer's own cells decide.
 
     Attributes:
@@ -38,7 +39,7 @@ class Columns:
     bits: IntArray
 
 
-def column_sums(matrix: WeightMatrix, table: TileTable, shape: ArrayShape, target: Target, shift: int) -> Columns:
+def column_sums(matrix: WeightMatrix, table: TileTable, shape: ArrayShape, target: Target, shift: int) -> ColumnSums:
     """Sum the cells of every column over every read.
 
     Raises:
@@ -46,11 +47,13 @@ def column_sums(matrix: WeightMatrix, table: TileTable, shape: ArrayShape, targe
     """
     top = (1 << target.converters.dac.bits) - 1
     flips = np.zeros((len(table), shape.columns), dtype=bool)
-    signs = np.zeros((len(table), shape.reads, shape.tile_columns), dtype=bool) if shape.signs else None
+    encoding = shape.encoding
+    signs = np.zeros((len(table), shape.reads, shape.tile_columns), bool) if encoding.signed_fragments else None
     bits = np.zeros(len(table), dtype=np.int64)
     lowest = highest = inputs = 0
-    adc, span = make_adc(target), code_range(shape, target.encoding.weights, shift)
-    lanes = _Lanes.of(level_table(shape, target.encoding.weights, shift), shape)
+    adc, span = make_adc(target), encoding.code_range(shape, shift)
+    lanes = _Lanes.of(encoding.level_table(shape, shift), shape)
+    full = int(step_table(shape)[(1 << shape.cell_bits) - 1])
     for run in tile_runs(matrix, table, shape, span.smallest):
         live = _live(run, shape)  # [tiles, reads]
         if signs is not None:
@@ -58,17 +61,20 @@ def column_sums(matrix: WeightMatrix, table: TileTable, shape: ArrayShape, targe
                 _signs(run, span.smallest, matrix, table, shape), shape.arrays_per_tile, axis=0
             )
         sums = lanes.sums(run, shape)  # [tiles, reads, tile_columns, polarities, slices]
-        if target.encoding.flip:
-            full = int(step_table(shape)[(1 << shape.cell_bits) - 1])
-            flip = 2 * sums.sum(axis=1) > live.sum(axis=1)[:, None, None, None] * full
+        flip = encoding.flips(sums.sum(axis=1), live.sum(axis=1), full)
+        if flip is not None:
+            # The complement of a level is full - l in rows with weights only: idle rows stay at level 0. Flipping is
+            # chosen over all reads of a column, and may so raise the sum of a single read.
             sums = np.where(flip[:, None], live[:, :, None, None, None] * full - sums, sums)
             flips[run.arrays] = _by_array(flip, shape)
-        low, high = _extremes(sums, live, shape, is_signed(target))  # [arrays, reads]
+        # All sums of a read lie between low and high, times the largest digit: digits are at least 0, and level steps
+        # of one sign add most when their inputs are at the top and those of the other sign at 0.
+        low, high = _extremes(sums, live, shape)  # [arrays, reads]
         counts = np.repeat(live, shape.arrays_per_tile, axis=0)
         bits[run.arrays] = _bits(adc, low * top, high * top, counts * top)
         lowest, highest = min(lowest, int(low.min()) * top), max(highest, int(high.max()) * top)
         inputs = max(inputs, int(live.max()) * top)
-    return Columns(flips, signs, lowest, highest, inputs, bits)
+    return ColumnSums(flips=flips, signs=signs, lowest=lowest, highest=highest, inputs=inputs, bits=bits)
 
 
 def _starts(shape: ArrayShape) -> IntArray:
@@ -81,7 +87,7 @@ def _live(run: TileRun, shape: ArrayShape) -> IntArray:
 
 
 def _signs(run: TileRun, smallest: int, matrix: WeightMatrix, table: TileTable, shape: ArrayShape) -> BoolArray:
-    """Columns of weights whose codes are negative, of each read: bool [tiles, reads, tile_columns]."""
+    """ColumnSums of weights whose codes are negative, of each read: bool [tiles, reads, tile_columns]."""
     starts = _starts(shape)
     negative = np.logical_or.reduceat((run.index >= 0) & (run.index < -smallest), starts, axis=1)
     positive = np.logical_or.reduceat(run.index > -smallest, starts, axis=1)
@@ -89,20 +95,22 @@ def _signs(run: TileRun, smallest: int, matrix: WeightMatrix, table: TileTable, 
     if len(both):
         tile, read, column = both[0].tolist()
         head = table[run.arrays][tile * shape.arrays_per_tile]
-        raise CompileError(_conflict(head, read, column, len(both), matrix, shape), matrix.label)
+        more = f" (and {len(both) - 1} more columns near it)" if len(both) > 1 else ""
+        where = _fragment(head, read, column, matrix, shape)
+        raise CompileError(
+            f"has weights of both signs in one fragment: {where}{more}; {shape.encoding.sign_conflict(shape)}",
+            matrix.label,
+        )
     return np.asarray(negative)
 
 
-def _conflict(head: np.void, read: int, column: int, others: int, matrix: WeightMatrix, shape: ArrayShape) -> str:
+def _fragment(head: np.void, read: int, column: int, matrix: WeightMatrix, shape: ArrayShape) -> str:
+    """Where a fragment is in the model's matrix and in the arrays, for messages."""
     block = next(b for b in tile_blocks(head, matrix.rows, matrix.cols) if b.col <= column < b.col + len(b.cols))
     first, last = read * shape.rows_active, min((read + 1) * shape.rows_active, int(head["rows"])) - 1
-    more = f" (and {others - 1} more columns near it)" if others > 1 else ""
     return (
-        f"has weights of both signs in one fragment: group {block.group}, output channel "
-        f"{int(block.cols[column - block.col])}, row block {int(head['row']) // shape.rows}, word lines {first} to "
-        f"{last}{more}; polarised weights have one sign per column in {shape.rows_active} rows that are active at "
-        "once: train with the one_sign constraint of mcompiler.admm for this target, or take a differential encoding "
-        "(--set encoding.weights=differential --set encoding.pedestal=pair)"
+        f"group {block.group}, output channel {int(block.cols[column - block.col])}, row block "
+        f"{int(head['row']) // shape.rows}, word lines {first} to {last}"
     )
 
 
@@ -125,23 +133,23 @@ def _copies(shape: ArrayShape) -> list[tuple[slice, slice]]:
     ]
 
 
-def _extremes(sums: IntArray, live: IntArray, shape: ArrayShape, pairs: bool) -> tuple[IntArray, IntArray]:
+def _extremes(sums: IntArray, live: IntArray, shape: ArrayShape) -> tuple[IntArray, IntArray]:
     """Lowest and highest sum of any conversion of each array: [arrays, reads], in level steps times active inputs."""
     low, high = [], []
     peaks = sums.max(axis=2)  # [tiles, reads, polarities, slices]
     for polarity, piece in _copies(shape):
-        held = peaks[:, :, :, piece] if pairs else peaks[:, :, polarity, piece]
-        high.append((held[:, :, 0] if pairs else held.max(axis=2)).max(axis=2))
-        low.append(-held[:, :, 1].max(axis=2) if pairs else np.zeros_like(high[-1]))
-        if shape.unit:  # its cells hold level 1 in every live row
+        lowest, highest = shape.encoding.extremes(peaks[:, :, :, piece], polarity)
+        low.append(lowest)
+        high.append(highest)
+        if shape.unit:  # its cells hold level 1 in every live row, so that it sums to their number
             high[-1] = np.maximum(high[-1], live)
     reads = sums.shape[1]
     return np.stack(low, axis=1).reshape(-1, reads), np.stack(high, axis=1).reshape(-1, reads)
 
 
-def _bits(adc: Adc, lowest: IntArray, highest: IntArray, inputs: IntArray) -> IntArray:
+def _bits(adc: AdcTransfer, lowest: IntArray, highest: IntArray, inputs: IntArray) -> IntArray:
     """Fewest bits for all reads of each array."""
-    needed = needed_bits(adc, lowest, highest, inputs)
+    needed = needed_bits(adc, lowest, highest, inputs)  # [arrays, reads]; an array's converters serve all its reads
     return np.where((needed == 0).any(axis=1), 0, needed.max(axis=1))
 
 
@@ -162,6 +170,8 @@ class _Lanes:
     @staticmethod
     def of(lut: Levels, shape: ArrayShape) -> _Lanes:
         """Lanes from a level table [codes + 1, polarities, slices]."""
+        # A lane is as narrow as allows at least 16 rows to be added before it could overflow: narrower lanes sum more
+        # columns per addition, wider ones are emptied into int64 less often.
         steps = step_table(shape)[lut].reshape(len(lut), -1)
         largest = max(1, int(steps.max()))
         kinds: tuple[type[np.unsignedinteger[Any]], ...] = (np.uint8, np.uint16, np.uint32)
@@ -174,6 +184,7 @@ class _Lanes:
     def sums(self, run: TileRun, shape: ArrayShape) -> IntArray:
         """Sums over the rows of every read: int64 [tiles, reads, tile_columns, polarities, slices]."""
         tiles = len(run.index)
+        # Index -1, where there is no weight, picks the last row of the level table, which is all zero.
         index = run.index.transpose(1, 0, 2).reshape(shape.rows, -1)  # [rows, tiles * tile_columns]
         lanes = self.words.shape[0] * (8 // np.dtype(self.kind).itemsize)
         found = np.zeros((shape.reads, index.shape[1], lanes), dtype=np.int64)
@@ -181,6 +192,8 @@ class _Lanes:
         for read, start in enumerate(_starts(shape).tolist()):
             for first in range(start, min(start + shape.rows_active, used), self.rows):
                 part = index[first : min(first + self.rows, start + shape.rows_active)]
+                # No lane carries into its neighbour, because at most self.rows rows are added at once: words can be
+                # added as wholes, and taken apart afterwards.
                 total = np.stack([word[part].sum(axis=0) for word in self.words], axis=-1)
                 found[read] += total.view(self.kind).reshape(index.shape[1], lanes)
         each = found[:, :, : shape.polarities * shape.slices]

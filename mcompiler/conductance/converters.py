@@ -3,30 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import Enum
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from mcompiler.encodings import Decoding
 from mcompiler.ir import IntArray
-from mcompiler.target import Pedestal, Rounding, Target, WeightEncoding
-
-
-class Decoding(Enum):
-    """What stands between a column's current and the integer sum.
-
-    CLEAN: the pedestal is gone before the one conversion (analog difference). COUNT: one conversion of sum + pedestal,
-    the digital count of active rows undoes it. TWO: two conversions, subtracted (a digitised pair or reference column).
-    """
-
-    CLEAN = "clean"
-    COUNT = "count"
-    TWO = "two"
+from mcompiler.target import Rounding, Target
 
 
 @dataclass(frozen=True)
-class Adc:
+class AdcTransfer:
     """The converter of a column.
 
     Attributes:
@@ -45,22 +33,6 @@ class Adc:
     gain: float
 
 
-def decoding_of(target: Target) -> Decoding:
-    """How a target's conversions are undone."""
-    encoding = target.encoding
-    if is_signed(target) or encoding.pedestal is Pedestal.REFERENCE_COLUMN:  # gone before any conversion
-        return Decoding.CLEAN
-    if encoding.weights is not WeightEncoding.DIFFERENTIAL and encoding.pedestal is Pedestal.DIGITAL_COUNT:
-        return Decoding.COUNT
-    return Decoding.TWO  # of a pair as well: what is taken off both ends, count or reference, cancels
-
-
-def is_signed(target: Target) -> bool:
-    """Whether one conversion sees an analog difference of a pair."""
-    encoding = target.encoding
-    return encoding.weights is WeightEncoding.DIFFERENTIAL and encoding.subtract == "before_adc"
-
-
 def eight_bit_floor(value: float) -> float:
     """The largest number of at most 8 significant bits that is not above ``value`` (> 0).
 
@@ -72,13 +44,9 @@ def eight_bit_floor(value: float) -> float:
 
 def worst_sum(target: Target) -> int:
     """The largest sum that one read of any array can give, in level steps times input codes, without the pedestal."""
-    full = target.cell_steps[-1]
-    total = target.array.rows_active * full
-    if target.encoding.flip:
-        total = min(total, target.array.rows * full // 2)
-    if target.encoding.input_sum == "unit_column":  # it is never flipped
-        total = max(total, target.array.rows_active)
-    return total * ((1 << target.converters.dac.bits) - 1)
+    array = target.array
+    steps = target.weight_encoding.worst_sum(target.cell_steps[-1], array.rows, array.rows_active)
+    return steps * ((1 << target.converters.dac.bits) - 1)
 
 
 def exact_pedestal(pedestal: float, sums: int, inputs: int) -> float:
@@ -86,12 +54,13 @@ def exact_pedestal(pedestal: float, sums: int, inputs: int) -> float:
 
     So the order of additions cannot change a code. The grid is 2^-15 level steps for `isaac`.
     """
+    # float32 has 24 significant bits; those above the point hold the largest value, one is left for a rounding half.
     whole = int(sums + pedestal * inputs + 1).bit_length()
     grid = float(1 << max(0, 24 - whole - 1))
     return float(np.rint(pedestal * grid) / grid)
 
 
-def make_adc(target: Target, limit: float | None = None) -> Adc:
+def make_adc(target: Target, limit: float | None = None) -> AdcTransfer:
     """The converter of a target.
 
     Args:
@@ -101,19 +70,21 @@ def make_adc(target: Target, limit: float | None = None) -> Adc:
     Returns:
         Converter with gain 1 where that holds ``limit``, else the largest 8-bit gain that does.
     """
-    adc = target.converters.adc
-    signed = is_signed(target)
-    smallest, largest = (-(1 << (adc.bits - 1)), (1 << (adc.bits - 1)) - 1) if signed else (0, (1 << adc.bits) - 1)
+    adc, encoding = target.converters.adc, target.weight_encoding
+    half = 1 << (adc.bits - 1)
+    smallest, largest = (-half, half - 1) if encoding.signed else (0, 2 * half - 1)
     inputs = target.array.rows_active * ((1 << target.converters.dac.bits) - 1)
-    decoding = decoding_of(target)
+    decoding = encoding.decoding
     pedestal = 0.0 if decoding is Decoding.CLEAN else exact_pedestal(target.pedestal, worst_sum(target), inputs)
     if limit is None:
         limit = worst_sum(target) + pedestal * inputs
     gain = 1.0 if limit <= largest else eight_bit_floor(largest / limit)
-    return Adc(smallest, largest, adc.rounding, decoding, pedestal, gain)
+    return AdcTransfer(
+        smallest=smallest, largest=largest, rounding=adc.rounding, decoding=decoding, pedestal=pedestal, gain=gain
+    )
 
 
-def is_lossless(adc: Adc, lowest: int, highest: int, inputs: int) -> bool:
+def is_lossless(adc: AdcTransfer, lowest: int, highest: int, inputs: int) -> bool:
     """Whether every conversion of a column gives back its integer sum.
 
     Args:
@@ -125,24 +96,32 @@ def is_lossless(adc: Adc, lowest: int, highest: int, inputs: int) -> bool:
         True when, for every sum in [lowest, highest] and every input sum in [0, inputs], the code does not clip and is
         decoded to the sum before shift-and-add. With a gain below 1 it is False unless the column is empty.
     """
+    # Nothing is ever converted but 0, which every gain and rounding leaves at 0.
     if lowest == highest == 0 and (adc.pedestal == 0 or inputs == 0):
         return True
+    # Sums and pedestal grow together with the inputs, so that the extremes of code are at the extremes of sum: the top
+    # with all of the pedestal, the bottom with none of it.
     top = highest + adc.pedestal * inputs
     if round_codes(adc, adc.gain * top) > adc.largest or round_codes(adc, adc.gain * lowest) < adc.smallest:
         return False
     if adc.gain < 1:
-        return False
+        return False  # two sums share a code
     if adc.decoding is Decoding.CLEAN:
-        return True
+        return True  # gain times an integer: codes of different sums are at least 1 apart
+    # With a pedestal a conversion rounds gain x (sum + p x count). Half-up moves equal fractions alike; half-even may
+    # move ties of neighbouring sums together, and then one code belongs to two sums.
     ties = adc.rounding is Rounding.HALF_EVEN and _has_ties(adc.gain * adc.pedestal, inputs)
     if adc.decoding is Decoding.COUNT:
+        # The count says where the fraction of p x count is, so that rounding errs by less than half a sum if gain > 1.
         return adc.gain > 1 or not ties
     if adc.gain > 2:
-        return True
+        return True  # two conversions, each at most half a code off: less than half a sum together
+    # At a whole gain both conversions have the same fraction and round alike, so that their errors cancel. Not so a tie
+    # that is rounded to even at gain 1: where the sum is odd, one goes up and the other down.
     return float(adc.gain).is_integer() and (adc.gain != 1 or not ties)
 
 
-def needed_bits(adc: Adc, lowest: IntArray, highest: IntArray, inputs: IntArray) -> IntArray:
+def needed_bits(adc: AdcTransfer, lowest: IntArray, highest: IntArray, inputs: IntArray) -> IntArray:
     """Fewest bits of a converter of this kind, at one code per unit, that lose nothing.
 
     Args:
@@ -153,6 +132,8 @@ def needed_bits(adc: Adc, lowest: IntArray, highest: IntArray, inputs: IntArray)
     Returns:
         Bits (at least 1); 0 where no number of bits suffices, because the pedestal falls on half a code.
     """
+    # At one code per unit the codes are the rounded sums: bits for the highest, and for the lowest in two's complement,
+    # whose range reaches one further down.
     top = round_codes(adc, highest + adc.pedestal * inputs)
     if adc.smallest < 0:
         bits = 1 + np.maximum(_bit_length(top), _bit_length(np.maximum(0, -lowest - 1)))
@@ -160,6 +141,7 @@ def needed_bits(adc: Adc, lowest: IntArray, highest: IntArray, inputs: IntArray)
         bits = np.maximum(1, _bit_length(top))
     if adc.decoding is Decoding.CLEAN or adc.rounding is not Rounding.HALF_EVEN or not inputs.size:
         return bits
+    # From the first count of active rows on that puts the pedestal on half a code, no number of bits is enough.
     tied = np.flatnonzero(_ties(adc.pedestal, int(inputs.max())))
     return np.where(inputs >= tied[0], 0, bits) if len(tied) else bits
 
@@ -177,30 +159,35 @@ def _has_ties(pedestal: float, inputs: int) -> bool:
 def _ties(pedestal: float, inputs: int) -> npt.NDArray[np.bool_]:
     """Which counts of active rows, 0 to ``inputs``, put the pedestal on half a code."""
     halves = 2 * pedestal * np.arange(inputs + 1)
-    near = np.rint(halves)
+    near = np.rint(halves)  # twice the pedestal near an odd whole number is a half
     ties: npt.NDArray[np.bool_] = (np.abs(halves - near) < 1e-6) & (near % 2 == 1)
     return ties
 
 
-def round_codes(adc: Adc, values: npt.ArrayLike) -> Any:
+def round_codes(adc: AdcTransfer, values: npt.ArrayLike) -> Any:
     """Round to a code as the converter does (no clipping)."""
     array = np.asarray(values)
     return np.rint(array) if adc.rounding is Rounding.HALF_EVEN else np.floor(array + array.dtype.type(0.5))
 
 
-BOW = 1.5 * 3**0.5
-"""One over the largest value of u - u^3 on 0..1."""
+CUBIC_INL_SCALE = 1.5 * 3**0.5
+"""One over the largest value of u - u^3 on 0..1, which is at u = 1 / sqrt(3)."""
 
 
-def bent(adc: Adc, values: npt.NDArray[np.floating[Any]], bow: npt.ArrayLike) -> npt.NDArray[np.floating[Any]]:
-    """Values in codes through a characteristic that bends by up to ``bow`` codes: + bow (u^3 - u) BOW, u in -1..1."""
+def apply_nonlinearity(
+    adc: AdcTransfer, values: npt.NDArray[np.floating[Any]], bow: npt.ArrayLike
+) -> npt.NDArray[np.floating[Any]]:
+    """Values in codes through a cubic characteristic, which departs from a line by up to ``bow`` codes.
+
+    bow x (u^3 - u) x CUBIC_INL_SCALE is added, u running from -1 to 1 over the codes: 0 at both ends and in the middle.
+    """
     middle, half = (adc.largest + adc.smallest) / 2, (adc.largest - adc.smallest) / 2
     u = np.clip((values - middle) / half, -1, 1)
-    found: npt.NDArray[np.floating[Any]] = values + np.asarray(bow) * BOW * (u**3 - u)
+    found: npt.NDArray[np.floating[Any]] = values + np.asarray(bow) * CUBIC_INL_SCALE * (u**3 - u)
     return found
 
 
-def convert(adc: Adc, values: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.floating[Any]]:
+def convert(adc: AdcTransfer, values: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.floating[Any]]:
     """Codes of analog values (level steps times input codes), clipped to the converter's range."""
     codes: npt.NDArray[np.floating[Any]] = np.clip(
         round_codes(adc, values * values.dtype.type(adc.gain)), adc.smallest, adc.largest

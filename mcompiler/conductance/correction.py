@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mcompiler.conductance.converters import Adc, bent, convert
+from mcompiler.conductance.converters import AdcTransfer, apply_nonlinearity, convert
 from mcompiler.conductance.reads import ReadBlock
 from mcompiler.conductance.states import Values
 from mcompiler.ir import IntArray
@@ -25,11 +25,11 @@ class Measurement:
         inputs: float64 [vectors, rows], known input codes of one phase.
     """
 
-    adc: Adc
+    adc: AdcTransfer
     inputs: Floats
 
     @classmethod
-    def drawn(cls, adc: Adc, rows: int, vectors: int, largest: int, rng: np.random.Generator) -> Measurement:
+    def drawn(cls, adc: AdcTransfer, rows: int, vectors: int, largest: int, rng: np.random.Generator) -> Measurement:
         """With inputs drawn uniformly from 0 to ``largest``, on shares of the rows from almost none to all."""
         driven = rng.random((vectors, rows)) < rng.random((vectors, 1))
         return cls(adc, (rng.integers(0, largest + 1, (vectors, rows)) * driven).astype(np.float64))
@@ -54,7 +54,7 @@ class Measurement:
         counted = self.adc.pedestal * self.inputs.sum(axis=1)[:, None]
         gain = self.adc.gain * zoom
         given = gain * (self.inputs @ levels.astype(np.float64) + counted) + added
-        codes = convert(replace(self.adc, gain=1.0), bent(self.adc, given, bow))
+        codes = convert(replace(self.adc, gain=1.0), apply_nonlinearity(self.adc, given, bow))
         aim = gain * (self.inputs @ wanted.astype(np.float64) + counted)
         known = (aim >= self.adc.smallest) & (aim <= self.adc.largest)  # what the mapping clips says nothing
         members = np.bincount(shared, known.sum(axis=0))
@@ -70,7 +70,13 @@ class Measurement:
 
 
 def corrected(
-    block: ReadBlock, wanted: ReadBlock, adc: Adc, vectors: int, largest: int, rng: np.random.Generator, per: str
+    block: ReadBlock,
+    wanted: ReadBlock,
+    adc: AdcTransfer,
+    vectors: int,
+    largest: int,
+    rng: np.random.Generator,
+    per: str,
 ) -> ReadBlock:
     """A read with the affine map of its codes that comes closest, by least squares, to the codes of the mapping.
 
@@ -91,7 +97,7 @@ def corrected(
     """
     rows, conversions, channels = wanted.levels.shape
     measured, none = Measurement.drawn(adc, rows, vectors, largest, rng), np.zeros((conversions, channels))
-    present, beside = wanted.worth != 0, block.beside
+    present, beside = wanted.place_value != 0, block.beside
     shared = np.arange(present.size)
     if per == "adc" and block.adc is not None:  # what is absent shares with nobody
         keys = np.where(block.adc < 0, -1 - shared.reshape(block.adc.shape), block.adc)
@@ -106,7 +112,7 @@ def corrected(
     )
     scale = np.where(present, slope.reshape(conversions, channels), 1.0)
     shift = np.where(present, shift.reshape(conversions, channels), 0.0)
-    constant = (wanted.worth / block.zoomed * shift).sum(axis=0)
+    constant = (wanted.place_value / block.zoomed * shift).sum(axis=0)
     if beside is not None:
         held = np.repeat([[1, 0]], [beside.units, beside.references], axis=1)  # level of every live cell
         nominal = np.broadcast_to(held, beside.currents.shape)

@@ -29,7 +29,7 @@ def spare_places(lines: tuple[int, int], shape: ArrayShape) -> int:
 def partners(shape: ArrayShape) -> IntArray:
     """Which of the adjacent cells of a weight each becomes where its polarities are swapped: [columns_per_weight]."""
     cells = np.arange(shape.columns_per_weight)
-    return (cells + shape.adjacent_slices) % shape.columns_per_weight if shape.adjacent_polarities == 2 else cells
+    return (cells + shape.adjacent_slices) % shape.columns_per_weight  # of one polarity: each its own
 
 
 def place_lines(shape: ArrayShape, places: int) -> IntArray:

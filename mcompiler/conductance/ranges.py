@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mcompiler.conductance.codes import Levels, TileRun, code_range, level_table, run_levels, steps_of, tile_runs
-from mcompiler.conductance.converters import convert, eight_bit_floor, is_signed, make_adc, round_codes
+from mcompiler.conductance.codes import TileRun, run_levels, steps_of, tile_runs
+from mcompiler.conductance.converters import convert, eight_bit_floor, make_adc, round_codes
+from mcompiler.conductance.mapped import MappedMatrix
+from mcompiler.encodings import Levels
 from mcompiler.geometry import ArrayShape, TileTable, tile_blocks
-from mcompiler.ir import CodeSample, IntArray, WeightMatrix
+from mcompiler.ir import CodeSample, IntArray
 from mcompiler.target import RangePer, Target
 
 SAMPLED_TILES = 24
@@ -28,7 +30,7 @@ Values = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class Fitted:
+class ConverterRanges:
     """Ranges of a layer's converters.
 
     Attributes:
@@ -42,30 +44,21 @@ class Fitted:
     clipped: float
 
 
-def fit_ranges(
-    matrix: WeightMatrix,
-    table: TileTable,
-    samples: Sequence[CodeSample],
-    shape: ArrayShape,
-    target: Target,
-    shift: int,
-    flips: npt.NDArray[np.bool_],
-) -> Fitted:
+def fit_ranges(mapped: MappedMatrix, samples: Sequence[CodeSample]) -> ConverterRanges:
     """The ranges that err least on sampled reads, in the mean square over conversions.
 
     Args:
-        matrix, table, shape, shift, flips: as in ``encode_cells``.
+        mapped: the matrix; shift and flips are read, converter ranges are not.
         samples: input codes of the calibration data, of every site that uses the matrix.
-        target: says what has a range of its own.
     """
+    table, shape, target = mapped.table, mapped.shape, mapped.target
     tiles = np.arange(len(table) // shape.arrays_per_tile)
     if target.converters.adc.range_per is RangePer.LAYER:
         chosen = tiles[np.unique(np.linspace(0, len(tiles) - 1, min(SAMPLED_TILES, len(tiles))).astype(np.int64))]
-        reads = _Sampled(matrix, table, tuple(samples), shape, target, shift, flips).reads(chosen)
+        reads = _Sampled(mapped, tuple(samples)).reads(chosen)
         return _of_layer(np.concatenate([np.zeros(0, np.float32), *(values.ravel() for values in reads)]), target)
     few = tuple(_few(sample, shape, target) for sample in samples)
-    reads = _Sampled(matrix, table, few, shape, target, shift, flips).reads(tiles)
-    return _of_parts(reads, table, shape, target)
+    return _of_parts(_Sampled(mapped, few).reads(tiles), table, shape, target)
 
 
 def _few(sample: CodeSample, shape: ArrayShape, target: Target) -> CodeSample:
@@ -75,14 +68,16 @@ def _few(sample: CodeSample, shape: ArrayShape, target: Target) -> CodeSample:
     return replace(sample, vectors=sample.vectors[kept])
 
 
-def _of_layer(values: Values, target: Target) -> Fitted:
+def _of_layer(values: Values, target: Target) -> ConverterRanges:
     """One range for all that is converted."""
     if not values.any():
-        return Fitted(make_adc(target).gain, None, 0.0)
+        return ConverterRanges(make_adc(target).gain, None, 0.0)
+    # A narrower range rounds less and clips more. The best is between the largest value seen and a sixteenth of it; the
+    # error is flat near its minimum, so that a grid of 33 gains loses nothing that matters.
     limits = float(np.abs(values).max()) * np.geomspace(1.0, 1 / 16, 33)
     gains = [make_adc(target, float(limit)).gain for limit in limits]
     gain = gains[int(np.argmin([_error(values, gain, target).sum() for gain in gains]))]
-    return Fitted(gain, None, float(_clips(values, gain, target).mean()))
+    return ConverterRanges(gain, None, float(_clips(values, gain, target).mean()))
 
 
 def _error(values: Values, gain: float, target: Target) -> npt.NDArray[np.float64]:
@@ -100,8 +95,11 @@ def _clips(values: Values, gain: float, target: Target) -> npt.NDArray[np.bool_]
     return clips
 
 
-def _of_parts(reads: Iterator[Values], table: TileTable, shape: ArrayShape, target: Target) -> Fitted:
+def _of_parts(reads: Iterator[Values], table: TileTable, shape: ArrayShape, target: Target) -> ConverterRanges:
     """Arrays or columns choose the octave of their gain, the layer the place within an octave that serves them best."""
+    # The gain of a bit line is mantissa x 2^-octave. The mantissa is common to the layer, because codes of different
+    # octaves can then be added after a shift by whole bits; the octave is free. So: sum the errors of every group at
+    # every (mantissa, octave), give each group its best octave for each mantissa, take the mantissa of the least sum.
     full, copies = make_adc(target).gain, shape.arrays_per_tile
     octaves = np.arange(int(np.ceil(-np.log2(full))) + 1)
     gains = np.outer(MANTISSAS, 0.5**octaves)
@@ -118,26 +116,28 @@ def _of_parts(reads: Iterator[Values], table: TileTable, shape: ArrayShape, targ
         alive.append(np.bincount(group, np.abs(values).max(axis=0, initial=0.0)) > 0)
         wired.append(np.where(lines >= 0, group[lines] + count, -1))
         count, conversions = count + sums.shape[2], conversions + values.size
+    # Groups that only ever convert 0 err by nothing at any gain: they must not take part in the choice.
     live = np.concatenate([np.zeros(0, bool), *alive])
     if not live.any():
-        return Fitted(full, None, 0.0)
+        return ConverterRanges(full, None, 0.0)
     error = np.concatenate(errors, axis=1)[:, live].reshape(*gains.shape, -1)  # [mantissas, octaves, live groups]
     mantissa = int(error.min(axis=1).sum(axis=1).argmin())
     chosen = np.zeros(count, dtype=np.int64)
     chosen[live] = error[mantissa].argmin(axis=0)
     where = np.concatenate(wired)
     used = np.zeros(count, bool)
-    used[where[where >= 0]] = True  # groups of weights; unit columns have the layer's range
+    used[where[where >= 0]] = True  # groups with bit lines of weights; unit columns have the layer's range
+    # The widest range in use is the layer's gain; all others are finer by a number of binary steps, their zoom.
     widest = int(chosen[live].max())
     zoom = np.where(live & used, widest - chosen, 0)
     at = np.ravel_multi_index((np.full(count, mantissa), widest - zoom), gains.shape)
     clipped = float(np.concatenate(clips, axis=1)[at, np.arange(count)].sum() / conversions)
     spread = np.where(where >= 0, zoom[where], 0).astype(np.int8)
-    return Fitted(float(gains[mantissa, widest]), spread if spread.any() else None, clipped)
+    return ConverterRanges(float(gains[mantissa, widest]), spread if spread.any() else None, clipped)
 
 
 def _groups(arrays: TileTable, conversions: int, shape: ArrayShape, target: Target) -> tuple[IntArray, IntArray]:
-    """What has one range in a tile.
+    """Which conversions of a tile share a range.
 
     Args:
         arrays: of the tile.
@@ -149,15 +149,18 @@ def _groups(arrays: TileTable, conversions: int, shape: ArrayShape, target: Targ
     held = conversions - len(arrays) * shape.unit
     lines = np.full((len(arrays), shape.columns), -1, dtype=np.int64)
     columns = int(arrays["cols"][0]) * shape.columns_per_weight
-    owner = np.arange(len(arrays))  # which converters serve an array
-    if is_signed(target) and shape.adjacent_polarities == 1:  # one set for the two arrays of a pair
-        positive = arrays["polarity"] > 0
-        owner[positive] = owner[~positive] = np.arange(positive.sum())
-    within = np.arange(columns)
-    if is_signed(target) and shape.adjacent_polarities == 2:
-        weight, piece = np.divmod(within, shape.columns_per_weight)
-        within = weight * shape.adjacent_slices + piece % shape.adjacent_slices
-    each = int(within.max()) + 1
+    encoding, apart = shape.encoding, shape.polarities // shape.adjacent_polarities
+    # Arrays of a tile: slices outermost, then polarities. Two arrays whose lines are subtracted share a set of
+    # converters; numbers of these sets are counted without gaps, as the conversions of `_converted` are.
+    served = [encoding.converters[polarity] for polarity in range(apart)]
+    copy, polarity = np.divmod(np.arange(len(arrays)), apart)
+    owner = copy * len(set(served)) + np.asarray(served)[polarity]
+    # The same within an array, where the lines of a pair are adjacent: polarity outermost, slices inside.
+    weight, line = np.divmod(np.arange(columns), shape.columns_per_weight)
+    place, piece = np.divmod(line, shape.adjacent_slices)
+    shared = shape.columns_per_weight // shape.lines_per_conversion
+    within = weight * shared + np.asarray(encoding.converters)[place] * shape.adjacent_slices + piece
+    each = columns // shape.lines_per_conversion
     lines[:, :columns] = owner[:, None] * each + within
     group = np.arange(conversions)
     if target.converters.adc.range_per is RangePer.ARRAY:
@@ -170,33 +173,29 @@ def _groups(arrays: TileTable, conversions: int, shape: ArrayShape, target: Targ
 
 @dataclass(frozen=True)
 class _Sampled:
-    """A matrix and the input codes on which its ranges are fitted; as in ``fit_ranges``."""
+    """A matrix and the input codes on which its ranges are fitted."""
 
-    matrix: WeightMatrix
-    table: TileTable
+    mapped: MappedMatrix
     samples: tuple[CodeSample, ...]
-    shape: ArrayShape
-    target: Target
-    shift: int
-    flips: npt.NDArray[np.bool_]
 
     def reads(self, tiles: Iterable[int]) -> Iterator[Values]:
         """Analog values before every conversion of the sampled vectors, tile by tile: [reads, conversions].
 
         Conversions are those of ``_converted``, then one unit column for each array, where there are any.
         """
-        shape, target = self.shape, self.target
-        lut = level_table(shape, target.encoding.weights, self.shift)
-        smallest = code_range(shape, target.encoding.weights, self.shift).smallest
+        matrix, table, shape, target = self.mapped.matrix, self.mapped.table, self.mapped.shape, self.mapped.target
+        shift, flips = self.mapped.encoded.shift, self.mapped.encoded.flips
+        lut = shape.encoding.level_table(shape, shift)
+        smallest = shape.encoding.code_range(shape, shift).smallest
         copies = shape.arrays_per_tile
-        heads = self.table[::copies]
+        heads = table[::copies]
         pedestal, full = make_adc(target).pedestal, (1 << shape.cell_bits) - 1
         for position in tiles:
             arrays = slice(position * copies, (position + 1) * copies)
-            run = next(tile_runs(self.matrix, self.table[arrays], shape, smallest))
-            levels = steps_of(_flipped(run_levels(run, lut, shape), run, self.flips[arrays], full, shape), shape)
+            run = next(tile_runs(matrix, table[arrays], shape, smallest))
+            levels = steps_of(_flipped(run_levels(run, lut, shape), run, flips[arrays], full, shape), shape)
             height, width = int(heads[position]["rows"]), int(heads[position]["cols"]) * shape.columns_per_weight
-            columns = _converted(levels[:, :height, :width], self.table[arrays], shape, target).astype(np.float32)
+            columns = _converted(levels[:, :height, :width], shape).astype(np.float32)
             if shape.unit:  # one in each array
                 columns = np.concatenate([columns, np.ones((height, copies), np.float32)], axis=1)  # [rows, columns]
             parts = []
@@ -209,22 +208,22 @@ class _Sampled:
     def _inputs(self, sample: CodeSample, tile: np.void) -> npt.NDArray[np.uint16]:
         """What the sampled vectors put on the word lines of a tile: [V, rows]."""
         seen = sample.vectors
-        vectors = np.zeros((len(seen), self.shape.rows), dtype=np.uint16)
-        for block in tile_blocks(tile, self.matrix.rows, self.matrix.cols):
+        vectors = np.zeros((len(seen), self.mapped.shape.rows), dtype=np.uint16)
+        for block in tile_blocks(tile, self.mapped.matrix.rows, self.mapped.matrix.cols):
             vectors[:, block.row : block.row + len(block.rows)] = seen[:, block.group, block.rows]
         return vectors
 
 
-def _converted(levels: npt.NDArray[Any], arrays: TileTable, shape: ArrayShape, target: Target) -> npt.NDArray[np.int16]:
+def _converted(levels: npt.NDArray[Any], shape: ArrayShape) -> npt.NDArray[np.int16]:
     """What one conversion sees of a tile: the pair's difference, or single columns. int16 [rows, columns]."""
-    signed, rows = levels.astype(np.int16), levels.shape[1]
-    if is_signed(target):
-        if shape.adjacent_polarities == 2:
-            parts = signed.reshape(len(levels), rows, -1, 2, shape.adjacent_slices)
-            signed = (parts[:, :, :, 0] - parts[:, :, :, 1]).reshape(len(levels), rows, -1)
-        else:
-            signed = signed[arrays["polarity"] > 0] - signed[arrays["polarity"] < 0]
-    return signed.transpose(1, 0, 2).reshape(rows, -1)
+    rows, columns = levels.shape[1:]
+    weights, apart = columns // shape.columns_per_weight, shape.polarities // shape.adjacent_polarities
+    # [slices apart, polarities apart, rows, weights, adjacent polarities, adjacent slices]: polarities are on one of
+    # two axes, the other has length 1.
+    axes = (-1, apart, rows, weights, shape.adjacent_polarities, shape.adjacent_slices)
+    parts = levels.astype(np.int16).reshape(axes)
+    seen = shape.encoding.seen(parts, axis=1 if apart > 1 else 4)
+    return seen.transpose((2, 0, 1, 3, 4, 5)).reshape(rows, -1)
 
 
 def _reads(

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from mcompiler.conductance.cells import Cells, unpack_levels
-from mcompiler.conductance.codes import Levels, steps_of
-from mcompiler.conductance.converters import Adc, Decoding, is_signed, make_adc
+from mcompiler.conductance.codes import steps_of
+from mcompiler.conductance.converters import AdcTransfer, make_adc
 from mcompiler.conductance.lines import restored, restored_state
+from mcompiler.conductance.mapped import MappedMatrix
 from mcompiler.conductance.states import ArrayState, Beside, Realise, Values, beside_of, single
-from mcompiler.geometry import ArrayShape, TileTable, tile_blocks
-from mcompiler.ir import IntArray, Remapping, WeightMatrix
-from mcompiler.target import Pedestal, Target, WeightEncoding
+from mcompiler.encodings import Decoding, Levels, WeightEncoding
+from mcompiler.geometry import Block, TileTable, tile_blocks
+from mcompiler.ir import IntArray, Remapping
+from mcompiler.target import Pedestal
 
 
 @dataclass(frozen=True)
@@ -30,15 +33,15 @@ class ReadBlock:
             for the ``groups * N`` output channels of those groups, in the units of the level table where there is one;
             float32 where conductances are off their levels: as a chip has them, gains of converters included, and less
             the nominal pedestal where it is not taken off before the conversion.
-        worth: int32 [conversions, channels]: what one decoded code adds to its channel's sum, the sign of the read
-            included; 0 where no cell stands.
+        place_value: int32 [conversions, channels]: what one decoded code adds to its channel's sum, with the sign of
+            the read; 0 where there is no cell.
         inputs: int64 [channels]: what the sum of the inputs over the word lines adds (flips undone, shift subtracted).
         variance: float32 [rows, conversions, channels]: of ``levels`` between reads, complex64 with that between
             inferences as the imaginary part, or None.
         offset, bow: float32 [conversions, channels]: of each converter, in codes, or None.
         scale: float64 [conversions, channels]: digital factor on decoded codes, or None.
-        constant: float64 [channels]: what the digital side adds to each read of one phase, in ``worth`` of a code of
-            the layer's range, or None.
+        constant: float64 [channels]: what the digital side adds to each read of one phase, in units of a code of the
+            layer's range times ``place_value``, or None.
         beside: unit and reference columns where they are those of a chip; None: as a mapping asks for them.
         adc: int64 [conversions, channels]: number of the converter of each, over all arrays of the layer; -1 where no
             cell stands; of a chip only, else None.
@@ -50,7 +53,7 @@ class ReadBlock:
     groups: int
     rows: IntArray
     levels: npt.NDArray[Any]
-    worth: npt.NDArray[np.int32]
+    place_value: npt.NDArray[np.int32]
     inputs: IntArray
     variance: Values | None = None
     offset: Values | None = None
@@ -64,38 +67,95 @@ class ReadBlock:
     @property
     def zoomed(self) -> npt.NDArray[np.int64]:
         """Codes of each conversion over those of the layer's range, a power of two: [conversions, channels]."""
-        return np.ones(self.worth.shape, np.int64) if self.zoom is None else 1 << self.zoom.astype(np.int64)
+        return np.ones(self.place_value.shape, np.int64) if self.zoom is None else 1 << self.zoom.astype(np.int64)
+
+
+@dataclass(frozen=True)
+class _TileArrays:
+    """The arrays of one array position, and where their bit lines belong.
+
+    Attributes:
+        mapped: the matrix.
+        numbers: of the arrays within the tile table.
+    """
+
+    mapped: MappedMatrix
+    numbers: slice
+
+    @property
+    def table(self) -> TileTable:
+        """Their entries in the tile table."""
+        return self.mapped.table[self.numbers]
+
+    @property
+    def groups(self) -> tuple[int, int]:
+        """First group, and how many."""
+        head = self.table[0]
+        return int(head["group"]), int(head["groups"])
+
+    @property
+    def conversions(self) -> int:
+        """Converted bit lines per weight, before any are subtracted: polarity-major."""
+        return self.mapped.shape.slices * self.mapped.shape.polarities
+
+    @property
+    def width(self) -> int:
+        """Output channels of the groups."""
+        return int(self.groups[1] * self.mapped.matrix.codes.shape[2])
+
+    @cached_property
+    def rows(self) -> IntArray:
+        """Index in groups x K of each word line, counted from the first group."""
+        group, depth = self.groups[0], self.mapped.matrix.codes.shape[1]
+        return np.concatenate([(block.group - group) * depth + block.rows for block in self._blocks()])
+
+    @cached_property
+    def channels(self) -> IntArray:
+        """Output channel of each column of weights, counted over the groups."""
+        group, cols = self.groups[0], self.mapped.matrix.codes.shape[2]
+        return np.concatenate([(block.group - group) * cols + block.cols for block in self._blocks()])
+
+    def _blocks(self) -> list[Block]:
+        return tile_blocks(self.table[0], self.mapped.matrix.rows, self.mapped.matrix.cols)
+
+    def places(self, array: np.void) -> list[tuple[int, int, int]]:
+        """(slice, sign, conversion) of the adjacent cells of one weight in one of the arrays."""
+        shape = self.mapped.shape
+        slices = range(shape.slices) if int(array["slice"]) < 0 else (int(array["slice"]),)
+        polarities = shape.encoding.polarities_of(int(array["polarity"]))
+        return [(s, shape.encoding.polarity_signs[p], p * shape.slices + s) for p in polarities for s in slices]
+
+    def by_weight(self, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """[..., columns] of an array by weight: [..., tile_columns, columns_per_weight]."""
+        shape = self.mapped.shape
+        used = shape.tile_columns * shape.columns_per_weight
+        return values[..., :used].reshape(*values.shape[:-1], shape.tile_columns, shape.columns_per_weight)
+
+    def spread(self, values: npt.NDArray[Any], kind: npt.DTypeLike) -> npt.NDArray[Any]:
+        """Values of bit lines [arrays, ..., columns] by conversion: [..., conversions, channels], 0 where none is."""
+        channels = self.channels
+        spread = np.zeros((*values.shape[1:-1], self.conversions, self.width), dtype=kind)
+        for array, held in zip(self.table, values, strict=True):
+            parts = self.by_weight(held)
+            for place, (_, _, conversion) in enumerate(self.places(array)):
+                spread[..., conversion, channels] = parts[..., : len(channels), place]
+        return spread
 
 
 def read_blocks(
-    cells: Iterator[Cells],
-    matrix: WeightMatrix,
-    table: TileTable,
-    target: Target,
-    shape: ArrayShape,
-    shift: int,
-    flips: npt.NDArray[np.bool_],
-    signs: npt.NDArray[np.bool_] | None = None,
-    realise: Realise | None = None,
-    gain: float = 1.0,
-    remap: Remapping | None = None,
-    zoom: npt.NDArray[np.int8] | None = None,
+    cells: Iterator[Cells], mapped: MappedMatrix, realise: Realise | None = None, remap: Remapping | None = None
 ) -> list[ReadBlock]:
-    """Every read of an operation, from the cells.
+    """Every read of a matrix, from its cells.
 
     Args:
         cells: packed level codes, in table order.
-        matrix: operation whose shape and kept indices say where the cells belong; its codes are not read.
-        table, shape, shift, flips: as in encode_cells.
-        signs: as in decode_cells.
-        target: where pairs are subtracted, how many word lines are active.
+        mapped: where the cells belong and how they are read; the codes of its matrix are not read.
         realise: what one chip makes of level codes; None: cells as the mapping asks for them.
-        gain: of the layer's converter, in codes per level step; read for a chip only.
-        remap: where the lines stand, of cells as they lie on a chip; None: as the mapping numbers them.
-        zoom: int8 [arrays, columns]: of the converters' ranges, as in ``EncodedMatrix``.
+        remap: where the lines are, of cells as they lie on a chip; None: as the mapping numbers them.
     """
+    shape, encoded = mapped.shape, mapped.encoded
     lines = shape.columns + shape.extra if remap is None else remap.lines[1]
-    copies, adc = shape.arrays_per_tile, replace(make_adc(target), gain=gain)
+    copies, adc = shape.arrays_per_tile, replace(make_adc(mapped.target), gain=encoded.gain)
     merged: dict[tuple[int, int, int, int], list[ReadBlock]] = {}
     first = 0
     for chunk in cells:
@@ -106,81 +166,51 @@ def read_blocks(
             state = None if state is None else restored_state(state, first, remap, shape)
         for position in range(0, len(chunk), copies):
             inside = slice(position, position + copies)
-            arrays = slice(first + position, first + position + copies)
-            block = _tile_block(levels[inside, :, : shape.columns], matrix, table[arrays], shape, flips[arrays])
-            block = _apply_shift(block, shift, shape, target.encoding.weights)
-            if zoom is not None:
-                block = replace(block, zoom=_spread(zoom[arrays], table[arrays], matrix, shape, np.int8))
+            tile = _TileArrays(mapped, slice(first + position, first + position + copies))
+            block = _ideal_block(levels[inside, :, : shape.columns], tile)
             if state is not None:
-                block = _realised(block, state.of(inside), table[arrays], matrix, shape, target, adc)
-                block = replace(block, adc=_converters(block, arrays, table[arrays], matrix, shape, target))
-            tile = table[first + position]
+                block = _with_device_errors(block, state.of(inside), tile, adc)
+                block = replace(block, adc=_converters(block, tile))
+            head = mapped.table[first + position]
+            # Signs belong to one read of a tile, so that they are applied after its rows have been cut into reads and
+            # before column blocks are joined: these have arrays and signs of their own.
             for read, part in enumerate(_split_rows(block, shape.rows_active)):
-                part = part if signs is None else _signed(part, signs[arrays, read], table[arrays], matrix, shape)
-                key = (int(tile["group"]), int(tile["groups"]), int(tile["row"]), read)
+                part = _signed(part, encoded.signs[tile.numbers, read], tile) if encoded.signs is not None else part
+                key = (int(head["group"]), int(head["groups"]), int(head["row"]), read)
                 merged.setdefault(key, []).append(part)
         first += len(chunk)
     joined = [_join(blocks) for blocks in merged.values()]
-    return [_subtract_pairs(block) if is_signed(target) else block for block in joined]
+    # The two lines of a pair may be in different arrays, of which each block until here has both; only now that errors
+    # of devices and converters are in them may they be subtracted.
+    return [_as_converted(block, shape.encoding) for block in joined] if shape.encoding.signed else joined
 
 
-def _tile_block(
-    levels: Levels, matrix: WeightMatrix, arrays: TileTable, shape: ArrayShape, flips: npt.NDArray[np.bool_]
-) -> ReadBlock:
-    """One tile: its columns spread over the output channels of its groups. Conversions: slices x polarities."""
-    tile = arrays[0]
-    group, groups, cols = int(tile["group"]), int(tile["groups"]), matrix.codes.shape[2]
-    depth = matrix.codes.shape[1]
-    blocks = tile_blocks(tile, matrix.rows, matrix.cols)
-    rows = (
-        np.concatenate([(block.group - group) * depth + block.rows for block in blocks])
-        if int(tile["groups"]) > 1
-        else blocks[0].rows
-    )
-    channels = _channels(tile, matrix)
-    worth = np.zeros((shape.slices * shape.polarities, groups * cols), dtype=np.int32)
-    inputs = np.zeros(groups * cols, dtype=np.int64)
+def _ideal_block(levels: Levels, tile: _TileArrays) -> ReadBlock:
+    """One tile as it was mapped: its columns spread over the output channels of its groups."""
+    shape, encoded = tile.mapped.shape, tile.mapped.encoded
+    rows, channels = tile.rows, tile.channels
+    place_value = np.zeros((tile.conversions, tile.width), dtype=np.int32)
+    inputs = np.zeros(tile.width, dtype=np.int64)
     full = (1 << shape.cell_bits) - 1
-    spread = _spread(steps_of(levels[:, : len(rows)], shape), arrays, matrix, shape, np.int16)
-    for array, flip in zip(arrays, flips, strict=True):
-        flipped = _by_weight(flip, shape)[: len(channels)]  # [width, cells]
-        for place, (which_slice, sign, index) in enumerate(_places(array, shape)):
-            unit = sign << (shape.cell_bits * which_slice) if sign > 0 else -(1 << (shape.cell_bits * which_slice))
-            worth[index, channels] = np.where(flipped[:, place], -unit, unit)
+    spread = tile.spread(steps_of(levels[:, : len(rows)], shape), np.int16)
+    for array, flip in zip(tile.table, encoded.flips[tile.numbers], strict=True):
+        flipped = tile.by_weight(flip)[: len(channels)]  # [width, cells]
+        for place, (which_slice, sign, conversion) in enumerate(tile.places(array)):
+            unit = sign * (1 << (shape.cell_bits * which_slice))
+            # A flipped column holds full - l for each level l: sum x (full - l) = full sum x - sum x l. So its code
+            # counts negative, and full times the sum of the inputs is added.
+            place_value[conversion, channels] = np.where(flipped[:, place], -unit, unit)
             inputs[channels] += np.where(flipped[:, place], full * unit, 0)
-    return ReadBlock(group, groups, rows, spread, worth, inputs)
+    # Cells hold code + shift: the shift times the sum of the inputs comes off every channel that has cells in the tile,
+    # once per tile and not per array, because the slices of a weight have one shift together.
+    inputs -= encoded.shift * (place_value != 0).any(axis=0)
+    zoom = None if encoded.zoom is None else tile.spread(encoded.zoom[tile.numbers], np.int8)
+    return ReadBlock(*tile.groups, rows=rows, levels=spread, place_value=place_value, inputs=inputs, zoom=zoom)
 
 
-def _by_weight(values: npt.NDArray[Any], shape: ArrayShape) -> npt.NDArray[Any]:
-    """[..., columns] of an array by weight: [..., tile_columns, columns_per_weight]."""
-    used = shape.tile_columns * shape.columns_per_weight
-    return values[..., :used].reshape(*values.shape[:-1], shape.tile_columns, shape.columns_per_weight)
-
-
-def _spread(
-    values: npt.NDArray[Any], arrays: TileTable, matrix: WeightMatrix, shape: ArrayShape, kind: npt.DTypeLike
-) -> npt.NDArray[Any]:
-    """Values of bit lines [arrays, ..., columns] of a tile by conversion: [..., conversions, channels], else 0."""
-    channels = _channels(arrays[0], matrix)
-    width = int(arrays[0]["groups"]) * matrix.codes.shape[2]
-    spread = np.zeros((*values.shape[1:-1], shape.slices * shape.polarities, width), dtype=kind)
-    for array, held in zip(arrays, values, strict=True):
-        parts = _by_weight(held, shape)
-        for place, (_, _, index) in enumerate(_places(array, shape)):
-            spread[..., index, channels] = parts[..., : len(channels), place]
-    return spread
-
-
-def _realised(
-    block: ReadBlock,
-    state: ArrayState,
-    arrays: TileTable,
-    matrix: WeightMatrix,
-    shape: ArrayShape,
-    target: Target,
-    adc: Adc,
-) -> ReadBlock:
+def _with_device_errors(block: ReadBlock, state: ArrayState, tile: _TileArrays, adc: AdcTransfer) -> ReadBlock:
     """A tile as one chip has it."""
+    shape, target = tile.mapped.shape, tile.mapped.target
     rows = slice(0, len(block.rows))
     bare = replace(
         state, currents=state.currents[:, rows], variance=None if state.variance is None else state.variance[:, rows]
@@ -189,15 +219,20 @@ def _realised(
         bare = bare.less_reference()
 
     def spread(values: Values) -> Values:
-        return _spread(values, arrays, matrix, shape, np.result_type(values, np.float64))
+        return tile.spread(values, np.result_type(values, np.float64))
 
-    gain, trim, present = spread(bare.gain), spread(bare.trim), block.worth != 0
-    if is_signed(target):  # one converter for both lines of a pair
-        gain[shape.slices :] = gain[: shape.slices]
-        trim[shape.slices :] = 0
+    gain, trim, present = spread(bare.gain), spread(bare.trim), block.place_value != 0
+    # Lines that are subtracted have one converter: its gain acts on both, and what it adds itself is added once.
+    for polarity, converter in enumerate(shape.encoding.converters):
+        if polarity != converter:
+            line, owner = (slice(each * shape.slices, (each + 1) * shape.slices) for each in (polarity, converter))
+            gain[line] = gain[owner]
+            trim[line] = 0
+    # A line's offset is a current and is converted with the line's gain (and zoom); trim is in codes already.
     added = spread(bare.offset) * gain * adc.gain * block.zoomed + trim
-    own = np.zeros((len(arrays), shape.columns), np.int64) + np.arange(len(arrays))[:, None]
+    own = np.zeros((len(tile.table), shape.columns), np.int64) + np.arange(len(tile.table))[:, None]
     factor = spread(np.broadcast_to(bare.scale[:, None], own.shape))
+    # The exporter adds the nominal pedestal to all cells, as it does to ideal ones; conductances contain their own.
     pedestal = adc.pedestal if adc.decoding is not Decoding.CLEAN else 0.0
     return replace(
         block,
@@ -206,64 +241,42 @@ def _realised(
         variance=None if bare.variance is None else single(spread(bare.variance) * gain**2),
         offset=added.astype(np.float32) if bare.offset.any() or bare.trim.any() else None,
         bow=spread(bare.bow).astype(np.float32) if bare.bow.any() else None,
-        beside=beside_of(bare, adc, pedestal, shape, target, _spread(own, arrays, matrix, shape, np.int64)),
+        beside=beside_of(bare, adc, pedestal, shape, target=target, owner=tile.spread(own, np.int64)),
     )
 
 
-def _converters(
-    block: ReadBlock, numbers: slice, arrays: TileTable, matrix: WeightMatrix, shape: ArrayShape, target: Target
-) -> IntArray:
-    """Number of the converter of each conversion of a tile whose arrays have these numbers, as ``ReadBlock.adc``."""
-    per_array = -(-shape.columns // target.converters.adc.columns)
-    columns = np.arange(shape.columns) // target.converters.adc.columns
-    own = np.arange(numbers.start, numbers.stop)[:, None] * per_array + columns
-    return np.where(block.worth != 0, _spread(own, arrays, matrix, shape, np.int64), -1)
+def _converters(block: ReadBlock, tile: _TileArrays) -> IntArray:
+    """Number of the converter of each conversion, as ``ReadBlock.adc``."""
+    shared = tile.mapped.target.converters.adc.columns
+    columns = tile.mapped.shape.columns
+    first = np.arange(tile.numbers.start, tile.numbers.stop)[:, None] * -(-columns // shared)
+    return np.where(block.place_value != 0, tile.spread(first + np.arange(columns) // shared, np.int64), -1)
 
 
-def _channels(tile: np.void, matrix: WeightMatrix) -> IntArray:
-    """Output channel of each column of weights of a tile, counted over its groups."""
-    group, cols = int(tile["group"]), matrix.codes.shape[2]
-    blocks = tile_blocks(tile, matrix.rows, matrix.cols)
-    return np.concatenate([(block.group - group) * cols + block.cols for block in blocks])
+def _signed(block: ReadBlock, negative: npt.NDArray[np.bool_], tile: _TileArrays) -> ReadBlock:
+    """One read of one tile with the signs of its columns [arrays, tile_columns] in its place values.
 
-
-def _signed(
-    block: ReadBlock, negative: npt.NDArray[np.bool_], arrays: TileTable, matrix: WeightMatrix, shape: ArrayShape
-) -> ReadBlock:
-    """One read of one tile with the signs of its columns [arrays, tile_columns] in what their codes are worth."""
-    worth, channels = block.worth.copy(), _channels(arrays[0], matrix)
-    for array, signs in zip(arrays, negative, strict=True):
-        for _, _, index in _places(array, shape):
-            worth[index, channels] *= np.where(signs[: len(channels)], -1, 1)
-    return replace(block, worth=worth)
-
-
-def _places(array: np.void, shape: ArrayShape) -> list[tuple[int, int, int]]:
-    """(slice, sign, conversion index) of the adjacent cells of one weight; conversions are polarity-major."""
-    slices = range(shape.slices) if int(array["slice"]) < 0 else (int(array["slice"]),)
-    if shape.polarities == 1:
-        return [(s, 1, s) for s in slices]
-    signs = (1, -1) if int(array["polarity"]) == 0 else (int(array["polarity"]),)
-    return [(s, sign, (0 if sign > 0 else shape.slices) + s) for sign in signs for s in slices]
-
-
-def _apply_shift(block: ReadBlock, shift: int, shape: ArrayShape, encoding: WeightEncoding) -> ReadBlock:
-    """Offset encoding: the shift times the sum of the inputs comes off every channel that has cells."""
-    if encoding is not WeightEncoding.OFFSET:
-        return block
-    present = (block.worth != 0).any(axis=0)
-    return replace(block, inputs=block.inputs - shift * present)
+    ``inputs`` stays: encodings with signs of fragments neither shift nor flip.
+    """
+    place_value, channels = block.place_value.copy(), tile.channels
+    for array, signs in zip(tile.table, negative, strict=True):
+        for _, _, conversion in tile.places(array):
+            place_value[conversion, channels] *= np.where(signs[: len(channels)], -1, 1)
+    return replace(block, place_value=place_value)
 
 
 def _join(blocks: list[ReadBlock]) -> ReadBlock:
-    """Column blocks over the same word lines are one read: their channels are disjoint."""
+    """Column blocks over the same word lines are one read.
+
+    Their channels are disjoint, and what a block lacks is 0 in it: sums put them together.
+    """
     first = blocks[0]
     if len(blocks) == 1:
         return first
     return replace(
         first,
         levels=np.asarray(np.sum([block.levels for block in blocks], axis=0, dtype=first.levels.dtype)),
-        worth=np.sum([block.worth for block in blocks], axis=0, dtype=np.int32),
+        place_value=np.sum([block.place_value for block in blocks], axis=0, dtype=np.int32),
         inputs=np.sum([block.inputs for block in blocks], axis=0, dtype=np.int64),
         variance=_sum_of([block.variance for block in blocks]),
         offset=_sum_of([block.offset for block in blocks]),
@@ -283,10 +296,10 @@ def _sum_of(parts: Sequence[Values | None]) -> Values | None:
 def _join_scale(blocks: list[ReadBlock]) -> Values | None:
     if all(block.scale is None for block in blocks):
         return None
-    joined = np.ones(blocks[0].worth.shape)
+    joined = np.ones(blocks[0].place_value.shape)
     for block in blocks:
         if block.scale is not None:
-            joined = np.where(block.worth != 0, block.scale, joined)
+            joined = np.where(block.place_value != 0, block.scale, joined)
     return joined
 
 
@@ -297,7 +310,7 @@ def _join_beside(blocks: list[ReadBlock]) -> Beside | None:
         return None
     owner, before = np.zeros_like(parts[0][1].owner), 0
     for block, part in parts:
-        owner += np.where(block.worth != 0, part.owner + before, 0)
+        owner += np.where(block.place_value != 0, part.owner + before, 0)
         before += part.units or part.references
 
     def joined(values: Sequence[Values]) -> Values:
@@ -319,20 +332,30 @@ def _join_beside(blocks: list[ReadBlock]) -> Beside | None:
     )
 
 
-def _subtract_pairs(block: ReadBlock) -> ReadBlock:
-    """The pair's difference is what one conversion sees."""
-    slices = len(block.worth) // 2
+def _as_converted(block: ReadBlock, encoding: WeightEncoding) -> ReadBlock:
+    """Bit lines that are subtracted before their one conversion, as that conversion sees them."""
+    slices = len(block.place_value) // encoding.polarities
+
+    def split(values: Values) -> Values:  # [..., polarities, slices, channels]
+        return values.reshape(*values.shape[:-2], encoding.polarities, slices, values.shape[-1])
+
+    def flat(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        return values.reshape(*values.shape[:-3], encoding.conversions * slices, values.shape[-1])
+
+    def owned(values: npt.NDArray[Any]) -> npt.NDArray[Any]:  # what is the converter's and not the line's
+        return flat(encoding.at_converters(split(values), -3))
+
     variance = block.variance
     return replace(
         block,
-        levels=np.subtract(block.levels[:, :slices], block.levels[:, slices:]),
-        worth=block.worth[:slices],
-        variance=None if variance is None else variance[:, :slices] + variance[:, slices:],
-        offset=None if block.offset is None else block.offset[:slices] - block.offset[slices:],
-        bow=None if block.bow is None else block.bow[:slices],
-        scale=None if block.scale is None else block.scale[:slices],
-        zoom=None if block.zoom is None else block.zoom[:slices],
-        adc=None if block.adc is None else block.adc[:slices],
+        levels=flat(encoding.seen(split(block.levels), -3)),
+        place_value=owned(block.place_value),
+        variance=None if variance is None else flat(encoding.seen_variance(split(variance), -3)),
+        offset=None if block.offset is None else flat(encoding.seen(split(block.offset), -3)),
+        bow=None if block.bow is None else owned(block.bow),
+        scale=None if block.scale is None else owned(block.scale),
+        zoom=None if block.zoom is None else owned(block.zoom),
+        adc=None if block.adc is None else owned(block.adc),
     )
 
 

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mcompiler.conductance.codes import Levels
-from mcompiler.conductance.converters import Adc
+from mcompiler.conductance.converters import AdcTransfer
+from mcompiler.encodings import Levels
 from mcompiler.geometry import ArrayShape
 from mcompiler.ir import IntArray
-from mcompiler.target import Pedestal, Target
+from mcompiler.target import Target
 
 Values = npt.NDArray[np.floating[Any]]
 
@@ -106,7 +106,7 @@ def single(variance: Values) -> Values:
 
 
 def beside_of(
-    state: ArrayState, adc: Adc, pedestal: float, shape: ArrayShape, target: Target, owner: IntArray
+    state: ArrayState, adc: AdcTransfer, pedestal: float, shape: ArrayShape, target: Target, owner: IntArray
 ) -> Beside | None:
     """Unit and reference columns that are converted, of the arrays of a tile; None where there are none.
 
@@ -117,7 +117,7 @@ def beside_of(
         shape, target: which columns there are, and whether a reference is converted or subtracted before it.
         owner: as in ``Beside``.
     """
-    digitised = target.encoding.pedestal is Pedestal.DIGITISED_REFERENCE and shape.polarities == 1
+    digitised = shape.encoding.converts_reference
     lines = [shape.columns] * shape.unit + [shape.columns + shape.unit] * digitised
     if not lines:
         return None

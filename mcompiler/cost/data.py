@@ -185,7 +185,7 @@ class Converted:
             count = len(digits)
             for block in self._blocks:
                 inputs = digits[:, block.group : block.group + block.groups].reshape(count, -1)[:, block.rows]
-                present = (block.worth != 0).reshape(-1)
+                present = (block.place_value != 0).reshape(-1)
                 levels = block.levels.reshape(len(block.rows), -1)[:, present].astype(np.float32)
                 sums = inputs.astype(np.float32) @ levels
                 sums += np.float32(self._adc.pedestal) * inputs.sum(axis=1, keepdims=True, dtype=np.float32)

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from mcompiler.conductance import is_signed
 from mcompiler.dataflow import read_time
 from mcompiler.geometry import ArrayShape, array_shape
-from mcompiler.target import Event, HierarchyUnit, Target, WeightEncoding
+from mcompiler.target import Event, HierarchyUnit, Target
 
 ROLLED_UP, DERIVED = 0.02, 0.10
 """Allowed relative difference of sums of components, and of derived figures."""
@@ -77,7 +76,7 @@ def event_rate(event: Event, target: Target) -> float:
     """Events per second in one array at full activity, or of digital events in one tile."""
     shape, cycle = array_shape(target), read_time(array_shape(target), target)
     lines = shape.columns + shape.extra
-    conversions = lines / 2 if is_signed(target) and shape.adjacent_polarities == 2 else lines
+    conversions = lines / shape.lines_per_conversion
     per_read = {
         Event.ARRAY_READ: 1.0,
         Event.CELL_READ: float(shape.rows_active * lines),
@@ -186,8 +185,7 @@ def peak_operations(target: Target) -> float:
 def storage_bytes(target: Target) -> float:
     """Bytes of weights that the cells of a chip hold, at whole bits a cell."""
     cells = target.array.rows * target.array.columns * units(HierarchyUnit.ARRAY, HierarchyUnit.CHIP, target)
-    pairs = 2 if target.encoding.weights is WeightEncoding.DIFFERENTIAL else 1
-    return cells * target.device.bits / 8 / pairs
+    return cells * target.device.bits / 8 / target.weight_encoding.polarities
 
 
 def _pipeline_reads(target: Target) -> float:
@@ -200,7 +198,7 @@ def _product_s(target: Target) -> float:
 
 def _product_j(target: Target) -> float:
     """Arrays, converters and all that works with every read, for a matrix with as many columns as an array."""
-    copies = target.encoding.slices * (2 if target.encoding.weights is WeightEncoding.DIFFERENTIAL else 1)
+    copies = target.encoding.slices * target.weight_encoding.polarities
     each = sum(
         component.energy_j * event_rate(component.event, target)
         for component in target.components.values()

@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from mcompiler.conductance import is_signed
 from mcompiler.dataflow.stages import NetworkStage, StageGraph, StageKind, Transfer
 from mcompiler.dataflow.timing import Edge, TimedStage, step_clocks
 from mcompiler.geometry import ArrayShape, TileTable, array_shape
@@ -60,7 +59,7 @@ def conversion_time(shape: ArrayShape, target: Target) -> float:
     arrays = shape.polarities // shape.adjacent_polarities
     adcs = -(-arrays * shape.columns // adc.columns)
     lines = -(-arrays * (shape.columns + shape.extra) // adcs)
-    return (-(-lines // 2) if is_signed(target) else lines) / adc.rate_hz
+    return -(-lines // shape.encoding.lines_per_conversion) / adc.rate_hz
 
 
 def phases(layer: AnalogLayer, target: Target) -> int:

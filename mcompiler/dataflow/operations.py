@@ -12,7 +12,6 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from mcompiler.bodies import holds_layers, scheduled_nodes
-from mcompiler.conductance import is_signed
 from mcompiler.geometry import ArrayShape, TileTable
 from mcompiler.graph import int_attr
 from mcompiler.ir import ANALOG_OP, AnalogLayer
@@ -95,11 +94,8 @@ def conversions_per_read(
     """Conversions of one read of each array, [arrays]; ``extra``: with those of unit and reference columns."""
     width = table["cols"].astype(np.float64)
     more = int(shape.unit) + int(target.encoding.pedestal is Pedestal.DIGITISED_REFERENCE) if extra else 0
-    if not is_signed(target):
-        return width * shape.columns_per_weight + more
-    if shape.adjacent_polarities == 2:
-        return width * shape.adjacent_slices + more
-    return np.where(table["polarity"] > 0, width * shape.adjacent_slices + more, 0.0)
+    each = width * (shape.columns_per_weight // shape.lines_per_conversion) + more
+    return np.where(shape.encoding.converts(table["polarity"]), each, 0.0)
 
 
 def _per_element(node: ir.Node) -> int:

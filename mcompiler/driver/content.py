@@ -22,7 +22,7 @@ from mcompiler.artefacts import (
     read_layers,
     verify_hashes,
 )
-from mcompiler.conductance import corrected, decode_cells, is_signed, make_adc
+from mcompiler.conductance import corrected, decode_cells, make_adc
 from mcompiler.cost import Cost, estimate
 from mcompiler.dataflow import program_stages
 from mcompiler.geometry import ArrayShape, array_shape
@@ -208,7 +208,7 @@ def noise_bank(layers: Sequence[LayerData], target: Target, chip: Chip) -> tuple
     for layer in layers:
         phases = -(-layer.op.site.input.bits // target.converters.dac.bits)
         groups, _, columns = layer.op.matrix.codes.shape
-        conversions = shape.slices * (1 if is_signed(target) else shape.polarities)
+        conversions = shape.slices * shape.encoding.conversions
         lines = groups * columns * conversions + shape.extra * len(layer.table)
         each.append(phases * layer.op.site.vectors * lines)
     samples = max(1, min(most, WINDOW // max(each)))
@@ -243,8 +243,4 @@ def _layer_on(chip: Chip, bank: int, layer: LayerData, target: Target, shape: Ar
 
 def _weights(layer: LayerData, target: Target, shape: ArrayShape) -> npt.NDArray[np.signedinteger[Any]]:
     """Weight codes, decoded from the cells."""
-    analog = layer.analog
-    settings = (analog.shift, analog.flips, analog.signs)
-    return decode_cells(
-        layer.mapped_cells(shape), layer.op.matrix, layer.table, shape, target.encoding.weights, *settings
-    )
+    return decode_cells(layer.mapped_cells(shape), layer.mapped(target, shape))

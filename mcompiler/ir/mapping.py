@@ -181,7 +181,7 @@ class Remapping:
             digitally).
         faults: int32 [stuck, 4], stuck cells of the arrays: array, word line, bit line, 1 on or 0 off.
         lines: word lines and bit lines of an array, spares included.
-        harm_before, harm_after: sum over stuck cells of (deviation in level steps x worth of a step)^2.
+        weighted_error_before, weighted_error_after: sum over stuck cells of (deviation in level steps x place value)^2.
     """
 
     word_lines: CodeArray
@@ -189,8 +189,8 @@ class Remapping:
     swapped: npt.NDArray[np.bool_]
     faults: npt.NDArray[np.int32]
     lines: tuple[int, int]
-    harm_before: float
-    harm_after: float
+    weighted_error_before: float
+    weighted_error_after: float
 
 
 @dataclass(frozen=True)

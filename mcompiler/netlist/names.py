@@ -16,24 +16,24 @@ def notes_of(layer: LayerData, index: int, shape: ArrayShape) -> tuple[str, ...]
         shape: array geometry.
     """
     array = layer.table[index]
+    encoding = shape.encoding
+    marks = [encoding.polarity_marks[each] for each in encoding.polarities_of(int(array["polarity"]))]
     chip, tile, core, position = layer.addresses[index].tolist()
     notes = [
         f"array {index} of layer '{layer.op.site.name}': chip {chip}, tile {tile}, core {core}, position {position}",
-        f"slice {_or_all(int(array['slice']))}, polarity {_sign(int(array['polarity']), shape)}",
+        f"slice {_or_all(int(array['slice']))}, polarity {_sign(marks)}",
     ]
     words, bits = _lines(layer, index, shape)
     for block in tile_blocks(array, layer.op.matrix.rows, layer.op.matrix.cols):
         for line, row in enumerate(block.rows.tolist()):
             notes.append(f"word line {words[block.row + line]}: input {row} of group {block.group}")
     slices = range(shape.adjacent_slices) if int(array["slice"]) < 0 else (int(array["slice"]),)
-    single = {1: "+", -1: "-", 0: "+-"}[int(array["polarity"])]  # one polarity per array, or both in one
-    signs = single if shape.polarities > 1 else ""
     for block in tile_blocks(array, layer.op.matrix.rows, layer.op.matrix.cols):
         for place, channel in enumerate(block.cols.tolist()):
             first = (block.col + place) * shape.columns_per_weight
-            held = [(sign, which) for sign in signs or " " for which in slices]
-            for offset, (sign, which) in enumerate(held):
-                polarity = f", polarity {sign}" if sign != " " else ""
+            held = [(mark, which) for mark in marks for which in slices]
+            for offset, (mark, which) in enumerate(held):
+                polarity = f", polarity {mark}" if mark else ""
                 what = f"output channel {channel} of group {block.group}, slice {which}{polarity}"
                 notes.append(f"bit line {bits[first + offset]}: {what}")
     if shape.unit:
@@ -57,7 +57,5 @@ def _or_all(which: int) -> str:
     return "all, in adjacent bit lines" if which < 0 else str(which)
 
 
-def _sign(polarity: int, shape: ArrayShape) -> str:
-    if shape.polarities == 1:
-        return "none"
-    return {1: "+", -1: "-", 0: "both, in adjacent bit lines"}[polarity]
+def _sign(marks: list[str]) -> str:
+    return "both, in adjacent bit lines" if len(marks) > 1 else marks[0] or "none"

@@ -8,22 +8,32 @@ float32(sum) * gain half to even and saturates. Everything else takes a float pr
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from mcompiler.conductance import Adc, Decoding, ReadBlock
+from mcompiler.conductance import AdcTransfer, ReadBlock
+from mcompiler.encodings import Decoding
 from mcompiler.errors import CompileError
 from mcompiler.geometry import span
 from mcompiler.ir import AnalogLayer, ConvShape
 from mcompiler.onnx_export.codes import conv_attributes
-from mcompiler.onnx_export.converter import Converter, Lines, analog, narrow, zero_code
+from mcompiler.onnx_export.converter import ArrayProduct, ConvertedLines, Converter, convert_read, narrow, zero_code
 from mcompiler.onnx_export.emitter import Emitter, sizes_of
 from mcompiler.onnx_export.folded import FLOAT32_EXACT, barrier
 from mcompiler.onnx_export.layer import MappedLayer
-from mcompiler.onnx_export.lossy import LossyLayer, digital_sum, full_worth, lines_of, same_worth, word_lines
+from mcompiler.onnx_export.lossy import (
+    LossyLayer,
+    ReadSegment,
+    digital_sum,
+    lines_of,
+    present_place_values,
+    same_place_values,
+    word_lines,
+)
 from mcompiler.onnx_export.shift_add import combined, count_terms, restored_shape, scaled_output
 from mcompiler.target import Rounding, Target
 
@@ -32,7 +42,7 @@ def converted_layer(
     emitter: Emitter,
     codes: ir.Value,
     mapped: MappedLayer,
-    adc: Adc,
+    adc: AdcTransfer,
     target: Target,
     sizes: tuple[int, ...] | None,
     drawn: ir.Value | None = None,
@@ -58,16 +68,28 @@ def converted_layer(
             op.site.name,
         )
     phases = -(-op.site.input.bits // target.converters.dac.bits)
+    # Up to 256 codes travel as bytes, 0 being byte 128 where they are signed; kernels round half to even only.
     in_bytes = adc.largest - adc.smallest <= 255 and adc.rounding is Rounding.HALF_EVEN
     integer = in_bytes and _fits_integer_kernels(op, blocks, adc, target)
     zoom = max((int(block.zoom.max(initial=0)) for block in blocks if block.zoom is not None), default=0)
-    layer = LossyLayer(op, adc, target, phases, integer, in_bytes, sizes, mapped.physics, drawn, zoom)
+    layer = LossyLayer(
+        op=op,
+        adc=adc,
+        target=target,
+        phases=phases,
+        integer=integer,
+        bytes=in_bytes,
+        sizes=sizes,
+        physics=mapped.physics,
+        drawn=drawn,
+        zoom=zoom,
+    )
     segments = _segments(op, blocks)
     padded = _padded(emitter, codes, layer)
     if _is_direct(layer, segments):
         return scaled_output(emitter, _convert_conv(emitter, padded, layer, blocks[0]), layer, mapped.weights)
     source = _channels_last(emitter, padded, layer)
-    sums = [_segment(emitter, source, layer, first, last, members) for first, last, members in segments]
+    sums = [_segment(emitter, source, layer, segment) for segment in segments]
     joined = sums[0] if len(sums) == 1 else emitter("Concat", *sums, axis=-1)
     if layer.conv is not None:
         return scaled_output(emitter, restored_shape(emitter, joined, source, layer), layer, mapped.weights)
@@ -76,24 +98,30 @@ def converted_layer(
     return scaled_output(emitter, emitter("Reshape", joined, shape), layer, mapped.weights)
 
 
-def _is_direct(layer: LossyLayer, segments: Sequence[tuple[int, int, list[ReadBlock]]]) -> bool:
+def _is_direct(layer: LossyLayer, segments: Sequence[ReadSegment]) -> bool:
     """A convolution of one read, one phase and one conversion per channel: its codes are its sums."""
     one = layer.phases == 1 and len(segments) == 1 and not layer.zoom
     if layer.conv is None or not one or layer.adc.decoding is not Decoding.CLEAN:
         return False
-    blocks = segments[0][2]
+    blocks = segments[0].blocks
     return (
         len(blocks) == 1
         and blocks[0].groups == layer.op.matrix.codes.shape[0]
-        and bool(not blocks[0].inputs.any() and blocks[0].worth.shape[0] == 1 and (full_worth(blocks[0]) == 1).all())
+        and bool(
+            not blocks[0].inputs.any()
+            and blocks[0].place_value.shape[0] == 1
+            and (present_place_values(blocks[0]) == 1).all()
+        )
     )
 
 
-def _fits_integer_kernels(op: AnalogLayer, blocks: Sequence[ReadBlock], adc: Adc, target: Target) -> bool:
+def _fits_integer_kernels(op: AnalogLayer, blocks: Sequence[ReadBlock], adc: AdcTransfer, target: Target) -> bool:
     """Whether QLinearConv and QLinearMatMul compute this conversion exactly, 16-bit saturation included."""
     largest = max((_largest(block) for block in blocks), default=0.0)
     inputs = (1 << min(target.converters.dac.bits, op.site.input.bits)) - 1
     on_levels = all(np.issubdtype(block.levels.dtype, np.integer) for block in blocks)
+    # They add pairs of products in 16 bits on processors without VNNI, hence the last bound; a pedestal is no integer
+    # in general, and cells with it neither.
     return on_levels and adc.decoding is Decoding.CLEAN and largest <= 127 and 2 * largest * inputs <= 32767
 
 
@@ -103,15 +131,18 @@ def _largest(block: ReadBlock) -> float:
     return float(np.abs(levels).max(initial=0))
 
 
-def _segments(op: AnalogLayer, blocks: Sequence[ReadBlock]) -> list[tuple[int, int, list[ReadBlock]]]:
-    """(first group, end, reads) of runs of groups that share reads; together they cover all groups."""
+def _segments(op: AnalogLayer, blocks: Sequence[ReadBlock]) -> list[ReadSegment]:
+    """Runs of groups that share reads; together they cover all groups."""
     by_groups: dict[tuple[int, int], list[ReadBlock]] = {}
     for block in blocks:
         by_groups.setdefault((block.group, block.groups), []).append(block)
     keys = sorted(by_groups)
     starts = [0, *(group for group, _ in keys[1:])]
-    ends = [*starts[1:], op.matrix.codes.shape[0]]
-    return [(start, end, by_groups[key]) for start, end, key in zip(starts, ends, keys, strict=True)]
+    groups, _, cols = op.matrix.codes.shape
+    ends = [*starts[1:], groups]
+    return [
+        ReadSegment(start, end, tuple(by_groups[key]), cols) for start, end, key in zip(starts, ends, keys, strict=True)
+    ]
 
 
 # --- inputs ----------------------------------------------------------------------------------------------------------
@@ -125,7 +156,7 @@ def _padded(emitter: Emitter, codes: ir.Value, layer: LossyLayer) -> ir.Value:
     if not layer.pads_itself:
         return codes
     rank = len(conv.kernel)
-    pads = emitter.ints(0, 0, *conv.pads[:rank], 0, 0, *conv.pads[rank:])
+    pads = emitter.ints(*(0, 0, *conv.pads[:rank]), *(0, 0, *conv.pads[rank:]))
     kind = np.uint8 if layer.op.site.input.bits <= 8 else np.int32
     return emitter("Pad", codes, pads, emitter.constant(layer.op.site.input.zero_point, kind))
 
@@ -140,7 +171,7 @@ def _channels_last(emitter: Emitter, codes: ir.Value, layer: LossyLayer) -> ir.V
 def _planes(emitter: Emitter, values: ir.Value, layer: LossyLayer, width: int) -> ir.Value:
     """Input codes of each phase, stacked on the first axis: uint8 [phases * n, ..., width]."""
     step, phases = layer.step, layer.phases
-    if phases == 1:
+    if phases == 1:  # the code is its only digit, and has so few bits
         return values if layer.op.site.input.bits <= 8 else emitter.cast(values, ir.DataType.UINT8)
     rank = 2 if layer.conv is None else len(layer.conv.kernel) + 2
     each = (phases, *(1 for _ in range(rank)))
@@ -150,6 +181,8 @@ def _planes(emitter: Emitter, values: ir.Value, layer: LossyLayer, width: int) -
         shifted = emitter("Div", stacked, emitter.constant((1 << places).reshape(each), np.int32))
         plane = emitter.cast(emitter("Mod", shifted, emitter.constant(1 << step, np.int32)), ir.DataType.UINT8)
     else:
+        # Bits above the digit are shifted out of the byte, then those below it: two steps on bytes, where a modulus
+        # would need a wider type. Of one bit a comparison with 128 does the second.
         left = np.maximum(0, 8 - step - places)
         moved = emitter("BitShift", stacked, emitter.constant(left.reshape(each), np.uint8), direction="LEFT")
         if step == 1:
@@ -165,26 +198,23 @@ def _planes(emitter: Emitter, values: ir.Value, layer: LossyLayer, width: int) -
 # --- reads -----------------------------------------------------------------------------------------------------------
 
 
-def _segment(
-    emitter: Emitter, source: ir.Value, layer: LossyLayer, first: int, end: int, blocks: list[ReadBlock]
-) -> ir.Value:
+def _segment(emitter: Emitter, source: ir.Value, layer: LossyLayer, segment: ReadSegment) -> ir.Value:
     """Sum of all reads of a run of groups, in ADC codes: int32 (or float64 with a pedestal) [vectors, channels]."""
-    cols = layer.op.matrix.codes.shape[2]
-    channels = (end - first) * cols
-    kept = blocks[0].group - first  # vanished groups before these: their channels are zero
-    if same_worth(blocks, layer) and layer.adc.decoding is Decoding.CLEAN:
+    blocks = segment.blocks
+    # Codes may be added over the reads first, which is one addition for all slices, where every read counts them alike.
+    if same_place_values(blocks, layer) and layer.adc.decoding is Decoding.CLEAN:
         total: ir.Value | None = None
         for block in blocks:
             codes = _read(emitter, source, layer, block)
             total = codes if total is None else emitter("Add", total, codes)
         assert total is not None  # a segment has reads
-        return combined(emitter, total, layer, blocks[0], channels, kept * cols)
+        return combined(emitter, total, layer, blocks[0], segment)
     parts = []
     for block in blocks:
-        part = combined(emitter, _read(emitter, source, layer, block), layer, block, channels, kept * cols)
+        part = combined(emitter, _read(emitter, source, layer, block), layer, block, segment)
         if layer.adc.decoding is Decoding.COUNT or digital_sum(layer):
             part = emitter.cast(part, ir.DataType.DOUBLE)
-            part = emitter("Add", part, count_terms(emitter, source, layer, block, channels, kept * cols))
+            part = emitter("Add", part, count_terms(emitter, source, layer, block, segment))
         parts.append(part)
     total = parts[0]
     for part in parts[1:]:
@@ -205,11 +235,11 @@ def _read(emitter: Emitter, source: ir.Value, layer: LossyLayer, block: ReadBloc
         flat = emitter("Reshape", codes, emitter.ints(-1, width))
         return _to_int32(emitter, flat, layer)
     stacked = emitter("Reshape", codes, emitter.ints(layer.phases, -1))
-    worth = 1 << (layer.step * np.arange(layer.phases))
+    place_value = 1 << (layer.step * np.arange(layer.phases))
     if layer.bytes and layer.op.site.input.bits <= 8:
         total = emitter(
             "MatMulInteger",
-            emitter.constant(worth[None], np.uint8),
+            emitter.constant(place_value[None], np.uint8),
             stacked,
             emitter.constant(0, np.uint8),
             _zero(emitter, layer),
@@ -221,7 +251,7 @@ def _read(emitter: Emitter, source: ir.Value, layer: LossyLayer, block: ReadBloc
             stacked = emitter("Sub", emitter.cast(stacked, kind), emitter.constant(zero_code(layer.adc), wide))
         elif kind is ir.DataType.DOUBLE:
             stacked = emitter.cast(stacked, kind)
-        total = emitter.cast(emitter("MatMul", emitter.constant(worth[None], wide), stacked), ir.DataType.INT32)
+        total = emitter.cast(emitter("MatMul", emitter.constant(place_value[None], wide), stacked), ir.DataType.INT32)
     return emitter("Reshape", total, emitter.ints(-1, width))
 
 
@@ -236,7 +266,9 @@ def _to_int32(emitter: Emitter, codes: ir.Value, layer: LossyLayer) -> ir.Value:
     return values
 
 
-def _multiplied(emitter: Emitter, source: ir.Value, layer: LossyLayer, block: ReadBlock, lines: Lines) -> ir.Value:
+def _multiplied(
+    emitter: Emitter, source: ir.Value, layer: LossyLayer, block: ReadBlock, lines: ConvertedLines
+) -> ir.Value:
     """One read of a product: codes [phases * vectors, columns]."""
     rows = block.rows
     run = span(rows)
@@ -249,16 +281,20 @@ def _multiplied(emitter: Emitter, source: ir.Value, layer: LossyLayer, block: Re
         one, zero = emitter.constant(1, np.float32), emitter.constant(0, np.uint8)
         cells, level_zero = emitter.constant(lines.levels.astype(np.int8)), emitter.constant(0, np.int8)
         gain = emitter.constant(layer.adc.gain, np.float32)
-        codes = emitter("QLinearMatMul", planes, one, zero, cells, gain, level_zero, one, _zero(emitter, layer))
-        return narrow(emitter, codes, layer.adc)
+        operands = (planes, one, zero, cells, gain, level_zero, one, _zero(emitter, layer))
+        return narrow(emitter, emitter("QLinearMatMul", *operands), layer.adc)
 
     def product(inputs: ir.Value, matrix: ir.Value) -> ir.Value:
         return emitter("MatMul", inputs, matrix)
 
-    return analog(emitter, planes, _converter(layer), lines, product, lambda matrix: matrix, (-1,))
+    return convert_read(
+        emitter, planes, _converter(layer), lines, ArrayProduct(product, operand=lambda matrix: matrix, shape=(-1,))
+    )
 
 
-def _convolved(emitter: Emitter, source: ir.Value, layer: LossyLayer, block: ReadBlock, lines: Lines) -> ir.Value:
+def _convolved(
+    emitter: Emitter, source: ir.Value, layer: LossyLayer, block: ReadBlock, lines: ConvertedLines
+) -> ir.Value:
     """One read of a convolution: codes, channels last [phases * batch, *spatial, columns].
 
     The kernel holds the block's cells and zeros elsewhere; its channel window is widened where that is faster.
@@ -271,51 +307,58 @@ def _convolved(emitter: Emitter, source: ir.Value, layer: LossyLayer, block: Rea
     if (low, high) != (0, channels):
         part = emitter("Slice", source, emitter.ints(low), emitter.ints(high), emitter.ints(rank + 1))
     planes = emitter("Transpose", _planes(emitter, part, layer, high - low), perm=[0, rank + 1, *range(1, rank + 1)])
-    codes = _convert_window(emitter, planes, layer, lines, channel - low, position, high - low)
+    codes = _convert_window(emitter, planes, layer, lines, _Window(high - low, channel - low, position))
     return emitter("Transpose", codes, perm=[0, *range(2, rank + 2), 1])
 
 
 def _convert_conv(emitter: Emitter, padded: ir.Value, layer: LossyLayer, block: ReadBlock) -> ir.Value:
     """The whole convolution as one read: codes, channels first."""
     channels, channel, position = word_lines(layer, block)
-    codes = _convert_window(emitter, padded, layer, lines_of(layer, block), channel, position, channels)
+    codes = _convert_window(emitter, padded, layer, lines_of(layer, block), _Window(channels, channel, position))
     return _to_int32(emitter, codes, layer) if layer.bytes else codes
 
 
+@dataclass(frozen=True)
+class _Window:
+    """Input channels that a read's convolution takes, and where its word lines are in them.
+
+    Attributes:
+        width: channels.
+        channel, position: of each word line, within the window and within the kernel.
+    """
+
+    width: int
+    channel: npt.NDArray[np.int64]
+    position: npt.NDArray[np.int64]
+
+
 def _convert_window(
-    emitter: Emitter,
-    planes: ir.Value,
-    layer: LossyLayer,
-    lines: Lines,
-    channel: npt.NDArray[np.int64],
-    position: npt.NDArray[np.int64],
-    width: int,
+    emitter: Emitter, planes: ir.Value, layer: LossyLayer, lines: ConvertedLines, window: _Window
 ) -> ir.Value:
-    """Convolve planes of ``width`` channels with a block's cells and convert: codes, channels first."""
+    """Convolve planes of a window with a block's cells and convert: codes, channels first."""
     conv = layer.conv
     assert conv is not None
     positions = int(np.prod(conv.kernel))
     attributes = conv_attributes(conv, padded=layer.pads_itself, groups=1)
 
     def kernel(matrix: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        spread = np.zeros((matrix.shape[1], width, positions), dtype=np.float32)
-        spread[:, channel, position] = matrix.T
-        return spread.reshape(matrix.shape[1], width, *conv.kernel)
+        spread = np.zeros((matrix.shape[1], window.width, positions), dtype=np.float32)
+        spread[:, window.channel, window.position] = matrix.T
+        return spread.reshape(matrix.shape[1], window.width, *conv.kernel)
 
     if layer.integer:
         one, zero = emitter.constant(1, np.float32), emitter.constant(0, np.uint8)
         cells, level_zero = emitter.constant(kernel(lines.levels).astype(np.int8)), emitter.constant(0, np.int8)
         gain = emitter.constant(layer.adc.gain, np.float32)
-        codes = emitter(
-            "QLinearConv", planes, one, zero, cells, gain, level_zero, one, _zero(emitter, layer), **attributes
-        )
-        return narrow(emitter, codes, layer.adc)
+        operands = (planes, one, zero, cells, gain, level_zero, one, _zero(emitter, layer))
+        return narrow(emitter, emitter("QLinearConv", *operands, **attributes), layer.adc)
 
     def product(inputs: ir.Value, matrix: ir.Value) -> ir.Value:
         found = emitter("Conv", inputs, matrix, **attributes)
         return barrier(emitter, found) if lines.levels.dtype.kind in "iu" else found  # off the grid nothing is exact
 
-    return analog(emitter, planes, _converter(layer), lines, product, kernel, (1, -1, *[1] * len(conv.kernel)))
+    shape = (1, -1, *[1] * len(conv.kernel))
+    return convert_read(emitter, planes, _converter(layer), lines, ArrayProduct(product, kernel, shape))
 
 
 def _window(low: int, high: int, channels: int, widen: bool) -> tuple[int, int]:

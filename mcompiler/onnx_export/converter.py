@@ -1,4 +1,4 @@
-"""From planes of input codes to the codes of the converters: what is analog of one read."""
+"""From planes of input codes to the codes of the converters: the analog part of one read."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from mcompiler.conductance import BOW, Adc
+from mcompiler.conductance import CUBIC_INL_SCALE, AdcTransfer
 from mcompiler.onnx_export.emitter import Emitter
 from mcompiler.target import Rounding
 
@@ -36,7 +36,7 @@ class Physics:
 
 
 @dataclass(frozen=True)
-class Lines:
+class ConvertedLines:
     """Converted bit lines of a read: weights first, then unit columns, then reference columns.
 
     Attributes:
@@ -60,6 +60,21 @@ class Lines:
 
 
 @dataclass(frozen=True)
+class ArrayProduct:
+    """The ONNX operation that an array is in the mapped model: a matrix product or a convolution.
+
+    Attributes:
+        node: adds it to the graph, from inputs and operand.
+        operand: a matrix [rows, columns] as the operation takes it.
+        shape: that broadcasts one number per column over its result.
+    """
+
+    node: Callable[[ir.Value, ir.Value], ir.Value]
+    operand: Callable[[Values], Values]
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class Converter:
     """The converter of a layer, and the input converter in front of it.
 
@@ -71,19 +86,19 @@ class Converter:
         drawn: the normal numbers of this run, where conversions fluctuate.
     """
 
-    adc: Adc
+    adc: AdcTransfer
     bytes: bool
     step: int
     physics: Physics | None
     drawn: ir.Value | None
 
 
-def zero_code(adc: Adc) -> int:
+def zero_code(adc: AdcTransfer) -> int:
     """uint8 code that stands for 0."""
     return 128 if adc.smallest < 0 else 0
 
 
-def narrow(emitter: Emitter, codes: ir.Value, adc: Adc) -> ir.Value:
+def narrow(emitter: Emitter, codes: ir.Value, adc: AdcTransfer) -> ir.Value:
     """Clip uint8 codes to a converter of fewer than 8 bits."""
     zero = zero_code(adc)
     if adc.largest + zero == 255:
@@ -92,14 +107,8 @@ def narrow(emitter: Emitter, codes: ir.Value, adc: Adc) -> ir.Value:
     return emitter("Clip", codes, low, high)
 
 
-def analog(
-    emitter: Emitter,
-    planes: ir.Value,
-    converter: Converter,
-    lines: Lines,
-    product: Callable[[ir.Value, ir.Value], ir.Value],
-    operand: Callable[[Values], Values],
-    shape: tuple[int, ...],
+def convert_read(
+    emitter: Emitter, planes: ir.Value, converter: Converter, lines: ConvertedLines, product: ArrayProduct
 ) -> ir.Value:
     """Codes of one read.
 
@@ -108,33 +117,35 @@ def analog(
         planes: input codes of each phase, uint8.
         converter: what converts.
         lines: what the word lines cross.
-        product: node of the inputs and the operand.
-        operand: a matrix [rows, columns] as the product takes it.
-        shape: that broadcasts one number per column over the product.
+        product: of the inputs and the cells.
     """
     adc, physics = converter.adc, converter.physics
     inputs = _applied(emitter, planes, physics)
-    # Off the grid no rounding is exact anyway, so that the gain may stand in the cells: one pass less.
+    # On the grid the product must be an exact integer and is scaled afterwards, as the converter does. Off the grid
+    # nothing is exact anyway, so that the gain may be in the cells: one pass less over the result.
     gain = 1.0 if lines.levels.dtype.kind in "iu" else adc.gain
     pedestal = np.float32(adc.pedestal) * lines.zoom.astype(np.float32)
     levels = (lines.levels.astype(np.float32) + pedestal) * np.float32(gain)
     between_reads, between_inferences = _parts(lines.variance, np.float32(gain**2))
-    matrix = emitter.constant(operand(levels))
+    # The pedestal is added to every cell, extra columns too: each active row adds it to every bit line. A finer range
+    # (zoom) multiplies it like the levels, which have their zoom already.
+    matrix = emitter.constant(product.operand(levels))
     if between_inferences is not None and physics is not None:
-        matrix = _fluctuating(emitter, matrix, operand(between_inferences), physics)
-    values = product(inputs, matrix)
+        matrix = _fluctuating(emitter, matrix, product.operand(between_inferences), physics)
+    values = product.node(inputs, matrix)
     if gain == 1 and adc.gain != 1:
         values = emitter("Mul", values, emitter.constant(adc.gain, np.float32))
     if physics is not None and converter.drawn is not None:
         spread = None
         if between_reads is not None:
+            # Independent cells: variances add up, each with the square of its input; 0 and 1 are their own squares.
             squares = inputs if converter.step == 1 and physics.inputs is None else emitter("Mul", inputs, inputs)
-            spread = product(squares, emitter.constant(operand(between_reads)))
+            spread = product.node(squares, emitter.constant(product.operand(between_reads)))
         values = _noisy(emitter, values, spread, physics, converter.drawn)
     if lines.offset is not None:
-        values = emitter("Add", values, emitter.constant(lines.offset.reshape(shape), np.float32))
+        values = emitter("Add", values, emitter.constant(lines.offset.reshape(product.shape), np.float32))
     if lines.bow is not None:
-        values = _bowed(emitter, values, adc, lines.bow.reshape(shape))
+        values = _bowed(emitter, values, adc, lines.bow.reshape(product.shape))
     return _rounded(emitter, values, converter)
 
 
@@ -188,13 +199,13 @@ def _window(emitter: Emitter, values: ir.Value, physics: Physics, drawn: ir.Valu
     return emitter("Reshape", window, emitter("Shape", values))
 
 
-def _bowed(emitter: Emitter, values: ir.Value, adc: Adc, bow: Values) -> ir.Value:
-    """As ``conductance.bent``: a characteristic that bends by up to ``bow`` codes."""
+def _bowed(emitter: Emitter, values: ir.Value, adc: AdcTransfer, bow: Values) -> ir.Value:
+    """As ``conductance.apply_nonlinearity``: a cubic characteristic with a deviation of up to ``bow`` codes."""
     middle, half = (adc.largest + adc.smallest) / 2, (adc.largest - adc.smallest) / 2
     u = emitter("Sub", values, emitter.constant(middle, np.float32))
     u = emitter("Clip", emitter("Div", u, emitter.constant(half, np.float32)), _float(emitter, -1), _float(emitter, 1))
     cubic = emitter("Sub", emitter("Mul", emitter("Mul", u, u), u), u)
-    return emitter("Add", values, emitter("Mul", cubic, emitter.constant(bow * BOW, np.float32)))
+    return emitter("Add", values, emitter("Mul", cubic, emitter.constant(bow * CUBIC_INL_SCALE, np.float32)))
 
 
 def _float(emitter: Emitter, value: float) -> ir.Value:

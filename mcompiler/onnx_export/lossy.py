@@ -1,4 +1,4 @@
-"""A layer whose conversions lose something: what its reads look like, before anything is emitted."""
+"""Layers through lossy converters: their bit lines and place values, before any node is added to the graph."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from mcompiler.conductance import Adc, Decoding, ReadBlock
+from mcompiler.conductance import AdcTransfer, ReadBlock
 from mcompiler.ir import AnalogLayer, ConvShape
-from mcompiler.onnx_export.converter import Lines, Physics
+from mcompiler.onnx_export.converter import ConvertedLines, Physics
 from mcompiler.target import Target
 
 
 @dataclass(frozen=True)
 class LossyLayer:
-    """What every step needs to know.
+    """A layer whose converters lose something, with what every step of its export reads.
 
     ``integer``: onnxruntime's 8-bit kernels are the converter. ``bytes``: codes are uint8 (around 128 where signed).
     ``sizes``: spatial sizes of the (padded) input, where they are static. ``physics``: what a chip does between reads.
@@ -26,7 +26,7 @@ class LossyLayer:
     """
 
     op: AnalogLayer
-    adc: Adc
+    adc: AdcTransfer
     target: Target
     phases: int
     integer: bool
@@ -65,7 +65,34 @@ class LossyLayer:
         return self.op.site.shape if isinstance(self.op.site.shape, ConvShape) else None
 
 
-def same_worth(blocks: Sequence[ReadBlock], layer: LossyLayer) -> bool:
+@dataclass(frozen=True)
+class ReadSegment:
+    """Successive groups whose channels are computed together, and the reads of those that have cells.
+
+    Attributes:
+        first, end: groups; those before ``blocks[0].group`` have vanished, so that their channels are zero.
+        blocks: the reads, all of the same groups.
+        cols: output channels of a group.
+    """
+
+    first: int
+    end: int
+    blocks: tuple[ReadBlock, ...]
+    cols: int
+
+    @property
+    def channels(self) -> int:
+        """Output channels of all its groups."""
+        return (self.end - self.first) * self.cols
+
+    @property
+    def held(self) -> slice:
+        """The channels that have cells."""
+        start = (self.blocks[0].group - self.first) * self.cols
+        return slice(start, start + self.blocks[0].place_value.shape[1])
+
+
+def same_place_values(blocks: Sequence[ReadBlock], layer: LossyLayer) -> bool:
     """Whether codes may be added over the reads before slices are combined."""
     scaled = any(block.scale is not None or block.constant is not None or block.beside is not None for block in blocks)
     return (
@@ -76,40 +103,43 @@ def same_worth(blocks: Sequence[ReadBlock], layer: LossyLayer) -> bool:
 
 
 def _clean(block: ReadBlock, layer: LossyLayer) -> npt.NDArray[np.int64]:
-    return in_finest(clean_worth(block, layer), block, layer)
+    return in_finest(place_values_of(block, layer), block, layer)
 
 
-def clean_worth(block: ReadBlock, layer: LossyLayer) -> npt.NDArray[np.int32]:
-    """Worth where nothing is added to the sums: a column that is absent has code 0, unless converters make noise."""
-    return block.worth if layer.physics is not None else full_worth(block)
+def place_values_of(block: ReadBlock, layer: LossyLayer) -> npt.NDArray[np.int32]:
+    """Place values where nothing is added to the sums.
+
+    A column without cells has code 0 whatever its place value, so that it may have that of the others: then reads with
+    different empty columns have equal place values and their codes can be added first. Not with noisy converters, which
+    give codes other than 0 there too.
+    """
+    return block.place_value if layer.physics is not None else present_place_values(block)
 
 
-def full_worth(block: ReadBlock) -> npt.NDArray[np.int32]:
-    """Worth of each conversion, taken for absent columns as for present ones."""
-    worth: npt.NDArray[np.int32] = np.where((block.worth != 0), block.worth, block.worth.max(axis=1, keepdims=True))
-    return worth
+def present_place_values(block: ReadBlock) -> npt.NDArray[np.int32]:
+    """Place value of each conversion, the same for columns without cells as for those with cells."""
+    held = block.place_value
+    found: npt.NDArray[np.int32] = np.where(held != 0, held, held.max(axis=1, keepdims=True))
+    return found
 
 
-def in_finest(worth: npt.NDArray[np.int32], block: ReadBlock, layer: LossyLayer) -> npt.NDArray[np.int64]:
-    """Worth of each code in steps of the finest range: [conversions, channels]."""
-    return worth * ((1 << layer.zoom) // block.zoomed)
+def in_finest(place_values: npt.NDArray[np.int32], block: ReadBlock, layer: LossyLayer) -> npt.NDArray[np.int64]:
+    """Place values in steps of the finest range: [conversions, channels]."""
+    return place_values * ((1 << layer.zoom) // block.zoomed)
 
 
-def extra_columns(layer: LossyLayer) -> tuple[bool, bool]:
+def converts_extra(layer: LossyLayer) -> tuple[bool, bool]:
     """Whether a unit column and a digitised reference column are converted too."""
-    encoding = layer.target.encoding
-    unit = encoding.weights.value == "offset" and encoding.input_sum == "unit_column"
-    reference = encoding.weights.value != "differential" and layer.adc.decoding is Decoding.TWO
-    return unit, reference
+    encoding = layer.target.weight_encoding
+    return encoding.unit_column, encoding.converts_reference
 
 
 def digital_sum(layer: LossyLayer) -> bool:
     """Whether the sum of the inputs is taken digitally, to undo shift and flips."""
-    encoding = layer.target.encoding
-    return encoding.weights.value == "offset" and encoding.input_sum == "digital"
+    return layer.target.weight_encoding.digital_sum
 
 
-def lines_of(layer: LossyLayer, block: ReadBlock) -> Lines:
+def lines_of(layer: LossyLayer, block: ReadBlock) -> ConvertedLines:
     """Every converted bit line of a read: conversions x channels, then unit and reference columns."""
     rows, beside = len(block.rows), block.beside
     zoom, levels, variance = block.zoomed.astype(block.levels.dtype), block.levels.reshape(rows, -1), block.variance
@@ -117,28 +147,30 @@ def lines_of(layer: LossyLayer, block: ReadBlock) -> Lines:
         levels = (block.levels * zoom).reshape(rows, -1)
         variance = None if variance is None else variance * zoom.astype(np.float32) ** 2
     if beside is not None:
-        return Lines(
-            np.concatenate([levels, beside.currents], axis=1),
-            np.concatenate([zoom.reshape(-1), np.ones(beside.units + beside.references, zoom.dtype)]),
-            beside.units,
-            beside.references,
-            beside.owner,
-            _flat(variance, beside.variance, (rows, -1)),
-            _flat(block.offset, beside.offset, (-1,)),
-            _flat(block.bow, beside.bow, (-1,)),
+        return ConvertedLines(
+            levels=np.concatenate([levels, beside.currents], axis=1),
+            zoom=np.concatenate([zoom.reshape(-1), np.ones(beside.units + beside.references, zoom.dtype)]),
+            units=beside.units,
+            references=beside.references,
+            owner=beside.owner,
+            variance=_flat(variance, beside.variance, (rows, -1)),
+            offset=_flat(block.offset, beside.offset, (-1,)),
+            bow=_flat(block.bow, beside.bow, (-1,)),
         )
-    unit, reference = extra_columns(layer)
+    unit, reference = converts_extra(layer)
     kind = block.levels.dtype
+    # Cells of a unit column are at level 1 and those of a reference column at 0 in all rows of the read; the pedestal
+    # is added to them as to all others. One of each is enough for all arrays of the read: ideal ones are equal.
     parts = [levels, *[np.ones((rows, 1), kind)] * unit, *[np.zeros((rows, 1), kind)] * reference]
-    return Lines(
-        np.concatenate(parts, axis=1),
-        np.concatenate([zoom.reshape(-1), np.ones(int(unit) + int(reference), zoom.dtype)]),
-        int(unit),
-        int(reference),
-        np.zeros(block.worth.shape, np.int64),
-        _flat(variance, None, (rows, -1)),
-        _flat(block.offset, None, (-1,)),
-        _flat(block.bow, None, (-1,)),
+    return ConvertedLines(
+        levels=np.concatenate(parts, axis=1),
+        zoom=np.concatenate([zoom.reshape(-1), np.ones(int(unit) + int(reference), zoom.dtype)]),
+        units=int(unit),
+        references=int(reference),
+        owner=np.zeros(block.place_value.shape, np.int64),
+        variance=_flat(variance, None, (rows, -1)),
+        offset=_flat(block.offset, None, (-1,)),
+        bow=_flat(block.bow, None, (-1,)),
     )
 
 

@@ -86,7 +86,7 @@ def _replace(
         y = scale_and_bias(body, accumulator, layer.op)
     else:
         adc = replace(make_adc(target), gain=layer.analog.gain)
-        y, probe = converted_layer(body, formal, layer, adc, target, _spatial_sizes(node), noise)
+        y, probe = converted_layer(body, formal, layer, adc, target, sizes=_spatial_sizes(node), drawn=noise)
     parameters = [value for value, _ in body.constants]
     for value, _ in body.constants:
         value.type = None

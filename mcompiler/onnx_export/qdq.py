@@ -47,13 +47,14 @@ def insert_quantisers(model: ir.Model, layers: Mapping[str, QuantisedLayer]) -> 
         ModelError: a layer whose weight the exporter renamed or that several nodes read.
     """
     model = model.clone()
-    inputs: dict[tuple[int, float, int], ir.Value] = {}
+    inputs: dict[tuple[ir.Value, _InputCodes], ir.Value] = {}
     names = {_consumer(_weight(model, name), name): name for name in layers}
     for node in [node for node in model.graph if node in names]:  # in this order codes come before all who share them
         name = names[node]
         layer = layers[name]
         if layer.input_scale is not None:
-            _quantised_input(model, node, layer.input_scale, layer.input_zero_point, name, inputs)
+            quantiser = _InputCodes(layer.input_scale, layer.input_zero_point)
+            _quantised_input(model, node, quantiser, name, inputs)
         if layer.codes is not None:
             _integer_weight(model, _weight(model, name), layer, layer.codes, name)
         node.name = name
@@ -87,21 +88,28 @@ def _consumer(weight: ir.Value, name: str) -> ir.Node:
     return node
 
 
+@dataclass(frozen=True)
+class _InputCodes:
+    """Scale and zero point of uint8 input codes."""
+
+    scale: float
+    zero_point: int
+
+
 def _quantised_input(
     model: ir.Model,
     node: ir.Node,
-    scale: float,
-    zero_point: int,
+    quantiser: _InputCodes,
     name: str,
-    known: dict[tuple[int, float, int], ir.Value],
+    known: dict[tuple[ir.Value, _InputCodes], ir.Value],
 ) -> None:
     """Codes and back before a node; nodes that read one tensor alike share them."""
     source = node.inputs[0]
     assert source is not None  # Conv, Gemm and MatMul have inputs
-    key = (id(source), scale, zero_point)
+    key = (source, quantiser)
     if key not in known:
         emitter = Emitter(f"{name}/input")
-        step, zero = emitter.constant(scale, np.float32), emitter.constant(zero_point, np.uint8)
+        step, zero = emitter.constant(quantiser.scale, np.float32), emitter.constant(quantiser.zero_point, np.uint8)
         codes = emitter("QuantizeLinear", source, step, zero)
         value = emitter("DequantizeLinear", codes, step, zero)
         value.type, value.shape = source.type, source.shape

@@ -1,4 +1,4 @@
-"""Behind the converters: codes of slices, polarities and reads to one sum per channel, and that to the output."""
+"""After the converters: codes of slices, polarities and reads to one sum per channel, and that to the output."""
 
 from __future__ import annotations
 
@@ -8,46 +8,55 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from mcompiler.conductance import Decoding, ReadBlock
+from mcompiler.conductance import ReadBlock
+from mcompiler.encodings import Decoding
 from mcompiler.onnx_export.codes import channel_shape, conv_attributes
 from mcompiler.onnx_export.emitter import Emitter, sizes_of
 from mcompiler.onnx_export.folded import FLOAT32_EXACT
 from mcompiler.onnx_export.lossy import (
     LossyLayer,
-    clean_worth,
+    ReadSegment,
+    converts_extra,
     digital_sum,
-    extra_columns,
     in_finest,
     lines_of,
+    place_values_of,
     word_lines,
 )
 
 
-def combined(
-    emitter: Emitter, codes: ir.Value, layer: LossyLayer, block: ReadBlock, channels: int, first: int
-) -> ir.Value:
+def combined(emitter: Emitter, codes: ir.Value, layer: LossyLayer, block: ReadBlock, segment: ReadSegment) -> ir.Value:
     """Slices, polarities, unit and reference columns to one sum per channel: [vectors, channels].
 
     int32, or float32 of a chip, whose digital corrections are no integers.
     """
-    lines, (conversions, held) = lines_of(layer, block), block.worth.shape
+    lines, (conversions, held) = lines_of(layer, block), block.place_value.shape
     clean = not block.inputs.any() and layer.adc.decoding is Decoding.CLEAN
-    worth = clean_worth(block, layer) if clean else block.worth
-    codes_worth, finest = in_finest(worth, block, layer), 1 << layer.zoom
-    beside = conversions * held  # unit columns, then reference columns
-    matrix = np.zeros((beside + lines.units + lines.references, channels), dtype=np.float64)
-    columns, each = first + np.arange(held), np.arange(held)
+    place_values = place_values_of(block, layer) if clean else block.place_value
+    code_values, finest = in_finest(place_values, block, layer), 1 << layer.zoom
+    units = conversions * held  # first row of the unit columns; those of the reference columns follow
+    references = units + lines.units
+    matrix = np.zeros((references + lines.references, segment.channels), dtype=np.float64)
+    columns, each = segment.held.start + np.arange(held), np.arange(held)
     for conversion in range(conversions):
-        matrix[conversion * held + each, columns] = codes_worth[conversion]
-        if lines.references:
-            matrix[beside + lines.units + lines.owner[conversion], columns] -= finest * worth[conversion]
+        matrix[conversion * held + each, columns] = code_values[conversion]
+        if lines.references:  # the pedestal comes off each code, with the reference of its own array
+            matrix[references + lines.owner[conversion], columns] -= finest * place_values[conversion]
     if lines.units:
-        matrix[beside + lines.owner[0], columns] += finest * block.inputs
+        # Shift and flips are undone by the sum of the inputs, which is the code of the unit column of any array of the
+        # read. That has the pedestal in it like all codes, so that a reference comes off it too.
+        matrix[units + lines.owner[0], columns] += finest * block.inputs
         if lines.references:
-            matrix[beside + lines.units + lines.owner[0], columns] -= finest * block.inputs
+            matrix[references + lines.owner[0], columns] -= finest * block.inputs
     if layer.physics is not None:
-        return _combine_chip(emitter, codes, layer, block, matrix, first)
-    if conversions == 1 and held == channels and not lines.units and not lines.references and (codes_worth == 1).all():
+        return _combine_chip(emitter, codes, layer, block, matrix=matrix, held=segment.held)
+    if (
+        conversions == 1
+        and held == segment.channels
+        and not lines.units
+        and not lines.references
+        and (code_values == 1).all()
+    ):
         return codes
     product, _ = _weighted(emitter, codes, layer, matrix)
     return emitter.cast(product, ir.DataType.INT32)
@@ -57,6 +66,8 @@ def _weighted(
     emitter: Emitter, codes: ir.Value, layer: LossyLayer, matrix: npt.NDArray[np.float64]
 ) -> tuple[ir.Value, type[np.floating[Any]]]:
     """Codes times a matrix, in a type that holds every sum; and that type."""
+    # A column's sum is at most the sum of its factors times the largest code of all phases together; below 2^24 float32
+    # adds whole numbers without error in any order.
     bound = np.abs(matrix).sum(axis=0).max() * (layer.adc.largest + 1) * (1 << layer.op.site.input.bits)
     wide = bound >= FLOAT32_EXACT
     kind, dtype = (ir.DataType.DOUBLE, np.float64) if wide else (ir.DataType.FLOAT, np.float32)
@@ -64,20 +75,26 @@ def _weighted(
 
 
 def _combine_chip(
-    emitter: Emitter, codes: ir.Value, layer: LossyLayer, block: ReadBlock, matrix: npt.NDArray[np.float64], first: int
+    emitter: Emitter,
+    codes: ir.Value,
+    layer: LossyLayer,
+    block: ReadBlock,
+    *,
+    matrix: npt.NDArray[np.float64],
+    held: slice,
 ) -> ir.Value:
     """The same with a chip's digital corrections, which are no integers: float32 [vectors, channels]."""
-    held, beside = block.worth.shape[1], block.beside
+    beside = block.beside
     scale = np.ones(len(matrix))
     added = np.zeros((1, matrix.shape[1]))
     if block.constant is not None:
-        added[0, first : first + held] += block.constant * (1 << layer.zoom)
+        added[0, held] += block.constant * (1 << layer.zoom)
     if beside is not None:
-        scale[block.worth.size :] = beside.scale
-        added[0] += beside.constant @ matrix[block.worth.size :]
+        scale[block.place_value.size :] = beside.scale
+        added[0] += beside.constant @ matrix[block.place_value.size :]
     rows = scale[:, None] * matrix
     if block.scale is not None:
-        rows[: block.worth.size] *= block.scale.reshape(-1)[:, None]  # each of these rows is of one conversion
+        rows[: block.place_value.size] *= block.scale.reshape(-1)[:, None]  # each of these rows is of one conversion
     product, dtype = _weighted(emitter, codes, layer, rows)
     if added.any():
         phases = float((1 << (layer.step * np.arange(layer.phases))).sum())
@@ -86,20 +103,20 @@ def _combine_chip(
 
 
 def count_terms(
-    emitter: Emitter, source: ir.Value, layer: LossyLayer, block: ReadBlock, channels: int, first: int
+    emitter: Emitter, source: ir.Value, layer: LossyLayer, block: ReadBlock, segment: ReadSegment
 ) -> ir.Value:
     """What the digital sum of the inputs adds, in codes: float64 [vectors, channels], exact.
 
     It takes the pedestal off (COUNT), and stands in for the unit column where the target sums inputs digitally.
     """
-    unit, _ = extra_columns(layer)
-    held = block.worth.shape[1]
-    total = block.worth.sum(axis=0) + (block.inputs if unit else 0)
-    coefficients = np.zeros((1, channels))
+    unit, _ = converts_extra(layer)
+    # Each code, unit column included, has pedestal x (sum of the inputs) in it, times what the code counts for.
+    total = block.place_value.sum(axis=0) + (block.inputs if unit else 0)
+    coefficients = np.zeros((1, segment.channels))
     if layer.adc.decoding is Decoding.COUNT:
-        coefficients[0, first : first + held] -= layer.gain * layer.adc.pedestal * total
+        coefficients[0, segment.held] -= layer.gain * layer.adc.pedestal * total
     if digital_sum(layer):
-        coefficients[0, first : first + held] += layer.gain * block.inputs
+        coefficients[0, segment.held] += layer.gain * block.inputs
     counted = _input_sum(emitter, source, layer, block)
     return emitter("Mul", emitter.cast(counted, ir.DataType.DOUBLE), emitter.constant(coefficients, np.float64))
 
@@ -151,7 +168,7 @@ def _output_size(emitter: Emitter, source: ir.Value, layer: LossyLayer, axis: in
 def scaled_output(
     emitter: Emitter, total: ir.Value, layer: LossyLayer, weights: npt.NDArray[np.signedinteger[Any]]
 ) -> tuple[ir.Value, ir.Value]:
-    """Zero point, scale and bias behind the codes: the output, and the accumulator for probes (float32)."""
+    """Zero point, scale and bias after the codes: the output, and the accumulator for probes (float32)."""
     op, shape = layer.op, channel_shape(layer.op)
     values = emitter.cast(total, ir.DataType.FLOAT)
     gain = np.float64(layer.gain)

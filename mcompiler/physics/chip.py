@@ -17,8 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from mcompiler.conductance.cells import conductances
-from mcompiler.conductance.codes import Levels
 from mcompiler.conductance.states import ArrayState
+from mcompiler.encodings import Levels
 from mcompiler.errors import TargetError
 from mcompiler.physics import devices
 from mcompiler.physics.compensate import predistort

@@ -28,6 +28,7 @@ from typing import Any
 
 import mcompiler
 from mcompiler.declarations import Recording
+from mcompiler.encodings import find_encoding
 from mcompiler.errors import UserError
 from mcompiler.pipeline.codec import DecodeError, Decoder, Encoder, blob_name, digest_of
 from mcompiler.pipeline.inputs import Say
@@ -153,7 +154,7 @@ class StageCache:
 
 
 def stage_key(content: str, step: AnyPass, target: Target) -> str | None:
-    """Key of the result of a pass; None for a pass whose source code is nowhere to be found.
+    """Key of the result of a pass; None where the source of the pass or of the encoding cannot be found.
 
     Args:
         content: digest of its input program.
@@ -162,11 +163,12 @@ def stage_key(content: str, step: AnyPass, target: Target) -> str | None:
     """
     kind = type(step)
     code = code_digest()
-    if not kind.__module__.startswith("mcompiler."):
-        try:
-            code += blob_name(Path(inspect.getfile(kind)).read_bytes())
-        except (TypeError, OSError):
-            return None
+    for used in (kind, find_encoding(target.encoding.weights)):  # either may be of another package
+        if not used.__module__.startswith("mcompiler."):
+            try:
+                code += blob_name(Path(inspect.getfile(used)).read_bytes())
+            except (TypeError, OSError):
+                return None
     view = view_content(target_view(target, step.reads))
     return blob_name(
         json.dumps([content, f"{kind.__module__}:{kind.__qualname__}", digest_of(step), view, code]).encode()

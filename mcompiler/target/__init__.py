@@ -6,6 +6,7 @@ The pydantic models are the schema (``sections``, ``converters``, ``chip``, ``co
 its assumptions. pydantic is used nowhere else in the package.
 """
 
+from mcompiler.encodings import Partner, Pedestal
 from mcompiler.target.base import Section
 from mcompiler.target.chip import Digital, Hierarchy, NetworkSection, Skip
 from mcompiler.target.components import Component, Event, HierarchyUnit
@@ -41,10 +42,7 @@ from mcompiler.target.sections import (
     Encoding,
     LayerPrecision,
     Layout,
-    Partner,
-    Pedestal,
     Precision,
-    WeightEncoding,
 )
 
 __all__ = [
@@ -83,7 +81,6 @@ __all__ = [
     "Target",
     "Telegraph",
     "Temperature",
-    "WeightEncoding",
     "Write",
     "assumptions",
     "check_target",

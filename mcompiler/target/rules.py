@@ -10,9 +10,10 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping
 from itertools import pairwise
 
+from mcompiler.encodings import Decoding, Partner, encoding_of, encoding_violations, find_encoding
 from mcompiler.target.base import Section
 from mcompiler.target.converters import AdcRange, ChipCalibration, Converters, RangePer
-from mcompiler.target.sections import Array, Device, Encoding, Layout, Partner, Pedestal, Precision, WeightEncoding
+from mcompiler.target.sections import Array, Device, Encoding, Layout, Precision
 
 Violations = Iterator[tuple[str, str]]
 
@@ -49,43 +50,15 @@ def _input_phases(precision: Precision, converters: Converters) -> Violations:
             )
 
 
-def _offset_only(encoding: Encoding) -> Violations:
-    if encoding.weights is WeightEncoding.OFFSET:
-        return
-    if encoding.flip:
-        yield (
-            "encoding.flip",
-            f"columns are flipped only where weights = 'offset', not '{encoding.weights}'; set flip = false",
-        )
-    if encoding.input_sum == "unit_column":
-        yield (
-            "encoding.input_sum",
-            "a unit column undoes the shift of weights = 'offset'; "
-            f"weights = '{encoding.weights}' need none: remove the key",
-        )
-
-
-def _pair(encoding: Encoding) -> Violations:
-    if encoding.pedestal is not Pedestal.PAIR:
-        return
-    others = ", ".join(f"'{pedestal}'" for pedestal in Pedestal if pedestal is not Pedestal.PAIR)
-    if encoding.weights is not WeightEncoding.DIFFERENTIAL:
-        yield (
-            "encoding.pedestal",
-            f"'pair' needs weights = 'differential'; with '{encoding.weights}' use one of {others}",
-        )
-    elif encoding.subtract == "after_adc":
-        yield (
-            "encoding.pedestal",
-            "'pair' is the analog difference and needs subtract = 'before_adc'; with 'after_adc' use one of " + others,
-        )
+def _weight_encoding(encoding: Encoding) -> Violations:
+    yield from encoding_violations(encoding)
 
 
 def _capacity(device: Device, encoding: Encoding, precision: Precision) -> Violations:
     if device.level_means is not None or encoding.partner is Partner.UNFORMED:
         return  # codes are the table's entries, whatever bits they have
-    sign = 0 if encoding.weights is WeightEncoding.OFFSET else 1
-    where = "pair" if encoding.weights is WeightEncoding.DIFFERENTIAL else "fragment"
+    where = find_encoding(encoding.weights).sign_place
+    sign = 1 if where else 0
     held = device.bits * encoding.slices
     wanted = {"precision.weights": precision.weights}
     for name, layer in precision.layers.items():
@@ -105,18 +78,9 @@ def _capacity(device: Device, encoding: Encoding, precision: Precision) -> Viola
 
 def _level_table(device: Device, encoding: Encoding) -> Violations:
     means, unformed = device.level_means, encoding.partner is Partner.UNFORMED
-    if unformed and (encoding.weights is not WeightEncoding.DIFFERENTIAL or encoding.pedestal is not Pedestal.PAIR):
-        yield (
-            "encoding.partner",
-            "unformed partners need weights = 'differential', subtract = 'before_adc' and pedestal = 'pair'; there is "
-            "no pedestal to take off otherwise",
-        )
-    if means is not None and encoding.weights is WeightEncoding.OFFSET:
-        yield (
-            "device.level_means",
-            "measured levels need weights = 'differential' or 'polarised', not 'offset': sums of shifted codes are no "
-            "levels",
-        )
+    fault = find_encoding(encoding.weights).level_table_violation
+    if means is not None and fault:
+        yield "device.level_means", fault
     if (means is not None or unformed) and encoding.slices > 1:
         key = "device.level_means" if means is not None else "encoding.partner"
         yield key, f"weight codes are conductances of one cell, but encoding.slices is {encoding.slices}; give 1"
@@ -270,7 +234,7 @@ def _predistortion(device: Device, array: Array, encoding: Encoding, calibration
             "wires of driven gates, floating rows or curved cells are no linear map that cells could be chosen for; "
             "set it false",
         )
-    elif encoding.pedestal is Pedestal.DIGITAL_COUNT and encoding.weights is not WeightEncoding.DIFFERENTIAL:
+    elif encoding_of(encoding).decoding is Decoding.COUNT:
         yield (
             "calibration.predistort",
             "it scales the part above the pedestal, but a pedestal that is counted digitally is subtracted unscaled; "
@@ -291,8 +255,8 @@ def _exact_reads(device: Device, array: Array, encoding: Encoding, converters: C
 
 
 def _one_weight_fits(array: Array, encoding: Encoding) -> Violations:
-    pairs = encoding.weights is WeightEncoding.DIFFERENTIAL and encoding.pairs_in is Layout.ADJACENT
-    columns = (encoding.slices if encoding.slices_in is Layout.ADJACENT else 1) * (2 if pairs else 1)
+    polarities = len(find_encoding(encoding.weights).polarity_signs) if encoding.pairs_in is Layout.ADJACENT else 1
+    columns = (encoding.slices if encoding.slices_in is Layout.ADJACENT else 1) * polarities
     if columns > array.columns:
         yield (
             "array.columns",
@@ -305,8 +269,7 @@ _RULES: tuple[Callable[..., Violations], ...] = (
     _conductances,
     _active_rows,
     _input_phases,
-    _offset_only,
-    _pair,
+    _weight_encoding,
     _capacity,
     _level_table,
     _level_means,

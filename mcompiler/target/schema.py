@@ -6,13 +6,14 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
+from mcompiler.encodings import Partner, WeightEncoding, encoding_names, encoding_of
 from mcompiler.target.base import Section
 from mcompiler.target.chip import Digital, Hierarchy, NetworkSection
 from mcompiler.target.components import Component
 from mcompiler.target.converters import ChipCalibration, Converters
 from mcompiler.target.figures import Published
 from mcompiler.target.rules import violations
-from mcompiler.target.sections import Array, Device, Encoding, Partner, Precision
+from mcompiler.target.sections import Array, Device, Encoding, Precision
 
 
 class Target(Section):
@@ -38,6 +39,11 @@ class Target(Section):
         weights = own.weights if own is not None and own.weights is not None else self.precision.weights
         inputs = own.inputs if own is not None and own.inputs is not None else self.precision.inputs
         return weights, inputs
+
+    @property
+    def weight_encoding(self) -> WeightEncoding:
+        """The encoding that ``encoding.weights`` names, with its settings."""
+        return encoding_of(self.encoding)
 
     @property
     def cell_steps(self) -> tuple[int, ...]:
@@ -108,6 +114,7 @@ def json_schema() -> dict[str, Any]:
         "type": "string",
         "description": "CSV file with mean_siemens and deviation_siemens of each level, lowest first",
     }
+    definitions["Encoding"]["properties"]["weights"]["enum"] = list(encoding_names())
     extends = {"type": "string", "description": "name of a target, or path of a file relative to this one"}
     part = _partial(whole)
     part["properties"]["extends"] = extends

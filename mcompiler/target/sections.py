@@ -11,8 +11,10 @@ from enum import StrEnum
 from fractions import Fraction
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
+from pydantic_core import PydanticCustomError
 
+from mcompiler.encodings import Partner, Pedestal, encoding_names, is_known
 from mcompiler.target.base import Bool, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Section
 from mcompiler.target.imperfections import (
     Curve,
@@ -30,19 +32,17 @@ MEAN_STEPS = 4096
 """Units of ``device.level_means`` in the range from g_min to g_max."""
 
 
-class WeightEncoding(StrEnum):
-    """How a signed weight becomes conductances (docs/arithmetic.md)."""
+def _known_encoding(name: object) -> object:
+    """A registered encoding; for another name the error of an enumeration, which lists the choices."""
+    if isinstance(name, str) and is_known(name):
+        return name
+    names = [f"'{known}'" for known in encoding_names()]
+    expected = f"{', '.join(names[:-1])} or {names[-1]}"
+    raise PydanticCustomError("enum", "Input should be {expected}", {"expected": expected})
 
-    DIFFERENTIAL = "differential"
-    OFFSET = "offset"
-    POLARISED = "polarised"
 
-
-class Partner(StrEnum):
-    """The second cell of a pair: at its lowest level (``minimum``), or never formed, so that it does not conduct."""
-
-    MINIMUM = "minimum"
-    UNFORMED = "unformed"
+EncodingName = Annotated[str, BeforeValidator(_known_encoding)]
+"""Name of a weight encoding, shipped or of an installed package (mcompiler.encodings)."""
 
 
 class Layout(StrEnum):
@@ -50,20 +50,6 @@ class Layout(StrEnum):
 
     ADJACENT = "adjacent"
     SEPARATE = "separate"
-
-
-class Pedestal(StrEnum):
-    """How the current that G_min contributes in every active row (the pedestal) is removed.
-
-    ``pair``: by the second cell of a differential pair, before the ADC. ``reference_column``: by a column of G_min
-    cells that is subtracted before the ADC. ``digitised_reference``: that column is converted, then subtracted.
-    ``digital_count``: the number of active rows times the pedestal is subtracted after the ADC.
-    """
-
-    PAIR = "pair"
-    REFERENCE_COLUMN = "reference_column"
-    DIGITISED_REFERENCE = "digitised_reference"
-    DIGITAL_COUNT = "digital_count"
 
 
 class Device(Section):
@@ -178,7 +164,7 @@ class Array(Section):
 class Encoding(Section):
     """How integer weight codes become cells."""
 
-    weights: WeightEncoding
+    weights: EncodingName = Field(description="name of the encoding, which says how a code becomes cells")
     slices: PositiveInt = Field(description="cells (or pairs of cells) that hold one weight")
     slices_in: Layout = Layout.ADJACENT
     pairs_in: Layout = Layout.ADJACENT

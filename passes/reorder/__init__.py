@@ -82,7 +82,7 @@ class Reorder:
 
     def _order(self, used: npt.NDArray[np.bool_], shape: ArrayShape) -> tuple[IntArray, IntArray, int]:
         """Order of the rows and columns of one group, and the positions that no order can do without."""
-        unit = _unit(shape)
+        unit = shape.encoding.rows_together(shape)
         firsts = np.arange(0, len(used), unit)
         met = np.logical_or.reduceat(used, firsts, axis=0) if unit > 1 else used
         height, width = shape.rows // unit, shape.tile_columns
@@ -97,13 +97,6 @@ class Reorder:
             units[-1] = last
         rows = (firsts[units][:, None] + np.arange(unit)).ravel()
         return rows[rows < len(used)], cols, least
-
-
-def _unit(shape: ArrayShape) -> int:
-    """Rows that move together: polarised weights have one sign in the rows of a read, which so stay one read."""
-    if not shape.signs:
-        return 1
-    return shape.rows_active if shape.rows % shape.rows_active == 0 else shape.rows
 
 
 def _positions(matrix: WeightMatrix, shape: ArrayShape) -> int:
@@ -123,7 +116,14 @@ def _reordering(matrix: WeightMatrix, found: WeightMatrix, before: int, after: i
     """The note of an operation: what was gained, and what the tables of addresses take."""
     row_bits, row_bytes = _address_table(matrix.rows, found.rows, matrix.codes.shape[1])
     col_bits, col_bytes = _address_table(matrix.cols, found.cols, matrix.codes.shape[2])
-    return Reordering(before, after, bound, row_bits, col_bits, row_bytes + col_bytes)
+    return Reordering(
+        tiles_before=before,
+        tiles_after=after,
+        bound=bound,
+        row_bits=row_bits,
+        col_bits=col_bits,
+        routing_bytes=row_bytes + col_bytes,
+    )
 
 
 def _address_table(before: Kept, after: Kept, lines: int) -> tuple[int, int]:

@@ -100,7 +100,7 @@ def repaired(hits: Bools, rows: IntArray, blocks: int) -> IntArray:
         for block, column in places[np.argsort(met[possible], kind="stable")].tolist():
             if met[block, column] == 0:
                 continue
-            changed = _exchange(hits, rows, spoils, block, column, blocks)
+            changed = _exchange(hits, rows, spoils, (block, column))
             if changed is None:
                 continue
             again = True
@@ -110,11 +110,12 @@ def repaired(hits: Bools, rows: IntArray, blocks: int) -> IntArray:
     return rows
 
 
-def _exchange(hits: Bools, rows: IntArray, spoils: Bools, block: int, column: int, blocks: int) -> list[int] | None:
+def _exchange(hits: Bools, rows: IntArray, spoils: Bools, position: tuple[int, int]) -> list[int] | None:
     """Exchange every row of a block that meets a column block; returns the blocks that changed, None if it cannot be.
 
     Changes ``rows`` where it can.
     """
+    (block, column), blocks = position, spoils.shape[1]
     leaving = np.flatnonzero((rows == block) & hits[:, column])
     coming = np.flatnonzero(~spoils[:, block] & ~hits[:, column] & (rows != block))
     if len(coming) < len(leaving):

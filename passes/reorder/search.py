@@ -44,7 +44,7 @@ KICKS = (0.05, 0.1, 0.2, 0.4)
 
 
 @dataclass(frozen=True)
-class Order:
+class BlockOrder:
     """Which block each line is in.
 
     Attributes:
@@ -95,16 +95,16 @@ class Search:
         return Search(self.cols, self.rows, self.widths, self.heights)
 
     @property
-    def given(self) -> Order:
+    def given(self) -> BlockOrder:
         """Lines as they stand."""
         rows, cols = (np.repeat(np.arange(len(sizes)), sizes) for sizes in (self.heights, self.widths))
-        return Order(rows, cols)
+        return BlockOrder(rows, cols)
 
-    def empty(self, order: Order) -> int:
+    def empty(self, order: BlockOrder) -> int:
         """Array positions without a weight."""
         return int((self.fill(order) == 0).sum())
 
-    def fill(self, order: Order) -> Floats:
+    def fill(self, order: BlockOrder) -> Floats:
         """Weights in each array position: [row blocks, column blocks]."""
         width = len(self.widths)
         places = order.rows[self.rows] * width + order.cols[self.cols]
@@ -116,7 +116,7 @@ class Search:
         places = self.rows * width + cols[self.cols]
         return np.bincount(places, minlength=self.shape[0] * width).reshape(-1, width).astype(np.float32)
 
-    def best(self, effort: int, seed: int, limit: int) -> Order:
+    def best(self, effort: int, seed: int, limit: int) -> BlockOrder:
         """The order with most empty positions that was found; the one that is there if none is better.
 
         Args:
@@ -142,21 +142,21 @@ class Search:
                 best, gained = found, empty
         return best if gained > self.empty(self.given) else self.given
 
-    def _starts(self, rng: np.random.Generator) -> Iterator[Order]:
-        yield self.fitted(Order(*_embedded(self, rng)))
-        yield self.fitted(Order(*_embedded(self, rng)))
-        yield Order(_by_degree(self.rows, self.heights), _by_degree(self.cols, self.widths))
+    def _starts(self, rng: np.random.Generator) -> Iterator[BlockOrder]:
+        yield self.fitted(BlockOrder(*_embedded(self, rng)))
+        yield self.fitted(BlockOrder(*_embedded(self, rng)))
+        yield BlockOrder(_by_degree(self.rows, self.heights), _by_degree(self.cols, self.widths))
         yield self.sharpened(self.given)
 
-    def _another(self, best: Order, rng: np.random.Generator) -> Order:
+    def _another(self, best: BlockOrder, rng: np.random.Generator) -> BlockOrder:
         """An order near the best, one fitted from near it, or one from afar."""
         kind = int(rng.integers(4))
         if kind == 0:
             return self.improved(self._kicked(best, rng))
-        start = self._kicked(best, rng) if kind < 3 else Order(*_embedded(self, rng))
+        start = self._kicked(best, rng) if kind < 3 else BlockOrder(*_embedded(self, rng))
         return self._refitted(self.improved(self.fitted(start)))
 
-    def _refitted(self, order: Order) -> Order:
+    def _refitted(self, order: BlockOrder) -> BlockOrder:
         """Deal out by likelihood and improve, again while that empties more; what is given if it never does."""
         empty = self.empty(order)
         while True:
@@ -166,14 +166,14 @@ class Search:
                 return order
             order, empty = other, found
 
-    def _kicked(self, order: Order, rng: np.random.Generator) -> Order:
+    def _kicked(self, order: BlockOrder, rng: np.random.Generator) -> BlockOrder:
         """Some columns, or some rows, change places at random."""
         lines = (order.rows, order.cols)[which := int(rng.integers(2))].copy()
         chosen = np.flatnonzero(rng.random(len(lines)) < rng.choice(KICKS))
         lines[chosen] = lines[rng.permutation(chosen)]
         return replace(order, cols=lines) if which else replace(order, rows=lines)
 
-    def sharpened(self, order: Order) -> Order:
+    def sharpened(self, order: BlockOrder) -> BlockOrder:
         """Rows, then columns go where positions are full already; the fuller, the less one more weight costs.
 
         This descends on the sum of log(weights + e) over the positions, e ever smaller (majorisation: the logarithm
@@ -189,7 +189,7 @@ class Search:
             order = replace(order, cols=cols)
         return order
 
-    def fitted(self, order: Order) -> Order:
+    def fitted(self, order: BlockOrder) -> BlockOrder:
         """Rows and columns go where they are likeliest, were weights of a position independent and equally frequent."""
         area = np.outer(self.heights, self.widths).astype(np.float32)
         for _ in range(FITS):
@@ -204,7 +204,7 @@ class Search:
             order = replace(order, cols=cols)
         return order
 
-    def improved(self, order: Order) -> Order:
+    def improved(self, order: BlockOrder) -> BlockOrder:
         """Deal out rows for the columns as they stand, and columns for the rows, while more positions become empty."""
         empty, rounds_without = self.empty(order), 0
         turned = self.turned
@@ -212,14 +212,14 @@ class Search:
             before = empty
             for side in (self, turned):
                 flipped = side is turned
-                one = Order(order.cols, order.rows) if flipped else order
+                one = BlockOrder(order.cols, order.rows) if flipped else order
                 hits = side.met(one.cols) > 0
                 for rows in (peeled(hits, side.heights), one.rows):
                     rows = repaired(hits, rows, len(side.heights))
                     found = empties(hits, rows, len(side.heights))
                     if found >= empty and (rows != one.rows).any():
                         empty = found
-                        order = Order(order.rows, rows) if flipped else Order(rows, order.cols)
+                        order = BlockOrder(order.rows, rows) if flipped else BlockOrder(rows, order.cols)
             rounds_without = rounds_without + 1 if empty == before else 0
         return order
 

@@ -29,7 +29,6 @@ from mcompiler import admm
 from mcompiler.admm.digits import SPEC, compress_digits, load_data, train_dense
 from mcompiler.admm.export import get_mapped_weight, get_original_weight
 from mcompiler.admm.noise import CELL_EFFECTS, CellErrors, find_mapped_entries
-from mcompiler.conductance import code_range, level_table
 
 Floats = npt.NDArray[np.float64]
 
@@ -102,8 +101,8 @@ CASES: dict[str, tuple[tuple[str, ...], float]] = {
 def of_a_chip(target: Target, effects: frozenset[Effect], time_s: float, code: int) -> Floats:
     """Many cells of one code on a chip, decoded without errors of converters: [samples]."""
     shape = array_shape(target)
-    smallest = code_range(shape, target.encoding.weights).smallest
-    cells = level_table(shape, target.encoding.weights, 0)[code - smallest].reshape(-1)  # polarity outermost
+    smallest = shape.encoding.code_range(shape).smallest
+    cells = shape.encoding.level_table(shape, 0)[code - smallest].reshape(-1)  # polarity outermost
     arrays = np.zeros((8, shape.rows, shape.columns + shape.extra), np.uint8)
     used = shape.columns // len(cells) * len(cells)
     arrays[:, :, :used] = np.tile(cells, used // len(cells))

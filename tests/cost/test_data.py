@@ -38,7 +38,7 @@ def test_cells_and_drives_are_summed_one_by_one(case: Case, seed: int, vectors: 
     bits, dac = case.op.site.input.bits, chip.converters.dac.bits
     seen = np.random.default_rng(seed).integers(0, 1 << bits, (vectors, groups, rows)).astype(np.uint16)
     op = with_site(case.op, vectors=vectors)
-    if shape.signs:
+    if shape.encoding.signed_fragments:
         op = one_sign(op, chip)  # in the fragments of the compacted matrix, which `scheduled` makes
     program = matrix_program([op])
     program = replace(program, statistics=(input_statistics(CodeSample(seen, bits), dac),))

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mcompiler.artefacts import LayerData
-from mcompiler.conductance import Fitted, make_adc
+from mcompiler.conductance import ConverterRanges, MappedMatrix, make_adc
 from mcompiler.driver import Build
 from mcompiler.errors import CompileError
 from mcompiler.target import RangePer, Target
@@ -124,12 +124,13 @@ def test_ranges_of_columns(encoding: str, active: int, monkeypatch: pytest.Monke
     module = importlib.import_module("mcompiler.passes.assign")
     fit: Any = vars(module)["fit_ranges"]
 
-    def steps(op: Any, table: Any, sample: Any, shape: Any, *args: Any) -> Fitted:
+    def steps(mapped: MappedMatrix, samples: Any) -> ConverterRanges:
+        table, shape = mapped.table, mapped.shape
         rng = np.random.default_rng(0)
         drawn = rng.integers(0, 3, (int(table["tile"].max()) + 1, shape.columns))
         weight = np.arange(shape.columns) // shape.columns_per_weight
         zoom = drawn[table["tile"][:, None], weight[None]].astype(np.int8)
-        return Fitted(fit(op, table, sample, shape, *args).gain / 4, zoom, 0.0)
+        return ConverterRanges(fit(mapped, samples).gain / 4, zoom, 0.0)
 
     monkeypatch.setattr(module, "fit_ranges", steps)
     for case in (CONVOLUTION, DENSE):

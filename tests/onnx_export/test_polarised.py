@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 import mcompiler
 from mcompiler.artefacts import LayerData
 from mcompiler.artefacts import layers as layers_module
-from mcompiler.conductance import conductances
+from mcompiler.conductance import MappedMatrix, conductances
 from mcompiler.driver import Build
 from mcompiler.driver import content as content_module
 from mcompiler.errors import BuildError, CompileError
@@ -66,7 +66,7 @@ def fitted(case: Case, chip: Target) -> Case:
         steps = np.array(chip.cell_steps)
         codes = np.sign(codes) * steps[np.abs(codes) % len(steps)]
         codes[np.abs(case.codes) == np.abs(case.codes).max()] = steps[-1]  # every channel has its largest code
-    if chip.encoding.weights.value == "polarised":
+    if chip.encoding.weights == "polarised":
         codes = one_sign(matrix_op(codes), chip).matrix.codes.astype(np.int64)
     assert len(case.model.graph.initializers) >= 1
     clone = case.model.clone()
@@ -240,9 +240,14 @@ def test_signs_of_another_target_are_damage(tmp_path: Path) -> None:
         _ = mcompiler.load(out).layer_data
 
 
+def unsigned(mapped: MappedMatrix) -> MappedMatrix:
+    """The same without the signs of its fragments."""
+    return replace(mapped, encoded=replace(mapped.encoded, signs=None))
+
+
 def test_a_decoder_that_ignores_signs_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     decode: Any = vars(content_module)["decode_cells"]
-    monkeypatch.setattr(content_module, "decode_cells", lambda *args: decode(*args[:-1], np.zeros_like(args[-1])))
+    monkeypatch.setattr(content_module, "decode_cells", lambda cells, mapped: decode(cells, unsigned(mapped)))
     chip = target(*POLARISED, "converters.adc.bits=6")
     case = fitted(CONVOLUTION, chip)
     assert any("promised lossless" in failure for failure in case.compile(chip).verify(case.feeds).failures)
@@ -253,7 +258,7 @@ def test_reads_that_ignore_signs_would_be_noticed(monkeypatch: pytest.MonkeyPatc
     chip = target(*POLARISED, "converters.adc.bits=3")
     case = fitted(CONVOLUTION, chip)
     build = case.compile(chip)
-    monkeypatch.setattr(layers_module, "read_blocks", lambda *args: read(*args[:7], None, *args[8:]))
+    monkeypatch.setattr(layers_module, "read_blocks", lambda cells, mapped, *more: read(cells, unsigned(mapped), *more))
     seen = run_plain(build.mapped, case.feeds, ["conv/codes", "conv/accumulator"])
     wanted = crossbar.accumulators(build, only(build), seen["conv/codes"])
     assert not np.allclose(seen["conv/accumulator"], wanted, rtol=1e-3, atol=1)

@@ -12,12 +12,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mcompiler.conductance import convert, decode_cells, encode_cells, is_lossless, is_signed, make_adc, unpack_levels
+from mcompiler.conductance import (
+    MappedMatrix,
+    convert,
+    decode_cells,
+    encode_cells,
+    is_lossless,
+    make_adc,
+    unpack_levels,
+)
 from mcompiler.errors import CompileError, TargetError
 from mcompiler.geometry import array_shape
 from mcompiler.ir import AnalogLayer, AnalogProgram, CodeSample, EncodedMatrix
 from mcompiler.passes.assign import Assign
-from mcompiler.target import Target, WeightEncoding
+from mcompiler.target import Target
 from tests.support.programs import OFFSET, Case, cases, matrix_op, matrix_program, spots, target, tiled
 
 PROPERTY = settings(max_examples=80, deadline=None)
@@ -41,7 +49,7 @@ def stored(program: AnalogProgram, chip: Target) -> npt.NDArray[np.int64]:
     """Levels of the weight columns of all arrays as they are stored: [arrays, rows, columns]."""
     op, table, made = program.tiled.matrix.layers[0], program.tiled.tables[0], program.analog[0]
     shape = array_shape(chip)
-    cells = encode_cells(op.matrix, table, shape, chip.encoding.weights, made.shift, made.flips)
+    cells = encode_cells(MappedMatrix(op.matrix, table, made, shape, chip))
     packed = np.concatenate([np.zeros((0, shape.rows, shape.row_bytes), np.uint8), *cells])
     return unpack_levels(packed, shape.storage_bits, shape.columns).astype(np.int64)
 
@@ -88,8 +96,9 @@ def test_shift(low: int, high: int, shift: int) -> None:
     program = tiled(matrix_program([matrix_op(codes)]), chip)
     op, table, shape = program.matrix.layers[0], program.tables[0], array_shape(chip)
     assert len(table) == 1, "two groups on one diagonal"
-    cells = list(encode_cells(op.matrix, table, shape, WeightEncoding.OFFSET, shift, made.flips))
-    decoded = decode_cells(iter(cells), op.matrix, table, shape, WeightEncoding.OFFSET, shift, made.flips)
+    mapped = MappedMatrix(op.matrix, table, made, shape, chip)
+    cells = list(encode_cells(mapped))
+    decoded = decode_cells(iter(cells), mapped)
     assert np.array_equal(decoded, codes)
     # off the diagonal: row 0 crosses the columns of group 1
     crossing = unpack_levels(cells[0], 2, shape.columns)[0, 0, columns(codes)].tolist()
@@ -173,7 +182,7 @@ def test_a_layer_is_called_lossless_only_where_its_own_columns_are(case: Case, b
     rows = min(case.shape.rows_active, int(table["rows"].max()))
     largest = max(largest, rows if case.shape.unit else 0)
     adc = replace(make_adc(chip), gain=made.gain)
-    pairs = table["polarity"].min() < 1 and is_signed(chip)
+    pairs = table["polarity"].min() < 1 and chip.weight_encoding.signed
     assert is_lossless(adc, -largest * top if pairs else 0, largest * top, rows * top)
 
 

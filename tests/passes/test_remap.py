@@ -25,7 +25,7 @@ from mcompiler.driver.trials import TrialOptions
 from mcompiler.errors import BuildError
 from mcompiler.geometry import ArrayShape, array_shape
 from mcompiler.netlist.layer import word_lines
-from mcompiler.passes.remap import Order, Position
+from mcompiler.passes.remap import ArrayPosition, LineOrder
 from mcompiler.physics.chip import Chip
 from mcompiler.physics.effects import Effect
 from mcompiler.target import Target
@@ -84,7 +84,7 @@ def test_the_mapping_stays_exact_and_the_build_comes_back(case: str, chip: str, 
     remap = moved.layer_data[0].remap
     assert remap is not None
     assert (remap.word_lines != np.arange(remap.word_lines.shape[1])).any()  # so that this tests something
-    assert remap.harm_after < remap.harm_before
+    assert remap.weighted_error_after < remap.weighted_error_before
     wanted = plain.verify(CASES[case].feeds, ideal=True)
     found = moved.verify(CASES[case].feeds, ideal=True)
     assert found.exact == wanted.exact
@@ -152,11 +152,11 @@ def test_harm_is_what_the_stuck_cells_do_to_the_weights(case: str) -> None:
     _, moved = built(case, "pair")
     remap = moved.layer_data[0].remap
     assert remap is not None
-    assert remap.harm_after == pytest.approx(harm_by_hand(moved), rel=1e-9)
+    assert remap.weighted_error_after == pytest.approx(harm_by_hand(moved), rel=1e-9)
 
 
 @st.composite
-def positions(draw: st.DrawFn, rows: int = 4) -> Position:
+def positions(draw: st.DrawFn, rows: int = 4) -> ArrayPosition:
     """A small array position with stuck cells; some lines idle, some spare."""
     names = draw(st.sampled_from([
         ("encoding.slices=1",), ("encoding.slices=2",), ("encoding.slices=2", "encoding.pairs_in=separate"),
@@ -177,10 +177,10 @@ def positions(draw: st.DrawFn, rows: int = 4) -> Position:
     worth[:, : used * shape.columns_per_weight] = np.tile(4.0 ** rng.permutation(shape.columns_per_weight), used)
     places = np.argwhere(rng.random((copies, *lines)) < 0.3)
     stuck = np.concatenate([places, rng.integers(2, size=(len(places), 1))], axis=1)
-    return Position(shape, lines, wanted, worth, int(rng.integers(1, rows + 1)), used, stuck, np.array([0.0, 3.0]))
+    return ArrayPosition(shape, lines, wanted, worth, int(rng.integers(1, rows + 1)), used, stuck, np.array([0.0, 3.0]))
 
 
-def check_order(position: Position, order: Order) -> None:
+def check_order(position: ArrayPosition, order: LineOrder) -> None:
     """Lines that exist, no two in one place, rows in their reads."""
     shape = position.shape
     assert len(set(order.words.tolist())) == shape.rows
@@ -192,37 +192,37 @@ def check_order(position: Position, order: Order) -> None:
 
 @given(positions())
 @settings(deadline=None, max_examples=150)
-def test_never_worse_and_always_an_order(position: Position) -> None:
+def test_never_worse_and_always_an_order(position: ArrayPosition) -> None:
     found = position.best()
     check_order(position, found)
-    assert position.harm(found) <= position.harm(Order.plain(position.shape))
+    assert position.error(found) <= position.error(LineOrder.unchanged(position.shape))
 
 
 @given(positions())
 @settings(deadline=None, max_examples=60)
-def test_rows_are_the_best_of_all(position: Position) -> None:
-    plain, shape = Order.plain(position.shape), position.shape
+def test_rows_are_the_best_of_all(position: ArrayPosition) -> None:
+    plain, shape = LineOrder.unchanged(position.shape), position.shape
     best = min(
-        position.harm(replace(plain, words=np.array([*words, *rest(words, shape.rows, position.lines[0])])))
+        position.error(replace(plain, words=np.array([*words, *rest(words, shape.rows, position.lines[0])])))
         for words in itertools.permutations(range(position.lines[0]), position.rows)
         if all(word >= shape.rows or word // shape.rows_active == row // shape.rows_active
                for row, word in enumerate(words))
     )  # fmt: skip
     found = position.best_rows(plain)
     check_order(position, found)
-    assert position.harm(found) == pytest.approx(best, abs=1e-6)
+    assert position.error(found) == pytest.approx(best, abs=1e-6)
 
 
 @given(positions())
 @settings(deadline=None, max_examples=40)
-def test_columns_are_the_best_of_all(position: Position) -> None:
-    plain, shape = Order.plain(position.shape), position.shape
+def test_columns_are_the_best_of_all(position: ArrayPosition) -> None:
+    plain, shape = LineOrder.unchanged(position.shape), position.shape
     room = shape.tile_columns + (position.lines[1] - shape.columns - shape.extra) // shape.columns_per_weight
     used = min(position.cols, 3)
-    position = replace(position, cols=used, worth=_only(position.worth, used, shape))
+    position = replace(position, cols=used, weights=_only(position.weights, used, shape))
     flips = [(False,), (False, True)][shape.adjacent_polarities == 2]
     best = min(
-        position.harm(Order(
+        position.error(LineOrder(
             plain.words, np.array([*places, *rest(places, shape.tile_columns, room)]),
             np.array([*swaps, *[False] * (shape.tile_columns - used)]),
         ))
@@ -231,7 +231,7 @@ def test_columns_are_the_best_of_all(position: Position) -> None:
     )  # fmt: skip
     found = position.best_columns(plain)
     check_order(position, found)
-    assert position.harm(found) == pytest.approx(best, abs=1e-6)
+    assert position.error(found) == pytest.approx(best, abs=1e-6)
 
 
 def rest(taken: tuple[int, ...], count: int, room: int) -> list[int]:
@@ -329,7 +329,7 @@ def test_one_stuck_cell_in_a_hundred_errs_less_after_the_move(monkeypatch: pytes
     arrays = np.concatenate([layer.addresses for layer in digits(chip, None).layer_data])
     faults = fault_map(chip, arrays, 0.01, 4)
     moved = digits(chip, faults)
-    monkeypatch.setattr(Position, "best", lambda position: Order.plain(position.shape))
+    monkeypatch.setattr(ArrayPosition, "best", lambda position: LineOrder.unchanged(position.shape))
     stayed = digits(chip, faults)
     options = TrialOptions(("faults",))  # which the target does not describe: the map does
     errors = []

@@ -87,7 +87,7 @@ def test_tiles_reassemble_to_the_weights(case: Case) -> None:
 
 
 @settings(max_examples=60, deadline=None)
-@given(cases().filter(lambda case: case.shape.signs))
+@given(cases().filter(lambda case: case.shape.encoding.signed_fragments))
 def test_polarised_weights_keep_one_sign_in_a_fragment(case: Case) -> None:
     assigned = replace(case, op=programs.one_sign(case.op, case.chip))
     op, tiled = tiles_of(assigned.op, case.chip)

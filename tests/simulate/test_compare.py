@@ -18,6 +18,7 @@ import pytest
 
 import mcompiler
 from mcompiler.artefacts import layers as layers_module
+from mcompiler.conductance import MappedMatrix
 from mcompiler.driver import Build
 from mcompiler.driver import content as content_module
 from mcompiler.onnx_export import folded, lossy
@@ -250,8 +251,8 @@ def decoder_shift(monkeypatch: pytest.MonkeyPatch) -> None:
     """A missing shift: offset weights are decoded as if nothing had been added to them."""
     decode: Any = vars(content_module)["decode_cells"]
 
-    def wrong(cells: Any, op: Any, table: Any, shape: Any, encoding: Any, shift: int, *rest: Any) -> Any:
-        return decode(cells, op, table, shape, encoding, 0, *rest)
+    def wrong(cells: Any, mapped: MappedMatrix) -> Any:
+        return decode(cells, replace(mapped, encoded=replace(mapped.encoded, shift=0)))
 
     monkeypatch.setattr(content_module, "decode_cells", wrong)
 
@@ -379,7 +380,7 @@ SIMULATED: dict[str, tuple[Callable[[pytest.MonkeyPatch], None], Target]] = {
     "half-up for half-even": (half_up, target(*HALF, "converters.adc.bits=12")),
     "padding with 0": (lossy_pad_with_zero, target(*LOSSY)),
     "swapped polarity": (reads_changed(levels=lambda levels: -levels), target(*LOSSY)),
-    "wrong slice weight": (reads_changed(worth=lambda worth: worth[::-1].copy()), target(*LOSSY)),
+    "wrong slice weight": (reads_changed(place_value=lambda place_value: place_value[::-1].copy()), target(*LOSSY)),
     "missing shift": (reads_changed(inputs=np.zeros_like), target(*HALF, *LOSSY)),
     "drop a row block": (reads_changed(), target(*LOSSY)),
     "flip a cell": (reads_changed(levels=one_level_more), target(*LOSSY)),

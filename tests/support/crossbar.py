@@ -67,7 +67,7 @@ class Chip:
 def chip(target: Target) -> Chip:
     """Read a target."""
     encoding, device = target.encoding, target.device
-    pair = encoding.subtract.removesuffix("_adc") if encoding.weights.value == "differential" else ""
+    pair = encoding.subtract.removesuffix("_adc") if encoding.weights == "differential" else ""
     ratio = Fraction(repr(device.g_max_siemens)) / Fraction(repr(device.g_min_siemens))
     steps, pedestal = tuple(range(device.levels)), (device.levels - 1) / (ratio - 1)
     unformed = encoding.partner.value == "unformed"
@@ -88,12 +88,12 @@ def chip(target: Target) -> Chip:
             polarities if encoding.pairs_in.value == "adjacent" else 1,
         ),
         pair=pair,
-        polarised=encoding.weights.value == "polarised",
+        polarised=encoding.weights == "polarised",
         steps=steps,
         pedestal=pedestal,
         single=device.level_means is not None or unformed,
         goes=encoding.pedestal.value,
-        unit=encoding.weights.value == "offset" and encoding.input_sum == "unit_column",
+        unit=encoding.weights == "offset" and encoding.input_sum == "unit_column",
         reference=encoding.pedestal.value in ("reference_column", "digitised_reference"),
         phase_bits=target.converters.dac.bits,
         converter_bits=target.converters.adc.bits,

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from mcompiler.geometry import ArrayShape
+from mcompiler.encodings import ArrayShape, Offset, Pedestal
 
 
 def array(rows: int, columns: int, **more: Any) -> ArrayShape:
     """Arrays that hold one weight a cell, all word lines active at once; ``more`` says what differs."""
     plain = {
-        "unit": False,
-        "reference": False,
-        "polarities": 1,
+        "encoding": Offset(pedestal=Pedestal.DIGITAL_COUNT),
         "slices": 1,
         "adjacent_slices": 1,
         "adjacent_polarities": 1,
