@@ -27,8 +27,8 @@ import mcompiler
 from mcompiler.driver import Build
 from mcompiler.driver.content import mapped_from_cells, noise_bank
 from mcompiler.driver.trials import TrialOptions
+from mcompiler.effects import FAULTS, NOISE, PROGRAMMING, WIRES, Effect
 from mcompiler.physics.chip import Chip
-from mcompiler.physics.effects import Effect
 from mcompiler.runtime import open_model
 from mcompiler.target import Target, load_target
 
@@ -118,7 +118,7 @@ def wires_time(cells: int, x: Any, y: Any, calibration: dict[str, Any]) -> dict[
     )  # fmt: skip
     build = build_of("generic_128", overrides, calibration)
     started = time.perf_counter()
-    chip = Chip(build.target, 0, frozenset({Effect.WIRES}), 1.0)
+    chip = Chip(build.target, 0, frozenset({WIRES}), 1.0)
     mapped = mapped_from_cells(build.skeleton, build.layer_data, build.target, chip=chip)
     solved = time.perf_counter() - started
     session, batch = open_model(mapped, threads=1), noise_bank(build.layer_data, build.target, chip)[1]
@@ -139,8 +139,8 @@ def cost(x: Any, calibration: dict[str, Any]) -> dict[str, Any]:
     build = build_of("generic_128", (*BASE, *noisy, "array.wire_resistance_ohm=1.0"), calibration)
     works: dict[str, Any] = {}
     kinds = {
-        "none": frozenset[Effect](), "static": frozenset({Effect.PROGRAMMING, Effect.FAULTS, Effect.WIRES}),
-        "per_read": frozenset({Effect.NOISE}),
+        "none": frozenset[Effect](), "static": frozenset({PROGRAMMING, FAULTS, WIRES}),
+        "per_read": frozenset({NOISE}),
     }  # fmt: skip
     for name, effects in kinds.items():
         chip = Chip(build.target, 0, effects, 1.0)

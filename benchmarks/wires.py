@@ -28,13 +28,14 @@ from typing import Any
 import numpy as np
 from common import interleaved, known, ratio, write
 
+from mcompiler.effects import Circuit, LineResistances
 from mcompiler.netlist import Tile, find_ngspice, run_deck, write_deck
-from mcompiler.physics.nodal import Circuit, solve
-from mcompiler.physics.wires import Lines, transfer
+from mcompiler.physics.nodal import solve
+from mcompiler.physics.wires import transfer
 
 SEED = 0
 OHM, VOLTS = 1.0, 0.2
-LINES = Lines(OHM, OHM)
+LINES = LineResistances(OHM, OHM)
 SIZES = (32, 64, 128, 256, 512)
 VECTORS = 128
 
@@ -140,10 +141,11 @@ def ngspice(size: int, rounds: int) -> dict[str, Any] | str:
 
 MEMORY = """
 import resource, numpy as np
-from mcompiler.physics.wires import Lines, transfer
+from mcompiler.effects import LineResistances
+from mcompiler.physics.wires import transfer
 g = 10 ** np.random.default_rng(0).uniform(-6, -4, (1, 512, 512))
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-transfer(g, Lines(1.0, 1.0))
+transfer(g, LineResistances(1.0, 1.0))
 print(before, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 

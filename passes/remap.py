@@ -30,9 +30,9 @@ from mcompiler.conductance import (
     unpack_levels,
 )
 from mcompiler.declarations import ARRAY_SHAPE_KEYS, Option
+from mcompiler.effects.faults import stuck_siemens
 from mcompiler.geometry import ArrayShape, array_shape
 from mcompiler.ir import CodeArray, IntArray, PlacedProgram, Remapping
-from mcompiler.physics.devices import stuck_siemens
 from mcompiler.records import RemapRecord
 from mcompiler.target import Target
 

@@ -12,9 +12,13 @@ from mcompiler.errors import DataError
 from tests.support.builds import target
 
 CHIP = target(
-    "hierarchy.arrays_per_core=3", "hierarchy.cores_per_tile=2", "hierarchy.tiles_per_chip=2", "array.spare_rows=2",
-    "array.spare_columns=4", "hierarchy.spare_arrays_per_core=1",
-)  # fmt: skip
+    "hierarchy.arrays_per_core=3",
+    "hierarchy.cores_per_tile=2",
+    "hierarchy.tiles_per_chip=2",
+    "array.spare_rows=2",
+    "array.spare_columns=4",
+    "hierarchy.spare_arrays_per_core=1",
+)
 HEAD = "chip,tile,core,position,row,column,stuck"
 
 
@@ -44,8 +48,9 @@ def test_a_map_without_cells_is_one() -> None:
 
 def test_spare_lines_stand_after_unit_and_reference_column() -> None:
     assert physical_lines(CHIP) == (10, 20)
-    extra = target("encoding.weights=offset", "encoding.slices=4", "encoding.pedestal=reference_column",
-                   "array.spare_columns=3")  # fmt: skip
+    extra = target(
+        "encoding.weights=offset", "encoding.slices=4", "encoding.pedestal=reference_column", "array.spare_columns=3"
+    )
     assert physical_lines(extra) == (8, 16 + 1 + 3)
 
 

@@ -219,7 +219,7 @@ sources.clokc_hz = "measured"
         "my.toml: hierarchy.chips: must be a whole number or 'as needed', not 'some'",
         "my.toml: network.clock_hz: must be a number, not '1e9'",
         "my.toml: colour: unknown key; known here: source, sources, name, description, device, array, encoding, "
-        "precision, converters, digital, hierarchy, network, calibration, components, published",
+        "precision, converters, digital, hierarchy, network, calibration, effects, components, published",
         "generic_128.toml: array.rows_active: 128 word lines at once, but array.rows is 64; give at most 64",
         'my.toml: array: no source for rows; write source = "..." in the section, or sources.rows = "..." '
         '("assumption: ..." is legal)',

@@ -1,6 +1,6 @@
 """Device errors inside training: every training step sees the weights that another chip would hold.
 
-The conductance of a cell is drawn as ``mcompiler.physics`` draws it (a test compares their statistics), here in torch,
+The conductance of a cell is drawn as ``mcompiler.effects`` draws it (a test compares their statistics), here in torch,
 in units of a level step, for the cells of all weights of a layer at once. Gradients pass straight through. Training
 with the errors of the device makes a network tolerate them: Joshi et al., Nature Communications 11, 2473 (2020).
 """
@@ -16,23 +16,27 @@ from mcompiler.admm.lowering import as_matrix, as_weight
 from mcompiler.admm.quantise import MappedWeight
 from mcompiler.admm.spec import DeviceNoise
 from mcompiler.conductance import conductances
+from mcompiler.effects import (
+    ACCESS,
+    DRIFT,
+    EVERY,
+    FAULTS,
+    NOISE,
+    PROGRAMMING,
+    TELEGRAPH,
+    TEMPERATURE,
+    Effect,
+    chosen,
+    in_order,
+)
+from mcompiler.effects.drift import first_look_s, measured_s, start_s
+from mcompiler.effects.noise import noise_deviation
+from mcompiler.effects.programming import written_deviation
 from mcompiler.errors import CompileError
 from mcompiler.geometry import array_shape, kept_of, tile_blocks, tile_positions, tile_table, used_tiles
-from mcompiler.physics.devices import first_look_s, measured_s, noise_deviation, start_s, written_deviation
-from mcompiler.physics.effects import EVERY, Effect, chosen
 from mcompiler.target import Partner, Target
 
-CELL_EFFECTS = frozenset(
-    {
-        Effect.PROGRAMMING,
-        Effect.DRIFT,
-        Effect.NOISE,
-        Effect.TELEGRAPH,
-        Effect.TEMPERATURE,
-        Effect.FAULTS,
-        Effect.ACCESS,
-    }
-)
+CELL_EFFECTS: frozenset[Effect] = frozenset({PROGRAMMING, DRIFT, NOISE, TELEGRAPH, TEMPERATURE, FAULTS, ACCESS})
 """Effects on each cell separately; effects of wires and converters cannot be expressed as an error of a weight."""
 
 NOISE_POINTS = 1024
@@ -54,11 +58,12 @@ def select_effects(options: DeviceNoise, target: Target) -> frozenset[Effect]:
         UserError: an effect that the target does not describe, or that does not act on single cells.
     """
     found = chosen(options.effects, target)
-    lines = [name for name in options.effects if name != EVERY and Effect(name) not in CELL_EFFECTS]
+    names = [effect.name for effect in in_order(CELL_EFFECTS)]
+    lines = [name for name in options.effects if name != EVERY and name not in names]
     if lines:
         raise CompileError(
             f"retrain.noise.effects: '{lines[0]}' is no error of single cells, which is what training draws; choose "
-            f"from {', '.join(effect for effect in Effect if effect in CELL_EFFECTS)}, or all"
+            f"from {', '.join(names)}, or all"
         )
     if not found & CELL_EFFECTS:
         raise CompileError(
@@ -155,11 +160,11 @@ class CellErrors(nn.Module):
     def _compute_programming_deviation(self, levels: npt.NDArray[np.uint8], nominal: Siemens) -> Siemens:
         """Standard deviation of the normal part of the programming error of each level."""
         device = self.target.device
-        if Effect.PROGRAMMING not in self.effects:
+        if PROGRAMMING not in self.effects:
             return 0 * nominal
         # Relaxation widens the written distribution with time. That is an effect of time: without the effect `drift`
         # the deviation is that of the first read.
-        written = self.time_s if Effect.DRIFT in self.effects else first_look_s(device)
+        written = self.time_s if DRIFT in self.effects else first_look_s(device)
         # With an unformed partner level 0 is no written level, so the device's levels are counted from level 1 on.
         places = np.maximum(levels.astype(np.int64) - int(self.target.encoding.partner is Partner.UNFORMED), 0)
         return written_deviation(nominal, places, device, written)
@@ -176,8 +181,8 @@ class CellErrors(nn.Module):
     def _has_normal_error(self, nominal: Siemens, deviation: Siemens) -> bool:
         """Whether all cells of a weight have normal errors only, never clipped at 0."""
         faults, programming = self.target.device.faults, self.target.device.programming
-        idle = {Effect.FAULTS} if faults is not None and not faults.stuck_on and not faults.stuck_off else set()
-        if self.effects - idle != {Effect.PROGRAMMING} or (programming is not None and programming.log_normal):
+        idle = {FAULTS} if faults is not None and not faults.stuck_on and not faults.stuck_off else set()
+        if self.effects - idle != {PROGRAMMING} or (programming is not None and programming.log_normal):
             return False
         return bool((deviation * (NORMAL_SIGMAS * self.scale) <= nominal)[nominal > 0].all())
 
@@ -204,21 +209,21 @@ class CellErrors(nn.Module):
             return self.scale * self.combined[codes.long() - self.smallest] * torch.randn_like(codes)
         levels = self.levels[codes.long() - self.smallest]  # [n, polarities * slices]
         nominal = self.nominal[levels]
-        # The order is that of mcompiler.physics: written, aged, read with noise, heated; then stuck cells take their
+        # The order is that of mcompiler.effects: written, aged, read with noise, heated; then stuck cells take their
         # stuck values; the access device in series limits all of them.
         cells, factor = self._draw_drift(self._draw_programming(nominal, levels))
         cells = self._draw_noise(cells)
         device, unit = self.target.device, self.target.unit_siemens
         heat = device.temperature
-        if heat is not None and Effect.TEMPERATURE in self.effects:
+        if heat is not None and TEMPERATURE in self.effects:
             cells = cells * (1 + heat.per_kelvin * (heat.kelvin - heat.reference_kelvin))
         cells = self._draw_stuck_cells(cells)
-        if Effect.ACCESS in self.effects:
+        if ACCESS in self.effects:
             cells = cells / (1 + cells * (unit * device.access_resistance_ohm))
         return (cells * factor - nominal) @ self.place_value
 
     def _draw_programming(self, nominal: torch.Tensor, levels: torch.Tensor) -> torch.Tensor:
-        if Effect.PROGRAMMING not in self.effects:
+        if PROGRAMMING not in self.effects:
             return nominal
         programming = self.target.device.programming
         cells = nominal
@@ -233,7 +238,7 @@ class CellErrors(nn.Module):
     def _draw_drift(self, cells: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | float]:
         """Cells after drift, and the factor on the codes where the target compensates drift (here one per layer)."""
         drift, device = self.target.device.drift, self.target.device
-        if drift is None or Effect.DRIFT not in self.effects or self.time_s <= drift.t0_s:
+        if drift is None or DRIFT not in self.effects or self.time_s <= drift.t0_s:
             return cells, 1.0
         # G(t) = G (t / t0)^-nu, with nu drawn for each cell from a normal distribution whose mean and deviation depend
         # on the logarithm of the conductance.
@@ -255,7 +260,7 @@ class CellErrors(nn.Module):
         """Cells with one draw of read noise and of telegraph noise, whatever their correlation."""
         # A training step reads its whole batch once, so noise per read, per inference and per chip are alike here.
         device = self.target.device
-        if device.noise is not None and Effect.NOISE in self.effects:
+        if device.noise is not None and NOISE in self.effects:
             largest = NOISE_RANGE * device.g_max_siemens / self.target.unit_siemens
             position = (cells * (NOISE_POINTS / largest)).clamp_max(NOISE_POINTS - 1e-3)
             below = position.long()
@@ -263,14 +268,14 @@ class CellErrors(nn.Module):
             noisy = torch.addcmul(cells, deviation, torch.randn_like(cells), value=self.scale).clamp_min(0)
             cells = torch.where(cells > 0, noisy, cells)
         states = device.telegraph
-        if states is not None and Effect.TELEGRAPH in self.effects:
+        if states is not None and TELEGRAPH in self.effects:
             low = torch.rand_like(cells) < states.share * states.low
             cells = torch.where(low, cells * (1 - states.amplitude * self.scale), cells)
         return cells
 
     def _draw_stuck_cells(self, cells: torch.Tensor) -> torch.Tensor:
         faults, device = self.target.device.faults, self.target.device
-        if faults is None or Effect.FAULTS not in self.effects:
+        if faults is None or FAULTS not in self.effects:
             return cells
         on = device.g_max_siemens if faults.stuck_on_siemens is None else faults.stuck_on_siemens
         off = device.g_min_siemens if faults.stuck_off_siemens is None else faults.stuck_off_siemens

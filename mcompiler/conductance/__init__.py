@@ -42,21 +42,23 @@ from mcompiler.conductance.reads import (
     ReadBlock,
     read_blocks,
 )
-from mcompiler.conductance.states import ArrayState, Beside, Realise
+from mcompiler.conductance.states import STEADY, ArrayState, ExtraColumns, Realise, Variances
 
 __all__ = [
     "CUBIC_INL_SCALE",
+    "STEADY",
     "AdcTransfer",
     "ArrayState",
-    "Beside",
     "Cells",
     "ColumnSums",
     "ConverterRanges",
+    "ExtraColumns",
     "FaultMap",
     "MappedMatrix",
     "ReadBlock",
     "Realise",
     "TileRun",
+    "Variances",
     "apply_nonlinearity",
     "arranged_cells",
     "bit_lines",

@@ -1,4 +1,4 @@
-"""Digital gain and offset of columns or ADCs, fitted on known inputs: what a chip does about its own errors."""
+"""Digital gain and offset of columns or ADCs, fitted on known inputs: how a chip corrects its own errors."""
 
 from __future__ import annotations
 
@@ -14,6 +14,24 @@ from mcompiler.conductance.states import Values
 from mcompiler.ir import IntArray
 
 Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class MeasuredColumns:
+    """Columns of one read of a chip, with their converters.
+
+    Attributes:
+        levels: [rows, columns].
+        added, bow: [columns], what the converters add, in codes.
+        zoom: [columns], gain of a column's converter over the layer's.
+        shared: [columns], number from 0 of the columns that have one factor and one summand together.
+    """
+
+    levels: Values
+    added: Values
+    bow: Values
+    zoom: IntArray
+    shared: IntArray
 
 
 @dataclass(frozen=True)
@@ -34,34 +52,27 @@ class Measurement:
         driven = rng.random((vectors, rows)) < rng.random((vectors, 1))
         return cls(adc, (rng.integers(0, largest + 1, (vectors, rows)) * driven).astype(np.float64))
 
-    def lines(
-        self,
-        levels: Values,
-        wanted: npt.NDArray[np.number[Any]],
-        added: Values,
-        bow: Values,
-        zoom: IntArray,
-        shared: IntArray,
-    ) -> tuple[Floats, Floats]:
-        """Factor and summand on the codes of columns that come closest to the codes of the mapping.
+    def fit(self, columns: MeasuredColumns, wanted: npt.NDArray[np.number[Any]]) -> tuple[Floats, Floats]:
+        """Factor and summand [columns] on the codes of columns that come closest to the codes of the mapping.
 
         Args:
-            levels, wanted: [rows, columns], of the chip and of the mapping.
-            added, bow: [columns], what the converters add, in codes.
-            zoom: [columns], gain of a column's converter over the layer's.
-            shared: [columns], number from 0 of what has one factor and one summand.
+            columns: of the chip.
+            wanted: [rows, columns], levels of the mapping.
         """
+        shared = columns.shared
         counted = self.adc.pedestal * self.inputs.sum(axis=1)[:, None]
-        gain = self.adc.gain * zoom
-        given = gain * (self.inputs @ levels.astype(np.float64) + counted) + added
-        codes = convert(replace(self.adc, gain=1.0), apply_nonlinearity(self.adc, given, bow))
+        gain = self.adc.gain * columns.zoom
+        given = gain * (self.inputs @ columns.levels.astype(np.float64) + counted) + columns.added
+        codes = convert(replace(self.adc, gain=1.0), apply_nonlinearity(self.adc, given, columns.bow))
         aim = gain * (self.inputs @ wanted.astype(np.float64) + counted)
-        known = (aim >= self.adc.smallest) & (aim <= self.adc.largest)  # what the mapping clips says nothing
+        known = (aim >= self.adc.smallest) & (aim <= self.adc.largest)  # codes that the mapping clips tell nothing
         members = np.bincount(shared, known.sum(axis=0))
 
         def mean(values: Values) -> Floats:
             return np.bincount(shared, (values * known).sum(axis=0)) / np.maximum(members, 1)
 
+        # Least squares of aim = slope codes + shift: slope is covariance over variance, and the line passes through the
+        # means. Columns that share a converter are one fit over all their vectors.
         middle, target = mean(codes), mean(aim)
         spread = codes - middle[shared]
         power = mean(spread**2)
@@ -73,6 +84,7 @@ def corrected(
     block: ReadBlock,
     wanted: ReadBlock,
     adc: AdcTransfer,
+    *,
     vectors: int,
     largest: int,
     rng: np.random.Generator,
@@ -80,8 +92,8 @@ def corrected(
 ) -> ReadBlock:
     """A read with the affine map of its codes that comes closest, by least squares, to the codes of the mapping.
 
-    All columns are measured through their converters, unit and reference columns too, noise averaged out. What the map
-    cannot mend stays: errors of single cells, rounding, clipped codes.
+    All columns are measured through their converters, unit and reference columns too, noise averaged out. The map
+    cannot correct errors of single cells, rounding and clipped codes.
 
     Args:
         block: of one chip.
@@ -90,35 +102,35 @@ def corrected(
         vectors: known input vectors, that drive almost none to all of the rows.
         largest: input code of a phase.
         rng: draws them.
-        per: ``column`` or ``adc``: what has a map of its own. Unit and reference columns have converters of their own.
+        per: ``column`` or ``adc``: each column, or the columns of each ADC together, have one map. Unit and reference
+            columns have converters of their own.
 
     Returns:
-        The block with ``scale`` and ``constant``; a scale that it had is part of what the map mends.
+        The block with ``scale`` and ``constant``; the map includes a scale that the block had.
     """
     rows, conversions, channels = wanted.levels.shape
     measured, none = Measurement.drawn(adc, rows, vectors, largest, rng), np.zeros((conversions, channels))
-    present, beside = wanted.place_value != 0, block.beside
+    present, extra = wanted.place_value != 0, block.extra_columns
     shared = np.arange(present.size)
-    if per == "adc" and block.adc is not None:  # what is absent shares with nobody
+    if per == "adc" and block.adc is not None:  # conversions without cells share with none
         keys = np.where(block.adc < 0, -1 - shared.reshape(block.adc.shape), block.adc)
         shared = np.unique(keys, return_inverse=True)[1].reshape(-1)
-    slope, shift = measured.lines(
-        block.levels.reshape(rows, -1),
-        wanted.levels.reshape(rows, -1),
-        (none if block.offset is None else block.offset).reshape(-1),
-        (none if block.bow is None else block.bow).reshape(-1),
-        block.zoomed.reshape(-1),
-        shared,
+    columns = MeasuredColumns(
+        levels=block.levels.reshape(rows, -1),
+        added=(none if block.offset is None else block.offset).reshape(-1),
+        bow=(none if block.bow is None else block.bow).reshape(-1),
+        zoom=block.zoomed.reshape(-1),
+        shared=shared,
     )
+    slope, shift = measured.fit(columns, wanted.levels.reshape(rows, -1))
     scale = np.where(present, slope.reshape(conversions, channels), 1.0)
     shift = np.where(present, shift.reshape(conversions, channels), 0.0)
     constant = (wanted.place_value / block.zoomed * shift).sum(axis=0)
-    if beside is not None:
-        held = np.repeat([[1, 0]], [beside.units, beside.references], axis=1)  # level of every live cell
-        nominal = np.broadcast_to(held, beside.currents.shape)
-        each = np.arange(len(beside.offset))
-        slope, shift = measured.lines(
-            beside.currents, nominal, beside.offset, beside.bow, np.ones(len(each), np.int64), each
-        )
-        beside = replace(beside, scale=slope, constant=shift)
-    return replace(block, scale=scale, constant=constant, beside=beside)
+    if extra is not None:
+        held = np.repeat([[1, 0]], [extra.units, extra.references], axis=1)  # level of every live cell
+        nominal = np.broadcast_to(held, extra.currents.shape)
+        each = np.arange(len(extra.offset))
+        columns = MeasuredColumns(extra.currents, extra.offset, extra.bow, np.ones(len(each), np.int64), each)
+        slope, shift = measured.fit(columns, nominal)
+        extra = replace(extra, scale=slope, constant=shift)
+    return replace(block, scale=scale, constant=constant, extra_columns=extra)

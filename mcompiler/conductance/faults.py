@@ -1,4 +1,4 @@
-"""The fault map of a real chip: which of its cells are stuck, from a CSV file."""
+"""The fault map of a real chip: its stuck cells, from a CSV file."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class FaultMap:
     """Stuck cells of the arrays of one or more chips.
 
     Attributes:
-        name: what to call it in messages.
+        name: of the file, for messages.
         cells: int64 [stuck, 7], sorted, no cell twice: chip, tile, core, position, word line, bit line, 1 where it is
             stuck on and 0 where it is stuck off. Spare lines follow the others: word lines after ``array.rows``, bit
             lines after the unit and reference column.

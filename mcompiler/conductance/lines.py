@@ -84,7 +84,7 @@ def restored_state(state: ArrayState, first: int, remap: Remapping, shape: Array
     return replace(
         state,
         currents=restored(state.currents, first, remap, shape),
-        variance=None if state.variance is None else restored(state.variance, first, remap, shape),
+        variance=state.variance.map(lambda variance: restored(variance, first, remap, shape)),
         offset=lines(state.offset),
         gain=lines(state.gain),
         trim=lines(state.trim),

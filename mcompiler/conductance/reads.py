@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from mcompiler.conductance.codes import steps_of
 from mcompiler.conductance.converters import AdcTransfer, make_adc
 from mcompiler.conductance.lines import restored, restored_state
 from mcompiler.conductance.mapped import MappedMatrix
-from mcompiler.conductance.states import ArrayState, Beside, Realise, Values, beside_of, single
+from mcompiler.conductance.states import STEADY, ArrayState, ExtraColumns, Realise, Values, Variances, extra_columns_of
 from mcompiler.encodings import Decoding, Levels, WeightEncoding
 from mcompiler.geometry import Block, TileTable, tile_blocks
 from mcompiler.ir import IntArray, Remapping
@@ -36,13 +36,12 @@ class ReadBlock:
         place_value: int32 [conversions, channels]: what one decoded code adds to its channel's sum, with the sign of
             the read; 0 where there is no cell.
         inputs: int64 [channels]: what the sum of the inputs over the word lines adds (flips undone, shift subtracted).
-        variance: float32 [rows, conversions, channels]: of ``levels`` between reads, complex64 with that between
-            inferences as the imaginary part, or None.
+        variance: float32 [rows, conversions, channels]: of ``levels``.
         offset, bow: float32 [conversions, channels]: of each converter, in codes, or None.
         scale: float64 [conversions, channels]: digital factor on decoded codes, or None.
         constant: float64 [channels]: what the digital side adds to each read of one phase, in units of a code of the
             layer's range times ``place_value``, or None.
-        beside: unit and reference columns where they are those of a chip; None: as a mapping asks for them.
+        extra_columns: unit and reference columns where they are those of a chip; None: as a mapping asks for them.
         adc: int64 [conversions, channels]: number of the converter of each, over all arrays of the layer; -1 where no
             cell stands; of a chip only, else None.
         zoom: int8 [conversions, channels]: binary steps by which the range of a conversion is finer than the layer's;
@@ -55,12 +54,12 @@ class ReadBlock:
     levels: npt.NDArray[Any]
     place_value: npt.NDArray[np.int32]
     inputs: IntArray
-    variance: Values | None = None
+    variance: Variances = STEADY
     offset: Values | None = None
     bow: Values | None = None
     scale: Values | None = None
     constant: Values | None = None
-    beside: Beside | None = None
+    extra_columns: ExtraColumns | None = None
     zoom: npt.NDArray[np.int8] | None = None
     adc: IntArray | None = None
 
@@ -213,7 +212,7 @@ def _with_device_errors(block: ReadBlock, state: ArrayState, tile: _TileArrays, 
     shape, target = tile.mapped.shape, tile.mapped.target
     rows = slice(0, len(block.rows))
     bare = replace(
-        state, currents=state.currents[:, rows], variance=None if state.variance is None else state.variance[:, rows]
+        state, currents=state.currents[:, rows], variance=state.variance.map(lambda variance: variance[:, rows])
     )
     if target.encoding.pedestal is Pedestal.REFERENCE_COLUMN:
         bare = bare.less_reference()
@@ -238,10 +237,10 @@ def _with_device_errors(block: ReadBlock, state: ArrayState, tile: _TileArrays, 
         block,
         levels=np.where(present, spread(bare.currents) * gain - pedestal, 0).astype(np.float32),
         scale=None if (factor[present] == 1).all() else np.where(present, factor, 1.0),
-        variance=None if bare.variance is None else single(spread(bare.variance) * gain**2),
+        variance=bare.variance.map(lambda variance: spread(variance) * gain**2).to_single_precision(),
         offset=added.astype(np.float32) if bare.offset.any() or bare.trim.any() else None,
         bow=spread(bare.bow).astype(np.float32) if bare.bow.any() else None,
-        beside=beside_of(bare, adc, pedestal, shape, target=target, owner=tile.spread(own, np.int64)),
+        extra_columns=extra_columns_of(bare, adc, pedestal, shape, owner=tile.spread(own, np.int64)),
     )
 
 
@@ -278,13 +277,13 @@ def _join(blocks: list[ReadBlock]) -> ReadBlock:
         levels=np.asarray(np.sum([block.levels for block in blocks], axis=0, dtype=first.levels.dtype)),
         place_value=np.sum([block.place_value for block in blocks], axis=0, dtype=np.int32),
         inputs=np.sum([block.inputs for block in blocks], axis=0, dtype=np.int64),
-        variance=_sum_of([block.variance for block in blocks]),
+        variance=Variances.combined([block.variance for block in blocks], lambda parts: np.asarray(sum(parts))),
         offset=_sum_of([block.offset for block in blocks]),
         bow=_sum_of([block.bow for block in blocks]),
         scale=_join_scale(blocks),
         zoom=None if first.zoom is None else np.asarray(sum(block.zoom for block in blocks if block.zoom is not None)),
         adc=None if first.adc is None else np.max([block.adc for block in blocks if block.adc is not None], axis=0),
-        beside=_join_beside(blocks),
+        extra_columns=_join_extra_columns(blocks),
     )
 
 
@@ -303,9 +302,9 @@ def _join_scale(blocks: list[ReadBlock]) -> Values | None:
     return joined
 
 
-def _join_beside(blocks: list[ReadBlock]) -> Beside | None:
+def _join_extra_columns(blocks: list[ReadBlock]) -> ExtraColumns | None:
     """The columns of all arrays, units first; who owns a conversion is counted on."""
-    parts = [(block, block.beside) for block in blocks if block.beside is not None]
+    parts = [(block, block.extra_columns) for block in blocks if block.extra_columns is not None]
     if not parts:
         return None
     owner, before = np.zeros_like(parts[0][1].owner), 0
@@ -318,17 +317,16 @@ def _join_beside(blocks: list[ReadBlock]) -> Beside | None:
         references = [value[..., part.units :] for value, (_, part) in zip(values, parts, strict=True)]
         return np.concatenate([*units, *references], axis=-1)
 
-    variances = [part.variance for _, part in parts if part.variance is not None]
-    return Beside(
-        joined([part.currents for _, part in parts]),
-        joined(variances) if variances else None,
-        joined([part.offset for _, part in parts]),
-        joined([part.bow for _, part in parts]),
-        joined([part.scale for _, part in parts]),
-        joined([part.constant for _, part in parts]),
-        sum(part.units for _, part in parts),
-        sum(part.references for _, part in parts),
-        owner,
+    return ExtraColumns(
+        currents=joined([part.currents for _, part in parts]),
+        variance=Variances.combined([part.variance for _, part in parts], joined),
+        offset=joined([part.offset for _, part in parts]),
+        bow=joined([part.bow for _, part in parts]),
+        scale=joined([part.scale for _, part in parts]),
+        constant=joined([part.constant for _, part in parts]),
+        units=sum(part.units for _, part in parts),
+        references=sum(part.references for _, part in parts),
+        owner=owner,
     )
 
 
@@ -345,18 +343,21 @@ def _as_converted(block: ReadBlock, encoding: WeightEncoding) -> ReadBlock:
     def owned(values: npt.NDArray[Any]) -> npt.NDArray[Any]:  # what is the converter's and not the line's
         return flat(encoding.at_converters(split(values), -3))
 
-    variance = block.variance
     return replace(
         block,
         levels=flat(encoding.seen(split(block.levels), -3)),
         place_value=owned(block.place_value),
-        variance=None if variance is None else flat(encoding.seen_variance(split(variance), -3)),
+        variance=block.variance.map(lambda variance: flat(encoding.seen_variance(split(variance), -3))),
         offset=None if block.offset is None else flat(encoding.seen(split(block.offset), -3)),
         bow=None if block.bow is None else owned(block.bow),
         scale=None if block.scale is None else owned(block.scale),
         zoom=None if block.zoom is None else owned(block.zoom),
         adc=None if block.adc is None else owned(block.adc),
     )
+
+
+def _rows(part: slice, values: Values) -> Values:
+    return values[part]
 
 
 def _split_rows(block: ReadBlock, active: int) -> list[ReadBlock]:
@@ -366,8 +367,8 @@ def _split_rows(block: ReadBlock, active: int) -> list[ReadBlock]:
             block,
             rows=block.rows[part],
             levels=block.levels[part],
-            variance=None if block.variance is None else block.variance[part],
-            beside=None if block.beside is None else block.beside.of(part),
+            variance=block.variance.map(partial(_rows, part)),
+            extra_columns=None if block.extra_columns is None else block.extra_columns.of(part),
         )
         for part in parts
     ]

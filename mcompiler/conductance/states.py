@@ -1,8 +1,8 @@
-"""What the arrays of one chip do, as seen from their word and bit lines."""
+"""The arrays of one chip, as seen from their word and bit lines."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,24 +10,62 @@ import numpy as np
 import numpy.typing as npt
 
 from mcompiler.conductance.converters import AdcTransfer
-from mcompiler.encodings import Levels
-from mcompiler.geometry import ArrayShape
+from mcompiler.encodings import ArrayShape, Levels
 from mcompiler.ir import IntArray
-from mcompiler.target import Target
 
 Values = npt.NDArray[np.floating[Any]]
 
 
 @dataclass(frozen=True)
+class Variances:
+    """Variances of the same quantities that fluctuate for two reasons; None where nothing fluctuates so.
+
+    Attributes:
+        per_read: between reads: each read draws anew.
+        per_inference: between inferences: all reads of one inference share a draw.
+    """
+
+    per_read: Values | None = None
+    per_inference: Values | None = None
+
+    @property
+    def steady(self) -> bool:
+        """Whether nothing fluctuates."""
+        return self.per_read is None and self.per_inference is None
+
+    def map(self, function: Callable[[Values], Values]) -> Variances:
+        """The same function applied to both."""
+        reads, inferences = self.per_read, self.per_inference
+        return Variances(
+            None if reads is None else function(reads),
+            None if inferences is None else function(inferences),
+        )
+
+    def to_single_precision(self) -> Variances:
+        """As float32."""
+        return self.map(lambda variance: variance.astype(np.float32))
+
+    @classmethod
+    def combined(cls, parts: Sequence[Variances], combine: Callable[[Sequence[Values]], Values]) -> Variances:
+        """One value of those that are given; the parts are all of one chip, and so fluctuate for the same reasons."""
+        reads = [part.per_read for part in parts if part.per_read is not None]
+        inferences = [part.per_inference for part in parts if part.per_inference is not None]
+        return cls(combine(reads) if reads else None, combine(inferences) if inferences else None)
+
+
+STEADY = Variances()
+"""Nothing fluctuates."""
+
+
+@dataclass(frozen=True)
 class ArrayState:
-    """What arrays of one chip do, unit and reference columns included.
+    """Arrays of one chip, unit and reference columns included.
 
     Attributes:
         currents: float64 [arrays, rows, columns + extra]: what a unit of input code on a word line adds to a bit line,
             in level steps; G_min, wires and input converters included.
-        variance: the same shape: variance of that between reads (float64), and between inferences as an imaginary part
-            (complex128); None where nothing fluctuates.
-        offset: float64 [arrays, columns + extra]: what a bit line carries without inputs, in level steps.
+        variance: of that, the same shape, level steps^2.
+        offset: float64 [arrays, columns + extra]: current of a bit line without inputs, in level steps.
         gain: float64 [arrays, columns + extra]: gain of each bit line's converter over the nominal one.
         trim: float64 [arrays, columns + extra]: codes that the converter adds before it rounds.
         bow: float64 [arrays, columns + extra]: largest deviation of its characteristic, in codes.
@@ -35,7 +73,7 @@ class ArrayState:
     """
 
     currents: Values
-    variance: Values | None
+    variance: Variances
     offset: Values
     gain: Values
     trim: Values
@@ -43,22 +81,30 @@ class ArrayState:
     scale: Values
 
     @classmethod
-    def plain(cls, currents: Values, variance: Values | None, offset: Values, scale: Values) -> ArrayState:
-        """With converters as they should be."""
+    def with_nominal_converters(
+        cls, currents: Values, variance: Variances, offset: Values, scale: Values
+    ) -> ArrayState:
+        """Arrays whose converters have no errors."""
         lines = np.zeros((len(currents), currents.shape[2]))
-        return cls(currents, variance, offset, lines + 1, lines, lines, scale)
+        return cls(currents, variance, offset, gain=lines + 1, trim=lines, bow=lines, scale=scale)
 
     def of(self, arrays: slice) -> ArrayState:
         """Some of the arrays."""
         return ArrayState(
-            self.currents[arrays], None if self.variance is None else self.variance[arrays], self.offset[arrays],
-            self.gain[arrays], self.trim[arrays], self.bow[arrays], self.scale[arrays],
-        )  # fmt: skip
+            currents=self.currents[arrays],
+            variance=self.variance.map(lambda variance: variance[arrays]),
+            offset=self.offset[arrays],
+            gain=self.gain[arrays],
+            trim=self.trim[arrays],
+            bow=self.bow[arrays],
+            scale=self.scale[arrays],
+        )
 
     def less_reference(self) -> ArrayState:
         """With the last column, the reference, subtracted from all before they are converted."""
-        variance = None if self.variance is None else self.variance + self.variance[:, :, -1:]
         currents, offset = self.currents - self.currents[:, :, -1:], self.offset - self.offset[:, -1:]
+        # Errors of two cells are independent: the variance of a difference is the sum of the variances.
+        variance = self.variance.map(lambda variance: variance + variance[:, :, -1:])
         return replace(self, currents=currents, variance=variance, offset=offset)
 
     def added(self, gain: float) -> Values:
@@ -71,12 +117,12 @@ Realise = Callable[[int, Levels], ArrayState]
 
 
 @dataclass(frozen=True)
-class Beside:
+class ExtraColumns:
     """Unit and reference columns of the arrays that a read block joins, as one chip has them.
 
     Attributes:
         currents: float32 [rows, units + references]: units of all arrays first.
-        variance: the same shape, or None.
+        variance: of that, the same shape.
         offset, bow: float32 [units + references].
         scale: float64 [units + references]: digital factor on their codes.
         constant: float64 [units + references]: what the digital side adds to their scaled codes, in codes.
@@ -85,7 +131,7 @@ class Beside:
     """
 
     currents: Values
-    variance: Values | None
+    variance: Variances
     offset: Values
     bow: Values
     scale: Values
@@ -94,28 +140,23 @@ class Beside:
     references: int
     owner: IntArray
 
-    def of(self, rows: slice) -> Beside:
+    def of(self, rows: slice) -> ExtraColumns:
         """Some of the word lines."""
-        variance = None if self.variance is None else self.variance[rows]
+        variance = self.variance.map(lambda variance: variance[rows])
         return replace(self, currents=self.currents[rows], variance=variance)
 
 
-def single(variance: Values) -> Values:
-    """A variance in half of its bits, with its imaginary part where it has one."""
-    return variance.astype(np.complex64 if np.iscomplexobj(variance) else np.float32)
-
-
-def beside_of(
-    state: ArrayState, adc: AdcTransfer, pedestal: float, shape: ArrayShape, target: Target, owner: IntArray
-) -> Beside | None:
+def extra_columns_of(
+    state: ArrayState, adc: AdcTransfer, pedestal: float, shape: ArrayShape, *, owner: IntArray
+) -> ExtraColumns | None:
     """Unit and reference columns that are converted, of the arrays of a tile; None where there are none.
 
     Args:
         state: of those arrays.
         adc: the layer's converter.
         pedestal: what the product adds to every bit line again.
-        shape, target: which columns there are, and whether a reference is converted or subtracted before it.
-        owner: as in ``Beside``.
+        shape: which columns there are, and whether a reference is converted or subtracted before it.
+        owner: as in ``ExtraColumns``.
     """
     digitised = shape.encoding.converts_reference
     lines = [shape.columns] * shape.unit + [shape.columns + shape.unit] * digitised
@@ -126,14 +167,14 @@ def beside_of(
         return np.concatenate([values[..., line].T for line in lines], axis=-1)  # [..., lines of all arrays]
 
     gain, arrays = pick(state.gain), len(state.gain)
-    return Beside(
-        (pick(state.currents) * gain - pedestal).astype(np.float32),
-        None if state.variance is None else single(pick(state.variance) * gain**2),
-        pick(state.added(adc.gain)).astype(np.float32),
-        pick(state.bow).astype(np.float32),
-        np.tile(state.scale, len(lines)),
-        np.zeros(arrays * len(lines)),
-        arrays * shape.unit,
-        arrays * digitised,
-        owner,
+    return ExtraColumns(
+        currents=(pick(state.currents) * gain - pedestal).astype(np.float32),
+        variance=state.variance.map(lambda variance: pick(variance) * gain**2).to_single_precision(),
+        offset=pick(state.added(adc.gain)).astype(np.float32),
+        bow=pick(state.bow).astype(np.float32),
+        scale=np.tile(state.scale, len(lines)),
+        constant=np.zeros(arrays * len(lines)),
+        units=arrays * shape.unit,
+        references=arrays * digitised,
+        owner=owner,
     )

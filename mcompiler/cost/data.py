@@ -19,10 +19,10 @@ import numpy.typing as npt
 from mcompiler.conductance import conductances, make_adc, round_codes, unpack_levels
 from mcompiler.cost.tables import PricedQuantities
 from mcompiler.dataflow import conversions_per_read
+from mcompiler.effects import CellCurve
 from mcompiler.errors import BuildError
 from mcompiler.geometry import ArrayShape, array_shape, tile_blocks
 from mcompiler.ir import InputStatistics
-from mcompiler.physics.curve import Curve
 from mcompiler.target import Event, Target
 
 if TYPE_CHECKING:
@@ -130,7 +130,7 @@ class ExactInputs:
         self._bits, self._phases = bits, -(-layer.op.site.input.bits // bits)
         self._converted = Converted(layer, target) if code_share(target) else None
         shares = np.arange(1 << bits) / ((1 << bits) - 1)
-        curve, volts = Curve.of(target), target.device.read_voltage_v
+        curve, volts = CellCurve.of(target), target.device.read_voltage_v
         self._power = shares * (shares if curve is None else curve.current(shares * volts) / volts)
         self._burnt = np.zeros(shape)
         self._statistics = np.zeros((3, self._phases, *shape))

@@ -39,7 +39,7 @@ from mcompiler.runtime import Session, open_file, open_model
 from mcompiler.target import Target
 
 if TYPE_CHECKING:
-    from mcompiler.physics.chip import Chip
+    from mcompiler.physics.chip import Chip, LayerKey
 
 
 CHIP_BATCH = 8
@@ -186,11 +186,10 @@ def mapped_from_cells(
     if chip is None:
         made = [partial(_mapped_layer, layer, target, shape, ideal) for layer in layers]
     else:
-        chip = replace(
-            chip, stuck={layer.op.site.name: layer.remap.faults for layer in layers if layer.remap is not None}
-        )
+        known = {index: layer.remap.faults for index, layer in enumerate(layers) if layer.remap is not None}
+        chip = replace(chip, stuck=known)
         bank = noise_bank(layers, target, chip)[0]
-        made = [partial(_layer_on, chip, bank, layer=layer, target=target, shape=shape) for layer in layers]
+        made = [partial(_layer_on, chip, bank, index, layers) for index in range(len(layers))]
     return build_mapped(skeleton, made, target)
 
 
@@ -200,7 +199,7 @@ def noise_bank(layers: Sequence[LayerData], target: Target, chip: Chip) -> tuple
     Every read takes a window of four fifths of them at most. None are needed where conversions do not fluctuate; a run
     has one sample where cells fluctuate between inferences.
     """
-    most = 1 if chip.frozen else CHIP_BATCH
+    most = 1 if chip.needs_single_sample_batches else CHIP_BATCH
     if not chip.fluctuates:
         return 0, most
     shape = array_shape(target)
@@ -222,11 +221,19 @@ def _mapped_layer(layer: LayerData, target: Target, shape: ArrayShape, ideal: bo
     return MappedLayer(layer.op, layer.table, analog, weights, blocks)
 
 
-def _layer_on(chip: Chip, bank: int, layer: LayerData, target: Target, shape: ArrayShape) -> MappedLayer:
+def layer_key(layers: Sequence[LayerData], index: int) -> LayerKey:
+    """Key of a layer's arrays on a chip; layers that share arrays share their errors."""
+    from mcompiler.physics.chip import LayerKey  # scipy, needed for chips only
+
+    owner = layers[index].shares
+    return LayerKey(index, layers[index if owner is None else owner].op.site.name)
+
+
+def _layer_on(chip: Chip, bank: int, index: int, layers: Sequence[LayerData]) -> MappedLayer:
     """A layer on one chip: no conversion is taken to be lossless."""
-    name = layer.op.site.name
-    physics = Physics(chip.inputs(), chip.converter_noise, bank, chip.seeds(name))
-    blocks = layer.reads(target, shape, partial(chip.realise, name))
+    layer, target, shape = layers[index], chip.target, array_shape(chip.target)
+    physics = Physics(chip.inputs(), chip.converter_noise, bank, chip.seeds(layer.op.site.name))
+    blocks = layer.reads(target, shape, partial(chip.realise, layer_key(layers, index)))
     calibration = target.calibration
     if chip.calibrated and calibration is not None and calibration.correction != "none":
         adc, rng = replace(make_adc(target), gain=layer.analog.gain), np.random.default_rng([chip.seed, len(blocks)])

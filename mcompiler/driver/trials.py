@@ -1,4 +1,4 @@
-"""Chips with their errors: many seeds of one description, run beside the models without errors."""
+"""Chips with their errors: many seeds of one description, compared with the models without errors."""
 
 from __future__ import annotations
 
@@ -11,17 +11,15 @@ from functools import cached_property, partial
 import numpy as np
 import onnx_ir as ir
 
-from mcompiler.artefacts import LayerData
 from mcompiler.conductance import conductances, unpack_levels
 from mcompiler.data import MAX_BATCH, InputSpec, Samples, batches
 from mcompiler.driver.content import Compiled, Stored, mapped_from_cells, noise_bank
+from mcompiler.effects import chosen, in_order, start_s
 from mcompiler.errors import UserError
 from mcompiler.geometry import array_shape
 from mcompiler.onnx_import import load_model
-from mcompiler.physics import devices
 from mcompiler.physics.chip import ACTIVITY, Chip
-from mcompiler.physics.effects import Effect, chosen
-from mcompiler.physics.nodal import linearisation_error
+from mcompiler.physics.nodal import linearisation_accuracy
 from mcompiler.runtime import Session, open_model
 from mcompiler.simulate import (
     ChipResult,
@@ -47,13 +45,14 @@ LINEAR_VECTORS = 8
 
 @dataclass(frozen=True)
 class TrialOptions:
-    """What is asked of trials.
+    """Settings of trials.
 
     Attributes:
         effects: names, or ``all``.
         trials: chips.
         seed: of the first chip; the others follow.
-        time_s: since programming; None: when the target's description starts (``t0_s`` of drift, the first relaxation).
+        time_s: seconds since programming; None: when the descriptions of the effects start to hold (``t0_s`` of drift,
+            the first relaxation).
         loss: share that a good chip loses at most against the mapping without device errors.
         workers: chips at once; None: one a core. The numbers are the same.
         calibrated: whether the chip calibrates itself as the target says.
@@ -80,7 +79,7 @@ class TrialRun:
         probes: one per layer.
         specs: inputs.
         samples: inputs and labels.
-        options: what is asked.
+        options: settings.
     """
 
     content: Compiled | Stored
@@ -94,7 +93,7 @@ class TrialRun:
         """Run the models without errors, then every chip.
 
         Args:
-            progress: told how many chips are done.
+            progress: called with the number of chips that are done.
 
         Raises:
             UserError: effects that the target does not describe, or that cannot be simulated together.
@@ -102,7 +101,7 @@ class TrialRun:
         options, few = self.options, self._few()
         known = any(layer.remap is not None for layer in self.content.layers)
         effects = chosen(options.effects, self.target, known)
-        time_s = devices.start_s(self.target.device) if options.time_s is None else options.time_s
+        time_s = start_s(self.target, effects) if options.time_s is None else options.time_s
         chip = Chip(self.target, options.seed, effects, time_s, options.calibrated)
         chip = replace(chip, activity=self._activities(chip))
         reference = self._outputs(open_model(self.content.reference, origin="reference model"), self.samples)
@@ -123,7 +122,7 @@ class TrialRun:
         return Trials(
             samples=self.samples.count,
             plain=plain,
-            effects=tuple(effect.value for effect in Effect if effect in effects),
+            effects=tuple(effect.name for effect in in_order(effects)),
             time_s=time_s,
             calibrated=options.calibrated,
             chips=tuple(results),
@@ -187,19 +186,19 @@ class TrialRun:
         runs: dict[str, Verification] = {}
         if self.options.causes:
             runs["adc"] = self._compared(None, samples)
-            alone = [effect for effect in Effect if effect in chip.effects]
+            alone = in_order(chip.effects)
             if len(alone) > 1:
                 for effect in alone:
-                    runs[effect.value] = self._compared(replace(chip, effects=frozenset({effect})), samples)
+                    runs[effect.name] = self._compared(replace(chip, effects=frozenset({effect})), samples)
             else:
-                runs |= {effect.value: everything for effect in alone}
+                runs |= {effect.name: everything for effect in alone}
         runs["all"] = everything
         quantisation = self._quantisation(samples) if self.options.causes else {}
         found = []
         for index, probe in enumerate(self.probes):
             causes: dict[str, float | None] = {"quantisation": quantisation.get(probe.name)}
             causes |= {cause: run.layers[index].sqnr_db for cause, run in runs.items()}
-            found.append(LayerCauses(probe.name, causes, self._linearisation(chip, self.content.layers[index])))
+            found.append(LayerCauses(probe.name, causes, self._linearisation(chip, index)))
         return tuple(found)
 
     def _quantisation(self, samples: Samples) -> dict[str, float | None]:
@@ -230,7 +229,7 @@ class TrialRun:
 
     # --- circuits that are not linear --------------------------------------------------------------------------------
 
-    def _activities(self, chip: Chip) -> Mapping[str, float]:
+    def _activities(self, chip: Chip) -> Mapping[int, float]:
         """Mean share of its largest phase code that an input of each layer has, on the first samples."""
         if not chip.linearised:
             return {}
@@ -240,22 +239,23 @@ class TrialRun:
         codes = session.run(feeds, names)
         step = self.target.converters.dac.bits
         shares = {}
-        for probe, layer in zip(self.probes, self.content.layers, strict=True):
+        for index, (probe, layer) in enumerate(zip(self.probes, self.content.layers, strict=True)):
             values = codes[probe.codes].astype(np.int64)
             phases = [values >> place & ((1 << step) - 1) for place in range(0, layer.op.site.input.bits, step)]
-            shares[probe.name] = float(np.mean(phases)) / ((1 << step) - 1)
+            shares[index] = float(np.mean(phases)) / ((1 << step) - 1)
         return shares
 
-    def _linearisation(self, chip: Chip, layer: LayerData) -> float | None:
+    def _linearisation(self, chip: Chip, index: int) -> float | None:
+        layer = self.content.layers[index]
         if not chip.linearised or not len(layer.table):
             return None
         shape = array_shape(self.target)
         packed, lines = next(layer.cells())[0], layer.lines(shape)
         cells = conductances(unpack_levels(packed, shape.storage_bits, lines[1]), self.target)
-        activity = np.full(lines[0], chip.activity.get(layer.op.site.name, ACTIVITY))
+        activity = np.full(lines[0], chip.activity.get(index, ACTIVITY))
         levels = 1 << self.target.converters.dac.bits
         rng = np.random.default_rng(chip.seed)
-        error = linearisation_error(cells, activity, chip.circuit, rng, LINEAR_VECTORS, levels)
+        error = linearisation_accuracy(cells, activity, chip.circuit, rng, vectors=LINEAR_VECTORS, levels=levels)
         return error.of_spread
 
 

@@ -10,11 +10,11 @@ import numpy.typing as npt
 
 from mcompiler.artefacts import LayerData
 from mcompiler.conductance import conductances, unpack_levels
+from mcompiler.effects import Circuit, circuit_of, described
 from mcompiler.errors import BuildError, DataError
 from mcompiler.geometry import array_shape, tile_blocks
 from mcompiler.netlist.names import notes_of
 from mcompiler.netlist.spice import DeckArray, Write, sources_only, write_deck
-from mcompiler.physics.nodal import Circuit
 from mcompiler.target import Target
 
 Floats = npt.NDArray[np.float64]
@@ -47,7 +47,7 @@ def write_layer(
     name, count = layer.op.site.name, len(layer.table)
     if tile is not None and not 0 <= tile < count:
         raise BuildError(f"layer '{name}' has {count} arrays; there is no number {tile}")
-    circuit = Circuit.of(target)
+    circuit = circuit_of(target, described(target))
     rows = layer.lines(array_shape(target))[0]
     chosen = range(count) if tile is None else range(tile, tile + 1)
     applied = _applied(layer, chosen, circuit, rows=rows, inputs=inputs, vectors=vectors)

@@ -18,8 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from mcompiler.physics.curve import Curve
-from mcompiler.physics.nodal import Circuit
+from mcompiler.effects import CellCurve, Circuit
 
 Floats = npt.NDArray[np.float64]
 Write = Callable[[str], object]
@@ -172,7 +171,7 @@ def _cell(place: str, nodes: tuple[str, str], g: float, circuit: Circuit) -> Ite
         yield f"bc{place} {start} {bit} i={_current(circuit.curve, g, f'v({start},{bit})')}\n"
 
 
-def _current(curve: Curve, g: float, volts: str) -> str:
+def _current(curve: CellCurve, g: float, volts: str) -> str:
     """The current of a curved cell as an expression of the voltage over it."""
     if curve.sinh_v is not None:
         size = g * curve.read_v / np.sinh(curve.read_v / curve.sinh_v)

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from mcompiler.conductance import CUBIC_INL_SCALE, AdcTransfer
+from mcompiler.conductance import CUBIC_INL_SCALE, STEADY, AdcTransfer, Variances
 from mcompiler.onnx_export.emitter import Emitter
 from mcompiler.target import Rounding
 
@@ -44,8 +44,7 @@ class ConvertedLines:
         zoom: [columns]: gain of a column's converter over the layer's, a power of two.
         units, references: how many columns there are of these.
         owner: int64 [conversions, channels]: number of the unit (and reference) column of a conversion's array.
-        variance: float32 [rows, columns] of the levels between reads, complex64 with that between inferences as the
-            imaginary part, or None.
+        variance: float32 [rows, columns] of the levels.
         offset, bow: float32 [columns] in codes, or None.
     """
 
@@ -54,7 +53,7 @@ class ConvertedLines:
     units: int
     references: int
     owner: npt.NDArray[np.int64]
-    variance: Values | None = None
+    variance: Variances = STEADY
     offset: Values | None = None
     bow: Values | None = None
 
@@ -126,7 +125,9 @@ def convert_read(
     gain = 1.0 if lines.levels.dtype.kind in "iu" else adc.gain
     pedestal = np.float32(adc.pedestal) * lines.zoom.astype(np.float32)
     levels = (lines.levels.astype(np.float32) + pedestal) * np.float32(gain)
-    between_reads, between_inferences = _parts(lines.variance, np.float32(gain**2))
+    factor = np.float32(gain**2)
+    between_reads = _scaled(lines.variance.per_read, factor)
+    between_inferences = _scaled(lines.variance.per_inference, factor)
     # The pedestal is added to every cell, extra columns too: each active row adds it to every bit line. A finer range
     # (zoom) multiplies it like the levels, which have their zoom already.
     matrix = emitter.constant(product.operand(levels))
@@ -149,12 +150,9 @@ def convert_read(
     return _rounded(emitter, values, converter)
 
 
-def _parts(variance: Values | None, factor: np.float32) -> tuple[Values | None, Values | None]:
-    """Between reads, and between inferences; None where there is none."""
-    if variance is None:
-        return None, None
-    reads, inferences = variance.real * factor, variance.imag * factor
-    return reads if reads.any() else None, inferences if inferences.any() else None
+def _scaled(variance: Values | None, factor: np.float32) -> Values | None:
+    """The variance times a factor; None where nothing fluctuates, which takes no nodes."""
+    return variance * factor if variance is not None and variance.any() else None
 
 
 def _applied(emitter: Emitter, planes: ir.Value, physics: Physics | None) -> ir.Value:

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from mcompiler.conductance import AdcTransfer, ReadBlock
+from mcompiler.conductance import AdcTransfer, ReadBlock, Variances
 from mcompiler.ir import AnalogLayer, ConvShape
 from mcompiler.onnx_export.converter import ConvertedLines, Physics
 from mcompiler.target import Target
@@ -94,7 +94,9 @@ class ReadSegment:
 
 def same_place_values(blocks: Sequence[ReadBlock], layer: LossyLayer) -> bool:
     """Whether codes may be added over the reads before slices are combined."""
-    scaled = any(block.scale is not None or block.constant is not None or block.beside is not None for block in blocks)
+    scaled = any(
+        block.scale is not None or block.constant is not None or block.extra_columns is not None for block in blocks
+    )
     return (
         not scaled
         and not any(block.inputs.any() for block in blocks)
@@ -141,21 +143,24 @@ def digital_sum(layer: LossyLayer) -> bool:
 
 def lines_of(layer: LossyLayer, block: ReadBlock) -> ConvertedLines:
     """Every converted bit line of a read: conversions x channels, then unit and reference columns."""
-    rows, beside = len(block.rows), block.beside
+    rows, extra = len(block.rows), block.extra_columns
     zoom, levels, variance = block.zoomed.astype(block.levels.dtype), block.levels.reshape(rows, -1), block.variance
     if block.zoom is not None:
         levels = (block.levels * zoom).reshape(rows, -1)
-        variance = None if variance is None else variance * zoom.astype(np.float32) ** 2
-    if beside is not None:
+        variance = variance.map(lambda values: values * zoom.astype(np.float32) ** 2)
+    if extra is not None:
         return ConvertedLines(
-            levels=np.concatenate([levels, beside.currents], axis=1),
-            zoom=np.concatenate([zoom.reshape(-1), np.ones(beside.units + beside.references, zoom.dtype)]),
-            units=beside.units,
-            references=beside.references,
-            owner=beside.owner,
-            variance=_flat(variance, beside.variance, (rows, -1)),
-            offset=_flat(block.offset, beside.offset, (-1,)),
-            bow=_flat(block.bow, beside.bow, (-1,)),
+            levels=np.concatenate([levels, extra.currents], axis=1),
+            zoom=np.concatenate([zoom.reshape(-1), np.ones(extra.units + extra.references, zoom.dtype)]),
+            units=extra.units,
+            references=extra.references,
+            owner=extra.owner,
+            variance=Variances(
+                _flat(variance.per_read, extra.variance.per_read, (rows, -1)),
+                _flat(variance.per_inference, extra.variance.per_inference, (rows, -1)),
+            ),
+            offset=_flat(block.offset, extra.offset, (-1,)),
+            bow=_flat(block.bow, extra.bow, (-1,)),
         )
     unit, reference = converts_extra(layer)
     kind = block.levels.dtype
@@ -168,7 +173,7 @@ def lines_of(layer: LossyLayer, block: ReadBlock) -> ConvertedLines:
         units=int(unit),
         references=int(reference),
         owner=np.zeros(block.place_value.shape, np.int64),
-        variance=_flat(variance, None, (rows, -1)),
+        variance=variance.map(lambda values: values.reshape(rows, -1)),
         offset=_flat(block.offset, None, (-1,)),
         bow=_flat(block.bow, None, (-1,)),
     )

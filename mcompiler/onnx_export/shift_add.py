@@ -84,14 +84,14 @@ def _combine_chip(
     held: slice,
 ) -> ir.Value:
     """The same with a chip's digital corrections, which are no integers: float32 [vectors, channels]."""
-    beside = block.beside
+    extra = block.extra_columns
     scale = np.ones(len(matrix))
     added = np.zeros((1, matrix.shape[1]))
     if block.constant is not None:
         added[0, held] += block.constant * (1 << layer.zoom)
-    if beside is not None:
-        scale[block.place_value.size :] = beside.scale
-        added[0] += beside.constant @ matrix[block.place_value.size :]
+    if extra is not None:
+        scale[block.place_value.size :] = extra.scale
+        added[0] += extra.constant @ matrix[block.place_value.size :]
     rows = scale[:, None] * matrix
     if block.scale is not None:
         rows[: block.place_value.size] *= block.scale.reshape(-1)[:, None]  # each of these rows is of one conversion

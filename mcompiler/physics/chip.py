@@ -1,8 +1,8 @@
-"""One seed is one chip: what its arrays make of the level codes that a mapping asks for.
+"""One seed is one chip: its arrays, from the level codes that a mapping asks for.
 
-The order is that of a cell's life: written, drifted, with the noise that lasts, warmed, stuck, behind its access
-resistance, on a line that may be open, between wires. Every effect of every array has a generator of its own, so that
-effects can be switched one by one on the same chip, and no order of work or number of workers changes a number.
+An array goes through the stages that ``mcompiler.effects.base`` lists, in each through the effects that are on, in
+their order. Every effect of every array has its own random generator, so that effects can be switched one by one on the
+same chip, and the numbers depend on neither the order of work nor the number of workers.
 """
 
 from __future__ import annotations
@@ -11,33 +11,49 @@ import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from mcompiler.conductance.cells import conductances
-from mcompiler.conductance.states import ArrayState
-from mcompiler.encodings import Levels
+from mcompiler.conductance.states import ArrayState, Variances
+from mcompiler.effects import ArrayOnChip, Circuit, Correlation, Effect, circuit_of, in_order
+from mcompiler.encodings import Levels, Partner
 from mcompiler.errors import TargetError
-from mcompiler.physics import devices
 from mcompiler.physics.compensate import predistort
-from mcompiler.physics.effects import Effect
-from mcompiler.physics.nodal import Circuit, linearise
-from mcompiler.physics.wires import Lines, TransferCache
-from mcompiler.target import Correlation, Partner, Target
+from mcompiler.physics.nodal import linearise
+from mcompiler.physics.wires import TransferCache
+from mcompiler.target import Target
 
 Siemens = npt.NDArray[np.float64]
-Fluctuation = npt.NDArray[np.inexact[Any]]
-"""Variances: between reads, and between inferences as an imaginary part."""
+Arrays = tuple[ArrayOnChip, ...]
 
 CACHE_BYTES = 256 << 20
 """Transfer matrices that are kept: those of one chip are asked for again when effects are switched."""
 
 ACTIVITY = 0.5
-"""Share of active word lines that a linearisation takes where nothing has been measured."""
+"""Share of active word lines at which a circuit is linearised where none has been measured."""
 
-_ORDINAL = {effect: place for place, effect in enumerate(Effect)}
+_RUNNING = 1 << 31  # in place of the number of an array: the stream of what is drawn while the chip runs
+
+
+def seed_number(seed_key: str) -> int:
+    """A text as a number that seeds generators."""
+    return zlib.crc32(seed_key.encode())
+
+
+@dataclass(frozen=True)
+class LayerKey:
+    """Which layer arrays belong to.
+
+    Attributes:
+        index: number of the layer, which ``Chip.activity`` and ``Chip.stuck`` are keyed by.
+        seed_key: text from which the draws of its arrays are seeded: one text, one set of draws. Layers that share
+            arrays give the same text.
+    """
+
+    index: int
+    seed_key: str
 
 
 @dataclass(frozen=True)
@@ -45,16 +61,16 @@ class Chip:
     """A chip at one time, with some of its effects switched on.
 
     Attributes:
-        target: what describes it.
+        target: its description.
         seed: which of the many chips that the description allows.
-        effects: what is switched on.
-        time_s: since programming.
+        effects: those that are on.
+        time_s: seconds since programming.
         calibrated: whether drift and wires are compensated as ``[calibration]`` of the target says.
         activity: mean share of active word lines by layer, at which circuits that are not linear are linearised.
-        cache: of transfer matrices; chips that come of one another share it.
+        cache: of transfer matrices; chips that are derived from one another share it.
         written: predistorted conductances and their scale by layer and first array; shared likewise.
         stuck: int32 [stuck, 4] by layer: array, word line, bit line, 1 on or 0 off, where the stuck cells of the chip
-            are known; they are drawn for layers that it lacks.
+            are known; they are drawn for layers that are missing here.
     """
 
     target: Target
@@ -62,58 +78,52 @@ class Chip:
     effects: frozenset[Effect]
     time_s: float
     calibrated: bool = True
-    activity: Mapping[str, float] = field(default_factory=dict)
+    activity: Mapping[int, float] = field(default_factory=dict)
     cache: TransferCache = field(default_factory=partial(TransferCache, CACHE_BYTES), repr=False, compare=False)
-    written: dict[tuple[str, int], tuple[Siemens, float]] = field(default_factory=dict, repr=False, compare=False)
-    stuck: Mapping[str, npt.NDArray[np.int32]] = field(default_factory=dict)
+    written: dict[tuple[int, int], tuple[Siemens, float]] = field(default_factory=dict, repr=False, compare=False)
+    stuck: Mapping[int, npt.NDArray[np.int32]] = field(default_factory=dict)
 
     @property
     def fluctuates(self) -> bool:
         """Whether conversions of one cell and input differ from read to read."""
-        kinds = (self._noise(Effect.NOISE), self._noise(Effect.TELEGRAPH))
-        return Correlation.PER_READ in kinds or self.converter_noise > 0
+        return self._has(Correlation.PER_READ) or self.converter_noise > 0
 
     @property
     def converter_noise(self) -> float:
-        """Deviation of every conversion, in codes."""
-        return self.target.converters.adc.noise_codes if self._has(Effect.CONVERTERS) else 0.0
+        """Standard deviation of every conversion, in codes."""
+        # Independent normals add in variance; hypot of one number is that number, to the bit.
+        return float(np.hypot.reduce([effect.conversion_noise_codes(self.target) for effect in self._ordered] or [0.0]))
 
     @property
-    def frozen(self) -> bool:
-        """Whether cells fluctuate between inferences: a batch holds one sample then."""
-        return Correlation.PER_INFERENCE in (self._noise(Effect.NOISE), self._noise(Effect.TELEGRAPH))
+    def needs_single_sample_batches(self) -> bool:
+        """Whether cells fluctuate between inferences: all samples of a batch would see one draw."""
+        return self._has(Correlation.PER_INFERENCE)
 
-    def realise(self, layer: str, first: int, levels: Levels) -> ArrayState:
+    def realise(self, layer: LayerKey, first: int, levels: Levels) -> ArrayState:
         """Arrays of a layer as this chip has them.
 
         Args:
-            layer: its name.
+            layer: of the arrays.
             first: number of the first array within the layer.
             levels: uint8 [arrays, rows, columns + extra], level codes.
         """
-        device, numbers = self.target.device, range(first, first + len(levels))
+        unit, arrays = self.target.unit_siemens, self._arrays(layer, first, levels)
         wanted, share = self._predistorted(layer, first, conductances(levels, self.target))
-        G = self._each(layer, numbers, wanted, levels)
-        scale = self._compensation(layer, numbers, wanted, levels, G) / share
-        moving = self._variance(layer, numbers, G)
-        if self._has(Effect.TELEGRAPH) and self._noise(Effect.TELEGRAPH) is not Correlation.STATIC_AT_T:
-            G = devices.telegraph_moments(G, device, self._two_states(layer, numbers, G.shape[1:]))[0]
-        cells = self._faulty(layer, numbers, G)
+        G = self._changed(arrays, wanted)
+        scale = self._compensation(arrays, wanted, G) / share
+        mean, variance = self._fluctuating(arrays, G)
+        cells = self._faulty(arrays, mean)
         currents, offset = self._wired(layer, cells)
-        variance = None
-        if moving is not None:
-            reach = np.divide(currents, cells, out=np.zeros_like(cells), where=cells > 0)
-            if self._has(Effect.ACCESS):
-                reach = reach / (1 + cells * device.access_resistance_ohm)
-            works = cells == G  # a cell that is stuck does not fluctuate
-            variance = np.where(works, moving * (reach / self.target.unit_siemens) ** 2, 0)
-        unit = self.target.unit_siemens
-        return self._converted(layer, numbers, ArrayState.plain(currents / unit, variance, offset / unit, scale))
+        # A cell that a fault changes does not fluctuate.
+        seen = self._current_variance(variance, cells, currents, cells == mean)
+        state = ArrayState.with_nominal_converters(currents / unit, seen, offset / unit, scale)
+        return self._converted(arrays, state)
 
     def inputs(self) -> npt.NDArray[np.float64] | None:
-        """Share of an input code that its word line really applies, by code; None where it is all of it.
+        """Share of an input code that its word line applies, by code; None where it is all of it.
 
-        The bend of a current-voltage curve, where nothing stands in series (else the linearisation has it).
+        It follows the current-voltage curve of a cell, where no resistance is in series (else the linearisation
+        includes it).
         """
         bits, curve = self.target.converters.dac.bits, self.circuit.curve
         if curve is None or bits == 1 or self.linearised:
@@ -122,45 +132,61 @@ class Chip:
         shares = np.arange(1, 1 << bits) / ((1 << bits) - 1)
         return np.concatenate([[1.0], curve.current(shares * voltage) / (shares * voltage)])
 
-    def seeds(self, layer: str) -> Iterator[int]:
-        """Seeds for what is drawn anew while the chip runs; each below 2^24, which float32 holds."""
-        rng = np.random.default_rng([self.seed, zlib.crc32(layer.encode()), 1 << 31])
+    def seeds(self, seed_key: str) -> Iterator[int]:
+        """Seeds of the draws while a layer runs; each below 2^24, so that float32 holds it.
+
+        Layers that share arrays run at different times: each gives a text of its own.
+        """
+        rng = np.random.default_rng([self.seed, seed_number(seed_key), _RUNNING])
         while True:
             yield int(rng.integers(1 << 24))
 
     # --- cells -------------------------------------------------------------------------------------------------------
 
-    def _each(self, layer: str, numbers: range, wanted: Siemens, levels: Levels) -> Siemens:
-        """Cells one array after the other, up to the noise that lasts."""
-        device = self.target.device
-        found = np.empty_like(wanted)
+    @property
+    def _ordered(self) -> tuple[Effect, ...]:
+        return in_order(self.effects)
+
+    def _has(self, correlation: Correlation) -> bool:
+        return any(effect.correlation(self.target) is correlation for effect in self.effects)
+
+    def _arrays(self, layer: LayerKey, first: int, levels: Levels) -> Arrays:
+        """The arrays as effects see them."""
+        # With an unformed partner code 0 is a cell that was never formed, and level l of the device is code l + 1.
         unformed = int(self.target.encoding.partner is Partner.UNFORMED)
-        for place, number in enumerate(numbers):
-            G = wanted[place]
-            if self._has(Effect.PROGRAMMING):
-                level = np.maximum(levels[place].astype(np.int64) - unformed, 0)
-                written = self.time_s if self._has(Effect.DRIFT) else devices.first_look_s(device)
-                G = devices.programmed(G, level, device, self._rng(layer, number, Effect.PROGRAMMING), written)
-            if self._has(Effect.DRIFT):
-                G = devices.drifted(G, device, self._rng(layer, number, Effect.DRIFT), self.time_s)
-            if self._noise(Effect.NOISE) is Correlation.STATIC_AT_T:
-                G = devices.noisy(G, device, self._rng(layer, number, Effect.NOISE), self.time_s)
-            if self._noise(Effect.TELEGRAPH) is Correlation.STATIC_AT_T:
-                rng = self._rng(layer, number, Effect.TELEGRAPH)
-                G = devices.telegraph(G, device, rng)
-            found[place] = devices.warmed(G, device) if self._has(Effect.TEMPERATURE) else G
+        ages = any(effect.ages_cells for effect in self.effects)
+        known = self.stuck.get(layer.index)
+        return tuple(
+            ArrayOnChip(
+                self.target,
+                np.maximum(codes.astype(np.int64) - unformed, 0),
+                time_s=self.time_s,
+                age_s=self.time_s if ages else None,
+                seed=(self.seed, seed_number(layer.seed_key), number),
+                stuck=None if known is None else known[known[:, 0] == number, 1:],
+            )
+            for number, codes in enumerate(levels, first)
+        )
+
+    def _changed(self, arrays: Arrays, wanted: Siemens) -> Siemens:
+        """Cells with the errors that last: drawn once per chip, or once per chip and time."""
+        found = np.empty_like(wanted)
+        for place, (array, G) in enumerate(zip(arrays, wanted, strict=True)):
+            for effect in self._ordered:
+                G = effect.change_cells(G, array)
+            found[place] = G
         return found
 
-    def _predistorted(self, layer: str, first: int, wanted: Siemens) -> tuple[Siemens, float]:
-        """Conductances to write, and the share of what is above the pedestal that arrays with their wires then hold.
+    def _predistorted(self, layer: LayerKey, first: int, wanted: Siemens) -> tuple[Siemens, float]:
+        """Conductances to write, and the share of the conductance above the pedestal that arrays with wires then hold.
 
-        They are the same for all chips of a target, and found once.
+        They are the same for all chips of a target, and are computed once.
         """
         calibration, device, lines = self.target.calibration, self.target.device, self.circuit.lines
         formed = wanted[wanted > 0]
         if not self.calibrated or calibration is None or not calibration.predistort or lines.perfect or not formed.size:
             return wanted, 1.0
-        key = (layer, first)
+        key = (layer.index, first)
         if key not in self.written:
             low, high = min(device.g_min_siemens, formed.min()), max(device.g_max_siemens, formed.max())
             pedestal = self.target.pedestal * self.target.unit_siemens
@@ -168,68 +194,55 @@ class Chip:
             self.written[key] = found.conductances, found.scale
         return self.written[key]
 
-    def _faulty(self, layer: str, numbers: range, G: Siemens) -> Siemens:
-        """With stuck cells and open lines."""
-        device = self.target.device
-        if not self._has(Effect.FAULTS):
-            return G
-        if layer in self.stuck:
-            G = self._known(self.stuck[layer], numbers, G)
-        else:
-            rngs = [self._rng(layer, number, Effect.FAULTS) for number in numbers]
-            G = np.stack([devices.stuck(cells, device, rng) for cells, rng in zip(G, rngs, strict=True)])
-        rngs = [self._rng(layer, number, Effect.FAULTS, 1) for number in numbers]
-        return np.stack([devices.open_lines(cells, device, rng) for cells, rng in zip(G, rngs, strict=True)])
+    def _faulty(self, arrays: Arrays, G: Siemens) -> Siemens:
+        """Cells with those that are stuck, and lines that are open."""
+        found = np.empty_like(G)
+        for place, (array, cells) in enumerate(zip(arrays, G, strict=True)):
+            for effect in self._ordered:
+                cells = effect.apply_faults(cells, array)
+            found[place] = cells
+        return found
 
-    def _known(self, stuck: npt.NDArray[np.int32], numbers: range, G: Siemens) -> Siemens:
-        """Cells of these arrays with those of them that are known to be stuck."""
-        state = np.full(G.shape, -1, dtype=np.int8)
-        array, row, column, on = stuck[(stuck[:, 0] >= numbers.start) & (stuck[:, 0] < numbers.stop)].T
-        state[array - numbers.start, row, column] = on
-        return devices.held(G, self.target.device, state == 1, state == 0)
+    def _fluctuating(self, arrays: Arrays, G: Siemens) -> tuple[Siemens, Variances]:
+        """Means of cells, siemens, and variances, siemens^2; independent fluctuations add in variance."""
+        means = G.copy()
+        sums = {kind: np.zeros_like(G) for kind in (Correlation.PER_READ, Correlation.PER_INFERENCE) if self._has(kind)}
+        for place, array in enumerate(arrays):
+            for effect in self._ordered:
+                found = effect.fluctuation(means[place], array)
+                if found is not None:
+                    means[place] = found.mean
+                    sums[found.correlation][place] += found.variance
+        return means, Variances(sums.get(Correlation.PER_READ), sums.get(Correlation.PER_INFERENCE))
 
-    def _variance(self, layer: str, numbers: range, G: Siemens) -> Fluctuation | None:
-        """Variance of cells between reads and, imaginary, between inferences, siemens^2; None where nothing moves."""
-        device, moving = self.target.device, np.zeros(G.shape, np.complex128)
-        for effect in (Effect.NOISE, Effect.TELEGRAPH):
-            kind = self._noise(effect)
-            if kind in (None, Correlation.STATIC_AT_T):
-                continue
-            if effect is Effect.NOISE:
-                variance = devices.noise_deviation(G, device, self.time_s) ** 2
-            else:
-                variance = devices.telegraph_moments(G, device, self._two_states(layer, numbers, G.shape[1:]))[1] ** 2
-            moving += variance * (1.0 if kind is Correlation.PER_READ else 1j)
-        if not moving.any():
-            return None
-        return moving if moving.imag.any() else moving.real
-
-    def _two_states(self, layer: str, numbers: range, shape: tuple[int, ...]) -> npt.NDArray[np.bool_]:
-        rngs = [self._rng(layer, number, Effect.TELEGRAPH) for number in numbers]
-        return np.stack([devices.telegraph_cells(shape, self.target.device, rng) for rng in rngs])
-
-    def _compensation(
-        self, layer: str, numbers: range, wanted: Siemens, levels: Levels, G: Siemens
-    ) -> npt.NDArray[np.float64]:
-        """Digital factor on the codes of each array [arrays]: its current at t0 over that when it was last measured."""
-        device = self.target.device
-        measured = devices.measured_s(device, self.target.calibration, self.time_s)
-        if not self.calibrated or not self._has(Effect.DRIFT) or device.drift is None or measured is None:
-            return np.ones(len(numbers))
-
-        def total(time_s: float) -> npt.NDArray[np.float64]:
-            known = time_s == self.time_s
-            cells = G if known else replace(self, time_s=time_s)._each(layer, numbers, wanted, levels)
-            return np.asarray(self._faulty(layer, numbers, cells).sum(axis=(1, 2)))
-
-        then, now = total(device.drift.t0_s), total(measured)
-        factors: npt.NDArray[np.float64] = np.divide(then, now, out=np.ones(len(numbers)), where=now > 0)
+    def _compensation(self, arrays: Arrays, wanted: Siemens, G: Siemens) -> npt.NDArray[np.float64]:
+        """Digital factor on the codes of each array [arrays]: its current when first measured over that at the last."""
+        factors = np.ones(len(arrays))
+        for effect in self._ordered:
+            times = effect.measurement_times(self.target, self.time_s)
+            if self.calibrated and times is not None:
+                then, now = (self._total(arrays, wanted, G, time_s) for time_s in times)
+                factors *= np.divide(then, now, out=np.ones(len(arrays)), where=now > 0)
         return factors
+
+    def _total(self, arrays: Arrays, wanted: Siemens, G: Siemens, time_s: float) -> npt.NDArray[np.float64]:
+        """Sum of all conductances of each array [arrays] at a time; G are those at the time of evaluation."""
+        if time_s != self.time_s:
+            # The same draws at another time: the generators depend on the array and the effect only.
+            arrays = tuple(
+                replace(array, time_s=time_s, age_s=None if array.age_s is None else time_s) for array in arrays
+            )
+            G = self._changed(arrays, wanted)
+        return np.asarray(self._faulty(arrays, G).sum(axis=(1, 2)))
 
     # --- lines -------------------------------------------------------------------------------------------------------
 
-    def _wired(self, layer: str, G: Siemens) -> tuple[Siemens, Siemens]:
-        """What word lines add to bit lines, siemens [arrays, rows, columns], and a constant [arrays, columns]."""
+    def _wired(self, layer: LayerKey, G: Siemens) -> tuple[Siemens, Siemens]:
+        """Transfer conductances, siemens [arrays, rows, columns], and constant currents over voltage [arrays, columns].
+
+        Raises:
+            TargetError: a circuit that is not linear, in an array that is read in parts.
+        """
         circuit = self.circuit
         if not self.linearised:
             through = G / (1 + G * circuit.access_ohm)
@@ -237,68 +250,60 @@ class Chip:
             return through if lines.perfect else self.cache.transfer(through, lines), np.zeros((len(G), G.shape[2]))
         array = self.target.array
         if array.rows_active < array.rows:
+            # Each part of a read would need a linearisation of its own: the others' rows are idle while it runs.
             raise TargetError(
                 f"target '{self.target.name}': wires or access resistances of arrays with drive = '{array.drive}', "
                 f"idle_rows = '{array.idle_rows}' or curved cells are simulated for full reads only: set "
                 f"array.rows_active = {array.rows}, or leave the effects wires and access out"
             )
-        activity = np.full(G.shape[1], self.activity.get(layer, ACTIVITY))
+        activity = np.full(G.shape[1], self.activity.get(layer.index, ACTIVITY))
         codes = (1 << self.target.converters.dac.bits) - 1  # the inputs of a linearisation are shares of the largest
         maps = [linearise(cells, activity, circuit, codes + 1) for cells in G]
         return np.stack([each.matrix for each in maps]), codes * np.stack([each.offset for each in maps])
 
+    def _current_variance(
+        self, variance: Variances, cells: Siemens, currents: Siemens, works: npt.NDArray[np.bool_]
+    ) -> Variances:
+        """Variances of what cells add to bit lines, level steps^2, from those of their conductances, siemens^2."""
+        if variance.steady:
+            return variance
+        # A small change of G changes the current by its derivative. Wires divide it as they divide the current itself,
+        # by currents / cells. The derivative of G / (1 + G R) has the factor 1 / (1 + G R) of the current twice.
+        reach = np.divide(currents, cells, out=np.zeros_like(cells), where=cells > 0)
+        reach = reach / (1 + cells * self.circuit.access_ohm)
+        unit = self.target.unit_siemens
+        return variance.map(lambda squares: np.where(works, squares * (reach / unit) ** 2, 0))
+
     @property
     def circuit(self) -> Circuit:
         """The circuit of an array with the effects that are on."""
-        whole = Circuit.of(self.target)
-        return replace(
-            whole,
-            lines=whole.lines if self._has(Effect.WIRES) else Lines(),
-            curve=whole.curve if self._has(Effect.CURVE) else None,
-            access_ohm=whole.access_ohm if self._has(Effect.ACCESS) else 0.0,
-        )
+        return circuit_of(self.target, self.effects)
 
     @property
     def linearised(self) -> bool:
-        """Whether a circuit is not linear and its resistances matter, so that a map at the mean activity stands in."""
+        """Whether a circuit is not linear and its resistances matter: a map at the mean activity replaces it."""
         circuit = self.circuit
+        # A curved cell between perfect lines, nothing in series, sees its input voltage: ``inputs`` has the curve.
         ohmic = circuit.curve is None or not circuit.access_ohm
         return not circuit.linear and not (circuit.lines.perfect and ohmic)
 
-    def _converted(self, layer: str, numbers: range, state: ArrayState) -> ArrayState:
-        """Errors of input and output converters; bit lines beside the weights have converters of their own."""
-        if not self._has(Effect.CONVERTERS):
-            return state
-        adc, dac = self.target.converters.adc, self.target.converters.dac
-        columns = np.arange(state.gain.shape[1])
-        weights = self.target.array.columns
-        shared = np.where(columns < weights, columns // adc.columns, columns)
-        sizes = np.array([adc.gain_error, adc.offset_codes, adc.nonlinearity_codes])
-        rngs = [self._rng(layer, number, Effect.CONVERTERS) for number in numbers]
-        drawn = np.stack([rng.standard_normal((3, len(columns)))[:, shared] for rng in rngs]) * sizes[:, None]
-        rows = np.stack([rng.standard_normal(state.currents.shape[1]) for rng in rngs])[:, :, None]
-        driven = 1 + dac.gain_error * rows
-        return replace(
-            state,
-            currents=state.currents * driven,
-            variance=None if state.variance is None else state.variance * driven**2,
-            gain=state.gain * (1 + drawn[:, 0]),
-            offset=state.offset * (1 + drawn[:, 0]),
-            trim=drawn[:, 1],
-            bow=drawn[:, 2],
-        )
+    # --- converters --------------------------------------------------------------------------------------------------
 
-    # --- what is on --------------------------------------------------------------------------------------------------
-
-    def _has(self, effect: Effect) -> bool:
-        return effect in self.effects
-
-    def _noise(self, effect: Effect) -> Correlation | None:
-        """How a noise is correlated; None where it is off or not described."""
-        device = self.target.device
-        noise = device.noise if effect is Effect.NOISE else device.telegraph
-        return noise.correlation if noise is not None and effect in self.effects else None
-
-    def _rng(self, layer: str, number: int, effect: Effect, part: int = 0) -> np.random.Generator:
-        key: list[Any] = [self.seed, zlib.crc32(layer.encode()), number, _ORDINAL[effect], part]
-        return np.random.Generator(np.random.SFC64(key))
+    def _converted(self, arrays: Arrays, state: ArrayState) -> ArrayState:
+        """With the errors of input and output converters."""
+        for effect in self._ordered:
+            errors = [found for found in map(effect.converter_errors, arrays) if found is not None]
+            if not errors:
+                continue
+            driven = np.stack([each.input_gain for each in errors])[:, :, None]
+            gain = np.stack([each.gain for each in errors])
+            state = replace(
+                state,
+                currents=state.currents * driven,
+                variance=state.variance.map(partial(np.multiply, driven**2)),
+                gain=state.gain * gain,
+                offset=state.offset * gain,
+                trim=state.trim + np.stack([each.offset_codes for each in errors]),
+                bow=state.bow + np.stack([each.bow_codes for each in errors]),
+            )
+        return state

@@ -1,4 +1,4 @@
-"""Conductances chosen so that the transfer matrix, and not the cells, holds what was wanted."""
+"""Conductances chosen so that the transfer matrix, and not the cells, has the wanted values (predistortion)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy import optimize
 
-from mcompiler.physics.wires import Lines, checked, transfer
+from mcompiler.effects import LineResistances
+from mcompiler.physics.wires import checked, transfer
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -20,10 +21,10 @@ _SMALLEST_SCALE = 0.02
 
 @dataclass(frozen=True)
 class Predistorted:
-    """Conductances for lines that are not perfect, and what they gain.
+    """Conductances for lines that are not perfect, and the error that they leave.
 
     Residuals are root mean squares of the deviation from the wanted transfer conductances as a share of that of
-    scale x (wanted - pedestal), which is what is left of the signal.
+    scale x (wanted - pedestal), the signal after scaling.
 
     Attributes:
         conductances: [B, R, C] of the cells, siemens, within the range.
@@ -43,7 +44,7 @@ class Predistorted:
 @dataclass(frozen=True)
 class _Task:
     wanted: FloatArray  # [B, R, C]
-    lines: Lines
+    lines: LineResistances
     g_min: float
     g_max: float
     pedestal: float
@@ -61,6 +62,9 @@ class _Task:
 
     def best(self, scale: float, iterations: int) -> tuple[FloatArray, float]:
         """The best of the fixed-point iteration g <- g x target / T(g) from the wanted conductances; its residual."""
+        # A cell's transfer conductance is nearly proportional to its own conductance, and depends weakly on the others:
+        # multiplying by target / T(g) is a fixed-point iteration that converges where drops are moderate. Where the
+        # range cuts cells off it need not be monotone, so the best iterate is kept.
         target = self.target(scale)
         best, least = self.wanted, np.inf
         g = self.wanted
@@ -75,7 +79,7 @@ class _Task:
 
 def predistort(
     wanted: FloatArray,
-    lines: Lines,
+    lines: LineResistances,
     g_min: float,
     g_max: float,
     *,
@@ -99,8 +103,8 @@ def predistort(
         iterations: of g <- g x target / T(g), cut to the range.
         scale: the common factor; searched for the least error where it is not given.
         pedestal: conductance that is not scaled, siemens.
-        other_error: what converters and noise add at scale 1, as a share of the signal; it grows as the signal shrinks,
-            which is what keeps the scale from shrinking further.
+        other_error: errors of converters and noise at scale 1, as a share of the signal; that share grows as the signal
+            shrinks, which bounds the scale from below.
 
     Raises:
         ValueError: wanted conductances out of the range, or a scale that is not in 0..1.
@@ -131,6 +135,8 @@ def _search(task: _Task, alone: float, other_error: float) -> float:
     if task.lines.perfect:
         return 1.0
 
+    # Cut cells make the error fall with the scale, noise and rounding (a fixed amount) make it rise as the signal
+    # shrinks; the two are independent, so their squares add. One minimum in between: a bounded search finds it.
     def error(scale: float) -> float:
         return math.hypot(task.best(scale, _SEARCH_ITERATIONS)[1], other_error / scale)
 

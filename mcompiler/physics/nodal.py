@@ -1,70 +1,29 @@
 """Nodal analysis of one array, for every way of driving it: exact per input vector, linearised for simulation.
 
-Where a tile is a linear map whatever its inputs (row voltages, idle rows grounded, ohmic cells), ``wires.transfer`` is
-the answer. Elsewhere the currents of an input vector take a solve (``solve``), and a simulation takes the affine map
-that touches the mean currents at the mean activity (``linearise``), whose error is measured (``linearisation_error``).
+Where a tile is one linear map for all inputs (row voltages, idle rows grounded, ohmic cells), ``wires.transfer``
+computes it. Elsewhere the currents of an input vector take a solve (``solve``), and a simulation uses the affine map
+that has the mean currents and their derivatives at the mean activity (``linearise``), whose error is measured
+(``linearisation_accuracy``).
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 from numpy.polynomial import polynomial
 
-from mcompiler.physics.curve import Curve
-from mcompiler.physics.network import Copy, Network, network
-from mcompiler.physics.wires import Lines, checked, transfer
-from mcompiler.target import Target
+from mcompiler.effects import CellCurve, Circuit
+from mcompiler.physics.network import Copy, ResistorNetwork, network
+from mcompiler.physics.wires import checked, transfer
 
 FloatArray = npt.NDArray[np.float64]
 
 _SOLVES_AT_ONCE = 32
-_STATES = 5  # that stand for more levels of an input
+_STATES = 5  # by which inputs of more levels are represented
 _CONCENTRATION = 2.0  # of the beta distribution of inputs: at a mean of 1/2 it is the uniform one
-
-
-@dataclass(frozen=True)
-class Circuit:
-    """How an array is driven and read.
-
-    Attributes:
-        lines: resistances of the lines.
-        read_voltage_v: on a word line whose input is 1.
-        drive: ``row_voltage``: word line i is driven with its input times the read voltage. ``gate``: all word lines
-            are at the read voltage, and the cells of rows with input 0 do not conduct.
-        idle_rows: with ``row_voltage``, whether word lines with input 0 are ``grounded`` through their drivers or
-            ``floating``.
-        curve: of the cells; None where they are ohmic.
-        access_ohm: in series with every cell. Conductances given beside a circuit are those of the cells alone.
-    """
-
-    lines: Lines
-    read_voltage_v: float
-    drive: Literal["row_voltage", "gate"] = "row_voltage"
-    idle_rows: Literal["grounded", "floating"] = "grounded"
-    curve: Curve | None = None
-    access_ohm: float = 0.0
-
-    @classmethod
-    def of(cls, target: Target) -> Circuit:
-        """The circuit of a target's arrays."""
-        return cls(
-            Lines.of(target),
-            target.device.read_voltage_v,
-            target.array.drive,
-            target.array.idle_rows,
-            Curve.of(target),
-            target.device.access_resistance_ohm,
-        )
-
-    @property
-    def linear(self) -> bool:
-        """Whether currents are linear in the inputs, so that ``wires.transfer`` says all."""
-        return self.curve is None and self.drive == "row_voltage" and self.idle_rows == "grounded"
 
 
 @dataclass(frozen=True)
@@ -81,7 +40,7 @@ class Linear:
 
 
 @dataclass(frozen=True)
-class LinearisationError:
+class LinearisationAccuracy:
     """How far a linearisation is from exact solves, over vectors and bit lines.
 
     Attributes:
@@ -110,7 +69,7 @@ def solve(conductances: FloatArray, inputs: FloatArray, circuit: Circuit) -> Flo
 
     Raises:
         ValueError: inputs that do not fit.
-        TargetError: a curve that Newton's method does not get along.
+        TargetError: a curve for which Newton's method does not converge.
     """
     g = checked(conductances, axes=2)
     x = _shares(inputs, g, "inputs")
@@ -121,13 +80,14 @@ def solve(conductances: FloatArray, inputs: FloatArray, circuit: Circuit) -> Flo
             raise ValueError("inputs between 0 and 1 cannot switch gates")
         copy = Copy(np.full(len(x), circuit.read_voltage_v), everywhere, on, np.ones_like(x), np.zeros_like(x))
     else:
+        # A floating row keeps its cells: they connect its bit lines through the word line.
         driven = on if circuit.idle_rows == "floating" else everywhere
         copy = Copy(x * circuit.read_voltage_v, driven, everywhere, np.ones_like(x), np.zeros_like(x))
     net = network(g, (copy,), circuit.lines, circuit.curve is not None, circuit.access_ohm)
     return _sensed(net, circuit)[1]
 
 
-def _sensed(net: Network, circuit: Circuit) -> tuple[FloatArray, FloatArray]:
+def _sensed(net: ResistorNetwork, circuit: Circuit) -> tuple[FloatArray, FloatArray]:
     """Voltages of all nodes and [C] the currents that reach ground."""
     volts = net.settled(circuit.curve)
     return volts, -net.leaving(net.currents(volts, circuit.curve))[: net.columns]
@@ -136,11 +96,12 @@ def _sensed(net: Network, circuit: Circuit) -> tuple[FloatArray, FloatArray]:
 def linearise(conductances: FloatArray, activity: FloatArray, circuit: Circuit, levels: int = 2) -> Linear:
     """The affine map from inputs to currents at a mean activity.
 
-    Every word line is there in the states that its input can give it, all beside the same bit lines, which collect from
-    each state the share of its current with which it occurs: x and 1 - x for two levels (nothing from a row with input
-    0 where gates drive). That network equals the circuit wherever every x is 0 or 1, and is smooth between: its
-    currents at x = activity and their derivatives, by one factorisation and an adjoint solve per bit line, are the map.
-    Exact where the circuit is linear. With more levels inputs spread as ``_draw`` says, and five states stand for them.
+    The network holds one copy of all word lines for each state that an input can have, on the same bit lines; a bit
+    line takes from each copy the share of its current with which that state occurs: x and 1 - x for two levels (with
+    gates nothing from a row with input 0). That network equals the circuit wherever every x is 0 or 1, and depends on x
+    smoothly between: its currents at x = activity and their derivatives, by one factorisation and an adjoint solve per
+    bit line, are the map. Exact where the circuit is linear. With more levels inputs are distributed as ``_draw`` says,
+    and five states represent them.
 
     Args:
         conductances: [R, C] of the cells alone, siemens.
@@ -150,15 +111,17 @@ def linearise(conductances: FloatArray, activity: FloatArray, circuit: Circuit, 
 
     Raises:
         ValueError: an activity that does not fit, or more than two levels at gates.
-        TargetError: a curve that Newton's method does not get along.
+        TargetError: a curve for which Newton's method does not converge.
     """
     g = checked(conductances, axes=2)
     x = _shares(activity, g, "activity")
     if circuit.linear:
+        # Ohmic cells with a resistance in series are ohmic cells.
         matrix = transfer((g / (1 + g * circuit.access_ohm))[None], circuit.lines)[0]
         return Linear(matrix, np.zeros(g.shape[1]))
     net = network(g, _states(x, circuit, levels), circuit.lines, circuit.curve is not None, circuit.access_ohm)
     volts, currents = _sensed(net, circuit)
+    # The tangent at the activity: slope = derivatives, and the offset makes it pass through the mean currents.
     matrix = _sensitivity(net, volts, circuit.curve, len(x)) / circuit.read_voltage_v
     return Linear(matrix, currents / circuit.read_voltage_v - x @ matrix)
 
@@ -172,7 +135,9 @@ def _states(x: FloatArray, circuit: Circuit, levels: int) -> tuple[Copy, ...]:
             raise ValueError("inputs between 0 and 1 cannot switch gates")
         return (Copy(read, always, always, x, np.ones_like(x)),)
     count = min(levels, _STATES)
-    # As broad as the inputs of ``_draw``: their variance over x (1 - x) is (trials + C) / (trials (1 + C)).
+    # A beta-binomial of n trials and concentration C has a variance of x (1 - x) (n + C) / (n (1 + C)) around its mean,
+    # as a share of the largest value (N. L. Johnson et al., Univariate Discrete Distributions, chapter 6). Fewer states
+    # get the concentration with which they vary as much as the inputs of ``_draw``, with one trial per level step.
     trials, broad = count - 1, (levels - 1 + _CONCENTRATION) / ((levels - 1) * (1 + _CONCENTRATION))
     concentration = trials * (1 - broad) / (trials * broad - 1) if levels > count else _CONCENTRATION
     states = []
@@ -185,6 +150,7 @@ def _states(x: FloatArray, circuit: Circuit, levels: int) -> tuple[Copy, ...]:
 
 def _beta_binomial(successes: int, trials: int, x: FloatArray, concentration: float) -> tuple[FloatArray, FloatArray]:
     """[R] probability of so many successes where their probability is beta distributed around x; its derivative."""
+    # The probability is a ratio of rising factorials, a polynomial in x; its derivative is exact.
     rising = np.array([float(math.comb(trials, successes))])  # coefficients in x
     for step in range(successes):
         rising = polynomial.polymul(rising, [step, concentration])
@@ -202,30 +168,32 @@ def _draw(activity: FloatArray, rng: np.random.Generator, vectors: int, levels: 
     With two levels that is 1 with the probability ``activity``; at a mean of 1/2 all levels are equally likely.
     """
     x = np.broadcast_to(activity, (vectors, len(activity)))
-    certain = (x == 0) | (x == 1)
+    certain = (x == 0) | (x == 1)  # a beta distribution has no such mean; these inputs are constant
     inner = np.where(certain, 0.5, x)
     chance = np.where(certain, x, rng.beta(_CONCENTRATION * inner, _CONCENTRATION * (1 - inner)))
     return rng.binomial(levels - 1, chance) / (levels - 1)
 
 
-def _sensitivity(net: Network, volts: FloatArray, curve: Curve | None, rows: int) -> FloatArray:
+def _sensitivity(net: ResistorNetwork, volts: FloatArray, curve: CellCurve | None, rows: int) -> FloatArray:
     """[R, C] derivatives of the sensed currents after the activity of each row.
 
-    More activity of a row moves current into the nodes where its cells end; what of an ampere into a node reaches the
-    ground of a bit line is the solution of the transposed system.
+    More activity of a row moves current into the nodes where its cells end. The part of an ampere into a node that
+    reaches the ground of a bit line is a row of (currents to ground) x (inverse Jacobian), which one solve with the
+    transposed Jacobian gives for all nodes: the adjoint method. It takes C solves instead of one per row and bit line.
     """
     first, elements = len(net.fixed), net.elements
     moves = np.flatnonzero(elements.rate)
     moved = (elements.rate * net.currents(volts, curve))[moves]
     row, node = elements.row[moves], elements.end[moves]
     into = np.zeros((rows, net.columns))  # straight into the grounds
-    grounded = node < first
+    grounded = node < first  # bit lines without resistance: the cell ends at the ground itself
     np.add.at(into, (row[grounded], node[grounded]), moved[grounded])
     if grounded.all():
         return into
     row, node, moved = row[~grounded], node[~grounded] - first, moved[~grounded]
     jacobian = net.jacobian(volts, curve)
     factor = net.factor(volts, curve)
+    # In groups: the solutions of all bit lines together would take nodes x C numbers.
     for start in range(0, net.columns, _SOLVES_AT_ONCE):
         part = slice(start, min(start + _SOLVES_AT_ONCE, net.columns))
         reach = factor.solve(-jacobian[part, first:].toarray().T, trans="T")  # [nodes, columns of the part]
@@ -234,14 +202,15 @@ def _sensitivity(net: Network, volts: FloatArray, curve: Curve | None, rows: int
     return into
 
 
-def linearisation_error(
+def linearisation_accuracy(
     conductances: FloatArray,
     activity: FloatArray,
     circuit: Circuit,
     rng: np.random.Generator,
+    *,
     vectors: int,
     levels: int = 2,
-) -> LinearisationError:
+) -> LinearisationAccuracy:
     """How far ``linearise`` is from ``solve`` for random inputs, spread around ``activity`` as ``_draw`` says.
 
     Args:
@@ -254,7 +223,7 @@ def linearisation_error(
 
     Raises:
         ValueError: as ``linearise``.
-        TargetError: a curve that Newton's method does not get along.
+        TargetError: a curve for which Newton's method does not converge.
     """
     g = checked(conductances, axes=2)
     linear = linearise(g, activity, circuit, levels)
@@ -263,7 +232,7 @@ def linearisation_error(
     error = circuit.read_voltage_v * (inputs @ linear.matrix + linear.offset) - exact
     ignored = circuit.read_voltage_v * (inputs @ g) - exact
     size, spread = _rms(exact), _rms(exact - exact.mean(axis=0))
-    return LinearisationError(
+    return LinearisationAccuracy(
         rms=_share(_rms(error), size),
         worst=_share(float(np.abs(error).max(initial=0)), float(np.abs(exact).max(initial=0))),
         of_spread=_share(_rms(error), spread),

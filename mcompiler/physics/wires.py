@@ -1,4 +1,4 @@
-"""What the wires of an array do: the exact transfer matrix of a tile with ohmic cells.
+"""Wires of an array: the exact transfer matrix of a tile with ohmic cells.
 
 Word line i goes source, driver, segment, node (i, 0), segment, node (i, 1) and so on; bit line j goes node (0, j),
 segment, node (1, j) and so on to node (R - 1, j), segment, sense resistance, virtual ground. A cell connects the two
@@ -9,16 +9,16 @@ linear in the voltages of the word lines: current_j = sum_i T[i, j] v_i, and T =
 from __future__ import annotations
 
 import hashlib
-import math
 import threading
 from collections import OrderedDict
-from dataclasses import astuple, dataclass, fields
+from dataclasses import astuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from mcompiler.physics.blocks import Segments, beside, cell_blocks, stacked
-from mcompiler.target import Target
+from mcompiler.effects import LineResistances
+from mcompiler.physics.blocks import Segments, cell_blocks, joined_along_bits, joined_along_words
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -26,43 +26,7 @@ _SMALLEST = 4  # lines of the smallest blocks: 4..7, so that padding stays withi
 _CELLS_AT_ONCE = 1 << 16  # about 1 KiB of working memory each
 
 
-@dataclass(frozen=True)
-class Lines:
-    """Resistances of the lines of an array, all 0 where wires are perfect.
-
-    Attributes:
-        word_ohm: of a segment of a word line.
-        bit_ohm: of a segment of a bit line.
-        driver_ohm: between the source of a word line and its first segment.
-        sense_ohm: between the last segment of a bit line and virtual ground.
-    """
-
-    word_ohm: float = 0.0
-    bit_ohm: float = 0.0
-    driver_ohm: float = 0.0
-    sense_ohm: float = 0.0
-
-    def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if not (math.isfinite(value) and value >= 0):
-                raise ValueError(f"{field.name} = {value}: a resistance is finite and not negative")
-
-    @classmethod
-    def of(cls, target: Target) -> Lines:
-        """The lines of a target's arrays."""
-        array = target.array
-        return cls(
-            array.wire_resistance_ohm, array.bit_wire_ohm, array.driver_resistance_ohm, array.sense_resistance_ohm
-        )
-
-    @property
-    def perfect(self) -> bool:
-        """Whether nothing has a resistance."""
-        return not any(astuple(self))
-
-
-def transfer(conductances: FloatArray, lines: Lines) -> FloatArray:
+def transfer(conductances: FloatArray, lines: LineResistances) -> FloatArray:
     """The transfer matrices T of tiles, current_j = sum_i T[i, j] v_i, exact up to rounding.
 
     Time grows with the 3/2 power of the cells of a tile, memory with their number.
@@ -87,12 +51,13 @@ def transfer(conductances: FloatArray, lines: Lines) -> FloatArray:
     found = np.empty_like(g)
     for start in range(0, tiles, at_once):
         part = g[start : start + at_once]
-        # Beyond the far ends of the lines no current flows, so cells that do not conduct may stand there.
+        # Word lines end at the right and bit lines begin at the top, where no current flows: rows and columns of cells
+        # that do not conduct can be added there, until the number of blocks is a power of 2.
         padded = np.zeros((len(part), height * down, width * along))
         padded[:, height * down - rows :, :columns] = part
         whole = _whole(padded, height, width, lines)
         found[start : start + at_once] = whole[:, height * down - rows :, :columns]
-    # A line without cells carries no current, not even that of rounding.
+    # A line without cells carries no current; the solves leave rounding errors there.
     found *= g.any(axis=2, keepdims=True) & g.any(axis=1, keepdims=True)
     return found
 
@@ -111,20 +76,25 @@ def checked(conductances: FloatArray, axes: int) -> FloatArray:
     return g
 
 
-def _whole(g: FloatArray, height: int, width: int, lines: Lines) -> FloatArray:
+def _whole(g: FloatArray, height: int, width: int, lines: LineResistances) -> FloatArray:
     """[B, R, C] from blocks that are joined until one is left; sizes are ``height`` and ``width`` times powers of 2."""
     segments = Segments(word=lines.word_ohm, bit=lines.bit_ohm, first=lines.driver_ohm, last=lines.sense_ohm)
     blocks = cell_blocks(g, height, width, segments)
     while blocks.matrix.shape[1:3] != (1, 1):
         down, along = blocks.matrix.shape[1:3]
         left, _, _, bottom = blocks.sizes
-        blocks = beside(blocks) if along > 1 and (down == 1 or bottom <= left) else stacked(blocks)
+        # The cost of a joint grows with the ports, so joining along the direction that keeps blocks square is cheapest.
+        if along > 1 and (down == 1 or bottom <= left):
+            blocks = joined_along_words(blocks)
+        else:
+            blocks = joined_along_bits(blocks)
+    # What is left is the map from voltages at the left to currents at the bottom: the transfer matrix.
     left_ports, _, _, bottom_ports = blocks.ports
     return blocks.matrix[:, 0, 0, left_ports, bottom_ports]
 
 
 def _cut(lines: int) -> tuple[int, int]:
-    """Lines of the smallest blocks, and how many blocks, a power of 2, hold so many lines."""
+    """Lines of the smallest blocks, and the number of blocks, a power of 2, that hold so many lines."""
     count = 1
     while -(-lines // count) >= 2 * _SMALLEST:
         count *= 2
@@ -132,7 +102,9 @@ def _cut(lines: int) -> tuple[int, int]:
 
 
 class TransferCache:
-    """Transfer matrices that were computed before, the least used forgotten first; safe to share between threads.
+    """Transfer matrices that were computed before, the least recently used dropped first; threads may share it.
+
+    Pickling keeps the bound and drops the matrices: another process computes those that it needs.
 
     Args:
         limit_bytes: bound of the matrices held.
@@ -144,12 +116,15 @@ class TransferCache:
         self._bytes = 0
         self._lock = threading.Lock()
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self._limit,)
+
     @property
     def held_bytes(self) -> int:
         """Size of the matrices held."""
         return self._bytes
 
-    def transfer(self, conductances: FloatArray, lines: Lines) -> FloatArray:
+    def transfer(self, conductances: FloatArray, lines: LineResistances) -> FloatArray:
         """As the function ``transfer``; tiles are looked up one by one, and equal ones solved once."""
         g = checked(conductances, axes=3)
         if lines.perfect or not g.size:
@@ -179,7 +154,8 @@ class TransferCache:
                 self._bytes -= dropped.nbytes
 
 
-def _digest(tile: FloatArray, lines: Lines) -> bytes:
+def _digest(tile: FloatArray, lines: LineResistances) -> bytes:
+    # Of the bytes: cells that differ by rounding are other cells, and give other results.
     key = hashlib.blake2b(np.array([*tile.shape, *astuple(lines)]).tobytes(), digest_size=32)
     key.update(tile.tobytes())
     return key.digest()

@@ -1,4 +1,4 @@
-"""What many chips of one description say: accuracy with its spread and interval, yield, and errors by their cause."""
+"""Results of many chips of one description: accuracy with its spread and interval, yield, and errors by cause."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class ChipResult:
     """One chip.
 
     Attributes:
-        seed: which.
+        seed: of the chip.
         top1: share of samples with the right label; None without labels.
-        agreement: share of samples with the class of the quantised model; None where no output tells classes.
+        agreement: share of samples with the class of the quantised model; None where no output has classes.
         sqnr_db: mapped against float, first float output.
     """
 
@@ -59,16 +59,22 @@ class Accuracy:
     def as_json(self) -> dict[str, Any]:
         """The object that JSON outputs hold."""
         return {
-            "metric": self.metric, "baseline": self.baseline, "mean": self.mean, "deviation": self.deviation,
-            "percentile5": self.percentile5, "interval": None if self.interval is None else list(self.interval),
-            "confidence": CONFIDENCE, "loss": self.loss, "yield": self.chip_yield,
+            "metric": self.metric,
+            "baseline": self.baseline,
+            "mean": self.mean,
+            "deviation": self.deviation,
+            "percentile5": self.percentile5,
+            "interval": None if self.interval is None else list(self.interval),
+            "confidence": CONFIDENCE,
+            "loss": self.loss,
+            "yield": self.chip_yield,
             "yield_interval": list(self.yield_interval),
-        }  # fmt: skip
+        }
 
 
 @dataclass(frozen=True)
 class LayerCauses:
-    """How far a layer's results are off, by cause, in decibels of signal over error; None where nothing is off.
+    """Errors of a layer's results by cause, in decibels of signal over error; None where there is no error.
 
     Attributes:
         name: layer.
@@ -91,11 +97,11 @@ class Trials:
     Attributes:
         samples: that every chip ran.
         plain: the first chip compared layer by layer, on ``cause_samples`` of them.
-        effects: what was switched on.
+        effects: names of those that were on, in their order.
         time_s: since programming.
-        calibrated: whether the target's calibrations were done.
+        calibrated: whether the chips calibrated themselves as the target says.
         chips: one result a seed.
-        accuracy: over the chips; None where no output tells classes.
+        accuracy: over the chips; None where no output has classes.
         layers: errors by cause, on the first chip.
         cause_samples: samples that those were measured on.
         top1_float, top1_quantised, top1_ideal: of the models without errors, with labels.
@@ -121,16 +127,21 @@ class Trials:
         tops = [chip.top1 for chip in self.chips if chip.top1 is not None]
         agreements = [chip.agreement for chip in self.chips if chip.agreement is not None]
         layers = [
-            {**layer, "exact": None, "causes_sqnr_db": dict(causes[layer["name"]].causes),
-             "linearisation_error": causes[layer["name"]].linearisation}
+            {
+                **layer,
+                "exact": None,
+                "causes_sqnr_db": dict(causes[layer["name"]].causes),
+                "linearisation_error": causes[layer["name"]].linearisation,
+            }
             for layer in plain["layers"]
-        ]  # fmt: skip
+        ]
         return {
             **plain,
             "samples": self.samples,
             "exact": None,
             "agreement": {
-                **plain["agreement"], "mapped_quantised": float(np.mean(agreements)) if agreements else None,
+                **plain["agreement"],
+                "mapped_quantised": float(np.mean(agreements)) if agreements else None,
             },
             "top1_float": self.top1_float,
             "top1_quantised": self.top1_quantised,
@@ -147,7 +158,7 @@ class Trials:
                 {"seed": chip.seed, "top1": chip.top1, "agreement": chip.agreement, "sqnr_db": chip.sqnr_db}
                 for chip in self.chips
             ],
-        }  # fmt: skip
+        }
 
 
 def accuracy_of(metric: str, shares: Sequence[float], baseline: float, loss: float) -> Accuracy:
@@ -170,6 +181,13 @@ def accuracy_of(metric: str, shares: Sequence[float], baseline: float, loss: flo
     good = int((values >= baseline - loss - 1e-12).sum())
     low, high = stats.binomtest(good, count).proportion_ci(CONFIDENCE, method="wilson")
     return Accuracy(
-        metric, baseline, float(values.mean()), deviation, float(np.percentile(values, 5)), interval, loss,
-        good / count, (float(low), float(high)),
-    )  # fmt: skip
+        metric=metric,
+        baseline=baseline,
+        mean=float(values.mean()),
+        deviation=deviation,
+        percentile5=float(np.percentile(values, 5)),
+        interval=interval,
+        loss=loss,
+        chip_yield=good / count,
+        yield_interval=(float(low), float(high)),
+    )

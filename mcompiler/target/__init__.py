@@ -1,11 +1,19 @@
 """Target descriptions: a crossbar chip as one TOML file in SI units, with a source for every number.
 
-The pydantic models are the schema (``sections``, ``converters``, ``chip``, ``components``, ``imperfections``,
-``figures``, and ``schema`` for the whole); ``rules`` are the conditions between sections. ``locate`` finds files,
-``layers`` merges them, ``load`` validates the result and reports every problem, ``publish`` writes a target and lists
-its assumptions. pydantic is used nowhere else in the package.
+The pydantic models are the schema (``sections``, ``converters``, ``chip``, ``components``, ``writing``, ``figures``,
+and ``schema`` for the whole; sections that describe errors of devices belong to their effects, ``mcompiler.effects``);
+``rules`` are the conditions between sections. ``locate`` finds files, ``layers`` merges them, ``load`` validates the
+result and reports every problem, ``publish`` writes a target and lists its assumptions.
 """
 
+from mcompiler.effects.base import Correlation
+from mcompiler.effects.curve import Curve
+from mcompiler.effects.drift import Drift, Relaxation
+from mcompiler.effects.faults import Faults
+from mcompiler.effects.noise import Noise, OneOverF
+from mcompiler.effects.programming import ProgrammingVariation
+from mcompiler.effects.telegraph import Telegraph
+from mcompiler.effects.temperature import Temperature
 from mcompiler.encodings import Partner, Pedestal
 from mcompiler.target.base import Section
 from mcompiler.target.chip import Digital, Hierarchy, NetworkSection, Skip
@@ -19,19 +27,6 @@ from mcompiler.target.converters import (
     RangePer,
     Rounding,
 )
-from mcompiler.target.imperfections import (
-    Correlation,
-    Curve,
-    Drift,
-    Faults,
-    Noise,
-    OneOverF,
-    ProgrammingError,
-    Relaxation,
-    Telegraph,
-    Temperature,
-    Write,
-)
 from mcompiler.target.load import check_target, list_targets, load_target
 from mcompiler.target.publish import assumptions, resolved_toml, source_of
 from mcompiler.target.schema import Target, json_schema
@@ -44,6 +39,7 @@ from mcompiler.target.sections import (
     Layout,
     Precision,
 )
+from mcompiler.target.writing import Write
 
 __all__ = [
     "MEAN_STEPS",
@@ -72,7 +68,7 @@ __all__ = [
     "Partner",
     "Pedestal",
     "Precision",
-    "ProgrammingError",
+    "ProgrammingVariation",
     "RangePer",
     "Relaxation",
     "Rounding",

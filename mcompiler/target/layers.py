@@ -15,6 +15,7 @@ from importlib.resources.abc import Traversable
 from types import UnionType
 from typing import Any, TypeGuard, get_args, get_origin
 
+from mcompiler.effects.registry import section_of
 from mcompiler.errors import TargetError
 from mcompiler.target.base import Section
 from mcompiler.target.locate import TargetFile, find_target
@@ -33,7 +34,12 @@ class SectionTable:
     model: type[Section]
 
 
-TableSchema = type[Section] | SectionTable
+@dataclass(frozen=True)
+class EffectTable:
+    """The table of tables [effects]: the effect of a name decides the kind of its table."""
+
+
+TableSchema = type[Section] | SectionTable | EffectTable
 
 
 @dataclass(frozen=True)
@@ -60,6 +66,10 @@ def schema_below(shape: TableSchema, key: str) -> TableSchema | None:
     """The schema of the table under ``key``; None where the value is no table."""
     if isinstance(shape, SectionTable):
         return shape.model
+    if isinstance(shape, EffectTable):
+        return section_of(key)
+    if shape is Target and key == "effects":
+        return EffectTable()
     field = shape.model_fields.get(key)
     kind = field.annotation if field is not None else None
     if isinstance(kind, UnionType):  # an optional section
@@ -87,7 +97,7 @@ def sections_of(
     data: Table, shape: TableSchema = Target, path: KeyPath = ()
 ) -> Iterator[tuple[KeyPath, type[Section], Table]]:
     """All tables of ``data`` that are sections in the schema, with path and model; outer ones first."""
-    if not isinstance(shape, SectionTable):
+    if isinstance(shape, type):
         yield path, shape, data
     for key, value in data.items():
         below = schema_below(shape, key)
@@ -229,7 +239,7 @@ def _merge(parent: Table, child: Table, shape: TableSchema) -> Table:
         old = parent.get(key)
         both = below is not None and isinstance(old, dict) and isinstance(value, dict)
         merged[key] = _merge(old, value, below) if both and below is not None and isinstance(old, dict) else value
-    if not isinstance(shape, SectionTable):
+    if isinstance(shape, type):
         _merge_sources(parent, child, merged)
     return merged
 

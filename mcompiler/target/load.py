@@ -14,9 +14,10 @@ from pydantic_core import ErrorDetails
 
 from mcompiler.errors import TargetError
 from mcompiler.target.base import Section
+from mcompiler.target.effect_tables import known_tables
 from mcompiler.target.layers import (
     COMMAND_LINE,
-    SectionTable,
+    EffectTable,
     Table,
     TableSchema,
     TargetLayer,
@@ -51,7 +52,7 @@ class TargetProblem:
 def _choices(path: Sequence[str]) -> list[str]:
     """The words that the schema allows at a path."""
     section = _schema_at(path[:-1])
-    if section is None or isinstance(section, SectionTable) or path[-1] not in section.model_fields:
+    if not isinstance(section, type) or path[-1] not in section.model_fields:
         return []
     kinds = [section.model_fields[path[-1]].annotation]
     words: list[str] = []
@@ -83,7 +84,7 @@ def _key_of(error: ErrorDetails) -> tuple[str, ...]:
 
 def _paths_to(key: str, shape: TableSchema = Target, path: tuple[str, ...] = ()) -> Iterator[str]:
     """Paths of the schema that end in ``key``."""
-    if isinstance(shape, SectionTable):
+    if not isinstance(shape, type):
         return
     for name in shape.model_fields:
         below = schema_below(shape, name)
@@ -95,7 +96,11 @@ def _paths_to(key: str, shape: TableSchema = Target, path: tuple[str, ...] = ())
 
 def _unknown(path: tuple[str, ...]) -> str:
     shape = _schema_at(path[:-1])
-    known = list(shape.model_fields) if shape is not None and not isinstance(shape, SectionTable) else []
+    if isinstance(shape, EffectTable):
+        names = list(known_tables())
+        installed = did_you_mean(path[-1], names) or (f"; installed: {', '.join(names)}" if names else "")
+        return f"no installed package adds an effect of this name to targets{installed}"
+    known = list(shape.model_fields) if isinstance(shape, type) else []
     close = did_you_mean(path[-1], known)
     if not close and len(path) == 1:
         elsewhere = list(_paths_to(path[0]))
@@ -132,10 +137,13 @@ def _schema_problems(error: ValidationError, layers: Sequence[TargetLayer], data
         yield TargetProblem(_origin(layers, path), ".".join(path), _message(details, path, data))
 
 
-def _valid_sections(error: ValidationError | None, data: Table) -> dict[str, Section]:
-    """The sections that are valid on their own, unknown keys aside, so that rules can be applied to them."""
+def _valid_sections(error: ValidationError, data: Table) -> tuple[dict[str, Section], dict[str, Section]]:
+    """The sections that are valid on their own, unknown keys aside, so that rules can be applied to them.
+
+    Those of the target by name, and tables of effects by name.
+    """
     known = copy.deepcopy(data)
-    for detail in error.errors(include_url=False) if error is not None else ():
+    for detail in error.errors(include_url=False):
         if detail["type"] == "extra_forbidden":
             node: Any = known
             for key in detail["loc"][:-1]:
@@ -144,13 +152,27 @@ def _valid_sections(error: ValidationError | None, data: Table) -> dict[str, Sec
     sections: dict[str, Section] = {}
     for name in Target.model_fields:
         model = schema_below(Target, name)
-        if model is None or isinstance(model, SectionTable):
+        if not isinstance(model, type):
             continue
         try:
             sections[name] = model.model_validate(known.get(name))
         except ValidationError:
             continue
-    return sections
+    return sections, _valid_tables(known.get("effects"))
+
+
+def _valid_tables(effects: Any) -> dict[str, Section]:
+    """The tables of effects that are valid on their own."""
+    valid: dict[str, Section] = {}
+    for name, table in effects.items() if isinstance(effects, dict) else ():
+        model = schema_below(EffectTable(), name)
+        if not isinstance(model, type):
+            continue
+        try:
+            valid[name] = model.model_validate(table)
+        except ValidationError:
+            continue
+    return valid
 
 
 def _source_problems(layer: TargetLayer) -> Iterator[TargetProblem]:
@@ -194,7 +216,7 @@ def _load(name_or_path: str | Path, overrides: Sequence[str]) -> tuple[Target | 
         error = caught
     problems = list(_schema_problems(error, layers, data)) if error is not None else []
     if error is not None:
-        for key, message in violations(_valid_sections(error, data)):
+        for key, message in violations(*_valid_sections(error, data)):
             problems.append(TargetProblem(_origin(layers, key.split(".")), key, message))
     for layer in layers:
         problems.extend(_source_problems(layer))

@@ -18,7 +18,7 @@ def _without_empty_sources(table: dict[str, Any]) -> dict[str, Any]:
     return {
         key: _without_empty_sources(value) if isinstance(value, dict) else value
         for key, value in table.items()
-        if not (key in _SOURCE_KEYS and value in ("", {}))
+        if not (key in _SOURCE_KEYS and value in ("", {})) and not (key == "effects" and value == {})
     }
 
 

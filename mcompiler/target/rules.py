@@ -1,21 +1,21 @@
 """Conditions between sections of a target. Each rule takes the sections that it needs, by name.
 
 A rule yields its violations as (key path, message). The loader applies every rule whose sections are valid, so that all
-problems of a file are reported at once.
+problems of a file are reported at once. Rules about one effect stand in its file (``mcompiler.effects``).
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from itertools import pairwise
 
+from mcompiler.effects.base import Violations
+from mcompiler.effects.registry import rules_of
 from mcompiler.encodings import Decoding, Partner, encoding_of, encoding_violations, find_encoding
 from mcompiler.target.base import Section
 from mcompiler.target.converters import AdcRange, ChipCalibration, Converters, RangePer
 from mcompiler.target.sections import Array, Device, Encoding, Layout, Precision
-
-Violations = Iterator[tuple[str, str]]
 
 
 def _conductances(device: Device) -> Violations:
@@ -108,104 +108,6 @@ def _level_means(device: Device) -> Violations:
         )
 
 
-def _programming(device: Device) -> Violations:
-    programming = device.programming
-    if programming is None:
-        return
-    if device.relaxation:
-        yield (
-            "device.relaxation",
-            "it holds all causes since programming, device.programming among them; remove one of the two",
-        )
-    given = programming.level_siemens
-    if given is not None and len(given) != device.levels:
-        yield (
-            "device.programming.level_siemens",
-            f"{len(given)} deviations, but device.levels is {device.levels}; give one for each",
-        )
-
-
-def _relaxation(device: Device) -> Violations:
-    at: dict[float, str] = {}
-    for name, each in device.relaxation.items():
-        if each.after_s in at:
-            yield (
-                f"device.relaxation.{name}.after_s",
-                f"{each.after_s:g} s, as device.relaxation.{at[each.after_s]}; give each time once",
-            )
-        at.setdefault(each.after_s, name)
-
-
-def _faults(device: Device) -> Violations:
-    faults = device.faults
-    if faults is not None and faults.stuck_on + faults.stuck_off > 1:
-        yield (
-            "device.faults.stuck_on",
-            f"{faults.stuck_on:g} of the cells stuck on and {faults.stuck_off:g} stuck off are more than all; both are "
-            "shares of 1",
-        )
-
-
-def _noise(device: Device) -> Violations:
-    slow = device.noise.one_over_f if device.noise is not None else None
-    if slow is not None and slow.q > 0 and slow.read_s is None:
-        yield "device.noise.one_over_f.read_s", "missing: 1/f noise grows with ln(time / read_s) where q is above 0"
-
-
-def _drift(device: Device) -> Violations:
-    drift = device.drift
-    if drift is None:
-        return
-    if drift.nu_min is not None and drift.nu_max is not None and drift.nu_min > drift.nu_max:
-        yield "device.drift.nu_min", f"{drift.nu_min:g} is above nu_max = {drift.nu_max:g}; exchange them"
-    if drift.spread_max is not None and drift.spread_min > drift.spread_max:
-        yield (
-            "device.drift.spread_min",
-            f"{drift.spread_min:g} is above spread_max = {drift.spread_max:g}; exchange them",
-        )
-
-
-def _curve(device: Device) -> Violations:
-    curve = device.curve
-    if curve is None:
-        return
-    voltages, ratios = curve.voltages_v, curve.ratios
-    table = voltages is not None or ratios is not None
-    if table == (curve.sinh_v is not None):
-        yield "device.curve", "give sinh_v, or voltages_v and ratios" + (", not both" if table else "")
-    if not table:
-        return
-    if voltages is None or ratios is None or len(voltages) != len(ratios):
-        counts = f"{len(voltages or ())} voltages and {len(ratios or ())} ratios"
-        yield "device.curve.ratios", f"{counts}; give one ratio for each of voltages_v"
-        return
-    for key, values in (("voltages_v", voltages), ("ratios", ratios)):
-        if any(after <= before for before, after in pairwise(values)):
-            yield f"device.curve.{key}", "not in ascending order; give the lowest first, no two of them equal"
-    ratio = dict(zip(voltages, ratios, strict=True)).get(device.read_voltage_v)
-    if ratio is None:
-        yield (
-            "device.curve.voltages_v",
-            f"device.read_voltage_v = {device.read_voltage_v:g} V is not among them; conductances are chords at that "
-            "voltage: give it, with the ratio 1",
-        )
-    elif abs(ratio - 1) > 1e-9:
-        yield (
-            "device.curve.ratios",
-            f"{ratio:g} at device.read_voltage_v = {device.read_voltage_v:g} V must be 1; divide all by it",
-        )
-
-
-def _temperature(device: Device) -> Violations:
-    heat = device.temperature
-    if heat is not None and 1 + heat.per_kelvin * (heat.kelvin - heat.reference_kelvin) <= 0:
-        yield (
-            "device.temperature.per_kelvin",
-            f"{heat.per_kelvin:g} per kelvin leaves no conductance at {heat.kelvin:g} K; the linear law ends before "
-            "that: check kelvin and reference_kelvin",
-        )
-
-
 def _gates(array: Array, converters: Converters) -> Violations:
     if array.drive == "gate" and converters.dac.bits > 1:
         yield (
@@ -273,13 +175,6 @@ _RULES: tuple[Callable[..., Violations], ...] = (
     _capacity,
     _level_table,
     _level_means,
-    _programming,
-    _relaxation,
-    _faults,
-    _noise,
-    _drift,
-    _curve,
-    _temperature,
     _gates,
     _predistortion,
     _ranges,
@@ -288,11 +183,17 @@ _RULES: tuple[Callable[..., Violations], ...] = (
 )
 
 
-def violations(sections: Mapping[str, Section]) -> list[tuple[str, str]]:
-    """Violations, as (key path, message), of every rule whose sections are all in ``sections``."""
+def violations(sections: Mapping[str, Section], effects: Mapping[str, Section]) -> list[tuple[str, str]]:
+    """Violations, as (key path, message), of every rule whose sections are all given.
+
+    Args:
+        sections: of a target, by name.
+        effects: tables ``[effects.NAME]``, by the names of effects that packages register.
+    """
     found: list[tuple[str, str]] = []
-    for rule in _RULES:
+    given = {**effects, **sections}
+    for rule in (*_RULES, *rules_of(effects)):
         names = inspect.signature(rule).parameters
-        if all(name in sections for name in names):
-            found.extend(rule(**{name: sections[name] for name in names}))
+        if all(name in given for name in names):
+            found.extend(rule(**{name: given[name] for name in names}))
     return found

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
-from pydantic import Field, model_validator
+from pydantic import Field, create_model, model_validator
 
 from mcompiler.encodings import Partner, WeightEncoding, encoding_names, encoding_of
 from mcompiler.target.base import Section
 from mcompiler.target.chip import Digital, Hierarchy, NetworkSection
 from mcompiler.target.components import Component
 from mcompiler.target.converters import ChipCalibration, Converters
+from mcompiler.target.effect_tables import EffectSections, known_tables, tables_model
 from mcompiler.target.figures import Published
 from mcompiler.target.rules import violations
 from mcompiler.target.sections import Array, Device, Encoding, Precision
+
+SectionKind = TypeVar("SectionKind", bound=Section)
 
 
 class Target(Section):
@@ -30,8 +33,15 @@ class Target(Section):
     hierarchy: Hierarchy
     network: NetworkSection
     calibration: ChipCalibration | None = None
+    effects: EffectSections = Field(
+        default_factory=dict, description="effects that installed packages add, by name; docs/devices.md says how"
+    )
     components: dict[str, Component] = Field(default_factory=dict)
     published: Published | None = None
+
+    def effect_section(self, kind: type[SectionKind]) -> SectionKind | None:
+        """The table ``[effects.NAME]`` of this model; None where the target has none."""
+        return next((section for section in self.effects.values() if isinstance(section, kind)), None)
 
     def layer_bits(self, layer: str) -> tuple[int, int]:
         """Bits of weights (sign included) and inputs of a layer: from [precision.layers], else from [precision]."""
@@ -81,7 +91,8 @@ class Target(Section):
     @model_validator(mode="after")
     def _sections_agree(self) -> Target:
         sections = {key: getattr(self, key) for key in type(self).model_fields}
-        faults = violations({key: value for key, value in sections.items() if isinstance(value, Section)})
+        own = {key: value for key, value in sections.items() if isinstance(value, Section)}
+        faults = violations(own, self.effects)
         if faults:
             raise ValueError("\n".join(f"{key}: {message}" for key, message in faults))
         return self
@@ -107,7 +118,10 @@ def json_schema() -> dict[str, Any]:
 
     It has keys, types and ranges; rules between sections and sources of numbers are checked by loading only.
     """
-    whole = Target.model_json_schema()
+    tables, model = known_tables(), Target
+    if tables:  # pydantic names definitions of several packages apart
+        model = create_model("Target", __base__=Target, effects=(tables_model(tables), Field(default=None)))
+    whole = model.model_json_schema()
     definitions: dict[str, Any] = whole.pop("$defs")
     whole["required"].remove("name")  # the default is the stem of the file name
     definitions["Device"]["properties"]["levels_csv"] = {  # replaced while loading

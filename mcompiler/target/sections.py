@@ -14,19 +14,16 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 
+from mcompiler.effects.curve import Curve
+from mcompiler.effects.drift import Drift, Relaxation
+from mcompiler.effects.faults import Faults
+from mcompiler.effects.noise import Noise
+from mcompiler.effects.programming import ProgrammingVariation
+from mcompiler.effects.telegraph import Telegraph
+from mcompiler.effects.temperature import Temperature
 from mcompiler.encodings import Partner, Pedestal, encoding_names, is_known
 from mcompiler.target.base import Bool, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Section
-from mcompiler.target.imperfections import (
-    Curve,
-    Drift,
-    Faults,
-    Noise,
-    ProgrammingError,
-    Relaxation,
-    Telegraph,
-    Temperature,
-    Write,
-)
+from mcompiler.target.writing import Write
 
 MEAN_STEPS = 4096
 """Units of ``device.level_means`` in the range from g_min to g_max."""
@@ -69,7 +66,7 @@ class Device(Section):
     access_resistance_ohm: NonNegativeFloat = Field(
         default=0.0, description="resistance in series with every cell: the transistor of 1T1R, contacts"
     )
-    programming: ProgrammingError | None = None
+    programming: ProgrammingVariation | None = None
     relaxation: dict[str, Relaxation] = Field(
         default_factory=dict,
         description="replaces programming: measured at several times, interpolated linearly in ln(time)",

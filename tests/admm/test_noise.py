@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mcompiler.effects import DRIFT, PROGRAMMING, Effect
 from mcompiler.errors import CompileError, UserError
 from mcompiler.geometry import array_shape
-from mcompiler.physics.chip import Chip
-from mcompiler.physics.effects import Effect
+from mcompiler.physics.chip import Chip, LayerKey
 from mcompiler.target import Target, load_target
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ def of_a_chip(target: Target, effects: frozenset[Effect], time_s: float, code: i
     arrays = np.zeros((8, shape.rows, shape.columns + shape.extra), np.uint8)
     used = shape.columns // len(cells) * len(cells)
     arrays[:, :, :used] = np.tile(cells, used // len(cells))
-    state = Chip(target, 7, effects, time_s).realise("layer", 0, arrays)
+    state = Chip(target, 7, effects, time_s).realise(LayerKey(0, "layer"), 0, arrays)
     currents = (state.currents * state.scale[:, None, None])[:, :, :used].reshape(-1, shape.polarities, shape.slices)
     worth = (1 << shape.cell_bits) ** np.arange(shape.slices)
     by_slice = currents - target.pedestal
@@ -147,7 +147,7 @@ def test_cells_err_in_training_as_they_do_on_a_chip(name: str) -> None:
 def test_relaxation_goes_with_the_logarithm_of_time(time_s: float) -> None:
     relaxed = load_target("neurram")
     assert relaxed.device.relaxation
-    effects = frozenset({Effect.PROGRAMMING, Effect.DRIFT})
+    effects = frozenset({PROGRAMMING, DRIFT})
     options = admm.DeviceNoise(("programming", "drift"), time_s)
     for code in (-7, 0, 3):
         agree(of_a_chip(relaxed, effects, time_s, code), of_training(relaxed, options, code))
@@ -160,7 +160,7 @@ def test_tables_of_levels_err_too(more: tuple[str, ...]) -> None:
     options = admm.DeviceNoise(("programming",))
     for code in (-target.cell_steps[-1], 0, target.cell_steps[2]):
         found = of_training(target, options, code)
-        agree(of_a_chip(target, frozenset({Effect.PROGRAMMING}), 1.0, code), found)
+        agree(of_a_chip(target, frozenset({PROGRAMMING}), 1.0, code), found)
         if code == 0 and target.encoding.partner == "unformed":
             assert not found.any(), "a cell that was never formed does not err"
 
@@ -171,7 +171,7 @@ def test_compensation_of_drift_is_the_chips() -> None:
     options = admm.DeviceNoise(("drift",), 9e4)
     lost, kept = (of_training(target, options, 127).mean() for target in (plain, compensated))
     assert lost < 90
-    assert kept == pytest.approx(of_a_chip(compensated, frozenset({Effect.DRIFT}), 9e4, 127).mean(), rel=0.003)
+    assert kept == pytest.approx(of_a_chip(compensated, frozenset({DRIFT}), 9e4, 127).mean(), rel=0.003)
 
 
 def test_scale_stretches_every_deviation() -> None:

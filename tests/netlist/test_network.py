@@ -23,9 +23,9 @@ from mcompiler.artefacts import LayerData
 from mcompiler.conductance import convert, make_adc
 from mcompiler.driver import Build, compile
 from mcompiler.driver.content import mapped_from_cells
+from mcompiler.effects import WIRES
 from mcompiler.netlist import find_ngspice, run_deck
 from mcompiler.physics.chip import Chip
-from mcompiler.physics.effects import Effect
 from tests.support.builds import proto_of, run_plain, target
 from tests.support.crossbar import in_place, vectors
 from tests.support.digits import DEMO
@@ -135,7 +135,7 @@ def test_the_demo_with_wires_gives_the_classes_of_the_mapped_model(tmp_path: Pat
     scores, known = through_ngspice(build, feeds, tmp_path / "array.sp")
     mapped = probed(build.mapped, feeds, build.layers)
     np.testing.assert_array_equal(scores.argmax(axis=1), mapped["y"].argmax(axis=1))
-    wires = Chip(build.target, 0, frozenset({Effect.WIRES}), 1.0)
+    wires = Chip(build.target, 0, frozenset({WIRES}), 1.0)
     chip = mapped_from_cells(build.skeleton, build.layer_data, build.target, chip=wires)
     expected = probed(chip, feeds, build.layers)
     for layer in build.layers:  # the solver of the simulation agrees in every code, but for ties

@@ -13,16 +13,16 @@ import numpy as np
 import pytest
 
 from mcompiler.cli.main import run
+from mcompiler.effects import CellCurve, Circuit, LineResistances, circuit_of, described
 from mcompiler.errors import UserError
 from mcompiler.netlist import DeckArray, find_ngspice, run_deck, write_deck
-from mcompiler.physics.curve import Curve
-from mcompiler.physics.nodal import Circuit, solve
-from mcompiler.physics.wires import Lines, transfer
+from mcompiler.physics.nodal import solve
+from mcompiler.physics.wires import transfer
 from tests.support.builds import conv_case, gemm_case, target
 
 needs_ngspice = pytest.mark.skipif(find_ngspice() is None, reason="ngspice is not installed")
 
-WIRES = Lines(1.5, 0.7, 200.0, 50.0)
+WIRES = LineResistances(1.5, 0.7, 200.0, 50.0)
 ROW = Circuit(WIRES, 0.2)
 
 
@@ -43,8 +43,17 @@ def cells(rows: int, columns: int, seed: int = 0) -> Any:
 
 
 @needs_ngspice
-@pytest.mark.parametrize("lines", [WIRES, Lines(), Lines(word_ohm=2.0), Lines(bit_ohm=2.0), Lines(driver_ohm=99.0)])
-def test_random_tiles_against_the_transfer_matrix(tmp_path: Path, lines: Lines) -> None:
+@pytest.mark.parametrize(
+    "lines",
+    [
+        WIRES,
+        LineResistances(),
+        LineResistances(word_ohm=2.0),
+        LineResistances(bit_ohm=2.0),
+        LineResistances(driver_ohm=99.0),
+    ],
+)
+def test_random_tiles_against_the_transfer_matrix(tmp_path: Path, lines: LineResistances) -> None:
     g, x = cells(16, 16), np.random.default_rng(1).integers(0, 2, 16).astype(float)
     g[3, 4] = 0.0
     got = currents(tmp_path, [DeckArray("a", g)], [x], replace(ROW, lines=lines))["a"]
@@ -62,9 +71,9 @@ CIRCUITS = {
     "access": replace(ROW, access_ohm=3000.0),
     "gate": replace(ROW, drive="gate"),
     "floating": replace(ROW, idle_rows="floating"),
-    "sinh": replace(ROW, curve=Curve(0.2, sinh_v=0.1)),
-    "table": replace(ROW, curve=Curve(0.2, voltages_v=(0.1, 0.2, 0.3), ratios=(0.3, 1.0, 2.0))),
-    "sinh, access": replace(ROW, access_ohm=3000.0, curve=Curve(0.2, sinh_v=0.1)),
+    "sinh": replace(ROW, curve=CellCurve(0.2, sinh_v=0.1)),
+    "table": replace(ROW, curve=CellCurve(0.2, voltages_v=(0.1, 0.2, 0.3), ratios=(0.3, 1.0, 2.0))),
+    "sinh, access": replace(ROW, access_ohm=3000.0, curve=CellCurve(0.2, sinh_v=0.1)),
 }
 
 
@@ -95,16 +104,17 @@ def test_compiled_tiles(tmp_path: Path, encoding: str, access: float) -> None:
     (layer,) = build.layers
     out = tmp_path / "layer.sp"
     out.write_text(build.netlist(layer))
+    circuit = circuit_of(chip, described(chip))
     found = run_deck(out)
     assert len(found) == build.arrays(layer)
     for index, name in enumerate(found):
         g = build.conductances(layer, index)
-        np.testing.assert_allclose(found[name], solve(g, np.ones(len(g)), Circuit.of(chip)), rtol=1e-6)
+        np.testing.assert_allclose(found[name], solve(g, np.ones(len(g)), circuit), rtol=1e-6)
     alone = tmp_path / "tile.sp"
     x = np.arange(16) % 2
     alone.write_text(build.netlist(layer, 1, inputs=x))
     (only,) = run_deck(alone).values()
-    np.testing.assert_allclose(only, solve(build.conductances(layer, 1), x.astype(float), Circuit.of(chip)), rtol=1e-6)
+    np.testing.assert_allclose(only, solve(build.conductances(layer, 1), x.astype(float), circuit), rtol=1e-6)
 
 
 def test_names_lead_back() -> None:

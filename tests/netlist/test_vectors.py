@@ -13,18 +13,18 @@ from hypothesis import strategies as st
 
 from mcompiler.cli.main import run
 from mcompiler.driver import Build
+from mcompiler.effects import CellCurve, Circuit, LineResistances, circuit_of, described
 from mcompiler.errors import DataError
 from mcompiler.netlist import DeckArray, find_ngspice, run_deck, write_deck
 from mcompiler.netlist.layer import word_lines
 from mcompiler.netlist.spice import _table
-from mcompiler.physics.curve import Curve
-from mcompiler.physics.nodal import Circuit, solve
-from mcompiler.physics.wires import Lines, transfer
+from mcompiler.physics.nodal import solve
+from mcompiler.physics.wires import transfer
 from tests.support.builds import conv_case, gemm_case, target
 
 needs_ngspice = pytest.mark.skipif(find_ngspice() is None, reason="ngspice is not installed")
 
-ROW = Circuit(Lines(1.5, 0.7, 200.0, 50.0), 0.2)
+ROW = Circuit(LineResistances(1.5, 0.7, 200.0, 50.0), 0.2)
 WIRED = (
     "array.wire_resistance_ohm=2.0", "array.driver_resistance_ohm=100.0", "array.sense_resistance_ohm=50.0",
     "array.source=assumption: test", "converters.adc.bits=14",
@@ -63,8 +63,10 @@ def test_every_vector_of_a_sweep_is_solved(tmp_path: Path, vectors: int) -> None
 
 
 @needs_ngspice
-@pytest.mark.parametrize("curve", [Curve(0.2, sinh_v=0.1), Curve(0.2, voltages_v=(0.1, 0.2), ratios=(0.3, 1.0))])
-def test_a_sweep_over_curved_cells(tmp_path: Path, curve: Curve) -> None:
+@pytest.mark.parametrize(
+    "curve", [CellCurve(0.2, sinh_v=0.1), CellCurve(0.2, voltages_v=(0.1, 0.2), ratios=(0.3, 1.0))]
+)
+def test_a_sweep_over_curved_cells(tmp_path: Path, curve: CellCurve) -> None:
     g, x = cells(8, 8), np.random.default_rng(3).integers(0, 4, (6, 8)) / 3
     circuit = replace(ROW, curve=curve, access_ohm=3000.0)
     got = run_tiles(tmp_path, [DeckArray("a", g)], [x], circuit)["a"]
@@ -95,7 +97,7 @@ def test_arrays_with_different_numbers_of_vectors_are_refused() -> None:
 
 def expected(build: Build, index: int, x: Any) -> Any:
     g = build.conductances(build.layers[0], index)
-    return np.stack([solve(g, vector, Circuit.of(build.target)) for vector in x])
+    return np.stack([solve(g, vector, circuit_of(build.target, described(build.target))) for vector in x])
 
 
 @needs_ngspice

@@ -22,12 +22,12 @@ from mcompiler.cli.build import compile_command
 from mcompiler.conductance import FaultMap, bit_lines, conductances, parse_faults, physical_lines, unpack_levels
 from mcompiler.driver import Build, compile
 from mcompiler.driver.trials import TrialOptions
+from mcompiler.effects import FAULTS
 from mcompiler.errors import BuildError
 from mcompiler.geometry import ArrayShape, array_shape
 from mcompiler.netlist.layer import word_lines
 from mcompiler.passes.remap import ArrayPosition, LineOrder
-from mcompiler.physics.chip import Chip
-from mcompiler.physics.effects import Effect
+from mcompiler.physics.chip import Chip, LayerKey
 from mcompiler.target import Target
 from tests.support import programs
 from tests.support.builds import conv_case, gemm_case, target
@@ -261,14 +261,14 @@ def test_a_chip_has_the_stuck_cells_of_its_map_and_no_others() -> None:
     _, moved = built("product", "spares")
     (layer,), shape = moved.layer_data, array_shape(moved.target)
     assert layer.remap is not None
-    chip = Chip(moved.target, 3, frozenset({Effect.FAULTS}), 1.0, stuck={layer.op.site.name: layer.remap.faults})
+    chip = Chip(moved.target, 3, frozenset({FAULTS}), 1.0, stuck={0: layer.remap.faults})
     packed = np.concatenate(list(layer.cells()))
     levels = unpack_levels(packed, shape.storage_bits, layer.remap.lines[1])
     changed = conductances(levels, moved.target)
     device = moved.target.device
     for array, row, column, on in layer.remap.faults.tolist():
         changed[array, row, column] = device.g_max_siemens if on else device.g_min_siemens
-    found = chip.realise(layer.op.site.name, 0, levels).currents * moved.target.unit_siemens
+    found = chip.realise(LayerKey(0, layer.op.site.name), 0, levels).currents * moved.target.unit_siemens
     np.testing.assert_allclose(found, changed, rtol=1e-12)
 
 

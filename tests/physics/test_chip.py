@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from dataclasses import replace
 from typing import Any
 
@@ -9,12 +10,28 @@ import numpy as np
 import pytest
 
 from mcompiler.driver import Build
-from mcompiler.driver.content import CHIP_BATCH, mapped_from_cells, noise_bank
+from mcompiler.driver.content import CHIP_BATCH, layer_key, mapped_from_cells, noise_bank
+from mcompiler.effects import (
+    ACCESS,
+    CONVERTERS,
+    CURVE,
+    DRIFT,
+    FAULTS,
+    NOISE,
+    PROGRAMMING,
+    SHIPPED,
+    TELEGRAPH,
+    TEMPERATURE,
+    WIRES,
+    Effect,
+    chosen,
+    circuit_of,
+    described,
+)
 from mcompiler.errors import UserError
 from mcompiler.geometry import array_shape
-from mcompiler.physics.chip import Chip
-from mcompiler.physics.effects import Effect, chosen, described
-from mcompiler.physics.nodal import Circuit, solve
+from mcompiler.physics.chip import Chip, LayerKey
+from mcompiler.physics.nodal import solve
 from mcompiler.runtime import open_model
 from mcompiler.target import Target
 from tests.support.builds import Case, conv_case, gemm_case, run_plain, target
@@ -88,12 +105,16 @@ def test_a_chip_without_effects_is_the_mapping(encoding: str, case: Case) -> Non
 @pytest.mark.parametrize("encoding", ENCODINGS)
 def test_gains_of_all_cells_scale_what_is_left(encoding: str) -> None:
     """Temperature scales every current, unit and reference columns too: what they undo scales with them."""
-    heat = ("device.temperature.kelvin=310.0", "device.temperature.reference_kelvin=300.0",
-            "device.temperature.per_kelvin=0.01", "device.temperature.source=assumption: test")  # fmt: skip
+    heat = (
+        "device.temperature.kelvin=310.0",
+        "device.temperature.reference_kelvin=300.0",
+        "device.temperature.per_kelvin=0.01",
+        "device.temperature.source=assumption: test",
+    )
     chip = made(*ENCODINGS[encoding], *heat)
     build = MATRIX.compile(chip)
     plain = exact(build, MATRIX)
-    warm = accumulators(build, MATRIX, Chip(chip, 0, frozenset({Effect.TEMPERATURE}), 1.0))
+    warm = accumulators(build, MATRIX, Chip(chip, 0, frozenset({TEMPERATURE}), 1.0))
     size = 0.01 * np.abs(plain).max()
     if encoding in (
         "offset",
@@ -107,11 +128,15 @@ def test_gains_of_all_cells_scale_what_is_left(encoding: str) -> None:
 
 
 def test_wires_against_a_solve_of_every_read() -> None:
-    wires = ("array.wire_resistance_ohm=20.0", "array.driver_resistance_ohm=300.0", "array.sense_resistance_ohm=100.0",
-             "array.source=assumption: test")  # fmt: skip
+    wires = (
+        "array.wire_resistance_ohm=20.0",
+        "array.driver_resistance_ohm=300.0",
+        "array.sense_resistance_ohm=100.0",
+        "array.source=assumption: test",
+    )
     chip = made(*wires)
     build = MATRIX.compile(chip)
-    got = accumulators(build, MATRIX, Chip(chip, 0, frozenset({Effect.WIRES}), 1.0))
+    got = accumulators(build, MATRIX, Chip(chip, 0, frozenset({WIRES}), 1.0))
     (layer,) = build.layer_data
     wanted, step = np.zeros(got.shape), chip.device.step_siemens * chip.device.read_voltage_v
     slices, cell_bits = chip.encoding.slices, chip.device.bits
@@ -123,7 +148,7 @@ def test_wires_against_a_solve_of_every_read() -> None:
             for phase in range(layer.op.site.input.bits):
                 x = np.zeros(chip.array.rows)
                 x[: int(array["rows"])] = vector[rows] >> phase & 1
-                currents = solve(G, x, Circuit.of(chip))
+                currents = solve(G, x, circuit_of(chip, described(chip)))
                 for column in range(int(array["cols"])):
                     at = column * 2 * slices
                     pair = currents[at : at + slices] - currents[at + slices : at + 2 * slices]
@@ -144,11 +169,14 @@ def MATRIX_CODES(build: Build) -> Any:  # noqa: N802
 
 
 def test_read_noise_has_the_variance_of_its_cells() -> None:
-    noise = ("device.noise.correlation=per_read", "device.noise.absolute_siemens=2e-6",
-             "device.noise.source=assumption: test")  # fmt: skip
+    noise = (
+        "device.noise.correlation=per_read",
+        "device.noise.absolute_siemens=2e-6",
+        "device.noise.source=assumption: test",
+    )
     chip = made(*noise)
     build = MATRIX.compile(chip)
-    one, copies = Chip(chip, 5, frozenset({Effect.NOISE}), 1.0), 200
+    one, copies = Chip(chip, 5, frozenset({NOISE}), 1.0), 200
     got = accumulators(build, MATRIX, one, copies).reshape(copies, -1)
     inputs = codes(build, MATRIX).reshape(len(got[0]) // 5, 13)
     deviation = 2e-6 / chip.device.step_siemens
@@ -164,11 +192,14 @@ def test_read_noise_has_the_variance_of_its_cells() -> None:
 
 
 def test_noise_per_inference_is_one_draw_a_run() -> None:
-    noise = ("device.noise.correlation=per_inference", "device.noise.absolute_siemens=2e-6",
-             "device.noise.source=assumption: test")  # fmt: skip
+    noise = (
+        "device.noise.correlation=per_inference",
+        "device.noise.absolute_siemens=2e-6",
+        "device.noise.source=assumption: test",
+    )
     chip = made(*noise)
     build = MATRIX.compile(chip)
-    one = Chip(chip, 5, frozenset({Effect.NOISE}), 1.0)
+    one = Chip(chip, 5, frozenset({NOISE}), 1.0)
     assert noise_bank(build.layer_data, chip, one)[1] == 1  # one sample a run
     name = f"{build.layer_data[0].op.site.name}/accumulator"
     session = open_model(mapped_from_cells(build.skeleton, build.layer_data, chip, chip=one), outputs=[name])
@@ -181,11 +212,16 @@ def test_noise_per_inference_is_one_draw_a_run() -> None:
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
 def test_drift_of_one_exponent_is_compensated_whole(encoding: str) -> None:
-    drift = ("device.drift.t0_s=1.0", "device.drift.nu=0.1", "device.drift.source=assumption: test",
-             "calibration.drift_interval_s=10.0", "calibration.source=assumption: test")  # fmt: skip
+    drift = (
+        "device.drift.t0_s=1.0",
+        "device.drift.nu=0.1",
+        "device.drift.source=assumption: test",
+        "calibration.drift_interval_s=10.0",
+        "calibration.source=assumption: test",
+    )
     chip = made(*ENCODINGS[encoding], *drift)
     build = MATRIX.compile(chip)
-    drifted = Chip(chip, 0, frozenset({Effect.DRIFT}), 1000.0, calibrated=False)
+    drifted = Chip(chip, 0, frozenset({DRIFT}), 1000.0, calibrated=False)
     plain = exact(build, MATRIX)
     size = np.abs(plain).max()
     assert np.abs(accumulators(build, MATRIX, drifted) - plain).max() > 0.2 * size
@@ -196,12 +232,17 @@ def test_drift_of_one_exponent_is_compensated_whole(encoding: str) -> None:
 @pytest.mark.parametrize(("per", "columns"), [("column", 1), ("adc", 1), ("column", 8), ("adc", 8)])
 @pytest.mark.parametrize("encoding", ENCODINGS)
 def test_a_digital_correction_takes_gain_and_offset_of_converters_back(encoding: str, per: str, columns: int) -> None:
-    errors = ("converters.adc.gain_error=0.1", "converters.adc.offset_codes=5.0", f"converters.adc.columns={columns}",
-              f"calibration.correction={per}", "calibration.source=assumption: test")  # fmt: skip
+    errors = (
+        "converters.adc.gain_error=0.1",
+        "converters.adc.offset_codes=5.0",
+        f"converters.adc.columns={columns}",
+        f"calibration.correction={per}",
+        "calibration.source=assumption: test",
+    )
     chip = made(*ENCODINGS[encoding], *errors)
     build = MATRIX.compile(chip)
     plain = exact(build, MATRIX)
-    off = Chip(chip, 1, frozenset({Effect.CONVERTERS}), 1.0, calibrated=False)
+    off = Chip(chip, 1, frozenset({CONVERTERS}), 1.0, calibrated=False)
     wrong = np.abs(accumulators(build, MATRIX, off) - plain).mean()
     right = np.abs(accumulators(build, MATRIX, replace(off, calibrated=True)) - plain).mean()
     assert right < wrong / 50
@@ -209,24 +250,34 @@ def test_a_digital_correction_takes_gain_and_offset_of_converters_back(encoding:
 
 def test_one_correction_for_columns_that_err_alike_mends_less_where_they_do_not() -> None:
     """Wires make every column err by itself: a factor for each mends more than one for the eight of an ADC."""
-    errors = ("array.wire_resistance_ohm=20.0", "array.driver_resistance_ohm=300.0", "array.source=assumption: test",
-              "converters.adc.columns=8", "calibration.source=assumption: test")  # fmt: skip
+    errors = (
+        "array.wire_resistance_ohm=20.0",
+        "array.driver_resistance_ohm=300.0",
+        "array.source=assumption: test",
+        "converters.adc.columns=8",
+        "calibration.source=assumption: test",
+    )
     left = {}
     for per in ("none", "adc", "column"):
         chip = made(*errors, f"calibration.correction={per}")
         build = MATRIX.compile(chip)
-        got = accumulators(build, MATRIX, Chip(chip, 1, frozenset({Effect.WIRES}), 1.0))
+        got = accumulators(build, MATRIX, Chip(chip, 1, frozenset({WIRES}), 1.0))
         left[per] = np.abs(got - exact(build, MATRIX)).mean()
     assert left["column"] < left["adc"] < left["none"]
 
 
 @pytest.mark.parametrize("encoding", ["differential", "after", "separate", "reference", "digitised"])
 def test_predistorted_cells_hold_the_weights_with_their_wires(encoding: str) -> None:
-    wires = ("array.wire_resistance_ohm=60.0", "array.driver_resistance_ohm=200.0", "array.source=assumption: test",
-             "calibration.predistort=true", "calibration.source=assumption: test")  # fmt: skip
+    wires = (
+        "array.wire_resistance_ohm=60.0",
+        "array.driver_resistance_ohm=200.0",
+        "array.source=assumption: test",
+        "calibration.predistort=true",
+        "calibration.source=assumption: test",
+    )
     chip = made(*ENCODINGS[encoding], *wires)
     build = MATRIX.compile(chip)
-    bare = Chip(chip, 0, frozenset({Effect.WIRES}), 1.0, calibrated=False)
+    bare = Chip(chip, 0, frozenset({WIRES}), 1.0, calibrated=False)
     wanted = exact(build, MATRIX)
     wrong = np.abs(accumulators(build, MATRIX, bare) - wanted).mean()
     right = np.abs(accumulators(build, MATRIX, replace(bare, calibrated=True)) - wanted).mean()
@@ -234,19 +285,24 @@ def test_predistorted_cells_hold_the_weights_with_their_wires(encoding: str) -> 
 
 
 def test_stuck_cells_do_not_fluctuate() -> None:
-    noise = ("device.noise.correlation=per_read", "device.noise.proportional=0.1", "device.noise.source=assumption: t",
-             "device.faults.stuck_on=1.0", "device.faults.stuck_off=0.0")  # fmt: skip
+    noise = (
+        "device.noise.correlation=per_read",
+        "device.noise.proportional=0.1",
+        "device.noise.source=assumption: t",
+        "device.faults.stuck_on=1.0",
+        "device.faults.stuck_off=0.0",
+    )
     chip = made(*noise)
     build = MATRIX.compile(chip)
     levels = np.stack([build.cells(build.layers[0], 0)])
-    moving = Chip(chip, 1, frozenset({Effect.NOISE}), 1.0).realise("x", 0, levels)
-    stuck = Chip(chip, 1, frozenset({Effect.NOISE, Effect.FAULTS}), 1.0).realise("x", 0, levels)
+    moving = Chip(chip, 1, frozenset({NOISE}), 1.0).realise(LayerKey(0, "x"), 0, levels)
+    stuck = Chip(chip, 1, frozenset({NOISE, FAULTS}), 1.0).realise(LayerKey(0, "x"), 0, levels)
     G = build.conductances(build.layers[0], 0)
-    assert moving.variance is not None
-    assert stuck.variance is not None
-    np.testing.assert_allclose(moving.variance[0], (0.1 * G / chip.device.step_siemens) ** 2)
+    assert moving.variance.per_read is not None
+    assert stuck.variance.per_read is not None
+    np.testing.assert_allclose(moving.variance.per_read[0], (0.1 * G / chip.device.step_siemens) ** 2)
     at_top = chip.device.g_max_siemens == G
-    assert not stuck.variance[0][~at_top].any()
+    assert not stuck.variance.per_read[0][~at_top].any()
 
 
 GATES = ("array.drive=gate",)
@@ -258,12 +314,12 @@ def test_access_resistance_without_wires(kind: tuple[str, ...]) -> None:
     """One row that is driven alone: each cell is in series with its resistance, whatever drives it."""
     chip = made("device.access_resistance_ohm=20000.0", "device.sources.access_resistance_ohm=assumption: t", *kind)
     build = MATRIX.compile(chip)
-    effects = {Effect.ACCESS} | ({Effect.CURVE} if BENT[0] in kind else set())
+    effects = {ACCESS} | ({CURVE} if BENT[0] in kind else set())
     levels = np.stack([build.cells(build.layers[0], 0)])
     one = Chip(chip, 0, frozenset(effects), 1.0)
     G, x = build.conductances(build.layers[0], 0), np.zeros(chip.array.rows)
     x[2] = 1
-    state = one.realise("x", 0, levels)
+    state = one.realise(LayerKey(0, "x"), 0, levels)
     unit = chip.device.step_siemens * chip.device.read_voltage_v
     got = state.currents[0][2] + state.offset[0]
     np.testing.assert_allclose(got, solve(G, x, one.circuit) / unit, rtol=1e-6)
@@ -273,7 +329,7 @@ def test_open_word_lines_leave_nothing() -> None:
     faults = ("device.faults.open_word_lines=1.0",)
     chip = made(*faults)
     build = MATRIX.compile(chip)
-    got = accumulators(build, MATRIX, Chip(chip, 0, frozenset({Effect.FAULTS}), 1.0))
+    got = accumulators(build, MATRIX, Chip(chip, 0, frozenset({FAULTS}), 1.0))
     want = -build.layer_data[0].op.site.input.zero_point * MATRIX_CODES(build)
     np.testing.assert_allclose(got.reshape(-1, 5), np.broadcast_to(want, got.reshape(-1, 5).shape), atol=1e-2)
 
@@ -283,17 +339,48 @@ def test_effects_do_not_touch_each_others_draws() -> None:
     chip = made(*more)
     build = MATRIX.compile(chip)
     levels = np.stack([build.cells(build.layers[0], 0)])
-    both = Chip(chip, 9, frozenset({Effect.PROGRAMMING, Effect.FAULTS}), 1.0).realise("x", 0, levels).currents
-    alone = Chip(chip, 9, frozenset({Effect.PROGRAMMING}), 1.0).realise("x", 0, levels).currents
-    other = Chip(chip, 10, frozenset({Effect.PROGRAMMING}), 1.0).realise("x", 0, levels).currents
+    both = Chip(chip, 9, frozenset({PROGRAMMING, FAULTS}), 1.0).realise(LayerKey(0, "x"), 0, levels).currents
+    alone = Chip(chip, 9, frozenset({PROGRAMMING}), 1.0).realise(LayerKey(0, "x"), 0, levels).currents
+    other = Chip(chip, 10, frozenset({PROGRAMMING}), 1.0).realise(LayerKey(0, "x"), 0, levels).currents
     assert (both == alone).mean() > 0.9
     assert (alone == other).mean() < 0.01
 
 
+def test_a_chip_survives_pickling() -> None:
+    """Work travels to other processes: the same draws, and an empty cache of the same bound."""
+    chip = made("array.wire_resistance_ohm=5.0", "array.source=assumption: t", "device.programming.proportional=0.05")
+    build = MATRIX.compile(chip)
+    levels = np.stack([build.cells(build.layers[0], 0)])
+    one = Chip(chip, 4, frozenset(SHIPPED), 1.0, stuck={0: np.array([[0, 1, 2, 1]], np.int32)}, activity={0: 0.25})
+    state = one.realise(LayerKey(0, "x"), 0, levels)
+    other = pickle.loads(pickle.dumps(one))
+    assert other.effects == one.effects
+    assert other.cache.held_bytes == 0
+    again = other.realise(LayerKey(0, "x"), 0, levels)
+    np.testing.assert_array_equal(again.currents, state.currents)
+    assert pickle.loads(pickle.dumps(state)).variance.steady
+
+
+def test_layers_that_share_arrays_share_their_errors() -> None:
+    chip = made("device.programming.proportional=0.05")
+    build = MATRIX.compile(chip)
+    levels = np.stack([build.cells(build.layers[0], 0)])
+    (layer,) = build.layer_data
+    layers = [layer, replace(layer, shares=0), layer]
+    assert [layer_key(layers, index).seed_key for index in range(3)] == [layer.op.site.name] * 3
+    one = Chip(chip, 4, frozenset({PROGRAMMING}), 1.0)
+    first, second, other = (
+        one.realise(key, 0, levels).currents
+        for key in (layer_key(layers, 0), layer_key(layers, 1), LayerKey(2, "another"))
+    )
+    np.testing.assert_array_equal(first, second)
+    assert (first != other).any()
+
+
 def test_names_of_effects() -> None:
     chip = made()
-    assert described(chip) == {Effect.PROGRAMMING, Effect.FAULTS}
-    assert chosen(["all"], chip) == {Effect.PROGRAMMING, Effect.FAULTS}
+    assert described(chip) == {PROGRAMMING, FAULTS}
+    assert chosen(["all"], chip) == {PROGRAMMING, FAULTS}
     with pytest.raises(UserError, match="there is no effect 'rain'; choose from programming, drift"):
         chosen(["rain"], chip)
     with pytest.raises(UserError, match=r"does not describe the effect 'drift': give it \[device.drift\]"):
@@ -303,19 +390,23 @@ def test_names_of_effects() -> None:
 @pytest.mark.parametrize("encoding", ENCODINGS)
 def test_noises_of_two_kinds_add_up(encoding: str) -> None:
     """Read noise anew in every read, telegraph states for all reads of an inference: variances of sums add."""
-    both = ("device.noise.correlation=per_read", "device.noise.absolute_siemens=2e-6",
-            "device.noise.source=assumption: t", "device.telegraph.correlation=per_inference",
-            "device.telegraph.share=0.5", "device.telegraph.amplitude=0.05",
-            "device.telegraph.source=assumption: t")  # fmt: skip
+    both = (
+        "device.noise.correlation=per_read",
+        "device.noise.absolute_siemens=2e-6",
+        "device.noise.source=assumption: t",
+        "device.telegraph.correlation=per_inference",
+        "device.telegraph.share=0.5",
+        "device.telegraph.amplitude=0.05",
+        "device.telegraph.source=assumption: t",
+    )
     chip = made(*ENCODINGS[encoding], *both)
     build, copies = MATRIX.compile(chip), 300
 
     def variance(*effects: Effect) -> float:
         one = Chip(chip, 5, frozenset(effects), 1.0)
-        assert noise_bank(build.layer_data, chip, one)[1] == (1 if Effect.TELEGRAPH in effects else CHIP_BATCH)
+        assert noise_bank(build.layer_data, chip, one)[1] == (1 if TELEGRAPH in effects else CHIP_BATCH)
         return float(accumulators(build, MATRIX, one, copies).reshape(copies, -1).var(axis=0, ddof=1).sum())
 
-    reads, states, mixed = (variance(*kinds) for kinds in (
-        (Effect.NOISE,), (Effect.TELEGRAPH,), (Effect.NOISE, Effect.TELEGRAPH)))  # fmt: skip
+    reads, states, mixed = (variance(*kinds) for kinds in ((NOISE,), (TELEGRAPH,), (NOISE, TELEGRAPH)))
     assert min(reads, states) > 0.1 * mixed, "both matter"
     assert mixed == pytest.approx(reads + states, rel=0.1)

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mcompiler.effects import LineResistances
 from mcompiler.physics.compensate import predistort
-from mcompiler.physics.wires import Lines, transfer
+from mcompiler.physics.wires import transfer
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -23,7 +24,7 @@ def cells(*shape: int, seed: int = 0, unformed: float = 0.0) -> FloatArray:
     return np.where(rng.random(shape) < unformed, 0.0, rng.choice(LEVELS, shape))
 
 
-def residual(g: FloatArray, wanted: FloatArray, lines: Lines, scale: float, pedestal: float) -> float:
+def residual(g: FloatArray, wanted: FloatArray, lines: LineResistances, scale: float, pedestal: float) -> float:
     """Written out anew."""
     formed = wanted > 0
     signal = scale * (wanted - pedestal) * formed
@@ -43,7 +44,7 @@ def residual(g: FloatArray, wanted: FloatArray, lines: Lines, scale: float, pede
 def test_better_than_nothing_and_within_the_range(
     rows: int, columns: int, ohm: float, unformed: float, pedestal: float, seed: int
 ) -> None:
-    wanted, lines = cells(2, rows, columns, seed=seed, unformed=unformed), Lines(ohm, ohm, 50.0, 10.0)
+    wanted, lines = cells(2, rows, columns, seed=seed, unformed=unformed), LineResistances(ohm, ohm, 50.0, 10.0)
     if pedestal:
         wanted[:] = np.maximum(wanted, G_MIN)
     wanted[0, 0, 0] = G_MAX
@@ -65,7 +66,7 @@ def test_better_than_nothing_and_within_the_range(
 def test_a_pair_of_a_64_row_tile() -> None:
     """1 ohm, 1 to 100 uS: the error of 13% (4.4% of what a factor leaves) falls below three thousandths."""
     wanted = cells(1, 64, 64)
-    found = predistort(wanted, Lines(1, 1), G_MIN, G_MAX, pedestal=G_MIN, iterations=8)
+    found = predistort(wanted, LineResistances(1, 1), G_MIN, G_MAX, pedestal=G_MIN, iterations=8)
     assert found.residual_plain > 0.1
     assert found.residual_scaled > 0.03
     assert found.residual < 3e-3
@@ -74,14 +75,14 @@ def test_a_pair_of_a_64_row_tile() -> None:
 
 def test_all_is_matched_where_nothing_is_cut() -> None:
     wanted = np.random.default_rng(0).uniform(4e-5, 6e-5, (1, 32, 32))
-    found = predistort(wanted, Lines(1, 1, 20, 20), G_MIN, G_MAX, scale=1.0, iterations=12)
+    found = predistort(wanted, LineResistances(1, 1, 20, 20), G_MIN, G_MAX, scale=1.0, iterations=12)
     assert found.residual < 1e-9
-    np.testing.assert_allclose(transfer(found.conductances, Lines(1, 1, 20, 20)), wanted, rtol=1e-7)
+    np.testing.assert_allclose(transfer(found.conductances, LineResistances(1, 1, 20, 20)), wanted, rtol=1e-7)
     assert (found.conductances > wanted).all()
 
 
 def test_the_scale_may_be_given() -> None:
-    wanted, lines = cells(1, 32, 32), Lines(2, 2)
+    wanted, lines = cells(1, 32, 32), LineResistances(2, 2)
     found = predistort(wanted, lines, G_MIN, G_MAX, scale=0.8, pedestal=G_MIN)
     assert found.scale == 0.8
     assert found.residual < residual(wanted, wanted, lines, 0.8, G_MIN)
@@ -89,16 +90,16 @@ def test_the_scale_may_be_given() -> None:
 
 def test_perfect_lines_need_nothing() -> None:
     wanted = cells(2, 9, 9, unformed=0.2)
-    found = predistort(wanted, Lines(), G_MIN, G_MAX)
+    found = predistort(wanted, LineResistances(), G_MIN, G_MAX)
     np.testing.assert_array_equal(found.conductances, wanted)
     assert (found.scale, found.residual, found.residual_scaled, found.residual_plain) == (1.0, 0.0, 0.0, 0.0)
-    nothing = predistort(np.zeros((1, 3, 3)), Lines(1, 1), G_MIN, G_MAX)
+    nothing = predistort(np.zeros((1, 3, 3)), LineResistances(1, 1), G_MIN, G_MAX)
     assert not nothing.conductances.any()
     assert nothing.residual == 0
 
 
 def test_what_cannot_be_asked() -> None:
     with pytest.raises(ValueError, match=r"wanted conductances are 0.0001 to 0.0002 S, beyond the range"):
-        predistort(np.array([[[1e-4, 2e-4]]]), Lines(1, 1), G_MIN, G_MAX)
+        predistort(np.array([[[1e-4, 2e-4]]]), LineResistances(1, 1), G_MIN, G_MAX)
     with pytest.raises(ValueError, match=r"a scale of 1.5 is not above 0 and at most 1"):
-        predistort(cells(1, 3, 3), Lines(1, 1), G_MIN, G_MAX, scale=1.5)
+        predistort(cells(1, 3, 3), LineResistances(1, 1), G_MIN, G_MAX, scale=1.5)

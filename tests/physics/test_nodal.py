@@ -11,11 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import optimize
 
+from mcompiler.effects import CellCurve, Circuit, LineResistances, circuit_of, described
 from mcompiler.errors import TargetError
 from mcompiler.physics import network, nodal
-from mcompiler.physics.curve import Curve
-from mcompiler.physics.nodal import Circuit, LinearisationError, linearisation_error, linearise, solve
-from mcompiler.physics.wires import Lines, transfer
+from mcompiler.physics.nodal import LinearisationAccuracy, linearisation_accuracy, linearise, solve
+from mcompiler.physics.wires import transfer
+from mcompiler.target import Target
 from tests.support.programs import target
 
 FloatArray = npt.NDArray[np.float64]
@@ -23,13 +24,13 @@ FloatArray = npt.NDArray[np.float64]
 PROPERTY = settings(max_examples=40, deadline=None)
 
 VOLTS = 0.2
-SINH = Curve(VOLTS, sinh_v=0.08)
-TABLE = Curve(VOLTS, voltages_v=(0.1, VOLTS), ratios=(0.3, 1.0))
+SINH = CellCurve(VOLTS, sinh_v=0.08)
+TABLE = CellCurve(VOLTS, voltages_v=(0.1, VOLTS), ratios=(0.3, 1.0))
 OHMS = st.sampled_from([0.0, 0.1, 10.0, 300.0])
-LINES = st.builds(Lines, OHMS, OHMS, OHMS, OHMS)
+LINES = st.builds(LineResistances, OHMS, OHMS, OHMS, OHMS)
 SIZES = st.integers(1, 6)
 
-SOME = Lines(word_ohm=10.0, bit_ohm=4.0, driver_ohm=200.0, sense_ohm=60.0)
+SOME = LineResistances(word_ohm=10.0, bit_ohm=4.0, driver_ohm=200.0, sense_ohm=60.0)
 ROWS = Circuit(SOME, VOLTS)
 GATES = Circuit(SOME, VOLTS, drive="gate")
 FLOATING = Circuit(SOME, VOLTS, idle_rows="floating")
@@ -42,7 +43,7 @@ ALL = {
     "curved table": replace(ROWS, curve=TABLE),
     "curved floating": replace(FLOATING, curve=SINH, access_ohm=2000.0),
     "curved gates": replace(GATES, curve=SINH),
-}  # fmt: skip
+}
 
 circuits = pytest.mark.parametrize("circuit", list(ALL.values()), ids=list(ALL))
 nonlinear = pytest.mark.parametrize("circuit", list(ALL.values())[1:], ids=list(ALL)[1:])
@@ -64,7 +65,7 @@ def by_cell_currents(g: FloatArray, x: FloatArray, circuit: Circuit) -> FloatArr
     Floating rows have an unknown voltage at the end of their line, at which their currents add up to 0.
     """
     rows, columns = g.shape
-    lines, curve = circuit.lines, circuit.curve or Curve(VOLTS, voltages_v=(VOLTS,), ratios=(1.0,))
+    lines, curve = circuit.lines, circuit.curve or CellCurve(VOLTS, voltages_v=(VOLTS,), ratios=(1.0,))
     idle = x == 0
     off = idle if circuit.drive == "gate" else np.zeros(rows, bool)
     hangs = idle if circuit.drive == "row_voltage" and circuit.idle_rows == "floating" else np.zeros(rows, bool)
@@ -97,7 +98,7 @@ def by_cell_currents(g: FloatArray, x: FloatArray, circuit: Circuit) -> FloatArr
 @PROPERTY
 @given(SIZES, SIZES, LINES, st.sampled_from([0.0, 0.4]), st.integers(0, 99))
 def test_row_voltages_equal_the_transfer_matrix(
-    rows: int, columns: int, lines: Lines, unformed: float, seed: int
+    rows: int, columns: int, lines: LineResistances, unformed: float, seed: int
 ) -> None:
     g = conductances(rows, columns, seed, unformed)
     x = np.random.default_rng(seed).random(rows)
@@ -106,8 +107,17 @@ def test_row_voltages_equal_the_transfer_matrix(
 
 
 @pytest.mark.parametrize("size", [16, 128, pytest.param(256, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("lines", [Lines(0.1, 0.1), Lines(1, 1, 100, 50), Lines(10, 0.1), Lines(10, 10), Lines(1e4, 1)])
-def test_large_tiles_equal_the_transfer_matrix(size: int, lines: Lines) -> None:
+@pytest.mark.parametrize(
+    "lines",
+    [
+        LineResistances(0.1, 0.1),
+        LineResistances(1, 1, 100, 50),
+        LineResistances(10, 0.1),
+        LineResistances(10, 10),
+        LineResistances(1e4, 1),
+    ],
+)
+def test_large_tiles_equal_the_transfer_matrix(size: int, lines: LineResistances) -> None:
     g = conductances(size, size - 3, seed=size, unformed=0.05)
     x = np.random.default_rng(size).random(size)
     expected = VOLTS * x @ transfer(g[None], lines)[0]
@@ -115,8 +125,17 @@ def test_large_tiles_equal_the_transfer_matrix(size: int, lines: Lines) -> None:
 
 
 @circuits
-@pytest.mark.parametrize("lines", [SOME, Lines(), Lines(bit_ohm=50.0), Lines(word_ohm=50.0), Lines(0, 0, 90.0, 70.0)])
-def test_solves_equal_scipys_roots(circuit: Circuit, lines: Lines) -> None:
+@pytest.mark.parametrize(
+    "lines",
+    [
+        SOME,
+        LineResistances(),
+        LineResistances(bit_ohm=50.0),
+        LineResistances(word_ohm=50.0),
+        LineResistances(0, 0, 90.0, 70.0),
+    ],
+)
+def test_solves_equal_scipys_roots(circuit: Circuit, lines: LineResistances) -> None:
     circuit = replace(circuit, lines=lines)
     g = conductances(4, 3, seed=5, unformed=0.2)
     g[1] = 0  # a row without cells that hangs in the air
@@ -155,14 +174,14 @@ def test_access_resistance_is_part_of_an_ohmic_cell() -> None:
     g, x = conductances(5, 4), np.array([1.0, 0.3, 0, 1, 0.5])
     with_access = solve(g, x, replace(ROWS, access_ohm=3000.0))
     np.testing.assert_allclose(with_access, solve(g / (1 + g * 3000), x, ROWS), rtol=1e-12)
-    straight = Curve(VOLTS, voltages_v=(VOLTS,), ratios=(1.0,))
+    straight = CellCurve(VOLTS, voltages_v=(VOLTS,), ratios=(1.0,))
     curved = solve(g, x, replace(ROWS, access_ohm=3000.0, curve=straight))
     np.testing.assert_allclose(curved, with_access, rtol=1e-11)
 
 
 def test_a_steep_curve_settles() -> None:
     g = conductances(12, 12)
-    steep = Circuit(Lines(100, 100, 1000, 1000), 1.0, curve=Curve(1.0, sinh_v=0.05))
+    steep = Circuit(LineResistances(100, 100, 1000, 1000), 1.0, curve=CellCurve(1.0, sinh_v=0.05))
     found = solve(g, np.ones(12), steep)
     assert (found > 0).all()
     assert found.sum() < g.sum()
@@ -190,7 +209,7 @@ def test_inputs_that_do_not_fit() -> None:
 
 
 def test_the_circuit_of_a_target() -> None:
-    found = Circuit.of(
+    found = circuit_for(
         target(
             "array.wire_resistance_ohm=2.0",
             "array.idle_rows=floating",
@@ -199,13 +218,19 @@ def test_the_circuit_of_a_target() -> None:
             "device.read_voltage_v=0.25",
         )
     )
-    assert found == Circuit(Lines(2.0, 2.0), 0.25, "row_voltage", "floating", Curve(0.25, sinh_v=0.3), 500.0)
+    assert found == Circuit(
+        LineResistances(2.0, 2.0), 0.25, "row_voltage", "floating", CellCurve(0.25, sinh_v=0.3), 500.0
+    )
     assert not found.linear
-    assert Circuit.of(target()).linear
-    assert Circuit.of(target("array.drive=gate")).drive == "gate"
+    assert circuit_for(target()).linear
+    assert circuit_for(target("array.drive=gate")).drive == "gate"
 
 
 # --- linearise -------------------------------------------------------------------------------------------------------
+
+
+def circuit_for(chip: Target) -> Circuit:
+    return circuit_of(chip, described(chip))
 
 
 def mean_currents(g: FloatArray, x: FloatArray, circuit: Circuit, levels: int = 2) -> FloatArray:
@@ -221,8 +246,10 @@ def test_a_linear_circuit_is_its_own_linearisation() -> None:
 
 
 @nonlinear
-@pytest.mark.parametrize("lines", [SOME, Lines(), Lines(bit_ohm=50.0), Lines(0, 0, 0, 70.0)])
-def test_the_map_is_exact_at_certain_inputs_and_follows_the_currents(circuit: Circuit, lines: Lines) -> None:
+@pytest.mark.parametrize(
+    "lines", [SOME, LineResistances(), LineResistances(bit_ohm=50.0), LineResistances(0, 0, 0, 70.0)]
+)
+def test_the_map_is_exact_at_certain_inputs_and_follows_the_currents(circuit: Circuit, lines: LineResistances) -> None:
     circuit = replace(circuit, lines=lines)
     g, x = conductances(6, 5, seed=2, unformed=0.1), bits(6, seed=3)
     np.testing.assert_allclose(mean_currents(g, x, circuit), solve(g, x, circuit), rtol=1e-9, atol=1e-18)
@@ -237,7 +264,7 @@ def test_the_map_is_exact_at_certain_inputs_and_follows_the_currents(circuit: Ci
 def test_perfect_lines_leave_the_conductances(circuit: Circuit) -> None:
     """At its levels 0 and 1 a curve does not show."""
     g = conductances(6, 5, unformed=0.2)
-    linear = linearise(g, np.full(6, 0.4), replace(circuit, lines=Lines(), access_ohm=0.0))
+    linear = linearise(g, np.full(6, 0.4), replace(circuit, lines=LineResistances(), access_ohm=0.0))
     np.testing.assert_allclose(linear.matrix, g, rtol=1e-12)
     np.testing.assert_allclose(linear.offset, 0, atol=1e-18)
 
@@ -246,7 +273,7 @@ def test_perfect_lines_leave_the_conductances(circuit: Circuit) -> None:
 @pytest.mark.parametrize("mean", [0.2, 0.5])
 def test_levels_are_averaged_over(levels: int, off: float, mean: float) -> None:
     """Perfect lines: the mean current of a row is that over its inputs; five states stand for more."""
-    circuit = Circuit(Lines(), VOLTS, curve=SINH)
+    circuit = Circuit(LineResistances(), VOLTS, curve=SINH)
     g, activity = conductances(1, 3), np.array([mean])
     draws = nodal._draw(activity, np.random.default_rng(0), 200_000, levels)
     np.testing.assert_allclose(draws.mean(), mean, rtol=0.01)
@@ -267,18 +294,18 @@ def test_all_levels_are_equally_likely_at_a_half() -> None:
 @nonlinear
 def test_the_error_is_measured_and_small(circuit: Circuit) -> None:
     g, activity = conductances(24, 20), np.full(24, 0.5)
-    error = linearisation_error(g, activity, circuit, np.random.default_rng(0), vectors=8)
+    error = linearisation_accuracy(g, activity, circuit, np.random.default_rng(0), vectors=8)
     assert 0 < error.rms < 0.02
     assert error.rms < error.worst < 0.06
     assert error.rms < error.of_spread < 0.08
     assert error.ignored_rms > 5 * error.rms
-    assert error == linearisation_error(g, activity, circuit, np.random.default_rng(0), vectors=8)
+    assert error == linearisation_accuracy(g, activity, circuit, np.random.default_rng(0), vectors=8)
 
 
 def test_errors_by_hand() -> None:
     """One cell behind one row: the currents are 0 and one value, the map is at their mean."""
     g, activity = np.full((1, 1), 1e-4), np.ones(1)
-    error = linearisation_error(g, activity, CURVED, np.random.default_rng(0), vectors=3)
+    error = linearisation_accuracy(g, activity, CURVED, np.random.default_rng(0), vectors=3)
     exact = solve(g, activity, CURVED)[0]
     assert error.rms < 1e-12
     assert error.of_spread == 0  # nothing varies
@@ -287,14 +314,14 @@ def test_errors_by_hand() -> None:
 
 def test_a_linear_circuit_has_no_error() -> None:
     g = conductances(8, 6)
-    error = linearisation_error(g, np.full(8, 0.5), ROWS, np.random.default_rng(0), vectors=4)
+    error = linearisation_accuracy(g, np.full(8, 0.5), ROWS, np.random.default_rng(0), vectors=4)
     assert max(error.rms, error.worst, error.of_spread) < 1e-11
-    nothing = linearisation_error(g, np.zeros(8), FLOATING, np.random.default_rng(0), vectors=2)
-    assert nothing == LinearisationError(0, 0, 0, 0)
+    nothing = linearisation_accuracy(g, np.zeros(8), FLOATING, np.random.default_rng(0), vectors=2)
+    assert nothing == LinearisationAccuracy(0, 0, 0, 0)
 
 
 def test_many_levels_have_an_error_too() -> None:
     g, activity = conductances(16, 12), np.full(16, 0.4)
-    found = linearisation_error(g, activity, CURVED, np.random.default_rng(0), vectors=6, levels=16)
+    found = linearisation_accuracy(g, activity, CURVED, np.random.default_rng(0), vectors=6, levels=16)
     assert 0 < found.rms < 0.15
     assert found.ignored_rms > 3 * found.rms

@@ -11,19 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mcompiler.physics.devices import (
-    accessed,
-    drifted,
-    noise_deviation,
-    noisy,
-    open_lines,
-    programmed,
-    stuck,
-    telegraph,
-    telegraph_cells,
-    telegraph_moments,
-    warmed,
-)
+from mcompiler.effects.drift import drifted
+from mcompiler.effects.faults import open_lines, stuck
+from mcompiler.effects.noise import noise_deviation, noisy
+from mcompiler.effects.programming import programmed
+from mcompiler.effects.telegraph import telegraph, telegraph_cells, telegraph_moments
+from mcompiler.effects.temperature import warmed
 from mcompiler.target import Device, load_target
 
 N = 40_000
@@ -73,7 +66,6 @@ def test_a_device_without_sections_is_ideal() -> None:
     assert warmed(G, ideal) is G
     assert stuck(G, ideal, rng()) is G
     assert open_lines(G, ideal, rng()) is G
-    assert np.array_equal(accessed(G, ideal), G)
     assert not noise_deviation(G, ideal, 1e6).any()
     assert not telegraph_cells(G.shape, ideal, rng()).any()
 
@@ -317,14 +309,7 @@ def test_moments_of_telegraph_noise_are_those_of_its_draws() -> None:
     assert mean[0] == pytest.approx(5e-6 * (1 - 0.2 * 0.25))
 
 
-# --- circuits and temperature ---------------------------------------------------------------------------------------
-
-
-def test_access_resistance_is_in_series() -> None:
-    G = np.array([0.0, 1e-6, 40e-6])
-    through = accessed(G, device(access_resistance_ohm=5e3))
-    assert through[0] == 0
-    assert 1 / through[1:] == pytest.approx(1 / G[1:] + 5e3)
+# --- temperature ----------------------------------------------------------------------------------------------------
 
 
 def test_temperature_is_linear() -> None:
@@ -357,7 +342,7 @@ def test_conductances_stay_physical_whatever_is_drawn(seed: int, rows: int, colu
     def chip() -> list[Floats]:
         generator = rng(seed)
         G = programmed(wanted, codes, described, generator, time_s)
-        stages = [G, drifted(G, described, generator, time_s), warmed(G, described), accessed(G, described)]
+        stages = [G, drifted(G, described, generator, time_s), warmed(G, described)]
         stages += [noisy(G, described, generator, time_s), telegraph(G, described, generator)]
         unformed = np.concatenate([stage[:, 0] for stage in stages])
         assert not unformed.any()

@@ -1,0 +1,131 @@
+"""Read noise of cells: normal, in several parts that add in variance.
+
+sigma^2 = absolute^2 + (proportional g)^2 + polynomial(g / g_max)^2 + (1/f)^2 with 1/f = g min(q / (g / g_max)^e,
+q_largest) sqrt(ln((t + t_r) / (2 t_r))). The last part is the accumulated 1/f noise of a read of duration t_r at time
+t: Joshi et al., Nature Communications 11, 2473 (2020).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+
+from mcompiler.effects.base import (
+    ArrayOnChip,
+    Correlation,
+    Effect,
+    Fluctuation,
+    Polynomial,
+    Siemens,
+    Violations,
+    formed,
+    polynomial_deviation,
+)
+from mcompiler.effects.lazy_numpy import np
+from mcompiler.target.base import NonNegativeFloat, PositiveFloat, Section
+
+if TYPE_CHECKING:
+    from mcompiler.target.schema import Target
+    from mcompiler.target.sections import Device
+
+
+class OneOverF(Section):
+    """Accumulated 1/f noise.
+
+    deviation = g x min(q / (g / g_max)^q_exponent, q_largest) x sqrt(ln((t + read_s) / (2 read_s))), t the time since
+    programming.
+    """
+
+    q: NonNegativeFloat = Field(
+        default=0.0, description="share of g that it deviates at g_max, before the factor of time"
+    )
+    q_exponent: NonNegativeFloat = Field(default=0.0, description="by which the share grows at lower conductances")
+    q_largest: NonNegativeFloat | None = Field(default=None, description="bound of the share; none where not given")
+    read_s: PositiveFloat | None = Field(default=None, description="duration of a read, t_r of the formula")
+
+
+class Noise(Section):
+    """Read noise of a cell: normal, its parts add in variance."""
+
+    correlation: Correlation = Field(description="for how long one draw lasts")
+    absolute_siemens: NonNegativeFloat = Field(default=0.0, description="deviation, the same for every conductance")
+    proportional: NonNegativeFloat = Field(default=0.0, description="deviation as a share of the conductance")
+    polynomial_siemens: Polynomial | None = Field(
+        default=None, description="deviation as a polynomial of g / g_max, highest power first, siemens; at least 0"
+    )
+    one_over_f: OneOverF | None = None
+
+
+def noise_deviation(G: Siemens, device: Device, time_s: float) -> Siemens:
+    """Standard deviation of ``device.noise``, all parts together, at a time since programming.
+
+    Args:
+        G: float64 [...], siemens.
+        device: the device.
+        time_s: since programming; before t_r there is no 1/f noise.
+
+    Returns:
+        float64 [...], siemens; 0 for cells that do not conduct.
+    """
+    noise = device.noise
+    if noise is None:
+        return np.zeros_like(G)
+    share = G / device.g_max_siemens
+    variance = noise.absolute_siemens**2 + (noise.proportional * G) ** 2
+    if noise.polynomial_siemens is not None:
+        variance = variance + polynomial_deviation(noise.polynomial_siemens, share) ** 2
+    slow = noise.one_over_f
+    if slow is not None and slow.read_s is not None and time_s > slow.read_s:
+        size = np.clip(slow.q / np.where(G > 0, share, 1.0) ** slow.q_exponent, None, slow.q_largest)
+        variance = variance + (G * size) ** 2 * np.log((time_s + slow.read_s) / (2 * slow.read_s))
+    return formed(G, np.sqrt(variance))
+
+
+def noisy(G: Siemens, device: Device, rng: np.random.Generator, time_s: float) -> Siemens:
+    """Conductances [...], siemens, with one draw of ``device.noise`` at a time since programming."""
+    if device.noise is None:
+        return G
+    return formed(G, G + noise_deviation(G, device, time_s) * rng.standard_normal(G.shape))
+
+
+def _read_duration(device: Device) -> Violations:
+    slow = device.noise.one_over_f if device.noise is not None else None
+    if slow is not None and slow.q > 0 and slow.read_s is None:
+        yield "device.noise.one_over_f.read_s", "missing: 1/f noise grows with ln(time / read_s) where q is above 0"
+
+
+@dataclass(frozen=True)
+class NoiseEffect(Effect):
+    """Conductances of cells are noisy; the target says for how long one draw lasts."""
+
+    name = "noise"
+    order = 30
+    stream = 2
+    described_elsewhere = "[device.noise]"
+    rules = (_read_duration,)
+
+    def is_described(self, target: Target) -> bool:
+        """Whether cells have read noise."""
+        return target.device.noise is not None
+
+    def correlation(self, target: Target) -> Correlation | None:
+        """As [device.noise] says."""
+        return None if target.device.noise is None else target.device.noise.correlation
+
+    def change_cells(self, G: Siemens, array: ArrayOnChip) -> Siemens:
+        """With one draw, where that lasts until the chip is evaluated at another time."""
+        if self.correlation(array.target) is not Correlation.STATIC_AT_T:
+            return G
+        return noisy(G, array.target.device, array.rng(self), array.time_s)
+
+    def fluctuation(self, G: Siemens, array: ArrayOnChip) -> Fluctuation | None:
+        """Variance between reads or inferences; the mean is that of the cells."""
+        correlation = self.correlation(array.target)
+        if correlation is None or correlation is Correlation.STATIC_AT_T:
+            return None
+        return Fluctuation(G, noise_deviation(G, array.target.device, array.time_s) ** 2, correlation)
+
+
+NOISE = NoiseEffect()
