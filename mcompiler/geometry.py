@@ -69,7 +69,7 @@ def array_shape(target: Target) -> ArrayShape:
 
 
 def all_kept(groups: int, count: int) -> Kept:
-    """Indices of a tensor of which nothing was dropped."""
+    """Indices of a tensor without dropped rows or columns."""
     return Kept(
         np.tile(np.arange(count, dtype=np.int64), groups),
         np.arange(groups + 1, dtype=np.int64) * count,
@@ -80,7 +80,7 @@ def conv_matrix(array: Any, groups: int) -> Any:
     """The matrix of a convolution: row k is (channel in group, *kernel position) in C order.
 
     Args:
-        array: weights [O, C / G, *kernel], a numpy array or whatever else knows ``reshape`` and ``swapaxes`` (a torch
+        array: weights [O, C / G, *kernel], a numpy array or any object with ``reshape`` and ``swapaxes`` (a torch
             tensor does); not empty.
         groups: G.
 
@@ -176,7 +176,7 @@ def tile_table(positions: Sequence[tuple[int, int, int, int, int, int]], shape: 
 
 
 def count_dense(groups: int, rows: int, cols: int, shape: ArrayShape) -> int:
-    """Physical arrays of a G x K x N tensor of which nothing is dropped."""
+    """Physical arrays of a G x K x N tensor, zeros included."""
     if rows <= shape.rows and cols <= shape.tile_columns:
         together = min(shape.rows // rows, shape.tile_columns // cols)
         return -(-groups // together) * shape.arrays_per_tile
@@ -186,7 +186,7 @@ def count_dense(groups: int, rows: int, cols: int, shape: ArrayShape) -> int:
 
 @dataclass(frozen=True)
 class Block:
-    """The weights of one group in one tile, and where they stand in it.
+    """The weights of one group in one tile, and their place in it.
 
     Attributes:
         group: index of the group.
@@ -230,7 +230,7 @@ def used_tiles(weights: npt.NDArray[Any], heads: TileTable, kept_rows: Kept, kep
     """
     used = np.zeros(len(heads), dtype=bool)
     single = np.flatnonzero(heads["groups"] == 1)
-    if len(single):  # the first weight of each tile answers for most of them at once
+    if len(single):  # for most tiles the first weight is enough to know
         group = heads["group"][single]
         row = kept_rows.indices[kept_rows.offsets[group] + heads["row"][single]]
         col = kept_cols.indices[kept_cols.offsets[group] + heads["col"][single]]

@@ -1,4 +1,4 @@
-"""All-zero rows and columns vanish: an input that meets no weight, an output channel that is only its bias."""
+"""Drop all-zero rows and columns: inputs without a weight, and output channels that are only their bias."""
 
 from __future__ import annotations
 

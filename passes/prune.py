@@ -1,4 +1,4 @@
-"""Array positions that hold only zeros vanish."""
+"""Drop array positions that hold only zeros."""
 
 from __future__ import annotations
 

@@ -83,7 +83,7 @@ class Remap:
     ]
 
     def run(self, program: PlacedProgram, target: Target) -> PlacedProgram:
-        """Return the program with new addresses within each core, and where the lines of its arrays stand."""
+        """Return the program with new addresses within each core, and the lines of its arrays."""
         tiled = program.analog.tiled
         free = _free_positions(program, target)
         addresses, remaps = [], []
@@ -198,8 +198,8 @@ class ArrayPosition:
         row = _inverse(order.words, self.lines[0])[word]
         met = (row >= 0) & (row < self.rows) & (place[bit] >= 0)
         copy, row, bit = copy[met], row[met], bit[met]
-        # A place is all adjacent bit lines of one weight. The cell of a weight that a stuck cell meets depends on its
-        # place within them, and is that of the other polarity where the two are swapped.
+        # A place is all adjacent bit lines of one weight. The cell of a weight that is replaced by a stuck cell depends
+        # on its place within them, and is that of the other polarity where the two are swapped.
         costs = []
         for held in (cell[bit], partners(shape)[cell[bit]]):
             columns = np.arange(self.cols) * width + held[:, None]  # [stuck, cols]
@@ -215,7 +215,7 @@ class ArrayPosition:
         return LineOrder(order.words, _completed(chosen, shape.tile_columns, len(where)), swapped)
 
     def _columns(self, order: LineOrder) -> IntArray:
-        """Column of the mapping on each bit line, -1 where none stands: [bit lines]."""
+        """Column of the mapping on each bit line, -1 where there is none: [bit lines]."""
         remap = remap_of([order], np.zeros((0, 4), np.int32), self.lines, 0.0, 0.0)
         return _inverse(bit_lines(remap, slice(0, 1), self.shape)[0], self.lines[1])
 

@@ -19,7 +19,7 @@ class Tile:
     reads: ClassVar[tuple[str, ...]] = ARRAY_SHAPE_KEYS
 
     def run(self, program: MatrixProgram, target: Target) -> TiledProgram:
-        """Return the tile tables, and the array count of the dense mapping beside them."""
+        """Return the tile tables, and the array count of the dense mapping."""
         shape = array_shape(target)
         tables = tuple(
             tile_table(tile_positions(matrix.rows.counts(), matrix.cols.counts(), shape), shape)

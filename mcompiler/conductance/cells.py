@@ -101,7 +101,7 @@ def decode_cells(cells: Iterator[Cells], mapped: MappedMatrix) -> npt.NDArray[np
 
     Args:
         cells: packed level codes, in table order (any number of arrays a step, whole tiles).
-        mapped: where the cells belong and what they stand for; the codes of its matrix are not read.
+        mapped: where the cells belong and how they encode codes; the codes of its matrix are not read.
     """
     matrix, table, shape = mapped.matrix, mapped.table, mapped.shape
     shift, flips, signs = mapped.encoded.shift, mapped.encoded.flips, mapped.encoded.signs
@@ -228,7 +228,7 @@ def _place_values(key: tuple[int, int], shape: ArrayShape) -> IntArray:
 
 
 def _word_table(place_values: IntArray, bits: int, steps: IntArray) -> IntArray:
-    """Code that a word of adjacent cells of ``bits`` bits each stands for: [2 ** (bits * cells)]."""
+    """Code of each word of adjacent cells of ``bits`` bits each: [2 ** (bits * cells)]."""
     words = np.arange(1 << (bits * len(place_values)), dtype=np.int64)
     levels = words[:, None] >> (bits * np.arange(len(place_values))) & ((1 << bits) - 1)
     found: IntArray = steps[levels] @ place_values

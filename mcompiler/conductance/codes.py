@@ -19,7 +19,7 @@ MAX_BYTES_PER_RUN = 64 << 20
 
 
 def steps_of(levels: npt.NDArray[np.unsignedinteger[Any]], shape: ArrayShape) -> npt.NDArray[Any]:
-    """What cells at these level codes add to their columns: the codes themselves, or the entries of a level table.
+    """Level steps of cells at these level codes: the codes themselves, or the entries of a level table.
 
     Codes beyond the table, which only damaged cells have, count as 0.
     """
@@ -27,7 +27,7 @@ def steps_of(levels: npt.NDArray[np.unsignedinteger[Any]], shape: ArrayShape) ->
 
 
 def step_table(shape: ArrayShape) -> npt.NDArray[np.int16]:
-    """What a cell adds to its column at every code that its storage can have: [2 ** storage_bits]."""
+    """Level step of a cell at every code that its storage can have: [2 ** storage_bits]."""
     table = np.zeros(1 << shape.storage_bits, dtype=np.int16)
     steps = shape.steps or range(len(table))
     table[: len(steps)] = steps
@@ -52,7 +52,7 @@ class TileRun:
 
     Attributes:
         arrays: which rows of the tile table these are.
-        index: int32 [tiles, rows, tile_columns], entries of the level table; -1 where no weight stands.
+        index: int32 [tiles, rows, tile_columns], entries of the level table; -1 where there is no weight.
     """
 
     arrays: slice

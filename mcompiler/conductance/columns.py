@@ -1,4 +1,4 @@
-"""What the columns of an operation's own cells can sum to in one read, and what follows from it."""
+"""Extreme sums of the columns of a matrix in one read, and what follows: flips, signs, bits of converters."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ BoolArray = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class ColumnSums:
-    """What a layer's own cells decide.
+    """Properties that follow from the cells of one matrix.
 
     Attributes:
         flips: bool [arrays, columns], columns past half of full scale.
-        signs: polarised encoding: bool [arrays, reads, tile_columns], what counts negative; None otherwise.
+        signs: polarised encoding: bool [arrays, reads, tile_columns], columns that count negative; None otherwise.
         lowest, highest: extreme sums of any column in one read, in level steps times input codes.
         inputs: largest sum of input codes over the active rows.
         bits: int64 [arrays], fewest bits of a converter that lose nothing; 0 where no number of bits suffices.
@@ -115,7 +115,7 @@ def _fragment(head: np.void, read: int, column: int, matrix: WeightMatrix, shape
 
 
 def _by_array(columns: npt.NDArray[Any], shape: ArrayShape) -> npt.NDArray[Any]:
-    """[tiles, tile_columns, polarities, slices] to [arrays, columns], as the cells stand in the arrays."""
+    """[tiles, tile_columns, polarities, slices] to [arrays, columns], in the order of the cells in the arrays."""
     tiles, width = columns.shape[:2]
     found = np.zeros((tiles, shape.arrays_per_tile, shape.columns), dtype=columns.dtype)
     for copy, (polarity, piece) in enumerate(_copies(shape)):

@@ -1,4 +1,4 @@
-"""What a converter does to the value of a column, and whether anything is lost."""
+"""The converter of a column: its codes, its range, and whether it loses information."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Arrays whose lines stand elsewhere than the mapping numbers them: cells as they lie, and back to the mapping's order.
+"""Arrays of a chip whose lines were moved because of stuck cells: from the mapping's order to the chip's, and back.
 
-What a mapping asks for is [rows, columns + extra]; what stands on the chip is [word lines, bit lines], spare lines
-included. Here only: everything else works in one order or the other.
+In the mapping's order an array is [rows, columns + extra], on the chip [word lines, bit lines] with spare lines. Only
+this file converts: all other code works in one order or the other.
 """
 
 from __future__ import annotations
@@ -29,14 +29,18 @@ def spare_places(lines: tuple[int, int], shape: ArrayShape) -> int:
 def partners(shape: ArrayShape) -> IntArray:
     """Which of the adjacent cells of a weight each becomes where its polarities are swapped: [columns_per_weight]."""
     cells = np.arange(shape.columns_per_weight)
-    return (cells + shape.adjacent_slices) % shape.columns_per_weight  # of one polarity: each its own
+    # Polarity is outermost among the adjacent cells, so that the other cell is adjacent_slices further on; with one
+    # polarity that is the cell itself.
+    return (cells + shape.adjacent_slices) % shape.columns_per_weight
 
 
 def place_lines(shape: ArrayShape, places: int) -> IntArray:
-    """Bit lines of each place of a column of weights: [places, columns_per_weight]; spares stand after the extra."""
+    """Bit lines of each place of a column of weights: [places, columns_per_weight]; spares follow the extra columns."""
     width = shape.columns_per_weight
     first = np.arange(places) * width
     spare = np.arange(places) >= shape.tile_columns
+    # Spare bit lines come after all regular ones, of which a few at the end may be too few for a weight, and after the
+    # unit and reference columns.
     first = np.where(spare, first - shape.tile_columns * width + shape.columns + shape.extra, first)
     return first[:, None] + np.arange(width)
 
@@ -54,6 +58,7 @@ def bit_lines(remap: Remapping, tiles: slice, shape: ArrayShape) -> IntArray:
 
 def _order(remap: Remapping, first: int, arrays: int, shape: ArrayShape) -> tuple[IntArray, IntArray, IntArray]:
     """Indices that take [arrays, word lines, bit lines] to [arrays, rows, columns + extra]."""
+    # The arrays of one position hold slices or polarities of the same weights, and so share the order of their lines.
     copies = shape.arrays_per_tile
     tiles = slice(first // copies, (first + arrays) // copies)
     rows = np.repeat(remap.word_lines[tiles].astype(np.int64), copies, axis=0)
@@ -93,7 +98,7 @@ def restored_state(state: ArrayState, first: int, remap: Remapping, shape: Array
 
 
 def arranged_cells(cells: Iterator[Cells], remap: Remapping, shape: ArrayShape) -> Iterator[Cells]:
-    """Packed cells in the order of the mapping as they stand on the chip; lines that hold nothing are at level 0."""
+    """Packed cells in the order of the mapping in the order of the chip; unused lines are at level 0."""
     first = 0
     for chunk in cells:
         levels = unpack_levels(chunk, shape.storage_bits, shape.columns + shape.extra)

@@ -1,4 +1,4 @@
-"""What the converters see: the reads of an operation, from its cells, as mapped or as one chip has them."""
+"""Reads of a matrix: the values that converters see, from its cells as they were mapped, or as one chip has them."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ class ReadBlock:
         constant: float64 [channels]: what the digital side adds to each read of one phase, in units of a code of the
             layer's range times ``place_value``, or None.
         extra_columns: unit and reference columns where they are those of a chip; None: as a mapping asks for them.
-        adc: int64 [conversions, channels]: number of the converter of each, over all arrays of the layer; -1 where no
-            cell stands; of a chip only, else None.
+        adc: int64 [conversions, channels]: number of the converter of each, over all arrays of the layer; -1 where
+            there is no cell; of a chip only, else None.
         zoom: int8 [conversions, channels]: binary steps by which the range of a conversion is finer than the layer's;
             None: not at all. Levels and their variance are what they are before that, offsets what they are behind it.
     """

@@ -91,7 +91,7 @@ class Offset(WeightEncoding):
         return np.asarray(2 * sums > live[:, None, None, None] * full)
 
     def worst_sum(self, full: int, rows: int, rows_active: int) -> int:
-        """With flips no column sums to more than half of full scale over all its rows, whatever part of it is read."""
+        """With flips no column sums to more than half of full scale over all its rows, and so not in any read."""
         total = rows_active * full
         if self.flip:
             total = min(total, rows * full // 2)

@@ -126,7 +126,7 @@ def _fits_integer_kernels(op: AnalogLayer, blocks: Sequence[ReadBlock], adc: Adc
 
 
 def _largest(block: ReadBlock) -> float:
-    """The largest level of any cell, as the finest range that it meets sees it."""
+    """The largest level of any cell, in steps of the range of its converter."""
     levels = block.levels if block.zoom is None else block.levels * block.zoomed
     return float(np.abs(levels).max(initial=0))
 

@@ -93,7 +93,7 @@ class Converter:
 
 
 def zero_code(adc: AdcTransfer) -> int:
-    """uint8 code that stands for 0."""
+    """uint8 code of the value 0."""
     return 128 if adc.smallest < 0 else 0
 
 

@@ -182,7 +182,7 @@ def lines_of(layer: LossyLayer, block: ReadBlock) -> ConvertedLines:
 def _flat(
     values: npt.NDArray[Any] | None, more: npt.NDArray[Any] | None, shape: tuple[int, ...]
 ) -> npt.NDArray[Any] | None:
-    """Values [..., conversions, channels] flat, those of the columns beside them behind; None where all is 0."""
+    """Values [..., conversions, channels] flat, followed by those of the extra columns; None where all is 0."""
     if values is None:
         return None
     flat = values.reshape(shape)

@@ -123,7 +123,7 @@ def _integer_weight(
 ) -> None:
     """DequantizeLinear of codes (through a Gather from their table) in place of the float weight.
 
-    Codes of more than 8 bits stand in another shape and a Reshape follows: onnxruntime fuses a DequantizeLinear right
+    Codes of more than 8 bits have another shape and a Reshape follows: onnxruntime fuses a DequantizeLinear right
     before a Conv or Gemm into an 8-bit operator, whatever the type of its codes, and then refuses the model.
     """
     emitter = Emitter(f"{name}/weight")

@@ -107,7 +107,7 @@ def count_terms(
 ) -> ir.Value:
     """What the digital sum of the inputs adds, in codes: float64 [vectors, channels], exact.
 
-    It takes the pedestal off (COUNT), and stands in for the unit column where the target sums inputs digitally.
+    It takes the pedestal off (COUNT), and replaces the unit column where the target sums inputs digitally.
     """
     unit, _ = converts_extra(layer)
     # Each code, unit column included, has pedestal x (sum of the inputs) in it, times what the code counts for.

@@ -1,6 +1,6 @@
-"""Rows and columns change places, so that scattered zeros fill whole array positions; ``prune`` then drops these.
+"""Reorder rows and columns so that scattered zeros fill whole array positions; ``prune`` then drops these.
 
-Word lines are driven from a buffer and bit lines are read into one, both by address. So a line may stand anywhere: a
+Word lines are driven from a buffer and bit lines are read into one, both by address. So a line may be anywhere: a
 table of addresses says which input it reads and to which output channel it belongs. Tensors keep their order, and
 nothing that reads or adds them sees another one.
 """

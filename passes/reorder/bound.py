@@ -28,8 +28,8 @@ def fewest_tiles(used: Bools, rows: int, cols: int) -> int:
     - *degree*: a row with d weights needs ceil(d / cols) positions; the i-th row block from above, ordered by their
       longest rows, has one at least as long as the (i * rows)-th longest. The same for columns.
     - *pairs*: few rows can have all their columns in few column blocks, counted over pairs of columns; a row block that
-      is full has more rows than that, and so meets more column blocks. The same for columns.
-    - *union*: rows of a block that hardly meet in their columns take many columns together: |union of A_i| >=
+      is full has more rows than that, and so has weights in more column blocks. The same for columns.
+    - *union*: rows of a block with few common columns take many columns together: |union of A_i| >=
       sum of |A_i|^2 / sum over k of |A_i and A_k| (de Caen, Discrete Mathematics 169 (1997) 217-220, for counting
       measure), the inner sum bounded by its ``rows`` largest terms. The same for columns.
     - *spectrum*: the matrix of weights per position is a quotient of the whole one, so that its singular values
@@ -77,7 +77,7 @@ def _line_bound(used: Bools, rows: int, cols: int) -> int:
 
 
 def _needed_for(used: Bools, count: int, cols: int) -> int:
-    """Column blocks that any ``count`` rows meet at least.
+    """Fewest column blocks in which any ``count`` rows together have weights.
 
     A row of d columns lies inside a set S of columns if all of them do, so that it counts at most the share of its
     pairs of columns that are pairs of S. Hence S holds at most sum over j and k in S of h[j, k] rows, where h[j, k]
@@ -151,7 +151,7 @@ def _empties_by_spectrum(scaled: Floats, rows: int, cols: int) -> int:
 
 
 def _least_share(values: npt.NDArray[Any], size: int) -> float:
-    """Least sum of a block's values over the root of its size, whichever lines stand in it."""
+    """Least sum of a block's values over the root of its size, for any choice of lines."""
     ordered = np.sort(values)
     sizes: IntArray = np.array([min(size, len(values)), len(values) % size or size])
     return float(min(ordered[:count].sum() / np.sqrt(count) for count in sizes.tolist()))

@@ -1,4 +1,4 @@
-"""Moves of the search: lines dealt out to blocks by cost, peeled off in blocks that miss the same, exchanged."""
+"""Steps of the search: assign lines to blocks by cost, group rows with common zeros, exchange rows of two blocks."""
 
 from __future__ import annotations
 
@@ -19,14 +19,17 @@ def indicator(blocks: IntArray, count: int) -> Floats:
     return found
 
 
-def empties(hits: Bools, rows: IntArray, blocks: int) -> int:
-    """Positions that no row meets."""
+def count_empty(hits: Bools, rows: IntArray, blocks: int) -> int:
+    """Positions without a weight."""
     met: Floats = indicator(rows, blocks).T @ hits.astype(np.float32)
     return int((met == 0).sum())
 
 
-def dealt(cost: npt.NDArray[np.floating[Any]], sizes: IntArray) -> IntArray:
-    """A block for each line, near the least cost: where too many want one, those stay that would lose most elsewhere.
+def assign_to_blocks(cost: npt.NDArray[np.floating[Any]], sizes: IntArray) -> IntArray:
+    """A block for each line, at nearly the least cost in all.
+
+    Lines take their cheapest block. Where that has too little room, it takes those that would lose most elsewhere; the
+    others choose again among the blocks with room.
 
     Args:
         cost: [lines, blocks].
@@ -53,11 +56,11 @@ def dealt(cost: npt.NDArray[np.floating[Any]], sizes: IntArray) -> IntArray:
     return blocks
 
 
-def peeled(hits: Bools, sizes: IntArray) -> IntArray:
-    """Deal rows out anew, block after block: each takes rows that all miss the same column blocks, as many as can be.
+def group_by_common_zeros(hits: Bools, sizes: IntArray) -> IntArray:
+    """Fill blocks one after the other with rows that have no weights in the same column blocks, as many as possible.
 
     Args:
-        hits: whether a row meets a column block, [rows, column blocks].
+        hits: whether a row has a weight in a column block, [rows, column blocks].
         sizes: rows of each row block.
     """
     blocks = np.full(len(hits), len(sizes) - 1, dtype=np.int64)
@@ -80,48 +83,48 @@ def peeled(hits: Bools, sizes: IntArray) -> IntArray:
     return blocks
 
 
-def repaired(hits: Bools, rows: IntArray, blocks: int) -> IntArray:
-    """Empty further positions by exchanging the rows that meet them, without filling one that is empty.
+def exchange_rows(hits: Bools, rows: IntArray, blocks: int) -> IntArray:
+    """Empty further positions by exchanging the rows with weights in them, without filling an empty one.
 
     Args:
-        hits: whether a row meets a column block, [rows, column blocks].
+        hits: whether a row has a weight in a column block, [rows, column blocks].
         rows: block of each row.
         blocks: how many there are.
     """
     rows, meets = rows.copy(), hits.astype(np.float32)
-    met = indicator(rows, blocks).T @ meets  # rows of each block that meet each column block
-    spoils = meets @ (met == 0).astype(np.float32).T > 0  # whether a row would fill an empty position of a block
+    met = indicator(rows, blocks).T @ meets  # rows of each block with a weight in each column block
+    fills = meets @ (met == 0).astype(np.float32).T > 0  # whether a row would fill an empty position of a block
     again = True
     while again:
         again = False
-        misses = (~spoils).astype(np.float32).T @ (1 - meets)  # rows that a block could have with that position empty
+        misses = (~fills).astype(np.float32).T @ (1 - meets)  # rows that a block could have with that position empty
         possible = (met > 0) & (misses >= np.bincount(rows, minlength=blocks)[:, None])
         places = np.argwhere(possible)
         for block, column in places[np.argsort(met[possible], kind="stable")].tolist():
             if met[block, column] == 0:
                 continue
-            changed = _exchange(hits, rows, spoils, (block, column))
+            changed = _exchange(hits, rows, fills, (block, column))
             if changed is None:
                 continue
             again = True
             for one in changed:
                 met[one] = meets[rows == one].sum(axis=0)
-                spoils[:, one] = meets @ (met[one] == 0).astype(np.float32) > 0
+                fills[:, one] = meets @ (met[one] == 0).astype(np.float32) > 0
     return rows
 
 
-def _exchange(hits: Bools, rows: IntArray, spoils: Bools, position: tuple[int, int]) -> list[int] | None:
-    """Exchange every row of a block that meets a column block; returns the blocks that changed, None if it cannot be.
+def _exchange(hits: Bools, rows: IntArray, fills: Bools, position: tuple[int, int]) -> list[int] | None:
+    """Exchange every row of a block that has a weight in a column block; None if there are not enough others.
 
-    Changes ``rows`` where it can.
+    Changes ``rows``, and returns the blocks that changed.
     """
-    (block, column), blocks = position, spoils.shape[1]
+    (block, column), blocks = position, fills.shape[1]
     leaving = np.flatnonzero((rows == block) & hits[:, column])
-    coming = np.flatnonzero(~spoils[:, block] & ~hits[:, column] & (rows != block))
+    coming = np.flatnonzero(~fills[:, block] & ~hits[:, column] & (rows != block))
     if len(coming) < len(leaving):
         return None
     offered = np.bincount(rows[coming], minlength=blocks)
-    allowed = ~spoils[leaving]
+    allowed = ~fills[leaving]
     if (np.minimum(offered, allowed.sum(axis=0)).sum() < len(leaving)) or not (allowed & (offered > 0)).any(
         axis=1
     ).all():

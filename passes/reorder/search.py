@@ -1,9 +1,9 @@
 """Orders of rows and columns that leave many array positions without a weight.
 
-Rows are dealt out to row blocks and columns to column blocks. Where the columns stand, a row is known by the column
-blocks that it meets; rows that meet few of them together make a block with empty positions, and the same with rows and
-columns changed about. Finding the best order is NP-hard (one empty position is a biclique of the zeros), so there are
-several starts, each improved until it does not get better, and the best of them is kept.
+Rows are assigned to row blocks and columns to column blocks. With the columns fixed, all that counts of a row is in
+which column blocks it has weights; rows with weights in few of them together make a block with empty positions. The
+same holds with rows and columns exchanged. Finding the best order is NP-hard (one empty position is a biclique of the
+zeros), so there are several starts, each improved until it does not get better, and the best of them is kept.
 """
 
 from __future__ import annotations
@@ -16,19 +16,25 @@ import numpy as np
 import numpy.typing as npt
 
 from mcompiler.ir import IntArray
-from mcompiler.passes.reorder.moves import dealt, empties, indicator, peeled, repaired
+from mcompiler.passes.reorder.moves import (
+    assign_to_blocks,
+    count_empty,
+    exchange_rows,
+    group_by_common_zeros,
+    indicator,
+)
 
 Bools = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float32]
 
 ROUNDS = 10
-"""Times that rows and columns are dealt out anew with ever sharper weights."""
+"""Times that rows and columns are assigned anew in ``sharpened``, with ever smaller e."""
 
 FITS = 30
-"""Times that rows and columns are dealt out anew by likelihood, at most."""
+"""Times that rows and columns are assigned anew by likelihood, at most."""
 
 RANK = 48
-"""Singular vectors that tell lines apart, at most."""
+"""Singular vectors by which lines are compared, at most."""
 
 WORK = 8_000_000
 """Places of the matrix, times tries, at effort 1: a second or two."""
@@ -39,7 +45,7 @@ FEWEST_TRIES, MOST_TRIES = 2, 60
 PATIENCE = 20
 """Tries from changed orders without a gain after which the search ends, at effort 1."""
 
-KICKS = (0.05, 0.1, 0.2, 0.4)
+PERTURBED_SHARES = (0.05, 0.1, 0.2, 0.4)
 """Shares of the lines that change places before another try."""
 
 
@@ -91,12 +97,12 @@ class Search:
 
     @property
     def turned(self) -> Search:
-        """Rows and columns changed about."""
+        """Rows and columns exchanged."""
         return Search(self.cols, self.rows, self.widths, self.heights)
 
     @property
     def given(self) -> BlockOrder:
-        """Lines as they stand."""
+        """Lines in their given order."""
         rows, cols = (np.repeat(np.arange(len(sizes)), sizes) for sizes in (self.heights, self.widths))
         return BlockOrder(rows, cols)
 
@@ -133,7 +139,7 @@ class Search:
                 break
             start = next(starts, None)
             if start is not None:
-                found = self._refitted(self.improved(start))
+                found = self._fit_while_better(self.improved(start))
             else:
                 found = self._another(best, rng)
             empty = self.empty(found)
@@ -149,15 +155,15 @@ class Search:
         yield self.sharpened(self.given)
 
     def _another(self, best: BlockOrder, rng: np.random.Generator) -> BlockOrder:
-        """An order near the best, one fitted from near it, or one from afar."""
+        """An order near the best, one fitted from such an order, or one from a new start."""
         kind = int(rng.integers(4))
         if kind == 0:
-            return self.improved(self._kicked(best, rng))
-        start = self._kicked(best, rng) if kind < 3 else BlockOrder(*_embedded(self, rng))
-        return self._refitted(self.improved(self.fitted(start)))
+            return self.improved(self._perturbed(best, rng))
+        start = self._perturbed(best, rng) if kind < 3 else BlockOrder(*_embedded(self, rng))
+        return self._fit_while_better(self.improved(self.fitted(start)))
 
-    def _refitted(self, order: BlockOrder) -> BlockOrder:
-        """Deal out by likelihood and improve, again while that empties more; what is given if it never does."""
+    def _fit_while_better(self, order: BlockOrder) -> BlockOrder:
+        """Assign by likelihood and improve, again while that empties more; the given order if it never does."""
         empty = self.empty(order)
         while True:
             other = self.improved(self.fitted(order))
@@ -166,10 +172,10 @@ class Search:
                 return order
             order, empty = other, found
 
-    def _kicked(self, order: BlockOrder, rng: np.random.Generator) -> BlockOrder:
+    def _perturbed(self, order: BlockOrder, rng: np.random.Generator) -> BlockOrder:
         """Some columns, or some rows, change places at random."""
         lines = (order.rows, order.cols)[which := int(rng.integers(2))].copy()
-        chosen = np.flatnonzero(rng.random(len(lines)) < rng.choice(KICKS))
+        chosen = np.flatnonzero(rng.random(len(lines)) < rng.choice(PERTURBED_SHARES))
         lines[chosen] = lines[rng.permutation(chosen)]
         return replace(order, cols=lines) if which else replace(order, rows=lines)
 
@@ -181,31 +187,31 @@ class Search:
         """
         for turn in range(ROUNDS):
             floor = len(self.rows) / (len(self.heights) * len(self.widths)) / 2.0**turn
-            rows = dealt(self.met(order.cols) @ (1 / (self.fill(order) + floor)).T, self.heights)
+            rows = assign_to_blocks(self.met(order.cols) @ (1 / (self.fill(order) + floor)).T, self.heights)
             order = replace(order, rows=rows)
-            cols = dealt(self.turned.met(order.rows) @ (1 / (self.fill(order) + floor)), self.widths)
+            cols = assign_to_blocks(self.turned.met(order.rows) @ (1 / (self.fill(order) + floor)), self.widths)
             if turn and (cols == order.cols).all():
                 break
             order = replace(order, cols=cols)
         return order
 
     def fitted(self, order: BlockOrder) -> BlockOrder:
-        """Rows and columns go where they are likeliest, were weights of a position independent and equally frequent."""
+        """Rows and columns in their likeliest blocks, weights of a position being independent and equally frequent."""
         area = np.outer(self.heights, self.widths).astype(np.float32)
         for _ in range(FITS):
             rate = (self.fill(order) + np.float32(0.5)) / area
             cost = (self.widths * rate).sum(axis=1) - self.met(order.cols) @ np.log(rate).T
-            order = replace(order, rows=dealt(cost, self.heights))
+            order = replace(order, rows=assign_to_blocks(cost, self.heights))
             rate = (self.fill(order) + np.float32(0.5)) / area
             cost = self.heights @ rate - self.turned.met(order.rows) @ np.log(rate)
-            cols = dealt(cost, self.widths)
+            cols = assign_to_blocks(cost, self.widths)
             if (cols == order.cols).all():
                 break
             order = replace(order, cols=cols)
         return order
 
     def improved(self, order: BlockOrder) -> BlockOrder:
-        """Deal out rows for the columns as they stand, and columns for the rows, while more positions become empty."""
+        """Assign rows with the columns fixed, and columns with the rows fixed, while more positions become empty."""
         empty, rounds_without = self.empty(order), 0
         turned = self.turned
         while rounds_without < 2:
@@ -214,9 +220,9 @@ class Search:
                 flipped = side is turned
                 one = BlockOrder(order.cols, order.rows) if flipped else order
                 hits = side.met(one.cols) > 0
-                for rows in (peeled(hits, side.heights), one.rows):
-                    rows = repaired(hits, rows, len(side.heights))
-                    found = empties(hits, rows, len(side.heights))
+                for rows in (group_by_common_zeros(hits, side.heights), one.rows):
+                    rows = exchange_rows(hits, rows, len(side.heights))
+                    found = count_empty(hits, rows, len(side.heights))
                     if found >= empty and (rows != one.rows).any():
                         empty = found
                         order = BlockOrder(order.rows, rows) if flipped else BlockOrder(rows, order.cols)
@@ -252,7 +258,7 @@ def _embedded(search: Search, rng: np.random.Generator) -> tuple[IntArray, IntAr
     left, values, right = np.linalg.svd(scaled @ basis, full_matrices=False)
     rows = left[:, :rank] * values[:rank]
     cols = (basis @ right.T)[:, :rank] * values[:rank]
-    # Back to the unscaled profile: a line with few weights is as near to its kind as one with many.
+    # Back to the unscaled profile: a line with few weights is as near to similar lines as one with many.
     rows = rows / np.sqrt(np.maximum(by_row, 1))[:, None]
     cols = cols / np.sqrt(np.maximum(by_col, 1))[:, None]
     return _clustered(rows, search.heights, rng), _clustered(cols, search.widths, rng)
@@ -272,7 +278,7 @@ def _clustered(points: Floats, sizes: IntArray, rng: np.random.Generator) -> Int
     blocks = np.zeros(len(points), dtype=np.int64)
     for _ in range(8):
         distance = (points**2).sum(axis=1)[:, None] - 2 * points @ centres.T + (centres**2).sum(axis=1)
-        found = dealt(distance, sizes)
+        found = assign_to_blocks(distance, sizes)
         if (found == blocks).all():
             break
         blocks = found
