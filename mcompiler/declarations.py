@@ -30,11 +30,13 @@ ARRAY_SHAPE_KEYS = (
 
 TIMING_KEYS = (
     *ARRAY_SHAPE_KEYS,
+    "calibration",
     "components.*.event",
     "components.*.latency_s",
     "converters.adc.columns",
     "converters.adc.rate_hz",
     "converters.dac.bits",
+    "device.drift",
     "device.read_pulse_s",
     "digital.accumulator_bits",
     "digital.clock_hz",

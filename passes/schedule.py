@@ -63,8 +63,6 @@ class Schedule:
     name: ClassVar[str] = "schedule"
     reads: ClassVar[tuple[str, ...]] = (
         *TIMING_KEYS,
-        "calibration",
-        "device.drift",
         "device.write",
         "digital.buffer_bytes",
         "digital.buffer_bytes_per_s",

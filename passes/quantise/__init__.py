@@ -96,8 +96,8 @@ class Quantise:
         held, uses = _held_once(matrices, target)
         with ThreadPoolExecutor(os.cpu_count()) as pool:  # numpy leaves the interpreter to others meanwhile
             coded = tuple(pool.map(partial(weight_matrix, target=target), held))
-        # Calibrated converter ranges and skipped zeros need input vectors (``samples``). The energy that depends on data
-        # needs their means (``statistics``), which random data would falsify.
+        # Calibrated converter ranges and skipped zeros need input vectors (``samples``). The energy that depends on
+        # data needs their means (``statistics``), which random data would falsify.
         for use, matrix in zip(uses, matrices, strict=True):
             quantiser = self._input(matrix, seen[matrix.tensor], quantisers, target)
             sites.append(_site(use, matrix, quantiser, vectors_per_inference(matrix, seen[matrix.tensor])))
