@@ -192,6 +192,31 @@ class PlacementRecord:
 
 
 @dataclass(frozen=True)
+class BuildOptions:
+    """What a model was compiled with: the entry ``options`` of manifest.json.
+
+    Attributes:
+        passes: options of the passes, by the name of the entry.
+        dims: sizes taken for symbolic dimensions, by name.
+        calibration: kind (``none``, ``random``, ``data``) and number of the calibration samples.
+    """
+
+    passes: Mapping[str, Any]
+    dims: Mapping[str, int]
+    calibration: Mapping[str, Any]
+
+    def as_json(self) -> dict[str, Any]:
+        """The entry of manifest.json."""
+        return {**self.passes, "dims": dict(self.dims), "calibration": dict(self.calibration)}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> BuildOptions:
+        """The options that ``as_json`` wrote."""
+        passes = {key: value for key, value in data.items() if key not in ("dims", "calibration")}
+        return cls(passes, dict(data.get("dims", {})), dict(data.get("calibration", {})))
+
+
+@dataclass(frozen=True)
 class StoredRecord:
     """A record of any pass, as manifest.json holds it.
 

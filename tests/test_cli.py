@@ -522,7 +522,7 @@ def test_dimensions_are_given_or_guessed_aloud(
     onnx.save(proto, "seq.onnx")
     random = ("compile", "seq.onnx", "--calibration", "random", "--force")
     assert call(capsys, *random, "--dim", "length=7")[0] == 0
-    assert mcompiler.load("seq.build").options["dims"] == {"length": 7}
+    assert mcompiler.load("seq.build").options.dims == {"length": 7}
     code, _, err = call(capsys, *random)
     assert code == 0
     assert "guessed length=1; give --dim length=N for another size" in err

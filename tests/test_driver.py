@@ -386,7 +386,7 @@ def test_every_range_is_exact(method: str) -> None:
     case = conv_case([3, 3])
     build = mcompiler.compile(case.model, PAIR, calibration=case.feeds, range=method)
     assert build.verify(case.feeds).exact
-    assert build.options["range"] == method
+    assert build.options.passes["range"] == method
 
 
 def test_calibration_may_be_the_array_of_the_only_input() -> None:

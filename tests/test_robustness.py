@@ -264,7 +264,7 @@ def test_open_channels_follow_from_the_weights(named: bool, tmp_path: Path) -> N
     model = product(nodes=nodes, inputs=[info("x", shape)], constants={"k": KERNEL, "mean": mean})
     build = compiled(model, tmp_path, said=said)
     names = ["c", "h", "w"] if named else ["x.1", "x.2", "x.3"]
-    assert build.options["dims"] == dict(zip(names, [3, 16, 16], strict=True))
+    assert build.options.dims == dict(zip(names, [3, 16, 16], strict=True))
     assert said == [f"guessed {names[0]}=3, {names[1]}=16, {names[2]}=16; give --dim {names[2]}=N for another size"]
 
 
@@ -281,7 +281,7 @@ def test_open_features_follow_from_the_weights(
     nodes: list[onnx.NodeProto], shape: list[str], size: int, tmp_path: Path
 ) -> None:
     build = proved(product(nodes=nodes, inputs=[info("x", shape)]), tmp_path, 1)
-    assert build.options["dims"]["d"] == size
+    assert build.options.dims["d"] == size
 
 
 def test_a_dimension_named_as_an_expression(tmp_path: Path) -> None:
@@ -289,7 +289,7 @@ def test_a_dimension_named_as_an_expression(tmp_path: Path) -> None:
     inputs = [info("x", ["n", "now", 6]), info("past", ["n", "before", 6]), info("mask", ["n", "before + now", 1])]
     nodes = [node("Concat", "past x", "all", axis=1), node("Mul", "all mask", "m"), node("MatMul", "m w", "y")]
     build = proved(product(nodes=nodes, inputs=inputs), tmp_path, 1)
-    assert build.options["dims"] == {"now": 1, "before": 1, "before + now": 2}
+    assert build.options.dims == {"now": 1, "before": 1, "before + now": 2}
 
 
 def test_a_dimension_named_total(tmp_path: Path) -> None:
@@ -298,7 +298,7 @@ def test_a_dimension_named_total(tmp_path: Path) -> None:
     nodes.append(node("MatMul", "m v", "y"))
     constants = {"v": RNG.standard_normal((8, 4)).astype(np.float32)}
     build = compiled(proto(nodes, inputs, [info("y", None)], constants), tmp_path)
-    assert build.options["dims"] == {"now": 1, "before": 1, "total_length": 2}
+    assert build.options.dims == {"now": 1, "before": 1, "total_length": 2}
 
 
 def test_a_size_that_no_guess_meets(tmp_path: Path) -> None:

@@ -16,15 +16,15 @@ from mcompiler.artefacts.layers import LayerData, file_stem, layer_files, plain_
 from mcompiler.artefacts.placement import placement_data, placement_faults, plain_attributes
 from mcompiler.artefacts.report import report_html
 from mcompiler.artefacts.stored import read_layers
-from mcompiler.artefacts.timeline import ScheduleRecord, chrome_trace, replayed, stored_stages
+from mcompiler.artefacts.timeline import ScheduleRecord, Timeline, replayed, stored_stages, timeline_of
 
 __all__ = [
     "LayerData",
     "ScheduleRecord",
+    "Timeline",
     "Writer",
     "atomic_write",
     "check_place",
-    "chrome_trace",
     "clean_leftovers",
     "file_stem",
     "hash_file",
@@ -41,6 +41,7 @@ __all__ = [
     "report_html",
     "stored_stages",
     "sync_folder",
+    "timeline_of",
     "verify_hashes",
     "write_build",
     "write_layers",

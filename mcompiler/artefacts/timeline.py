@@ -189,35 +189,75 @@ def replayed(schedule: ScheduleRecord, skeleton: ir.Model, layers: Sequence[Laye
     return dataflow(stored_stages(schedule, skeleton, layers, target), plans, schedule.interval_s, target)
 
 
-def chrome_trace(flow: Dataflow, target: Target) -> dict[str, Any]:
-    """Activity of every stage over a few inferences, for chrome://tracing or ui.perfetto.dev; times in microseconds."""
+@dataclass(frozen=True)
+class BusyInterval:
+    """A time in which a stage works without a pause.
+
+    Attributes:
+        inference: number of the inference, from 0.
+        start_us, duration_us: microseconds.
+        tokens: positions that the stage works on in that time.
+    """
+
+    inference: int
+    start_us: float
+    duration_us: float
+    tokens: int
+
+
+@dataclass(frozen=True)
+class StageActivity:
+    """Activity of one stage: its title, and when it works."""
+
+    title: str
+    intervals: tuple[BusyInterval, ...]
+
+
+@dataclass(frozen=True)
+class Timeline:
+    """Activity of every stage over a few inferences, in topological order."""
+
+    stages: tuple[StageActivity, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        """The trace format of chrome://tracing and ui.perfetto.dev: one thread for each stage."""
+        events: list[dict[str, Any]] = []
+        for thread, stage in enumerate(self.stages):
+            events.append({"ph": "M", "pid": 0, "tid": thread, "name": "thread_name", "args": {"name": stage.title}})
+            events += [
+                {
+                    "ph": "X",
+                    "pid": 0,
+                    "tid": thread,
+                    "name": f"inference {each.inference}",
+                    "ts": each.start_us,
+                    "dur": each.duration_us,
+                    "args": {"tokens": each.tokens},
+                }
+                for each in stage.intervals
+            ]
+        return {"displayTimeUnit": "ns", "traceEvents": events}
+
+
+def timeline_of(flow: Dataflow, target: Target) -> Timeline:
+    """Activity of every stage that works at all, over ``INFERENCES`` inferences."""
     clock_us = 1e6 / target.digital.clock_hz
-    events: list[dict[str, Any]] = []
     shown = [
         (stage, run)
         for stage, run in zip(flow.graph.stages, flow.runs, strict=True)
         if stage.kind is not StageKind.INPUT and run.stage.service and len(run.starts)
     ]
-    for thread, (stage, run) in enumerate(shown):
+    stages = []
+    for stage, run in shown:
         copies = f" x {run.stage.copies}" if run.stage.copies > 1 else ""
-        label = f"{stage.name}{copies} ({stage.kind.value})"
-        events.append({"ph": "M", "pid": 0, "tid": thread, "name": "thread_name", "args": {"name": label}})
+        intervals = []
         for inference in range(INFERENCES):
             for first, last in _busy_times(run):
                 begin = (int(run.starts[first]) + inference * flow.interval) * clock_us
                 end = (int(run.starts[last]) + run.stage.service + inference * flow.interval) * clock_us
-                events.append(
-                    {
-                        "ph": "X",
-                        "pid": 0,
-                        "tid": thread,
-                        "name": f"inference {inference}",
-                        "ts": begin,
-                        "dur": end - begin,
-                        "args": {"tokens": last - first + 1},
-                    }
-                )
-    return {"displayTimeUnit": "ns", "traceEvents": events}
+                intervals.append(BusyInterval(inference, begin, end - begin, last - first + 1))
+        stages.append(StageActivity(f"{stage.name}{copies} ({stage.kind.value})", tuple(intervals)))
+    return Timeline(tuple(stages))
 
 
 def _busy_times(run: StageRun) -> list[tuple[int, int]]:

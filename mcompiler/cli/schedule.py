@@ -34,7 +34,7 @@ def schedule(directory: Path, trace: Path | None, as_json: bool) -> None:
     data = build.schedule.as_json()
     if trace is not None:
         with atomic_write(trace) as temporary:
-            temporary.write_text(json.dumps(build.timeline()), encoding="utf-8")
+            temporary.write_text(json.dumps(build.timeline().as_json()), encoding="utf-8")
     if as_json:
         print_json({**data, **({} if trace is None else {"trace": str(trace)})})
         return

@@ -2,44 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
 from mcompiler.artefacts import (
     LayerData,
     ScheduleRecord,
+    Timeline,
     Writer,
     check_place,
-    chrome_trace,
     plain_attributes,
     replayed,
     report_html,
+    timeline_of,
     write_build,
 )
-from mcompiler.artefacts.programming import Programming, layer_levels, programming_cost, write_programming_table
-from mcompiler.conductance import conductances
-from mcompiler.cost import Cost, DataEnergy, data_energy, mean_field, price
+from mcompiler.artefacts.programming import Programming, programming_cost
+from mcompiler.cost import Cost, DataEnergy, data_energy, price
 from mcompiler.data import Samples, load_samples
 from mcompiler.declarations import Record
-from mcompiler.driver.content import Compiled, Stored, mapped_from_cells
-from mcompiler.driver.proof import SampleRequest, layer_probes, misplaced, shipped_session, verified
+from mcompiler.driver.arrays import BuildArrays
+from mcompiler.driver.content import Compiled, mapped_from_cells
+from mcompiler.driver.proof import Inputs, SampleRequest, layer_probes, misplaced, shipped_session, verified
 from mcompiler.driver.saving import versions, write_files
-from mcompiler.errors import BuildError, UserError
+from mcompiler.errors import BuildError
 from mcompiler.fates import stored_fate
 from mcompiler.ir import NodeFate, ScheduledProgram
 from mcompiler.ir.packing import PacksModels
-from mcompiler.naming import LayerName, find_layer
 from mcompiler.passes.lower import final_fates
 from mcompiler.pipeline import Outcome, Pipeline
 from mcompiler.pipeline.inputs import Say, silent
-from mcompiler.records import RemapRecord, ReorderRecord
+from mcompiler.records import BuildOptions, RemapRecord, ReorderRecord
 from mcompiler.runtime import input_specs
 from mcompiler.simulate import Verification
 from mcompiler.target import Target
@@ -52,22 +51,20 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Build(PacksModels):
+class Build(BuildArrays, PacksModels):
     """A compiled model: placement, cost, cells, proof.
 
     Attributes:
         target: the chip.
-        fates: what became of every node of the model.
-        options: what it was compiled with.
+        fates: fate of every node of the model.
+        options: options of the compilation.
         seconds: time of each pass that ran (empty for a loaded build).
         cached: names of passes whose results came from the cache.
-        records: what the passes gained, by the key that JSON outputs use.
+        records: results of passes and their bounds, by the key that JSON outputs use.
     """
 
-    target: Target
-    _content: Compiled | Stored
     fates: tuple[NodeFate, ...]
-    options: Mapping[str, Any]
+    options: BuildOptions
     seconds: Mapping[str, float] = field(default_factory=dict)
     cached: tuple[str, ...] = ()
     records: Mapping[str, Record] = field(default_factory=dict)
@@ -82,7 +79,7 @@ class Build(PacksModels):
         program, source = outcome.program, pipeline.source
         if not isinstance(program, ScheduledProgram):
             raise BuildError(f"a build is made of a scheduled program, not of a {type(program).__name__}")
-        options = pipeline.options | {"dims": dict(source.program.dims), "calibration": asdict(source.calibration)}
+        options = BuildOptions(pipeline.options, dict(source.program.dims), asdict(source.calibration))
         return cls(
             target=pipeline.target,
             _content=Compiled(program, pipeline.target, source.model, source.external),
@@ -92,11 +89,6 @@ class Build(PacksModels):
             cached=outcome.cached,
             records=outcome.records,
         )
-
-    @property
-    def layers(self) -> tuple[str, ...]:
-        """Names of the analog layers."""
-        return tuple(layer.op.site.name for layer in self._content.layers)
 
     @property
     def cost(self) -> Cost:
@@ -111,10 +103,10 @@ class Build(PacksModels):
         return nx.DiGraph(nx.node_link_graph(plain_attributes(self._content.placement), edges="edges"))
 
     def cost_with(self, target: Target) -> Cost:
-        """What the same build costs with other component values: what is counted is not counted again.
+        """Cost of the same build with other component values; events are not counted again.
 
         Args:
-            target: as that of the build, but for its components.
+            target: the target of the build with other components.
 
         Raises:
             BuildError: the targets differ elsewhere; names the sections.
@@ -150,26 +142,22 @@ class Build(PacksModels):
             limit: the first so many samples.
             target: with other component values; None: that of the build.
         """
-        from mcompiler.driver.exact import exact_inputs  # onnxruntime, needed here only
+        from mcompiler.driver.exact import energies  # onnxruntime, needed here only
 
         chip, content = self.target if target is None else target, self._content
         specs = input_specs(content.float_session(), content.skeleton)
-        samples = SampleRequest(x, limit=limit).samples(specs, self._dims)
-        found = exact_inputs(content, specs, samples, chip)
-        means = [mean_field(layer, each.statistics(), chip) for layer, each in zip(content.layers, found, strict=True)]
-        exact = [each.inputs() for each in found]
-        mean, each = (data_energy(content.layers, self.cost.counts, chip, inputs) for inputs in (means, exact))
-        return mean, each
+        samples = SampleRequest(x, limit=limit).samples(specs, self.options.dims)
+        return energies(content, self.cost.counts, specs, samples, chip)
 
     @property
     def schedule(self) -> ScheduleRecord:
-        """Stages of the pipeline, what waits between them, what limits the interval: the content of schedule.json."""
+        """Stages, streams between them and bounds of the interval: the content of schedule.json."""
         return self._content.schedule
 
-    def timeline(self) -> dict[str, Any]:
-        """Who is busy when over a few inferences, in the trace format of Chrome and Perfetto."""
+    def timeline(self) -> Timeline:
+        """Activity of every stage over a few inferences."""
         content = self._content
-        return chrome_trace(replayed(content.schedule, content.skeleton, content.layers, self.target), self.target)
+        return timeline_of(replayed(content.schedule, content.skeleton, content.layers, self.target), self.target)
 
     @cached_property
     def reference(self) -> ir.Model:
@@ -181,102 +169,27 @@ class Build(PacksModels):
         """The model as the crossbars compute it, rebuilt from the cells."""
         return self._mapped(ideal=False)
 
-    def cells(self, layer: str, tile: int = 0) -> npt.NDArray[np.uint8]:
-        """Level codes of one physical array of a layer: uint8 [rows, columns + unit and reference column].
-
-        Of a chip whose stuck cells are known as they stand on it, spare lines after the others.
-
-        Args:
-            layer: layer name, label, or a part of either that no other layer has.
-            tile: number of the array within the layer.
-
-        Raises:
-            BuildError: no such layer or array.
-        """
-        count = self.arrays(layer)
-        if not 0 <= tile < count:
-            raise BuildError(f"layer '{layer}' has {count} arrays; there is no number {tile}")
-        return next(levels for _, levels in layer_levels(self._layer(layer), self.target, tile))
-
-    def all_cells(self, layer: str) -> Iterator[npt.NDArray[np.uint8]]:
-        """Level codes of every array of a layer, in order, read as they are asked for; as ``cells`` gives them."""
-        return (levels for _, levels in layer_levels(self._layer(layer), self.target))
-
-    def conductances(self, layer: str, tile: int = 0) -> npt.NDArray[np.float64]:
-        """Conductance of every cell of one array in siemens, [rows, columns + extra]."""
-        return conductances(self.cells(layer, tile), self.target)
-
-    def write_cells(self, path: str | Path, layer: str, tile: int | None = None) -> int:
-        """Write the cells of a layer, or of one array, as F.npy (dtype ``artefacts.programming.CELL``) or F.csv.
-
-        Returns:
-            How many there are.
-
-        Raises:
-            BuildError: no such layer or array, another ending, or the file cannot be written.
-        """
-        if tile is not None and not 0 <= tile < self.arrays(layer):
-            raise BuildError(f"layer '{layer}' has {self.arrays(layer)} arrays; there is no number {tile}")
-        return write_programming_table(Path(path), self._layer(layer), self.target, tile)
-
     @property
     def reorder(self) -> ReorderRecord | None:
-        """What another order of the lines gained; None where it was not asked for."""
+        """Result of reordering word and bit lines; None without that pass."""
         layers = [(layer.op.site.name, layer.op.matrix.reorder) for layer in self._own_layers]
         found = [(name, each) for name, each in layers if each is not None]
         return ReorderRecord.of(found) if found else None
 
     @property
     def remap(self) -> RemapRecord | None:
-        """What moving lines gained on a chip with known stuck cells; None without a fault map."""
+        """Result of moving lines around stuck cells; None without a fault map."""
         layers = [(layer.op.site.name, layer.remap) for layer in self._own_layers]
         found = [(name, each) for name, each in layers if each is not None]
         return RemapRecord.of(found) if found else None
 
     def programming(self) -> tuple[Programming, ...] | None:
-        """What writing and verifying the cells takes, by layer and in all; None without [device.write]."""
+        """Time and energy of writing and verifying the cells, by layer and in all; None without [device.write]."""
         return programming_cost(self._content.layers, self.target)
-
-    def netlist(
-        self,
-        layer: str,
-        tile: int | None = None,
-        *,
-        inputs: npt.ArrayLike | None = None,
-        vectors: npt.ArrayLike | None = None,
-    ) -> str:
-        """A SPICE deck of one array, or of all arrays of a layer, as ``write_netlist`` writes it."""
-        parts: list[str] = []
-        self.write_netlist(parts.append, layer, tile, inputs=inputs, vectors=vectors)
-        return "".join(parts)
-
-    def write_netlist(
-        self,
-        write: Callable[[str], object],
-        layer: str,
-        tile: int | None = None,
-        *,
-        inputs: npt.ArrayLike | None = None,
-        vectors: npt.ArrayLike | None = None,
-    ) -> None:
-        """Write a SPICE deck that ngspice runs: every cell and wire, sources, and a print of every bit line's current.
-
-        Args:
-            write: takes text, a line at a time.
-            layer, tile: which arrays; without ``tile`` all of the layer.
-            inputs, vectors: what is applied, as ``netlist.write_layer`` says; None: 1 on all word lines.
-
-        Raises:
-            BuildError: no such layer or array.
-            DataError: inputs that do not fit the word lines, the layer or the drive.
-        """
-        from mcompiler.netlist import write_layer  # scipy, needed here only
-
-        write_layer(write, self._layer(layer), self.target, tile, inputs=inputs, vectors=vectors)
 
     def verify(
         self,
-        x: npt.NDArray[Any] | Mapping[str, npt.NDArray[Any]] | Samples | None = None,
+        x: Inputs = None,
         y: npt.NDArray[Any] | None = None,
         *,
         limit: int | None = None,
@@ -290,9 +203,9 @@ class Build(PacksModels):
             x: inputs [n, ...], arrays by input name, or None for random ones.
             y: labels [n], for accuracies.
             limit: the first so many samples, or the number drawn without ``x`` (16).
-            ideal: lossless converters too.
+            ideal: lossless converters.
             seed: of random samples.
-            progress: told how many samples are done.
+            progress: called with the number of samples done.
         """
         self.check_files()
         return verified(
@@ -300,14 +213,14 @@ class Build(PacksModels):
             self.target,
             self._mapped(ideal),
             SampleRequest(x, y, limit, seed),
-            dims=self._dims,
+            dims=self.options.dims,
             ideal=ideal,
             progress=progress,
         )
 
     def trials(
         self,
-        x: npt.NDArray[Any] | Mapping[str, npt.NDArray[Any]] | Samples | None = None,
+        x: Inputs = None,
         y: npt.NDArray[Any] | None = None,
         *,
         options: TrialOptions | None = None,
@@ -319,7 +232,7 @@ class Build(PacksModels):
         Args:
             x, y, limit: as for ``verify``.
             options: effects, number of chips, first seed, time since programming and so on.
-            progress: told how many chips are done.
+            progress: called with the number of chips done.
 
         Raises:
             UserError: an effect that the target does not describe; options that make no sense.
@@ -331,16 +244,10 @@ class Build(PacksModels):
         self.check_files()
         content = self._content
         specs = input_specs(content.float_session(), content.skeleton)
-        samples = SampleRequest(x, y, limit, wanted.seed).samples(specs, self._dims)
+        samples = SampleRequest(x, y, limit, wanted.seed).samples(specs, self.options.dims)
         same, _ = shipped_session(content, self.mapped, ideal=False)
-        run = TrialRun(
-            content=content,
-            target=self.target,
-            probes=layer_probes(content, ideal=False),
-            specs=specs,
-            samples=samples,
-            options=wanted,
-        )
+        probes = layer_probes(content, ideal=False)
+        run = TrialRun(content, self.target, probes, specs=specs, samples=samples, options=wanted)
         found = run.run(progress)
         plain = replace(found.plain, same_as_shipped=same, misplaced=misplaced(content, self.target))
         return replace(found, plain=plain)
@@ -355,14 +262,15 @@ class Build(PacksModels):
 
     def report(self) -> str:
         """The report as one HTML page."""
-        facts = (self.fates, self._content.layers, self.options)
-        return report_html(self.target, self.cost, *facts, records=tuple(self.records.values()))
+        records = tuple(self.records.values())
+        options, layers = self.options.as_json(), self._content.layers
+        return report_html(self.target, self.cost, self.fates, layers, options, records=records)
 
     def save(self, directory: str | Path, *, force: bool = False, say: Say = silent) -> Path:
         """Write the build directory, whole or not at all.
 
         Raises:
-            BuildError: something else stands there, or a build and ``force`` is not given.
+            BuildError: the directory exists and is no build, or is one and ``force`` is not given.
         """
         content = self._content
         if not isinstance(content, Compiled):
@@ -374,7 +282,7 @@ class Build(PacksModels):
             write_files(writer, content, self.target, self.cost, self.report())
             nodes = [stored_fate(fate) for fate in self.fates]
             records = {key: {"values": each.as_json(), "text": each.text()} for key, each in self.records.items()}
-            return {"versions": versions(), "options": dict(self.options), "nodes": nodes, "records": records}
+            return {"versions": versions(), "options": self.options.as_json(), "nodes": nodes, "records": records}
 
         write_build(out, force, fill, say)
         return out
@@ -384,29 +292,8 @@ class Build(PacksModels):
         """Layers with arrays of their own: each matrix once."""
         return tuple(layer for layer in self._content.layers if layer.shares is None)
 
-    def layer_name(self, given: str) -> str:
-        """Name of the layer that a user names: by its name, its label, or a part of either that no other layer has.
-
-        Raises:
-            BuildError: no layer, or several.
-        """
-        return self._layer(given).op.site.name
-
-    def _layer(self, given: str) -> LayerData:
-        layers = self._content.layers
-        try:
-            return layers[find_layer(given, [LayerName(layer.op.site.name, layer.op.site.label) for layer in layers])]
-        except UserError as error:
-            raise BuildError(str(error)) from None
-
     def _mapped(self, ideal: bool) -> ir.Model:
         return mapped_from_cells(self._content.skeleton, self._content.layers, self.target, ideal)
-
-    @property
-    def _dims(self) -> Mapping[str, int]:
-        """Sizes that were taken for symbolic dimensions."""
-        dims: Mapping[str, int] = self.options.get("dims", {})
-        return dims
 
     def samples(self, data: Path | None, *, limit: int | None = None, seed: int = 0) -> Samples:
         """Samples for ``verify``: from an .npz file, or drawn at random.
@@ -417,29 +304,9 @@ class Build(PacksModels):
         specs = input_specs(self._content.float_session(), self._content.skeleton)
         if data is not None:
             return load_samples(data, specs, limit)
-        return SampleRequest(limit=limit, seed=seed).samples(specs, self._dims)
+        return SampleRequest(limit=limit, seed=seed).samples(specs, self.options.dims)
 
     @property
     def skeleton(self) -> ir.Model:
         """The graph with a placeholder node for each analog layer."""
         return self._content.skeleton
-
-    @property
-    def layer_data(self) -> tuple[LayerData, ...]:
-        """The layers with tables, addresses and cells."""
-        return self._content.layers
-
-    @property
-    def chips(self) -> int:
-        """Chips in use."""
-        used = [layer.addresses[:, 0] for layer in self._content.layers if len(layer.addresses)]
-        return len(np.unique(np.concatenate(used))) if used else 0
-
-    def arrays(self, layer: str) -> int:
-        """Physical arrays of a layer."""
-        return len(self._layer(layer).table)
-
-    def address(self, layer: str, tile: int) -> list[int]:
-        """Chip, tile, core and position of one array."""
-        address: list[int] = self._layer(layer).addresses[tile].tolist()
-        return address

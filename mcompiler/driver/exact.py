@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mcompiler.cost import ExactInputs
+from mcompiler.cost import DataEnergy, ExactInputs, PricedQuantities, data_energy, mean_field
 from mcompiler.data import InputSpec, Samples, batch_size, batches
 from mcompiler.driver.content import Compiled, Stored
 from mcompiler.errors import DataError
@@ -17,6 +17,21 @@ from mcompiler.runtime import RunError, open_model
 from mcompiler.target import Target
 
 SAMPLES_PER_RUN = 8
+
+
+def energies(
+    content: Compiled | Stored,
+    counts: PricedQuantities,
+    specs: tuple[InputSpec, ...],
+    samples: Samples,
+    target: Target,
+) -> tuple[tuple[DataEnergy, ...], tuple[DataEnergy, ...]]:
+    """Energy of the cells, word lines and DACs at given inputs: by the mean densities, and vector by vector."""
+    found = exact_inputs(content, specs, samples, target)
+    means = [mean_field(layer, each.statistics(), target) for layer, each in zip(content.layers, found, strict=True)]
+    exact = [each.inputs() for each in found]
+    mean, each = (data_energy(content.layers, counts, target, inputs) for inputs in (means, exact))
+    return mean, each
 
 
 def exact_inputs(

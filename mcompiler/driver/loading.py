@@ -10,7 +10,7 @@ from mcompiler.driver.content import Stored
 from mcompiler.errors import BuildError
 from mcompiler.fates import restored_fate
 from mcompiler.geometry import array_shape
-from mcompiler.records import StoredRecord
+from mcompiler.records import BuildOptions, StoredRecord
 from mcompiler.target import load_target
 
 
@@ -26,7 +26,7 @@ def load(directory: str | Path) -> Build:
     target = load_target(root / "target.toml")
     try:
         fates = tuple(restored_fate(record) for record in manifest["nodes"])
-        options = dict(manifest["options"])
+        options = BuildOptions.from_json(manifest["options"])
         records = {
             key: StoredRecord(key, each["values"], each["text"]) for key, each in manifest.get("records", {}).items()
         }

@@ -26,7 +26,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import mcompiler
 from mcompiler.declarations import Recording
 from mcompiler.encodings import find_encoding
 from mcompiler.errors import UserError
@@ -63,7 +62,7 @@ class CacheMissError(Exception):
 @cache
 def code_digest() -> str:
     """SHA-256 of the source code of this package (passes included) and of the versions of what it computes with."""
-    root = Path(mcompiler.__file__).parent
+    root = Path(__file__).parents[1]
     parts = [platform.python_version(), platform.machine(), *(metadata.version(name) for name in _LIBRARIES)]
     files = sorted({*root.rglob("*.py"), *(root / "passes").rglob("*.py")})  # rglob may not follow the link
     parts += [f"{file.relative_to(root)} {blob_name(file.read_bytes())}" for file in files]

@@ -135,4 +135,5 @@ def default(
         external=tuple(program.model.meta.get(EXTERNAL_KEY, ())),
         calibration=about_calibration(calibration, samples),
     )
-    return Pipeline(source, chip, made_passes(PASSES, values, inputs), observers, cache, say)
+    passes = made_passes(PASSES, values, inputs)
+    return Pipeline(source, chip, passes, observers=observers, cache=cache, say=say)

@@ -17,7 +17,14 @@ def weight_matrix(matrix: FloatMatrix, target: Target) -> WeightMatrix:
     """The integer matrix of a float matrix; nothing is compacted yet."""
     codes, scale, bits = _weight_codes(matrix, target)
     groups, rows, cols = codes.shape
-    return WeightMatrix(matrix.name, codes, scale, bits, all_kept(groups, rows), all_kept(groups, cols))
+    return WeightMatrix(
+        label=matrix.name,
+        codes=codes,
+        scale=scale,
+        weight_bits=bits,
+        rows=all_kept(groups, rows),
+        cols=all_kept(groups, cols),
+    )
 
 
 def _weight_codes(matrix: FloatMatrix, target: Target) -> tuple[CodeArray, FloatArray, int]:

@@ -101,8 +101,8 @@ def test_loading_gives_the_build_back(kept: Path) -> None:
     assert loaded.cost == fresh.cost
     assert loaded.layers == fresh.layers == ("conv",)
     assert loaded.placement.nodes == fresh.placement.nodes
-    assert {k: v for k, v in loaded.options.items() if k != "calibration"} == {
-        k: v for k, v in fresh.options.items() if k != "calibration"
+    assert {k: v for k, v in loaded.options.as_json().items() if k != "calibration"} == {
+        k: v for k, v in fresh.options.as_json().items() if k != "calibration"
     }
     for tile in range(loaded.arrays("conv")):
         np.testing.assert_array_equal(loaded.cells("conv", tile), fresh.cells("conv", tile))

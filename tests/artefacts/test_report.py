@@ -157,7 +157,10 @@ def _harmless() -> tuple[Cost, tuple[NodeFate, ...], tuple[LayerData, ...]]:
 def test_equal_builds_give_equal_pages(tmp_path_factory: pytest.TempPathFactory) -> None:
     build = digits_build()
     html = build.report()
-    assert html == report_html(build.target, build.cost, build.fates, build.layer_data, build.options)
+    records = tuple(build.records.values())
+    assert html == report_html(
+        build.target, build.cost, build.fates, build.layer_data, build.options.as_json(), records=records
+    )
     place = build.save(tmp_path_factory.mktemp("report") / "digits.build")
     assert (place / "report.html").read_text(encoding="utf-8") == html
     assert load(place).report() == html
@@ -168,10 +171,10 @@ def test_converters_that_lose_say_so() -> None:
     build = digits_build()
     first, *rest = build.layer_data
     lossy = replace(first, analog=replace(first.analog, lossless=False, gain=0.5, clipped=0.0125))
-    html = report_html(build.target, build.cost, build.fates, (lossy, *rest), build.options)
+    html = report_html(build.target, build.cost, build.fates, (lossy, *rest), build.options.as_json())
     assert Page(html).tables["layers"][1][-1] == "gain 0.5, 1.2% clipped"
     unknown = replace(lossy, analog=replace(lossy.analog, clipped=None))
-    html = report_html(build.target, build.cost, build.fates, (unknown, *rest), build.options)
+    html = report_html(build.target, build.cost, build.fates, (unknown, *rest), build.options.as_json())
     assert Page(html).tables["layers"][1][-1] == "gain 0.5, unknown clipped"
 
 

@@ -360,8 +360,8 @@ def test_two_inputs_that_change_places_are_found_out(tmp_path: Path) -> None:
 def test_it_runs_only_where_it_is_asked_for(tmp_path: Path) -> None:
     plain, moved = built("pair")
     assert plain.reorder is None
-    assert "reorder" not in plain.options
-    assert moved.options["reorder"] is True
+    assert "reorder" not in plain.options.passes
+    assert moved.options.passes["reorder"] is True
     note = moved.reorder
     assert note is not None
     copies = array_shape(moved.target).arrays_per_tile

@@ -150,7 +150,7 @@ def test_copies_are_in_every_artefact(build: Path, tmp_path: Path) -> None:
 
 def test_the_timeline_shows_every_working_stage_in_its_time(build: Path) -> None:
     loaded = mcompiler.load(build)
-    trace, schedule = loaded.timeline(), loaded.schedule
+    trace, schedule = loaded.timeline().as_json(), loaded.schedule
     names = {e["tid"]: e["args"]["name"] for e in trace["traceEvents"] if e["ph"] == "M"}
     for stage in schedule.as_json()["stages"]:
         threads = [tid for tid, name in names.items() if name.startswith(f"{stage['name']} ")]

@@ -9,9 +9,11 @@ from enum import StrEnum
 from typing import Annotated, Any, ClassVar
 
 import pytest
+from click.testing import CliRunner
 
 import mcompiler
 from mcompiler.cli import options as cli_options
+from mcompiler.cli.build import compile_command
 from mcompiler.declarations import Option, field_options
 from mcompiler.errors import CompileError
 from mcompiler.pipeline import PASSES, option_table
@@ -121,3 +123,9 @@ def test_passes_have_what_the_pipeline_asks_of_them() -> None:
         assert re.fullmatch("[a-z_]+", each.name)
         assert isinstance(each.reads, tuple)
         assert each.__doc__
+
+
+def test_the_command_line_refuses_an_option_of_a_pass_that_is_left_out() -> None:
+    found = CliRunner().invoke(compile_command, ["model.onnx", "--arrays", "4"])
+    assert found.exit_code == 2
+    assert "--arrays: a budget of arrays without copies; ask for replicate throughput or latency too" in found.output

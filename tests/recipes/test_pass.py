@@ -96,7 +96,7 @@ def test_its_record_is_in_every_report(pipeline: Pipeline, tmp_path: Path) -> No
     loaded = mcompiler.load(build.save(tmp_path / "b"))
     assert loaded.records["dropped"].as_json() == record.as_json()
     assert loaded.records["dropped"].text() == record.text()
-    assert loaded.options["drop_limit"] == 20
+    assert loaded.options.passes["drop_limit"] == 20
     assert "drop_small" in build.seconds
     assert loaded.verify().exact, "the reference has the same codes"
 
