@@ -109,7 +109,7 @@ def test_loading_gives_the_build_back(kept: Path) -> None:
         assert loaded.address("conv", tile) == fresh.address("conv", tile)
     with pytest.raises(BuildError, match="was loaded; copy its directory instead"):
         loaded.save("elsewhere.build")
-    with pytest.raises(BuildError, match=r"no layer 'cnov'; the layers are 'conv'"):
+    with pytest.raises(BuildError, match=r"no layer 'cnov'; did you mean 'conv'\?"):
         loaded.cells("cnov")
     with pytest.raises(BuildError, match=r"layer 'conv' has \d+ arrays; there is no number 99"):
         loaded.cells("conv", 99)

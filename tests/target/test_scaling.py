@@ -122,7 +122,7 @@ def test_a_node_without_its_own_is_a_fault(tmp_path: Path) -> None:
 
 
 def test_a_node_beyond_the_table_is_a_fault() -> None:
-    with pytest.raises(TargetError, match="knows nodes from 7 to 180 nm"):
+    with pytest.raises(TargetError, match="supports nodes from 7 to 180 nm"):
         load_target("isaac", ["components.router.node_nm=250", "digital.node_nm=22"])
 
 
