@@ -32,7 +32,7 @@ GAP = "..."
 """A quoted line that marks omitted lines."""
 
 TOLERANCE = 0.01
-"""Relative difference of a fraction or percentage between a page and the real output: processors round differently."""
+"""Relative difference of a percentage or of decibels between a page and the real output: processors round differently."""
 
 _BLOCK = re.compile(r"(?:<!-- (?P<note>[^\n]*?) -->\n)?^```(?P<kind>\w*)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
 _NUMBER = re.compile(r"\d[\d,]*(?:\.\d+)?(?:e[-+]?\d+)?")
@@ -116,13 +116,12 @@ def commands(text: str) -> Iterator[tuple[str, list[str]]]:
 
 
 def same_line(quoted: str, printed: str) -> bool:
-    """Whether a quoted line is the printed one: words and counts equal, fractions nearly, durations and spaces free."""
+    """Whether a quoted line is the printed one: words and numbers equal, percentages and decibels nearly."""
     quoted, printed = (" ".join(_DURATION.sub("# s", line).split()) for line in (quoted, printed))
     if _NUMBER.sub("#", quoted) != _NUMBER.sub("#", printed):
         return False
-    fractions = re.findall(rf"({_NUMBER.pattern})(%?)", printed)
-    for ours, (theirs, percent) in zip(_NUMBER.findall(quoted), fractions, strict=True):
-        measured = bool(percent) or "." in ours or "." in theirs
+    numbers = re.findall(rf"({_NUMBER.pattern})(%| dB)?", printed)
+    for ours, (theirs, measured) in zip(_NUMBER.findall(quoted), numbers, strict=True):
         value, real = float(ours.replace(",", "")), float(theirs.replace(",", ""))
         if abs(value - real) > (TOLERANCE * abs(real) if measured else 0):
             return False
