@@ -132,7 +132,7 @@ def _check_layer(layer: CompressibleLayer) -> None:
     others = [kind for kind in kinds if kind != "MappedWeight"]  # by name: its module imports this one
     if others:
         raise CompileError(
-            f"its weight is computed by {others[0]}; make it a weights parameter first "
+            f"its weight is computed by {others[0]}; make it a plain parameter first "
             "(torch.nn.utils.parametrize.remove_parametrizations), or name the layer in `skip`",
             layer.name,
         )

@@ -108,7 +108,7 @@ def empty() -> nn.Module:
             lambda: nn.Sequential(weight_norm(nn.Linear(2, 2))),
             [],
             [],
-            r"^node '0': its weight is computed by _WeightNorm; make it plain first",
+            r"^node '0': its weight is computed by _WeightNorm; make it a plain parameter first",
         ),
     ],
 )
