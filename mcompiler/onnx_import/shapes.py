@@ -64,9 +64,7 @@ def _infer(model: ir.Model) -> None:
         )
     except Exception:  # onnx raises many kinds; a model without shapes is still a model
         return
-    infos = {
-        info.name: info.type for graph in _graphs(inferred.graph) for info in (*graph.value_info, *graph.output)
-    }
+    infos = {info.name: info.type for graph in _graphs(inferred.graph) for info in (*graph.value_info, *graph.output)}
     for node in nodes_with_branches(model.graph):
         for value in node.outputs:
             info = infos.get(value.name or "")

@@ -32,7 +32,7 @@ GAP = "..."
 """A quoted line that marks omitted lines."""
 
 TOLERANCE = 0.01
-"""Relative difference of a percentage or of decibels between a page and the real output: processors round differently."""
+"""Relative difference of a percentage or of decibels between a page and real output: processors round differently."""
 
 _BLOCK = re.compile(r"(?:<!-- (?P<note>[^\n]*?) -->\n)?^```(?P<kind>\w*)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
 _NUMBER = re.compile(r"\d[\d,]*(?:\.\d+)?(?:e[-+]?\d+)?")
