@@ -16,7 +16,6 @@ from mcompiler.artefacts import placement as placement_module
 from mcompiler.artefacts import placement_data, program_layers
 from mcompiler.dataflow import program_stages
 from mcompiler.driver import Build
-from mcompiler.network import topology_of
 from mcompiler.target import Target
 from tests.support.builds import activations, codes_of, floats, model, node, target
 from tests.support.programs import chain, matrix_op, matrix_program, scheduled
