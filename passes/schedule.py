@@ -270,7 +270,7 @@ class _Turns:
             # A stage is listed with its turn; for the other turns it is an input. Inputs of the model come first.
             if stage.kind != StageKind.INPUT or (stage.node < 0 and stage.id not in self.stages):
                 self.stages[stage.id] = replace(stage, start_s=stage.start_s + begin, end_s=stage.end_s + begin)
-        self.streams += [stream for stream in found.streams if stream.layer in own]
+        self.streams += [stream for stream in found.streams if found.stages[stream.consumer].layer in own]
         self.bounds = {name: max(value, self.bounds.get(name, 0.0)) for name, value in found.bounds_s.items()}
         self.spilled |= found.spilled_bytes
         self.placement = _sum(self.placement, found.placement)

@@ -32,11 +32,14 @@ def streams(graph: StageGraph, runs: Sequence[StageRun], interval: int) -> tuple
     for stage, run in zip(graph.stages, runs, strict=True):
         for edge in run.stage.edges:
             held = waiting(runs[edge.producer], run, edge, interval)
+            # Sums wait in the output registers of their arrays: no buffer is written or read for them.
+            sums = stage.kind is StageKind.REQUANTISE
+            layer = stage.layer if stage.layer >= 0 else graph.stages[edge.producer].layer
             found.append(
                 Stream(
                     producer=edge.producer,
                     consumer=stage.id,
-                    layer=stage.layer if stage.layer >= 0 else graph.stages[edge.producer].layer,
+                    layer=-1 if sums else layer,
                     tokens=held,
                     bytes=held * edge.token_bytes,
                     least_tokens=_least(stages, stage.id, edge),
@@ -243,6 +246,8 @@ def check_depths(between: Sequence[Stream], graph: StageGraph, target: Target) -
     if limit is None:
         return
     for stream in between:
+        if graph.stages[stream.consumer].kind is StageKind.REQUANTISE:
+            continue  # registers of the arrays, no FIFO
         token = stream.bytes / stream.tokens if stream.tokens else 0.0
         producer, consumer = (graph.stages[each].name for each in (stream.producer, stream.consumer))
         wait = f"of '{producer}' must wait for '{consumer}'"

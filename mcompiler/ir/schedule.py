@@ -71,7 +71,7 @@ class Stream:
 
     Attributes:
         producer, consumer: ids of the stages.
-        layer: number of the site whose tiles hold it, -1 for none.
+        layer: number of the site whose tiles hold it; -1 for none, and for sums, which wait in registers of arrays.
         tokens: most that wait at once, inferences following each other.
         bytes: of those.
         least_tokens: fewest with which the network comes to an end at all.

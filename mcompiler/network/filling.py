@@ -1,4 +1,4 @@
-"""Ways to fill tiles with arrays: orders, cuts between chips, digital work spread."""
+"""Ways to fill tiles with arrays: orders, cuts between chips, spreading digital work."""
 
 from __future__ import annotations
 
@@ -13,24 +13,25 @@ from mcompiler.target import Target
 
 
 def orders(work: Work) -> list[Ints]:
-    """Orders in which arrays fill the tiles, numbers of arrays counted layer by layer."""
+    """Orders in which arrays fill the tiles, arrays numbered matrix by matrix."""
     program, counts = work.program, work.counts
     copies = np.array(program.copies)
-    inside = _inside_layers(work)
-    layer = np.repeat(np.arange(len(counts)), counts)
-    plain = np.lexsort((inside, layer))
+    inside = _inside_matrices(work)
+    matrix = np.repeat(np.arange(len(counts)), counts)
+    plain = np.lexsort((inside, matrix))
     if not (copies > 1).any():
         return [plain]
-    run = np.cumsum(np.concatenate([[0], np.diff(copies) != 0]))  # layers in a row with as many copies
+    run = np.cumsum(np.concatenate([[0], np.diff(copies) != 0]))  # matrices in a row with equally many copies
     sizes = np.array([max(1, len(table)) for table in program.tiled.tables])
-    return [plain, np.lexsort((inside, layer, inside // sizes[layer], run[layer]))]
+    return [plain, np.lexsort((inside, matrix, inside // sizes[matrix], run[matrix]))]
 
 
-def _inside_layers(work: Work) -> Ints:
-    """Places of all arrays in the order of their layer, copy after copy.
+def _inside_matrices(work: Work) -> Ints:
+    """Places of all arrays in the order of their matrix, copy after copy.
 
-    Copies are filled row block by row block, or column block by column block: there tiles take in more rows and send
-    fewer partial sums. For each layer what moves fewer bytes, were the layers to fill the tiles one after the other.
+    Copies fill tiles row block by row block, or column block by column block; in the second way tiles take in more rows
+    and send fewer partial sums. For each matrix the way that moves fewer bytes, estimated with matrices that fill the
+    tiles one after the other.
     """
     counts = work.counts
     across, down = [], []
@@ -44,7 +45,10 @@ def _inside_layers(work: Work) -> Ints:
     for places in (across, down):
         slots = np.concatenate([place + begin for place, begin in zip(places, begins, strict=True)])
         flows = work.flows_between(filled_tiles(slots, work.target))
-        bytes_.append(np.bincount(flows.layer, flows.bytes, minlength=len(counts)))
+        # Bytes are charged to sites; those of the sites of a matrix add up.
+        moved = np.bincount(flows.layer, flows.bytes, minlength=len(work.plans))
+        owner = [plan.layer.site.matrix for plan in work.plans]
+        bytes_.append(np.bincount(owner, moved, minlength=len(counts)))
     better = bytes_[1] < bytes_[0]
     return np.concatenate([b if turned else a for a, b, turned in zip(across, down, better, strict=True)])
 
@@ -55,16 +59,16 @@ def _inside_layers(work: Work) -> Ints:
 def cut_chips(work: Work, order: Ints, chips: int, target: Target) -> Ints:
     """Slots of all arrays, filled in an order, chips cut where the fewest bytes cross.
 
-    Chips that are not filled to the last array may end earlier, between two copies of a layer; the cuts with the least
-    traffic over all ends are found exactly (for cuts in this order).
+    A chip that need not be full may end earlier, between two copies of a matrix; the cuts with the least traffic are
+    found exactly (for this order) by dynamic programming over the chips used and the arrays placed.
     """
     program, counts = work.program, work.counts
     total, per_chip = sum(counts), target.hierarchy.arrays_per_chip
     if chips == 1:
         return _inverse(order)
-    layer = np.repeat(np.arange(len(counts)), counts)
+    matrix = np.repeat(np.arange(len(counts)), counts)
     sizes = np.array([max(1, len(table)) for table in program.tiled.tables])
-    copy = layer + len(counts) * ((np.arange(total) - (np.cumsum(counts) - counts)[layer]) // sizes[layer])
+    copy = matrix + len(counts) * ((np.arange(total) - (np.cumsum(counts) - counts)[matrix]) // sizes[matrix])
     ends = 1 + np.flatnonzero(np.diff(copy[order]))
     places = sorted({*ends.tolist(), *range(per_chip, total, per_chip), total})
     crossing = _crossing(work, order, np.array(places))
@@ -99,7 +103,7 @@ def _inverse(order: Ints) -> Ints:
 
 
 def _crossing(work: Work, order: Ints, places: Ints) -> dict[int, float]:
-    """Bytes that cross each place in an order of the arrays: what goes between arrays on its two sides."""
+    """Bytes that cross each place in an order of the arrays: those that flow between arrays on its two sides."""
     pieces = np.searchsorted(places, _inverse(order), side="right")  # the piece between two places, as if a tile
     flows = work.flows_between(pieces)
     moving = (flows.source != OUTSIDE) & (flows.sink != OUTSIDE)
@@ -109,7 +113,7 @@ def _crossing(work: Work, order: Ints, places: Ints) -> dict[int, float]:
     np.add.at(steps, low, flows.bytes[moving])
     np.add.at(steps, high, -flows.bytes[moving])
     across = np.cumsum(steps)
-    # Piece i ends at places[i]: what goes from pieces up to i to later ones crosses that place.
+    # Piece i ends at places[i]: flows from pieces up to i to later ones cross that place.
     return {int(place): float(across[index]) for index, place in enumerate(places)}
 
 
@@ -119,8 +123,8 @@ def _crossing(work: Work, order: Ints, places: Ints) -> dict[int, float]:
 def spread_digital(work: Work, slots: Ints, target: Target) -> Ints:
     """Slots in which every tile of a chip has about as much digital work.
 
-    Arrays with more of it than the average come first, in the order of the layers, to each tile as many as carry its
-    share; the others fill what is left, in their order.
+    Arrays with more of it than the average come first, in their order, to each tile as many as carry its share; the
+    others fill the rest of the tiles, in their order.
     """
     hierarchy = target.hierarchy
     room = hierarchy.arrays_per_core * hierarchy.cores_per_tile
@@ -133,7 +137,7 @@ def spread_digital(work: Work, slots: Ints, target: Target) -> Ints:
         tiles = min(hierarchy.tiles_per_chip, max(-(-len(own) // room), _tiles_for(work, own, target)))
         heavy = own[each[own] > each[own].mean()]
         light = own[each[own] <= each[own].mean()]
-        # Tile of each heavy array: by the work in front of it, but no tile gets more than it holds.
+        # Tile of each heavy array: in proportion to the work in front of it, but no tile gets more than it holds.
         before = np.cumsum(each[heavy]) - each[heavy]
         wanted = np.minimum((before / max(1e-30, each[heavy].sum()) * tiles).astype(np.int64), tiles - 1)
         wanted = _within(wanted, room, tiles)
@@ -150,21 +154,22 @@ def spread_digital(work: Work, slots: Ints, target: Target) -> Ints:
 
 
 def spread_copies(work: Work, slots: Ints, target: Target) -> Ints:
-    """Slots in which the copies of every layer are spread over all tiles of its chips: each has a digital unit near."""
+    """Slots in which the copies of every matrix are spread over all tiles of its chips, close to many digital units."""
     hierarchy = target.hierarchy
     room, tiles = hierarchy.arrays_per_core * hierarchy.cores_per_tile, hierarchy.tiles_per_chip
-    layer = np.repeat(np.arange(len(work.counts)), work.counts)
+    matrix = np.repeat(np.arange(len(work.counts)), work.counts)
     sizes = np.array([max(1, len(table)) for table in work.program.tiled.tables])
-    copy = (np.arange(len(slots)) - (np.cumsum(work.counts) - work.counts)[layer]) // sizes[layer]
+    copy = (np.arange(len(slots)) - (np.cumsum(work.counts) - work.counts)[matrix]) // sizes[matrix]
     found = slots.copy()
     for chip in np.unique(slots // hierarchy.arrays_per_chip).tolist():
         own = np.flatnonzero(slots // hierarchy.arrays_per_chip == chip)
-        # The middle of each copy's share of the tiles, were its layer alone: in this order they fill all tiles evenly.
+        # The middle of the tiles that a copy would have if its matrix were alone: in this order copies fill all tiles
+        # evenly.
         first = np.full(len(work.counts), len(slots))
-        np.minimum.at(first, layer[own], copy[own])
+        np.minimum.at(first, matrix[own], copy[own])
         last = np.zeros(len(work.counts), np.int64)
-        np.maximum.at(last, layer[own], copy[own])
-        shares = (copy[own] - first[layer[own]] + 0.5) / (last - first + 1)[layer[own]]
+        np.maximum.at(last, matrix[own], copy[own])
+        shares = (copy[own] - first[matrix[own]] + 0.5) / (last - first + 1)[matrix[own]]
         order = own[np.lexsort((slots[own], shares))]
         tile = np.arange(len(own)) * tiles // len(own)
         begins = np.searchsorted(tile, np.arange(tiles))
@@ -173,23 +178,24 @@ def spread_copies(work: Work, slots: Ints, target: Target) -> Ints:
 
 
 def _tiles_for(work: Work, own: Ints, target: Target) -> int:
-    """Tiles whose digital units keep pace with the arrays, were the work spread evenly."""
+    """Tiles whose digital units keep pace with the arrays when the work is spread evenly."""
     rate = target.digital.operations_per_cycle * target.digital.clock_hz
     share = len(own) / max(1, sum(work.counts))
     return int(np.ceil(float(work.operations().sum()) * share / rate / work.array_s)) if work.array_s else 1
 
 
 def _within(wanted: Ints, room: int, tiles: int) -> Ints:
-    """Tiles in ascending order, with what is too much for one moved on to the next with room, or back from the end."""
+    """Ascending tiles with at most ``room`` arrays each: the excess moves to the next tile, or back from the end."""
     place = np.arange(len(wanted))
-    # Array k goes no earlier than its turn allows: the arrays in front of it fill tiles one by one at the most.
+    # Slot of array k, no earlier than its tile begins and behind the slot of the array in front of it ...
     forward = np.maximum.accumulate(wanted * room - place) + place
+    # ... and no later than leaves slots for those behind it.
     late = np.minimum(forward, tiles * room - len(wanted) + place)
     found: Ints = late // room
     return found
 
 
 def _evenly(free: Ints, count: int) -> Ints:
-    """How many of ``count`` arrays fill each tile's free positions: first those of the tiles in front."""
+    """Arrays out of ``count`` that each tile takes when free positions are filled from the first tile on."""
     ends = np.minimum(np.cumsum(free), count)
     return np.diff(np.concatenate([[0], ends]))

@@ -1,8 +1,7 @@
-"""Links of a chip: how many a byte crosses, and how much each carries.
+"""Links of a chip: how many of them a byte crosses, and how many bytes each carries.
 
 A mesh routes half of every flow along its row first, the other half along its column first (O1TURN; Seo et al., ISCA
-2005). An H-tree is a binary tree over the numbers of the
-tiles. A bus is one medium that all share. Links carry both directions at once, except the bus.
+2005). An H-tree is a binary tree over the numbers of the tiles. A bus is one medium that all share. Links carry both directions at once, except the bus.
 """
 
 from __future__ import annotations
@@ -80,7 +79,8 @@ class Topology:
         line = np.concatenate([from_row, to_row, from_column, to_column])
         start = np.concatenate([from_column, from_column, from_row, from_row])
         end = np.concatenate([to_column, to_column, to_row, to_row])
-        # What enters a line of links, and what leaves it: the sum up to a link is what it carries.
+        # A flow enters a line of links at one place and leaves it at another: the sum over the places up to a link is
+        # what the link carries.
         way = np.repeat([0, 2], 2 * len(source)) + (end < start)
         place = (way * side + line) * (side + 1)
         ends = np.concatenate([place + np.minimum(start, end), place + np.maximum(start, end)])

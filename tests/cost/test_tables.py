@@ -46,7 +46,7 @@ def network(*codes: object, digital: int = 0, vectors: int = 3) -> MatrixProgram
     def build(source: ir.Value) -> list[ir.Node]:
         nodes: list[ir.Node] = []
         for op in ops:
-            nodes.append(placeholder(op.site.name, nodes[-1].outputs[0] if nodes else source))
+            nodes.append(placeholder(op.site.name, nodes[-1].outputs[0] if nodes else source, len(nodes)))
         return [*nodes, node("Relu", [nodes[-1].outputs[0]], "relu")]
 
     return matrix_program(ops, model=skeleton(build), digital={"relu": digital})
@@ -98,7 +98,7 @@ def test_by_hand() -> None:
     # cells: rows x bit lines; a weight takes 8
     cells = {"layer0": reads * 4 * 16, "layer1": reads * 4 * 24, "layer2": reads * 2 * 16}
     conversions = {"layer0": reads * 8, "layer1": reads * 12, "layer2": reads * 8}
-    operations = {"layer0": 3 * 6 * 2, "layer1": 3 * 6 * 3, "layer2": 3 * 6 * 2, DIGITAL: 50}
+    operations = {"layer0": 6 * 2, "layer1": 6 * 3, "layer2": 6 * 2, DIGITAL: 50}
     # core 0: layer0 and half of layer1, core 1: the other half and layer2; so cores are split 1/2, 1/2+1/2, 1/2
     cores = {"layer0": 0.5, "layer1": 1.0, "layer2": 0.5}
     quarters = {"layer0": 0.25, "layer1": 0.5, "layer2": 0.25}
@@ -115,10 +115,10 @@ def test_by_hand() -> None:
     assert cost.layers[DIGITAL].latency_s == pytest.approx(4e-9)
     assert row(cost.components["cell"]) == pytest.approx((reads * 192 * 2e-15, 256e-15, 0))
     assert row(cost.components["adc"]) == pytest.approx((reads * 28 * 1e-12 + 4e-3 * 480e-9, 0, 4e-3))
-    assert row(cost.components["unit"]) == pytest.approx(((36 + 54 + 36 + 50) * 1e-13, 5e-9, 0))
+    assert row(cost.components["unit"]) == pytest.approx(((12 + 18 + 12 + 50) * 1e-13, 5e-9, 0))
     assert row(cost.components["clock"]) == pytest.approx((0.1 * 480e-9, 0.5e-6, 0.1))
     # everything at once: each layer spends its energy within 480 ns, the digital unit 16 operations a nanosecond
-    dynamic = reads * 192 * 2e-15 + reads * 28 * 1e-12 + (36 + 54 + 36) * 1e-13
+    dynamic = reads * 192 * 2e-15 + reads * 28 * 1e-12 + (12 + 18 + 12) * 1e-13
     assert cost.peak_power_w == pytest.approx(dynamic / 480e-9 + 16e9 * 1e-13 + 0.104)
     # 8 + 12 + 4 weights of 8 cells, of 4 arrays x 64
     assert cost.utilisation == pytest.approx((8 + 12 + 4) * 8 / 256)

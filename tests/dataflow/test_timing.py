@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -9,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mcompiler.dataflow import Edge, StageRun, TimedStage, earliest, just_in_time, latest
-from mcompiler.dataflow.grids import Window, everything, same_place, windows
-from mcompiler.dataflow.timing import occupancy, waiting
+from mcompiler.dataflow import Edge, StageRun, TimedStage, earliest, just_in_time, latest, least_interval
+from mcompiler.dataflow.grids import Indices, Window, everything, same_place, windows
+from mcompiler.dataflow.timing import occupancy, step_clocks, waiting
 from tests.support import machine
 from tests.support.machine import Link, Unit
 
@@ -171,3 +172,104 @@ def test_copies_take_turns(copies: int) -> None:
     (starts,) = earliest([stage])
     assert starts.tolist() == [10 * (token // copies) for token in range(7)]
     assert stage.busy == 10 * -(-7 // copies)
+
+
+@st.composite
+def sharing(draw: st.DrawFn) -> list[TimedStage]:
+    """A network in which some stages hold the same arrays, some of them in steps, with a digital unit behind each."""
+    copies = draw(st.integers(1, 3))
+    stages = [TimedStage(draw(st.integers(1, 6)), 0, 0)]
+    for number in range(draw(st.integers(2, 5))):
+        before = len(stages) - 1
+        tokens, service = draw(st.integers(1, 7)), draw(st.integers(1, 4))
+        steps = draw(st.sampled_from([1, 1, 2, 3]))
+        source = draw(st.integers(0, before))
+        arrays = TimedStage(
+            tokens=tokens,
+            service=service,
+            latency=service + draw(st.integers(0, 2)),
+            copies=copies,
+            edges=(Edge(source, everything(stages[source].tokens, tokens), draw(st.integers(0, 2))),),
+            name=f"arrays {number}",
+            arrays=draw(st.integers(0, 1)),
+            steps=steps,
+        )
+        each = draw(st.integers(1, 3))
+        unit = TimedStage(
+            tokens, each, each, draw(st.integers(1, 2)), (Edge(before + 1, same_place(tokens)),), steps=steps
+        )
+        if steps > 1:
+            clocks = step_clocks(arrays, unit)
+            arrays, unit = replace(arrays, step_clocks=clocks), replace(unit, step_clocks=clocks)
+        stages += [arrays, unit]
+    return stages
+
+
+def reads_of(stages: list[TimedStage], starts: list[Indices], matrix: int) -> dict[int, list[tuple[int, int]]]:
+    """Begin and end of every read of each copy of a matrix, of all its sites."""
+    found: dict[int, list[tuple[int, int]]] = {}
+    for stage, start in zip(stages, starts, strict=True):
+        if stage.arrays == matrix:
+            for token, begin in enumerate(start.tolist()):
+                copy = token % stage.step_tokens % stage.copies
+                found.setdefault(copy, []).append((begin, begin + stage.service))
+    return found
+
+
+@settings(max_examples=200, deadline=None)
+@given(sharing(), st.integers(0, 9))
+def test_no_array_works_on_two_vectors_at_once(stages: list[TimedStage], slack: int) -> None:
+    """Sites of a matrix and inferences that follow each other: reads of a copy never overlap, clock by clock."""
+    interval = max(1, least_interval(stages)) + slack
+    early = earliest(stages, interval)
+    for starts in (early, latest(stages, early, interval), just_in_time(stages, early, interval)):
+        for matrix in (0, 1):
+            for reads in reads_of(stages, starts, matrix).values():
+                clocks = [clock % interval for begin, end in reads for clock in range(begin, end)]
+                assert len(clocks) == len(set(clocks))
+        assert_in_order(stages, starts)
+    assert_in_order(stages, earliest(stages))
+    for matrix in (0, 1):
+        for reads in reads_of(stages, earliest(stages), matrix).values():
+            assert all(one[1] <= other[0] for one, other in pairwise(sorted(reads)))
+
+
+def assert_in_order(stages: list[TimedStage], starts: list[Indices]) -> None:
+    """Every token has its inputs, and every step the results of the one before it."""
+    for stage, start in zip(stages, starts, strict=True):
+        for edge in stage.edges:
+            ends = starts[edge.producer] + stages[edge.producer].latency + edge.delay
+            assert all(start[token] >= ends[last] for token, last in enumerate(edge.needs.last.tolist()))
+    for index, stage in enumerate(stages):
+        if stage.arrays is not None and stage.steps > 1:
+            unit, each = stages[index + 1], stage.step_tokens
+            for first in range(each, stage.tokens, each):
+                results = starts[index + 1][first - each : first] + unit.latency
+                assert starts[index][first] >= results.max()
+
+
+def test_sites_of_a_matrix_add_up() -> None:
+    """Two sites of 4 and 2 tokens of 5 clocks on the same arrays: 30 clocks, not 20, also where the second is early."""
+    one = TimedStage(4, 5, 6, arrays=0)
+    other = TimedStage(2, 5, 6, arrays=0)
+    assert least_interval([one, other]) == 30
+    first, second = earliest([one, other], 30)
+    assert first.tolist() == [0, 5, 10, 15]
+    assert second.tolist() == [20, 25]
+    assert least_interval([one, replace(other, arrays=1)]) == 20
+
+
+def test_a_step_begins_when_the_one_before_has_its_result() -> None:
+    """Two tokens a step, 10 clocks each in one array and 3 until the result; a digital unit takes 2: 25 clocks."""
+    arrays, unit = (
+        TimedStage(8, 10, 13, arrays=0, steps=4),
+        TimedStage(8, 2, 2, edges=(Edge(0, same_place(8)),), steps=4),
+    )
+    each = step_clocks(arrays, unit)
+    assert each == 10 + 13 + 2
+    stages = [replace(arrays, step_clocks=each), replace(unit, step_clocks=each)]
+    assert stages[0].busy == 80
+    assert least_interval(stages) == 100
+    first, second = earliest(stages, 100)
+    assert first.tolist() == [0, 10, 25, 35, 50, 60, 75, 85]
+    assert second[-1] + 2 == 100

@@ -30,7 +30,7 @@ def convolutions(sizes: list[int], strides: list[int]) -> AnalogProgram:
     nodes: list[ir.Node] = []
     ops = []
     for index, stride in enumerate(strides):
-        nodes.append(placeholder(f"c{index}", nodes[-1].outputs[0] if nodes else x))
+        nodes.append(placeholder(f"c{index}", nodes[-1].outputs[0] if nodes else x, index))
         size = (size - 1) // stride + 1
         nodes[-1].outputs[0].shape = ir.Shape(["N", 2, size, size])
         shape = ConvShape((3, 3), (stride, stride), (1, 1), (1, 1, 1, 1), 1)

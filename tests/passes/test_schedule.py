@@ -9,10 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mcompiler.cost import estimate
 from mcompiler.dataflow import read_time
 from mcompiler.geometry import array_shape
-from mcompiler.ir import ANALOG_DOMAIN, ConvShape
+from mcompiler.ir import ANALOG_DOMAIN, AnalogLayer, ConvShape
 from mcompiler.passes.place import Place
+from mcompiler.passes.replicate import Goal, Replicate
 from mcompiler.passes.schedule import Schedule
 from mcompiler.target import Event
 from tests.support.programs import (
@@ -97,7 +99,7 @@ def test_a_convolution_starts_when_its_first_window_is_there() -> None:
     x = image("x", 6, 2)
     nodes: list[ir.Node] = []
     for index, size in enumerate((4, 2)):
-        nodes.append(placeholder(f"c{index}", nodes[-1].outputs[0] if nodes else x))
+        nodes.append(placeholder(f"c{index}", nodes[-1].outputs[0] if nodes else x, index))
         nodes[-1].outputs[0].shape = ir.Shape(["N", 2, size, size])
     graph = ir.Graph([x], [nodes[-1].outputs[0]], nodes=nodes, opset_imports={"": 20, ANALOG_DOMAIN: 1})
     conv = ConvShape((3, 3), (1, 1), (1, 1), (0, 0, 0, 0), 1)
@@ -238,12 +240,79 @@ def test_events_are_proportional_to_vectors(case: Case, vectors: int) -> None:
 
 
 def test_what_is_spilled_travels_there_and_back() -> None:
+    """Inputs of 3 bytes (6 codes of 4 bits) wait for a layer whose tile holds 2."""
     keys = ("hierarchy.arrays_per_core=1", "hierarchy.cores_per_tile=4", "hierarchy.tiles_per_chip=9")
+    x = ir.Value(name="x", shape=ir.Shape(["N", 5, 6]), type=ir.TensorType(ir.DataType.FLOAT))
+    layer = placeholder("layer", x)
+    layer.outputs[0].shape = ir.Shape(["N", 5, 3])
+    graph = ir.Graph([x], layer.outputs, nodes=[layer], opset_imports={"": 20, ANALOG_DOMAIN: 1})
     op = matrix_op(ONES, vectors=5, input_bits=4)
     roomy, tight = (
-        scheduled(matrix_program([op]), target(*KEYS, *keys, *more)) for more in ((), ("digital.buffer_bytes=2",))
+        scheduled(matrix_program([op], model=ir.Model(graph, ir_version=10)), target(*KEYS, *keys, *more))
+        for more in ((), ("digital.buffer_bytes=2",))
     )
     assert not roomy.spilled_bytes
-    assert sum(tight.spilled_bytes.values()) > 0
+    assert tight.spilled_bytes[0] > 0
     before, after = (program.layers[0].events[Event.LINK_BYTE] for program in (roomy, tight))
     assert after > before
+
+
+# --- several sites of a matrix, and steps ----------------------------------------------------------------------------
+
+
+def test_sites_of_one_matrix_take_turns_on_its_arrays() -> None:
+    """5 and 3 vectors of 80 ns in the same array: it is busy 640 ns an inference; each site has its own events."""
+    one = matrix_op(ONES, name="one", vectors=5, input_bits=4)
+    other = AnalogLayer(replace(one.site, name="other", label="other", vectors=3), one.matrix)
+    program = scheduled(matrix_program([one, other]), target(*KEYS))
+    assert len(program.placed.analog.tiled.tables) == 1
+    first, second = program.layers
+    assert [first.busy_s, second.busy_s] == pytest.approx([400e-9, 240e-9])
+    assert program.interval_s == program.bounds_s["array"] == pytest.approx(640e-9)
+    assert second.start_s >= first.start_s + first.busy_s
+    assert first.events[Event.ARRAY_READ] * 3 == second.events[Event.ARRAY_READ] * 5
+    apart = AnalogLayer(other.site, replace(one.matrix, label="another"))
+    twice = scheduled(matrix_program([one, apart]), target(*KEYS))
+    assert twice.interval_s == pytest.approx(400e-9)
+    assert [estimate(each, target(*KEYS)).crossbars for each in (program, twice)] == [4, 8]
+
+
+def test_copies_serve_all_sites_of_their_matrix() -> None:
+    one = matrix_op(ONES, name="one", vectors=5, input_bits=4)
+    other = AnalogLayer(replace(one.site, name="other", label="other", vectors=3), one.matrix)
+    chip = target(*KEYS)
+    found = Replicate(Goal.THROUGHPUT, arrays=8).run(analog(matrix_program([one, other]), chip), chip)
+    assert found.copies == (2,)
+    assert found.replication is not None
+    assert found.replication.interval_s == pytest.approx((3 + 2) * 80e-9)
+    program = Schedule().run(Place().run(found, chip), chip)
+    assert program.interval_s == pytest.approx((3 + 2) * 80e-9)
+
+
+def test_steps_wait_for_one_another() -> None:
+    """8 vectors in 4 steps: 2 reads of 80 ns, then a clock of the digital unit, and only then the next step."""
+    layer = matrix_op(ONES, name="a", vectors=8, input_bits=4)
+    steps = AnalogLayer(replace(layer.site, steps=4), layer.matrix)
+    program, plain = (scheduled(matrix_program([each]), target(*KEYS)) for each in (steps, layer))
+    step = 2 * 80e-9 + 1e-9
+    assert program.latency_s == pytest.approx(IN + 4 * step)
+    assert program.interval_s == pytest.approx(4 * step)
+    assert program.layers[0].busy_s == plain.layers[0].busy_s == pytest.approx(8 * 80e-9)
+    assert plain.latency_s == pytest.approx(IN + 8 * 80e-9 + 1e-9)
+    assert plain.interval_s == pytest.approx(8 * 80e-9)
+
+
+def test_energy_and_time_count_the_same_digital_work() -> None:
+    """A layer and a node at one slow unit: operations of events, of stages and of the interval are one number."""
+
+    def build(source: ir.Value) -> list[ir.Node]:
+        layer = placeholder("layer", source)
+        return [layer, node("Relu", [layer.outputs[0]], "relu")]
+
+    chip = target(*KEYS, "digital.operations_per_cycle=1", "digital.clock_hz=1e6")
+    op = matrix_op(ONES, name="layer", vectors=5)
+    program = scheduled(matrix_program([op], model=skeleton(build), digital={"relu": 15}), chip)
+    cost = estimate(program, chip)
+    counted = sum(count for _, event, count in cost.events if event == "digital_op")
+    assert counted == sum(stage.operations for stage in program.stages) == 15 + 15
+    assert program.bounds_s["digital"] == pytest.approx(counted * 1e-6)
