@@ -18,7 +18,6 @@ from mcompiler.effects.base import (
     Effect,
     Fluctuation,
     Polynomial,
-    Violations,
     formed,
     polynomial_deviation,
 )
@@ -42,6 +41,7 @@ from mcompiler.effects.registry import (
 from mcompiler.effects.telegraph import TELEGRAPH
 from mcompiler.effects.temperature import TEMPERATURE
 from mcompiler.effects.wires import WIRES
+from mcompiler.encodings.base import Violations
 
 __all__ = [
     "ACCESS",

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from mcompiler.effects.base import Effect, Values, Violations
+from mcompiler.effects.base import Effect, Values
 from mcompiler.effects.lazy_numpy import np
+from mcompiler.encodings.base import Violations
 from mcompiler.target.base import PositiveFloat, Section
 
 if TYPE_CHECKING:

@@ -19,10 +19,10 @@ from mcompiler.effects.base import (
     Effect,
     Polynomial,
     Siemens,
-    Violations,
     polynomial_deviation,
 )
 from mcompiler.effects.lazy_numpy import np
+from mcompiler.encodings.base import Violations
 from mcompiler.target.base import Float, NonNegativeFloat, PositiveFloat, Section
 
 if TYPE_CHECKING:

@@ -19,11 +19,11 @@ from mcompiler.effects.base import (
     Fluctuation,
     Polynomial,
     Siemens,
-    Violations,
     formed,
     polynomial_deviation,
 )
 from mcompiler.effects.lazy_numpy import np
+from mcompiler.encodings.base import Violations
 from mcompiler.target.base import NonNegativeFloat, PositiveFloat, Section
 
 if TYPE_CHECKING:

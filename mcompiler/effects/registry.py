@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from mcompiler.effects.access import ACCESS
-from mcompiler.effects.base import Effect, Violations
+from mcompiler.effects.base import Effect
 from mcompiler.effects.circuit import Circuit
 from mcompiler.effects.converters import CONVERTERS
 from mcompiler.effects.curve import CURVE
@@ -23,6 +23,7 @@ from mcompiler.effects.programming import PROGRAMMING
 from mcompiler.effects.telegraph import TELEGRAPH
 from mcompiler.effects.temperature import TEMPERATURE
 from mcompiler.effects.wires import WIRES
+from mcompiler.encodings.base import Violations
 from mcompiler.errors import TargetError, UserError
 
 if TYPE_CHECKING:

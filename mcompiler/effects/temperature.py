@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from mcompiler.effects.base import ArrayOnChip, Effect, Siemens, Violations
+from mcompiler.effects.base import ArrayOnChip, Effect, Siemens
+from mcompiler.encodings.base import Violations
 from mcompiler.target.base import Float, PositiveFloat, Section
 
 if TYPE_CHECKING:

@@ -10,9 +10,9 @@ import inspect
 from collections.abc import Callable, Mapping
 from itertools import pairwise
 
-from mcompiler.effects.base import Violations
 from mcompiler.effects.registry import rules_of
 from mcompiler.encodings import Decoding, Partner, encoding_of, encoding_violations, find_encoding
+from mcompiler.encodings.base import Violations
 from mcompiler.target.base import Section
 from mcompiler.target.converters import AdcRange, ChipCalibration, Converters, RangePer
 from mcompiler.target.sections import Array, Device, Encoding, Layout, Precision
