@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mcompiler import pipeline
     from mcompiler.artefacts.programming import Programming
+    from mcompiler.artefacts.timeline import LayerTransfers, ScheduleRecord
     from mcompiler.conductance import FaultMap
     from mcompiler.cost import Cost, DataEnergy, LayerCounts, Price, PricedQuantities
     from mcompiler.data import Samples
@@ -24,11 +25,34 @@ if TYPE_CHECKING:
     from mcompiler.driver.trials import TrialOptions
     from mcompiler.errors import BuildError, CompileError, DataError, ModelError, PassError, TargetError, UserError
     from mcompiler.fates import reason_text
-    from mcompiler.ir import BitRange, BodyStep, Fate, ModelNode, NodeFate, NodeRef, Origin, Reason, ReasonKind
+    from mcompiler.ir import (
+        BitRange,
+        BodyStep,
+        Fate,
+        ModelNode,
+        NodeFate,
+        NodeRef,
+        Origin,
+        Reason,
+        ReasonKind,
+        Replication,
+        StageSchedule,
+        Stream,
+        Turn,
+    )
     from mcompiler.netlist import run_deck
     from mcompiler.pipeline import Observer
+    from mcompiler.records import (
+        LayerRemap,
+        LayerReorder,
+        PlacementRecord,
+        RemapRecord,
+        ReorderRecord,
+        ReplicationRecord,
+    )
     from mcompiler.simulate import Accuracy, ChipResult, LayerCauses, LayerResult, Trials, Verification
     from mcompiler.target import Event, HierarchyUnit, Target, assumptions, list_targets, load_target
+
 
 __version__ = "0.1.0"
 
@@ -50,7 +74,10 @@ __all__ = [
     "HierarchyUnit",
     "LayerCauses",
     "LayerCounts",
+    "LayerRemap",
+    "LayerReorder",
     "LayerResult",
+    "LayerTransfers",
     "ModelError",
     "ModelNode",
     "NodeFate",
@@ -58,16 +85,25 @@ __all__ = [
     "Observer",
     "Origin",
     "PassError",
+    "PlacementRecord",
     "Price",
     "PricedQuantities",
     "Programming",
     "Reason",
     "ReasonKind",
+    "RemapRecord",
+    "ReorderRecord",
+    "Replication",
+    "ReplicationRecord",
     "Samples",
+    "ScheduleRecord",
+    "StageSchedule",
+    "Stream",
     "Target",
     "TargetError",
     "TrialOptions",
     "Trials",
+    "Turn",
     "UserError",
     "Verification",
     "__version__",
@@ -82,6 +118,18 @@ __all__ = [
 ]
 
 _HOME = {
+    "Replication": "mcompiler.ir",
+    "Turn": "mcompiler.ir",
+    "Stream": "mcompiler.ir",
+    "StageSchedule": "mcompiler.ir",
+    "ReplicationRecord": "mcompiler.records",
+    "ReorderRecord": "mcompiler.records",
+    "RemapRecord": "mcompiler.records",
+    "PlacementRecord": "mcompiler.records",
+    "LayerReorder": "mcompiler.records",
+    "LayerRemap": "mcompiler.records",
+    "ScheduleRecord": "mcompiler.artefacts.timeline",
+    "LayerTransfers": "mcompiler.artefacts.timeline",
     "Programming": "mcompiler.artefacts.programming",
     "FaultMap": "mcompiler.conductance",
     "Cost": "mcompiler.cost",

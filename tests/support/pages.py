@@ -32,7 +32,7 @@ GAP = "..."
 """A quoted line that marks omitted lines."""
 
 TOLERANCE = 0.01
-"""Relative difference of a percentage or of decibels between a page and real output: processors round differently."""
+"""Relative difference of percentages and decibels between a page and the real output: processors round differently."""
 
 _BLOCK = re.compile(r"(?:<!-- (?P<note>[^\n]*?) -->\n)?^```(?P<kind>\w*)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
 _NUMBER = re.compile(r"\d[\d,]*(?:\.\d+)?(?:e[-+]?\d+)?")
@@ -253,12 +253,10 @@ def updated(quoted: Sequence[str], printed: Sequence[str]) -> list[str]:
     lines, place = [], 0
     for line in quoted:
         words = _NUMBER.sub("#", " ".join(line.split()))
-        found = [at for at in range(place, len(printed)) if _NUMBER.sub("#", " ".join(printed[at].split())) == words]
-        if line.strip() == GAP or not found or same_line(line, printed[found[0]]):
-            lines.append(line)
-        else:
-            lines.append(printed[found[0]])
-        place = found[0] + 1 if found else place
+        like = [at for at in range(place, len(printed)) if _NUMBER.sub("#", " ".join(printed[at].split())) == words]
+        equal = [at for at in like if same_line(line, printed[at])]
+        lines.append(line if equal or not like else printed[like[0]])
+        place = (equal or like or [place - 1])[0] + 1
     return lines
 
 
