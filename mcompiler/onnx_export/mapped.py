@@ -44,7 +44,8 @@ def build_mapped(skeleton: ir.Model, layers: Sequence[Callable[[], MappedLayer]]
         codes = table.of(node, layer.op.site)
         if drawn is None and layer.physics is not None and layer.physics.bank:
             drawn = _drawn(model.graph, layer.physics)
-        _replace(model, node, codes, layer, target, _identifier(layer.op.site.name, names), drawn)
+        function_name = _identifier(layer.op.site.name, names)
+        _replace(model, node, codes, layer, target, function_name=function_name, drawn=drawn)
     model.opset_imports[ANALOG_DOMAIN] = 1
     return model
 
@@ -74,6 +75,7 @@ def _replace(
     codes: ir.Value,
     layer: MappedLayer,
     target: Target,
+    *,
     function_name: str,
     drawn: ir.Value | None,
 ) -> None:

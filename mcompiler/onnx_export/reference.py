@@ -61,12 +61,12 @@ def reference_accumulator(emitter: Emitter, codes: ir.Value, op: AnalogLayer) ->
     """
     name = f"{op.site.name}/accumulator"
     if _accumulator_type(op) == ir.DataType.INT32:
-        return _product(emitter, codes, op.site.input.zero_point, op.matrix.codes, op, name)
+        return _product(emitter, codes, op.site.input.zero_point, op.matrix.codes, op=op, name=name)
     inputs = _input_pieces(emitter, codes, op)
     total: ir.Value | None = None
     for weight, weight_shift in _weight_pieces(op.matrix.codes):
         for piece, zero, input_shift in inputs:
-            part = emitter.cast(_product(emitter, piece, zero, weight, op, None), ir.DataType.INT64)
+            part = emitter.cast(_product(emitter, piece, zero, weight, op=op), ir.DataType.INT64)
             part = emitter("Mul", part, emitter.constant(1 << (weight_shift + input_shift), np.int64))
             total = part if total is None else emitter("Add", total, part)
     assert total is not None  # both have pieces
@@ -110,7 +110,13 @@ def _weight_pieces(codes: npt.NDArray[np.int16]) -> list[tuple[npt.NDArray[np.in
 
 
 def _product(
-    emitter: Emitter, codes: ir.Value, zero: int, weights: npt.NDArray[np.int16], op: AnalogLayer, name: str | None
+    emitter: Emitter,
+    codes: ir.Value,
+    zero: int,
+    weights: npt.NDArray[np.int16],
+    *,
+    op: AnalogLayer,
+    name: str | None = None,
 ) -> ir.Value:
     """Integer product of uint8 codes with weights in -128..127, stored as uint8 around 128 (see docs/arithmetic.md)."""
     zero_x, zero_w = emitter.constant(zero, np.uint8), emitter.constant(128, np.uint8)
