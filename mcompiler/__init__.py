@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mcompiler import pipeline
     from mcompiler.artefacts.programming import Programming
-    from mcompiler.artefacts.timeline import LayerTransfers, ScheduleRecord
+    from mcompiler.artefacts.timeline import BusyInterval, LayerTransfers, ScheduleRecord, StageActivity, Timeline
     from mcompiler.conductance import FaultMap
     from mcompiler.cost import Cost, DataEnergy, LayerCounts, Price, PricedQuantities
     from mcompiler.data import Samples
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from mcompiler.netlist import run_deck
     from mcompiler.pipeline import Observer
     from mcompiler.records import (
+        BuildOptions,
         LayerRemap,
         LayerReorder,
         PlacementRecord,
@@ -62,6 +63,8 @@ __all__ = [
     "BodyStep",
     "Build",
     "BuildError",
+    "BuildOptions",
+    "BusyInterval",
     "Calibration",
     "ChipResult",
     "CompileError",
@@ -97,10 +100,12 @@ __all__ = [
     "ReplicationRecord",
     "Samples",
     "ScheduleRecord",
+    "StageActivity",
     "StageSchedule",
     "Stream",
     "Target",
     "TargetError",
+    "Timeline",
     "TrialOptions",
     "Trials",
     "Turn",
@@ -118,6 +123,10 @@ __all__ = [
 ]
 
 _HOME = {
+    "BuildOptions": "mcompiler.records",
+    "Timeline": "mcompiler.artefacts.timeline",
+    "StageActivity": "mcompiler.artefacts.timeline",
+    "BusyInterval": "mcompiler.artefacts.timeline",
     "Replication": "mcompiler.ir",
     "Turn": "mcompiler.ir",
     "Stream": "mcompiler.ir",

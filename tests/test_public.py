@@ -44,7 +44,8 @@ def components(annotation: Any) -> Iterator[Any]:
 
 def functions_of(cls: type) -> Iterator[tuple[str, Any]]:
     """Public methods and properties of a class, as functions."""
-    for name, member in vars(cls).items():
+    ours = [base for base in reversed(cls.__mro__) if base.__module__.split(".")[0] == "mcompiler"]
+    for name, member in (item for base in ours for item in vars(base).items()):
         member = getattr(member, "__func__", member)  # class and static methods
         if isinstance(member, property):
             member = member.fget
@@ -166,7 +167,8 @@ def documented(page: str) -> list[str]:
 
 def test_every_public_name_is_documented_once() -> None:
     names = Counter(documented(PAGE.read_text(encoding="utf-8")))
-    members = [name for name in vars(mcompiler.Build) | mcompiler.Build.__annotations__ if not name.startswith("_")]
+    fields = [name for base in mcompiler.Build.__mro__ for name in getattr(base, "__annotations__", ())]
+    members = {name for name in [*dir(mcompiler.Build), *fields] if not name.startswith("_")}
     wanted = Counter([*mcompiler.__all__, *(f"build.{name}" for name in members)])
     assert sorted(wanted - names) == [], "names without a line in docs/python.md"
     assert sorted(names - wanted) == [], "lines of docs/python.md that are too many"
