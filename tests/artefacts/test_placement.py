@@ -137,7 +137,8 @@ def test_other_programs_can_read_the_graph(form: str, tmp_path: Path) -> None:
             assert {key: read.nodes[name][key] for key in ("chip", "tile", "core", "position")} == {
                 key: attributes[key] for key in ("chip", "tile", "core", "position")
             }
-    for source, sink, size in placement.edges(data="bytes"):
+    edges: list[tuple[str, str, float]] = list(placement.edges(data="bytes"))
+    for source, sink, size in edges:
         assert read.edges[source, sink]["bytes"] == size
 
 
