@@ -1,8 +1,8 @@
 """Links of a chip: how many of them a byte crosses, and how many bytes each carries.
 
 A mesh routes half of every flow along its row first, the other half along its column first (O1TURN; Seo et al., ISCA
-2005). An H-tree is a binary tree over the numbers of the tiles. A bus is one medium that all tiles share. Links carry
-both directions at once, except the bus.
+2005). An H-tree is a binary tree over the numbers of the tiles. A bus is one medium that all tiles use in turn. Links
+carry both directions at once, except the bus.
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ def residual_chain(length: int, tokens: int = 3) -> AnalogProgram:
         nodes.append(placeholder(f"p{index}", value, index))
         nodes.append(node("Add", [value, nodes[-1].outputs[0]], f"add{index}"))
         for each in nodes[-2:]:
-            each.outputs[0].shape = shape
+            each.outputs[0].shape, each.outputs[0].type = shape, x.type
         value = nodes[-1].outputs[0]
         ops.append(matrix_op(np.ones((2, 2), int), name=f"p{index}", vectors=tokens))
     graph = ir.Graph([x], [value], nodes=nodes, opset_imports={"": 20, ANALOG_DOMAIN: 1})
