@@ -221,7 +221,7 @@ class _Search:
             Candidate(tuple(each), len(table)) for each, table in zip(loads, program.tiled.tables, strict=True)
         ]
         self._arrays = np.array([each.arrays for each in self.candidates], dtype=np.float64)
-        self.paths: list[CriticalPath] = []  # what inferences waited for, with the copies that were tried
+        self.paths: list[CriticalPath] = []  # critical paths with the copies that were tried
         columns = self.graph.columns()
         self.columns = {matrix.sites[site].matrix: count for site, count in reversed(columns.items())}
         chips = -(-max(1, budget) // target.hierarchy.arrays_per_chip)

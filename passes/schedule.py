@@ -87,40 +87,16 @@ class Schedule:
 
 def _pipeline(program: PlacedProgram, target: Target, elsewhere: frozenset[int]) -> ScheduledProgram:
     """The schedule of layers that are there at once; the results of layers elsewhere are there from the start."""
-    tiled = program.analog.tiled
-    matrix, shape = tiled.matrix, array_shape(target)
-    layers, tables, addresses = matrix.layers, tiled.site_tables, program.site_addresses
-    whole = program_stages(tiled, target)
+    whole = program_stages(program.analog.tiled, target)
     graph = whole.without(elsewhere)
     moved = traffic(program, target, whole, elsewhere)
-    behind = {stage.layer: stage.operations for stage in whole.stages if stage.kind is StageKind.REQUANTISE}
-    events = [
-        layer_events(
-            layer,
-            table,
-            LayerWork(way.link_byte_hops, way.chip_bytes, behind[index]),
-            target,
-            _remaining(matrix, index, table, target),
-        )
-        for index, (layer, table, way) in enumerate(zip(layers, tables, moved.layers, strict=True))
-    ]
-    plans = [
-        LayerPlan(
-            layer=layer,
-            reads=reads_per_vector(layer, table, shape, target),
-            copies=copies,
-            tiles=tiles_of(where),
-            hops=way.hops,
-            chip_hops=way.chip_hops,
-        )
-        for layer, table, copies, where, way in zip(
-            layers, tables, program.analog.site_copies, addresses, moved.layers, strict=True
-        )
-    ]
+    events, plans = _events(program, whole, moved, target), _plans(program, moved, target)
+    addresses = program.site_addresses
     limits = _shared_limits(moved, target) | {
         "buffer": port_time(events, addresses, target),
         "digital": digital_bound(graph, addresses, target),
     }
+    shape = array_shape(target)
     cycle = read_time(shape, target)
     flow = dataflow(graph, plans, max([cycle, *limits.values()]), target)
     waiting = streams(graph, flow.runs, flow.interval)
@@ -149,6 +125,41 @@ def _pipeline(program: PlacedProgram, target: Target, elsewhere: frozenset[int])
             "chip_bytes": moved.chip_bytes,
         },
     )
+
+
+def _events(program: PlacedProgram, graph: StageGraph, moved: Traffic, target: Target) -> list[dict[Event, float]]:
+    """Events of each layer per inference."""
+    tiled = program.analog.tiled
+    behind = {stage.layer: stage.operations for stage in graph.stages if stage.kind is StageKind.REQUANTISE}
+    found = []
+    for index, (layer, table, way) in enumerate(zip(tiled.matrix.layers, tiled.site_tables, moved.layers, strict=True)):
+        work = LayerWork(way.link_byte_hops, way.chip_bytes, behind[index])
+        left = _remaining(tiled.matrix, index, table, target)
+        found.append(layer_events(layer, table, work, target, left))
+    return found
+
+
+def _plans(program: PlacedProgram, moved: Traffic, target: Target) -> list[LayerPlan]:
+    """What determines the timing of each layer."""
+    tiled, shape = program.analog.tiled, array_shape(target)
+    return [
+        LayerPlan(
+            layer=layer,
+            reads=reads_per_vector(layer, table, shape, target),
+            copies=copies,
+            tiles=tiles_of(where),
+            hops=way.hops,
+            chip_hops=way.chip_hops,
+        )
+        for layer, table, copies, where, way in zip(
+            tiled.matrix.layers,
+            tiled.site_tables,
+            program.analog.site_copies,
+            program.site_addresses,
+            moved.layers,
+            strict=True,
+        )
+    ]
 
 
 def _remaining(matrix: MatrixProgram, index: int, table: TileTable, target: Target) -> Remaining | None:

@@ -163,8 +163,7 @@ def spread_copies(work: Work, slots: Ints, target: Target) -> Ints:
     found = slots.copy()
     for chip in np.unique(slots // hierarchy.arrays_per_chip).tolist():
         own = np.flatnonzero(slots // hierarchy.arrays_per_chip == chip)
-        # The middle of the tiles that a copy would have if its matrix were alone: in this order copies fill all tiles
-        # evenly.
+        # Middle of the tiles that a copy takes when its matrix alone fills them: in this order all tiles fill evenly.
         first = np.full(len(work.counts), len(slots))
         np.minimum.at(first, matrix[own], copy[own])
         last = np.zeros(len(work.counts), np.int64)

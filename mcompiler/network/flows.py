@@ -1,4 +1,4 @@
-"""Who sends how much to whom in one inference, tile by tile.
+"""Bytes that flow between tiles in one inference.
 
 Nodes are tiles. The tensors that flow are those of the stage graph; here they are mapped to tiles. The arrays of a
 column block that stand in several tiles send their sums to the tile that holds most of them. There results are scaled

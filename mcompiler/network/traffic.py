@@ -79,7 +79,7 @@ def nodes_of(addresses: Sequence[np.ndarray[tuple[int, ...], np.dtype[np.int32]]
 def program_flows(
     program: AnalogProgram, nodes: Sequence[Ints], target: Target, graph: StageGraph | None = None
 ) -> Flows:
-    """Who sends how much to whom, with arrays in these tiles.
+    """Bytes that flow between tiles in one inference, with arrays in these tiles.
 
     Args:
         program: with the tables of the arrays.
