@@ -22,6 +22,8 @@ ARRAY_SHAPE_KEYS = (
     "array.columns",
     "array.rows",
     "array.rows_active",
+    "device.g_max_siemens",
+    "device.g_min_siemens",
     "device.level_means",
     "device.levels",
     "encoding",

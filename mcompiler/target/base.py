@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -15,6 +17,17 @@ Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False, strict=True)]
 PositiveInt = Annotated[int, Field(ge=1, strict=True)]
 NonNegativeInt = Annotated[int, Field(ge=0, strict=True)]
 Bool = Annotated[bool, Field(strict=True)]
+
+
+@dataclass(frozen=True)
+class Choices:
+    """Metadata of a text field whose values are registered names: messages suggest one of them.
+
+    Attributes:
+        names: gives the names that are known now.
+    """
+
+    names: Callable[[], tuple[str, ...]]
 
 
 class Section(BaseModel):

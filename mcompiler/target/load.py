@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from mcompiler.errors import TargetError
-from mcompiler.target.base import Section
+from mcompiler.target.base import Choices, Section
 from mcompiler.target.effect_tables import known_tables
 from mcompiler.target.layers import (
     COMMAND_LINE,
@@ -54,8 +54,9 @@ def _choices(path: Sequence[str]) -> list[str]:
     section = _schema_at(path[:-1])
     if not isinstance(section, type) or path[-1] not in section.model_fields:
         return []
-    kinds = [section.model_fields[path[-1]].annotation]
-    words: list[str] = []
+    field = section.model_fields[path[-1]]
+    kinds = [field.annotation]
+    words = [word for each in field.metadata if isinstance(each, Choices) for word in each.names()]
     for kind in kinds:  # grows by the members of unions
         if isinstance(kind, type) and issubclass(kind, Enum):
             words += [member.value for member in kind]

@@ -22,7 +22,7 @@ from mcompiler.effects.programming import ProgrammingVariation
 from mcompiler.effects.telegraph import Telegraph
 from mcompiler.effects.temperature import Temperature
 from mcompiler.encodings import Partner, Pedestal, encoding_names, is_known
-from mcompiler.target.base import Bool, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Section
+from mcompiler.target.base import Bool, Choices, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Section
 from mcompiler.target.writing import Write
 
 MEAN_STEPS = 4096
@@ -38,7 +38,7 @@ def _known_encoding(name: object) -> object:
     raise PydanticCustomError("enum", "Input should be {expected}", {"expected": expected})
 
 
-EncodingName = Annotated[str, BeforeValidator(_known_encoding)]
+EncodingName = Annotated[str, BeforeValidator(_known_encoding), Choices(encoding_names)]
 """Name of a weight encoding, shipped or of an installed package (mcompiler.encodings)."""
 
 

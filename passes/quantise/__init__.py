@@ -52,6 +52,8 @@ class Quantise:
     reads: ClassVar[tuple[str, ...]] = (
         "converters.adc.range",
         "converters.dac.bits",
+        "device.g_max_siemens",
+        "device.g_min_siemens",
         "device.level_means",
         "device.levels",
         "digital.skip",
