@@ -181,9 +181,10 @@ def test_architecture_describes_every_package() -> None:
 
 def test_every_recipe_names_its_test() -> None:
     page = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").split("## Recipes", 1)[1]
+    written = {f"tests/recipes/{path.name}" for path in (ROOT / "tests/recipes").glob("test_*.py")}
     recipes = [set(re.findall(r"`(tests/recipes/\w+\.py)`", part)) for part in page.split("\n### ")[1:]]
     assert all(len(tests) == 1 for tests in recipes)
-    assert set().union(*recipes) == {f"tests/recipes/{path.name}" for path in (ROOT / "tests/recipes").glob("test_*.py")}
+    assert set().union(*recipes) == written
 
 
 # --- public names ----------------------------------------------------------------------------------------------------

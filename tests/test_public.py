@@ -177,7 +177,9 @@ def test_every_public_name_is_documented_once() -> None:
 def test_every_name_of_the_pipeline_is_documented_once() -> None:
     page = (PAGE.parent / "pipeline.md").read_text(encoding="utf-8")
     table = page.split("## Insert a pass", 1)[1].split("## Observers", 1)[0]
-    names = [name for row in re.findall(r"^\| (`[^|]*`) \| \S", table, re.MULTILINE) for name in re.findall(r"`(\w+)", row)]
+    names = [
+        name for row in re.findall(r"^\| (`[^|]*`) \| \S", table, re.MULTILINE) for name in re.findall(r"`(\w+)", row)
+    ]
     assert sorted(names) == sorted(mcompiler.pipeline.__all__)
 
 
