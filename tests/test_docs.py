@@ -16,6 +16,7 @@ Where only numbers have changed, ``python -m tests.support.pages PAGE`` writes t
 import ast
 import importlib.util
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -154,6 +155,36 @@ def test_paths_exist(page: str) -> None:
     """Files that the text names in backquotes."""
     text = without_blocks((ROOT / page).read_text(encoding="utf-8"))
     assert [path for path in PATH.findall(text) if not (ROOT / path).exists()] == []
+
+
+# --- structure -------------------------------------------------------------------------------------------------------
+
+
+def layers_of_contract() -> list[set[str]]:
+    """The layers of the import contract, from the top; names without the marks of import-linter."""
+    tool = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"]
+    (contract,) = [contract for contract in tool["contracts"] if contract["id"] == "layers"]
+    return [set(re.findall(r"\w+", layer)) for layer in contract["layers"]]
+
+
+def test_architecture_lists_the_layers_of_the_contract() -> None:
+    (diagram,) = [block for block in blocks_of("docs/architecture.md") if block.text.startswith("cli\n")]
+    assert [set(line.split()) for line in diagram.text.splitlines()] == layers_of_contract()
+
+
+def test_architecture_describes_every_package() -> None:
+    page = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
+    table = page.split("## Packages", 1)[1].split("## Imports", 1)[0]
+    packages = re.findall(r"^\| `(\w+)` \| \S", table, re.MULTILINE)
+    assert sorted(packages) == sorted(set().union(*layers_of_contract()))
+
+
+def test_every_recipe_names_its_test() -> None:
+    page = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").split("## Recipes", 1)[1]
+    written = {f"tests/recipes/{path.name}" for path in (ROOT / "tests/recipes").glob("test_*.py")}
+    recipes = [set(re.findall(r"`(tests/recipes/\w+\.py)`", part)) for part in page.split("\n### ")[1:]]
+    assert all(len(tests) == 1 for tests in recipes)
+    assert set().union(*recipes) == written
 
 
 # --- public names ----------------------------------------------------------------------------------------------------

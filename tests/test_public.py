@@ -20,7 +20,7 @@ PAGE = Path(__file__).resolve().parent.parent / "docs" / "python.md"
 NOT_WALKED = {
     "Target": "its fields are the sections of a target file, which docs/targets.md describes key by key",
     "Build.layer_data": "internal tables of the layers, for the command line",
-    "Build.of": "its arguments are a pipeline and its outcome; docs of mcompiler.pipeline describe them",
+    "Build.of": "its arguments are a pipeline and its outcome, which docs/pipeline.md describes",
     "ScheduleRecord.of": "called by the pass, with the program of its level",
     "RemapRecord.of": "called by the pass, with the program of its level",
     "ReorderRecord.of": "called by the pass, with the program of its level",
@@ -172,6 +172,15 @@ def test_every_public_name_is_documented_once() -> None:
     wanted = Counter([*mcompiler.__all__, *(f"build.{name}" for name in members)])
     assert sorted(wanted - names) == [], "names without a line in docs/python.md"
     assert sorted(names - wanted) == [], "lines of docs/python.md that are too many"
+
+
+def test_every_name_of_the_pipeline_is_documented_once() -> None:
+    page = (PAGE.parent / "pipeline.md").read_text(encoding="utf-8")
+    table = page.split("## Insert a pass", 1)[1].split("## Observers", 1)[0]
+    names = [
+        name for row in re.findall(r"^\| (`[^|]*`) \| \S", table, re.MULTILINE) for name in re.findall(r"`(\w+)", row)
+    ]
+    assert sorted(names) == sorted(mcompiler.pipeline.__all__)
 
 
 @pytest.mark.parametrize("name", public_items())
