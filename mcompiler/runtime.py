@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -79,6 +80,9 @@ def open_file(path: Path, *, optimise: bool = True, prepack: bool = True) -> Ses
     try:
         session = ort.InferenceSession(str(path), _options(optimise, prepack), providers=["CPUExecutionProvider"])
     except Exception as error:  # as above
+        renamed = _with_distinct_names(path)
+        if renamed is not None:
+            return open_model(renamed, optimise=optimise, prepack=prepack, origin=str(path))
         raise ModelError(f"{path}: onnxruntime does not run this model: {_one_line(error)}") from error
     return _wrap(session, ())
 
@@ -110,6 +114,7 @@ def open_model(
     if threads is not None:
         options.intra_op_num_threads = threads
     stub = model.clone()
+    _drop_repeated_names(stub)
     present = {value.name for value in stub.graph.outputs}
     if outputs:
         values = ir.convenience.create_value_mapping(stub.graph, include_subgraphs=False)
@@ -140,6 +145,30 @@ def open_model(
     except Exception as error:  # as above
         raise ModelError(f"{origin}: onnxruntime does not run this model: {_one_line(error)}") from error
     return _wrap(session, tuple(held))
+
+
+def _with_distinct_names(path: Path) -> ir.Model | None:
+    """The model of a file in which nodes of one graph have the same name, without those names; None for other files."""
+    try:
+        model = ir.load(path)
+    except Exception:  # onnx_ir raises many kinds; onnxruntime's message says more about the file
+        return None
+    return model if _drop_repeated_names(model) else None
+
+
+def _drop_repeated_names(model: ir.Model) -> bool:
+    """Take the names of nodes away that repeat in a graph, in place; whether there were any.
+
+    Names of nodes have no meaning in ONNX and may repeat; onnxruntime refuses such a model.
+    """
+    found = False
+    for graph in model.graphs():
+        uses = Counter(node.name for node in graph if node.name)
+        for node in graph:
+            if node.name and uses[node.name] > 1:
+                node.name = None
+                found = True
+    return found
 
 
 def inferred(model: ir.Model, names: Sequence[str]) -> dict[str, tuple[np.dtype[Any], tuple[int | str | None, ...]]]:

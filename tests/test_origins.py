@@ -18,6 +18,7 @@ from mcompiler.passes.fold_batchnorm import FoldBatchNorm
 from mcompiler.passes.fold_constants import FoldConstants
 from mcompiler.passes.inline import Inline
 from mcompiler.passes.lower import final_fates
+from mcompiler.passes.lower.names import name_layers
 from mcompiler.provenance import origin, provenance
 from tests.support.models import GENERIC, fate_of, imported, lowered, normalised, parsed, run
 
@@ -197,6 +198,49 @@ def test_nodes_without_names_have_fates_of_their_own() -> None:
     ]
 
 
+def test_a_node_of_the_main_graph_keeps_its_name_as_layer() -> None:
+    """Case of names: a branch once took the name "out" from the main graph, whose layer was then called "out_3"."""
+    one, other = (
+        helper.make_graph([helper.make_node("MatMul", ["x", "w"], [f"b{index}"], name="out")], "branch", [], [value])
+        for index, value in enumerate(helper.make_tensor_value_info(f"b{i}", TensorProto.FLOAT, [2, 2]) for i in (0, 1))
+    )
+    nodes = [
+        helper.make_node("If", ["c"], ["h"], name="choice", then_branch=one, else_branch=other),
+        helper.make_node("MatMul", ["h", "w"], ["y"], name="out"),
+    ]
+    inputs = [
+        helper.make_tensor_value_info("c", TensorProto.BOOL, []),
+        helper.make_tensor_value_info("x", TensorProto.FLOAT, [2, 2]),
+    ]
+    weights = numpy_helper.from_array(np.eye(2, dtype=np.float32), "w")
+    graph = helper.make_graph(
+        nodes, "g", inputs, [helper.make_tensor_value_info("y", TensorProto.FLOAT, [2, 2])], [weights]
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=10)
+    program = imported(model)
+    found = name_layers(program, [node for node in program.model.graph.all_nodes() if node.op_type == "MatMul"])
+    names = {layer.name: layer.label for layer in found}
+    assert names.pop("out") == "out"
+    assert len(names) == 2
+    assert len(set(names.values()) | {"out", "choice"}) == 4
+
+
+def test_a_call_and_a_node_that_is_named_like_a_node_of_it() -> None:
+    """Case of names: "c/mm" is a node of the main graph, and what the product in call "c" is called once inlined."""
+    model = parsed(
+        f"{HEAD} g (float[2, 2] x) => (float[2, 2] y) <float[2, 2] u = {{1, 2, 3, 4}}>"
+        " { [c] h = local.layer(x) \n [d] y = MatMul(h, u) }"
+        '<domain: "local", opset_import: ["" : 17]> layer (x) => (y)'
+        " { w = Constant <value = float[2, 2] {1, 2, 3, 4}> () \n [mm] y = MatMul(x, w) }"
+    )
+    model.graph.node[1].name = "c/mm"  # a slash, which the parser does not read
+    program = lowered(model)
+    assert [fate.name for fate in final_fates(program)] == ["c", "c/mm"]
+    own = [matrix for matrix in program.matrices if matrix.origin == Origin((), 1)]
+    assert [(matrix.name, matrix.label) for matrix in own] == [("c/mm", "c/mm")]
+    assert len({matrix.name for matrix in program.matrices}) == len({matrix.label for matrix in program.matrices}) == 2
+
+
 def test_helpers_decide_no_fate() -> None:
     model = parsed(
         '<ir_version: 8, opset_import: ["" : 9]> g (float[2, 3, 4, 4] x) => (float[2, 3, 8, 8] y)'
@@ -270,7 +314,7 @@ def test_the_node_with_the_weights_has_the_path_of_its_module() -> None:
 def test_labels_of_inlined_nodes_start_with_the_label_of_the_call() -> None:
     program = Inline().run(imported(CALLS), GENERIC)
     labels = [provenance(node).label for node in program.model.graph]
-    assert labels[:3] == ["a/inner_0/same", "a/same/Relu", "a/same/Neg"]
+    assert labels[:3] == ["a/inner_0/same", "a/same", "a/Neg_2"]
     assert len(set(labels)) == len(labels)
 
 

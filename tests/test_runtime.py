@@ -215,6 +215,17 @@ def test_files_that_onnxruntime_does_not_open(tmp_path: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
+def test_names_of_nodes_may_repeat(tmp_path: Path) -> None:
+    """onnxruntime refuses a graph in which two nodes have one name; names mean nothing in ONNX."""
+    model = parsed(
+        '<ir_version: 8, opset_import: ["" : 17]> g (float[2] x) => (float[2] y) { [a] h = Neg(x) \n [a] y = Abs(h) }'
+    )
+    onnx.save(model, tmp_path / "m.onnx")
+    x = np.array([1, -2], np.float32)
+    for session in (open_file(tmp_path / "m.onnx"), open_model(ir.from_proto(model))):
+        np.testing.assert_array_equal(session.run({"x": x})["y"], np.abs(x))
+
+
 def test_models_that_onnxruntime_does_not_run() -> None:
     text = """<ir_version: 10, opset_import: ["": 20, "odd": 1]> g (float[2] x) => (float[2] y) { y = odd.Fly(x) }"""
     with pytest.raises(ModelError, match=r"^kite: onnxruntime does not run this model: .*Fly"):

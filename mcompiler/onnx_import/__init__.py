@@ -37,7 +37,7 @@ _MIN_IR_VERSION = 8
 def load_model(path: Path) -> GraphProgram:
     """Read an ONNX model for compilation.
 
-    Every node gets its origin and a label. Every node of the main graph gets a unique name: its own, or
+    Every node gets its origin and a label. Every node of a graph or body gets a name, unique there: its own, or
     ``<Op>_<index>`` where missing or repeated (index = position in the graph). Initializers that are also inputs (IR
     version 3) are no longer inputs. Large tensors stay on disk, memory-mapped.
 

@@ -23,14 +23,16 @@ _NAMESPACE = "namespace"
 
 
 def identify(model: ir.Model) -> tuple[ModelNode, ...]:
-    """Give every node its provenance and every constant its root, in place; nodes of the main graph get unique names.
+    """Give every node its provenance and every constant its root, in place; nodes of a graph or body get unique names.
 
     The definition of a function is identified once; a call that is inlined adds its own place (``Origin.in_call``).
 
     Returns:
         The nodes of the main graph, in order.
     """
-    _name_nodes(model.graph)
+    for graph in (model.graph, *(function.graph for function in model.functions.values())):
+        for body in (graph, *graph.subgraphs()):
+            _name_nodes(body)
     labels = _labels(_placed(model.graph, ()))
     for function in model.functions.values():
         path = (BodyStep(-1, f"{function.domain}::{function.name}"),)
@@ -53,7 +55,7 @@ def bodies(node: ir.Node) -> Iterator[tuple[str, ir.Graph]]:
 
 
 def _name_nodes(graph: ir.Graph) -> None:
-    """Unique names for all nodes of the main graph. Names of the file win over made-up ones."""
+    """Names for all nodes of a graph, unique in it. Names of the file win over made-up ones."""
     own = [node.name for node in graph]
     taken = {name for name in own if name}
     seen: set[str] = set()
@@ -71,7 +73,7 @@ def _name_nodes(graph: ir.Graph) -> None:
 def _placed(graph: ir.Graph, path: tuple[BodyStep, ...], holder: str = "") -> Iterator[tuple[ir.Node, Origin, str]]:
     """Every node of a graph and of the bodies in it, with its place, and its name after those of the nodes around."""
     for index, node in enumerate(graph):
-        name = f"{holder}{node.name or f'{node.op_type}_{index}'}"
+        name = f"{holder}{node.name}"
         yield node, Origin(path, index), name
         for attribute, body in bodies(node):
             yield from _placed(body, (*path, BodyStep(index, attribute)), f"{name}/")

@@ -14,7 +14,6 @@ import onnx_ir as ir
 
 from mcompiler.bodies import nodes_with_branches
 from mcompiler.data import InputSpec, Samples
-from mcompiler.graph import Names
 from mcompiler.ir import Fate, GraphProgram, LoweredProgram, NodeFate, Reason, ReasonKind
 from mcompiler.onnx_import import operators
 from mcompiler.passes.lower.bias import absorb_bias
@@ -22,7 +21,7 @@ from mcompiler.passes.lower.digital import digital_reason
 from mcompiler.passes.lower.fates import decide_fates
 from mcompiler.passes.lower.match import LayoutStep, Match
 from mcompiler.passes.lower.matrices import float_matrices
-from mcompiler.passes.lower.names import make_room
+from mcompiler.passes.lower.names import make_room, name_layers
 from mcompiler.passes.lower.reached import nodes_reached, reached_branches
 from mcompiler.passes.lower.registry import LoweringRule, OperatorId, RegisteredRule, find_rules, operator_id
 from mcompiler.passes.lower.skeleton import build_skeleton
@@ -75,20 +74,21 @@ class Lower:
         reached: frozenset[ir.Graph] = frozenset()
         if self.samples is not None and any(node.graph is not program.model.graph for node in candidates):
             reached = reached_branches(program.model, self.samples, self.specs)
-        matches: dict[str, Match] = {}
+        matched: dict[ir.Node, Match] = {}
         reasons: dict[ir.Node, Reason] = {}
-        names = Names(program.model)
         for node in nodes_reached(program.model.graph, reached):
             found = match_node(node, rules)
             if isinstance(found, Match):
-                name = node.name or ""
-                # Passes keep names unique; a layer must not depend on it: artefacts are keyed by layer names.
-                matches[name if name and name not in matches else names.fresh(name or node.op_type)] = found
+                matched[node] = found
             else:
                 reasons[node] = found
+        layers = name_layers(program, list(matched))
+        # Artefacts are keyed by layer names.
+        matches = {layer.name: match for layer, match in zip(layers, matched.values(), strict=True)}
         skeleton, dropped = build_skeleton(program.model, matches)
         fates = decide_fates(program, matches, reasons, dropped)
-        return LoweredProgram(graph=replace(program, fates=fates), skeleton=skeleton, matrices=float_matrices(matches))
+        matrices = float_matrices(matches, {layer.name: layer.label for layer in layers})
+        return LoweredProgram(graph=replace(program, fates=fates), skeleton=skeleton, matrices=matrices)
 
 
 def final_fates(program: LoweredProgram) -> tuple[NodeFate, ...]:

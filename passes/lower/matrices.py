@@ -13,6 +13,7 @@ import onnx_ir as ir
 
 from mcompiler.errors import CompileError
 from mcompiler.ir import ConstantKey, ConstantRoot, FloatMatrix
+from mcompiler.naming import LayerName
 from mcompiler.passes.lower.inputs import tensor_grid
 from mcompiler.passes.lower.match import Match
 from mcompiler.passes.lower.weights import codes_of
@@ -22,19 +23,27 @@ _BLOCK = 1 << 24
 """Bytes, about, that are copied at once for a digest."""
 
 
-def float_matrices(matches: Mapping[str, Match]) -> tuple[FloatMatrix, ...]:
-    """The matrix of each match, by layer name; the model's own codes where it brings them.
+def float_matrices(matches: Mapping[str, Match], labels: Mapping[str, str]) -> tuple[FloatMatrix, ...]:
+    """The matrix of each match; the model's own codes where it brings them.
+
+    Args:
+        matches: by layer name.
+        labels: of the layers, by layer name.
 
     Raises:
         CompileError: weights or a bias that are NaN or infinite.
     """
     uses = Counter(match.weights.roots for match in matches.values())
     uses[()] = 0  # unknown roots are nobody's
-    return tuple(_float_matrix(name, match, uses[match.weights.roots] > 1) for name, match in matches.items())
+    return tuple(
+        _float_matrix(LayerName(name, labels[name]), match, uses[match.weights.roots] > 1)
+        for name, match in matches.items()
+    )
 
 
-def _float_matrix(name: str, match: Match, shared: bool) -> FloatMatrix:
+def _float_matrix(layer: LayerName, match: Match, shared: bool) -> FloatMatrix:
     """The matrix of a match; ``shared`` where another layer uses the same constants of the model."""
+    name = layer.name
     element = _element(match)
     dtype = np.float64 if element == ir.DataType.DOUBLE else np.float32
     real = match.weights.real(dtype)
@@ -60,7 +69,7 @@ def _float_matrix(name: str, match: Match, shared: bool) -> FloatMatrix:
         bias=bias,
         tensor=match.tensor.name or "",
         element=element,
-        label=source.label or name,
+        label=layer.label,
         origin=source.origins[0] if source.origins else None,
         source=ConstantKey(roots, _digest(weights, codes, scale) if shared else ""),
         weight_codes=codes,
