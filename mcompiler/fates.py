@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from mcompiler.ir import Fate, ModelNode, NodeFate, NodeRef, Origin, Reason, ReasonKind
@@ -65,8 +66,15 @@ _TEXTS: dict[ReasonKind, str] = {
 }
 
 
-def reason_text(reason: Reason) -> str:
-    """The sentence that people read."""
+def reason_text(reason: Reason, labels: Mapping[Origin, str] | None = None) -> str:
+    """The sentence that people read.
+
+    Args:
+        reason: of a fate.
+        labels: of nodes by origin, to name nodes by their labels; None: by their names.
+    """
+    into = reason.into
+    named = "another node" if into is None else (labels or {}).get(into.origin) or into.name
     size = inside = ""
     if reason.shape is not None:
         groups, rows, columns = reason.shape
@@ -76,12 +84,17 @@ def reason_text(reason: Reason) -> str:
     return _TEXTS[reason.kind].format(
         size=size,
         inside=inside,
-        into=reason.into.name if reason.into is not None else "another node",
+        into=named,
         operator=reason.operator,
         element=reason.element,
         number=reason.number,
         note=reason.note,
     )
+
+
+def labels_of(fates: Iterable[NodeFate]) -> dict[Origin, str]:
+    """Labels of nodes by origin, for ``reason_text``."""
+    return {fate.node.origin: fate.label for fate in fates}
 
 
 def fate_record(fate: NodeFate) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from mcompiler.errors import CompileError, UserError
@@ -22,6 +22,11 @@ class LayerName:
 
     def __str__(self) -> str:
         return f"'{self.name}'" if self.label in ("", self.name) else f"'{self.name}' ({self.label})"
+
+
+def shown_name(name: str, labels: Mapping[str, str]) -> str:
+    """How tables for people name a layer: by its label, or by its name where it has none (sums, digital work)."""
+    return labels.get(name) or name
 
 
 def find_layer(given: str, layers: Sequence[LayerName]) -> int:

@@ -153,16 +153,16 @@ LOSSY = LayerResult("lossy", False, 5730.05, 20.6, 0.001)
 
 
 def test_verdict_exact() -> None:
-    assert verify_summary(result(GOOD, replace(GOOD, name="b"))) == (
+    assert verify_summary(result(GOOD, replace(GOOD, name="b")), {}) == (
         "EXACT on 16 samples: what the cells compute equals the quantised reference to the last integer in all 2 "
         "layers, and all outputs to the last bit."
     )
-    assert "in the one layer, and" in verify_summary(replace(result(GOOD), samples=1))
-    assert verify_summary(result()).startswith("EXACT on 16 samples: no layer is mapped to crossbars")
+    assert "in the one layer, and" in verify_summary(replace(result(GOOD), samples=1), {})
+    assert verify_summary(result(), {}).startswith("EXACT on 16 samples: no layer is mapped to crossbars")
 
 
 def test_verdict_of_converters_that_lose() -> None:
-    assert verify_summary(result(GOOD, LOSSY, promised=frozenset(["good"]))) == (
+    assert verify_summary(result(GOOD, LOSSY, promised=frozenset(["good"])), {}) == (
         "NOT EXACT, as expected, on 16 samples: the converters lose in 1 of 2 layers, by up to 5,730.05 units of the"
         " accumulator; the 1 layer with lossless converters is exact.\n"
         "\n"
@@ -172,12 +172,12 @@ def test_verdict_of_converters_that_lose() -> None:
 
 
 def test_verdict_of_a_broken_promise() -> None:
-    text = verify_summary(result(GOOD, replace(LOSSY, name="bad\x1b")))
+    text = verify_summary(result(GOOD, replace(LOSSY, name="bad\x1b")), {})
     assert text.startswith(
         "FAILED on 16 samples: 1 promise of the build does not hold.\n\n- layer 'bad\\x1b' is promised"
     )
     assert "\x1b" not in text
-    both = verify_summary(result(LOSSY, same=False))
+    both = verify_summary(result(LOSSY, same=False), {})
     assert "2 promises of the build do not hold" in both
     assert "- the shipped mapped.onnx is not the model" in both
 
@@ -192,7 +192,7 @@ def test_accuracies_where_known() -> None:
         agreement_quantised_float=0.99996,
         sqnr_db=31.25,
     )
-    assert verify_summary(known).endswith(
+    assert verify_summary(known, {}).endswith(
         "top-1 accuracy        98.0% float, 97.0% quantised, 97.0% mapped\n"
         "same answer           >99.99% quantised = float, 100% mapped = quantised\n"
         "mapped against float  31.2 dB signal to error"
@@ -201,7 +201,7 @@ def test_accuracies_where_known() -> None:
 
 def test_worst_layers_broken_promises_first() -> None:
     layers = [replace(LOSSY, name=f"l{index:02}", sqnr_db=60.0 - index) for index in range(20)]
-    text = verify_summary(result(*layers, promised=frozenset(["l00"])))
+    text = verify_summary(result(*layers, promised=frozenset(["l00"])), {})
     rows = text.split("clipped\n")[1].splitlines()
     assert [row.split()[0] for row in rows[:3]] == ["l00", "l19", "l18"]
     assert rows[-1] == "... 12 more that are not exact"

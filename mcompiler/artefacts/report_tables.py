@@ -18,8 +18,8 @@ from mcompiler.artefacts.typeset import (
     table,
 )
 from mcompiler.cost import DIGITAL, Cost, Price
-from mcompiler.fates import reason_text
-from mcompiler.ir import ConvShape, Fate, NodeFate, Site
+from mcompiler.fates import labels_of, reason_text
+from mcompiler.ir import ConvShape, Fate, NodeFate
 from mcompiler.target import Event, Target, assumptions
 from mcompiler.text import clean, count, percent
 
@@ -84,9 +84,9 @@ def _converters(layer: LayerData) -> Cell:
     return Cell(f"gain {gain}, {clipped} clipped", hint="codes per unit; share of conversions that clip")
 
 
-def _layer_cell(site: Site, colour: str | None = None) -> Cell:
-    """The label of a layer, with the name of its node as a tooltip where the two differ."""
-    return Cell(clean(site.label), colour=colour, hint=clean(site.name) if site.name != site.label else "")
+def _named_cell(name: str, label: str, colour: str | None = None) -> Cell:
+    """The label of a layer or node, with the name of the node as a tooltip where the two differ."""
+    return Cell(clean(label or name), colour=colour, hint=clean(name) if label not in ("", name) else "")
 
 
 def layer_table(cost: Cost, layers: Sequence[LayerData], colours: Sequence[str]) -> Table:
@@ -97,7 +97,7 @@ def layer_table(cost: Cost, layers: Sequence[LayerData], colours: Sequence[str])
         price = cost.layers.get(site.name, Price(0.0, 0.0))
         rows.append(
             {
-                "Layer": _layer_cell(site, colour),
+                "Layer": _named_cell(site.name, site.label, colour),
                 "Operation": _operation(layer),
                 "Matrix G × K × N": _matrix(layer),
                 "Bits w / x": f"{matrix.weight_bits} / {site.input.bits}",
@@ -170,6 +170,7 @@ def _words(event: str) -> str:
 
 def event_table(cost: Cost, layers: Sequence[LayerData]) -> Table:
     """Events per inference: one row per layer, one column per event."""
+    sites = {layer.op.site.name: layer.op.site for layer in layers}
     numbers: dict[str, dict[str, float]] = {layer.op.site.name: {} for layer in layers}
     for name, event, number in cost.events:
         row = numbers.setdefault(name, {})
@@ -177,7 +178,8 @@ def event_table(cost: Cost, layers: Sequence[LayerData]) -> Table:
     seen = {event for _, event, _ in cost.events}
     events = [event.value for event in Event if event.value in seen] + sorted(seen - {event.value for event in Event})
     rows = [
-        {"Layer": clean(name), **{_words(event): count(row[event]) for event in events if event in row}}
+        {"Layer": _named_cell(name, sites[name].label) if name in sites else clean(name)}
+        | {_words(event): count(row[event]) for event in events if event in row}
         for name, row in numbers.items()
     ]
     sums = {_words(event): count(sum(row.get(event, 0.0) for row in numbers.values())) for event in events}
@@ -187,6 +189,8 @@ def event_table(cost: Cost, layers: Sequence[LayerData]) -> Table:
 def fate_tables(fates: Iterable[NodeFate]) -> list[tuple[str, str, Table]]:
     """(fate, most frequent operators, table of nodes) for each fate that occurs."""
     groups: dict[Fate, list[NodeFate]] = {fate: [] for fate in Fate}
+    fates = tuple(fates)
+    labels = labels_of(fates)
     for node in fates:
         groups[node.fate].append(node)
     found = []
@@ -196,7 +200,11 @@ def fate_tables(fates: Iterable[NodeFate]) -> list[tuple[str, str, Table]]:
         operators = Counter(node.op for node in nodes).most_common(6)
         short = ", ".join(f"{number:,} {clean(name)}" for name, number in operators)
         rows = [
-            {"Node": clean(node.name), "Operator": clean(node.op), "Reason": clean(reason_text(node.reason))}
+            {
+                "Node": _named_cell(node.name, node.label),
+                "Operator": clean(node.op),
+                "Reason": clean(reason_text(node.reason, labels)),
+            }
             for node in nodes
         ]
         found.append((fate.value, short, table({"Node": "l", "Operator": "l", "Reason": "l"}, rows)))

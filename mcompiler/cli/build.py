@@ -243,7 +243,7 @@ def verify(
     if as_json:
         print_json(result.as_json())
     else:
-        click.echo(verify_summary(result))
+        click.echo(verify_summary(result, build.labels))
     return _verdict(result)
 
 
@@ -281,7 +281,7 @@ def _verify_chips(build: Build, samples: Samples, options: TrialOptions, as_json
     if as_json:
         print_json(found.as_json())
     else:
-        click.echo(trials_summary(found))
+        click.echo(trials_summary(found, build.labels))
     return _verdict(found.plain)
 
 

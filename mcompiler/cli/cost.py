@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -73,7 +73,9 @@ def cost(
     if calibration:
         click.echo(f"\n{_calibration_table(calibration)}")
     if energies:
-        click.echo(f"\n{_exact_table(energies, vectors) if vectors else _data_table(energies)}")
+        click.echo(
+            f"\n{_exact_table(energies, vectors, build.labels) if vectors else _data_table(energies, build.labels)}"
+        )
 
 
 def _calibration_table(calibration: Sequence[ChipCalibrationCost]) -> str:
@@ -96,12 +98,14 @@ def _calibration_table(calibration: Sequence[ChipCalibrationCost]) -> str:
     return table(headers, rows, "lrrrrrrr")
 
 
-def _data_table(energies: Sequence[DataEnergy]) -> str:
+def _data_table(energies: Sequence[DataEnergy], labels: Mapping[str, str]) -> str:
+    from mcompiler.naming import shown_name
+    from mcompiler.summary.screen import NAME
     from mcompiler.text import quantity, shorten, table
 
     rows = [
         [
-            shorten(each.name, 30),
+            shorten(shown_name(each.name, labels), NAME),
             quantity(each.cells_fixed, "J"),
             quantity(each.cells, "J"),
             quantity(each.lines, "J"),
@@ -125,12 +129,14 @@ def _data_table(energies: Sequence[DataEnergy]) -> str:
     return table(headers, rows, "lrrrrrrr")
 
 
-def _exact_table(means: Sequence[DataEnergy], exact: Sequence[DataEnergy]) -> str:
+def _exact_table(means: Sequence[DataEnergy], exact: Sequence[DataEnergy], labels: Mapping[str, str]) -> str:
+    from mcompiler.naming import shown_name
+    from mcompiler.summary.screen import NAME
     from mcompiler.text import quantity, shorten, table
 
     rows = [
         [
-            shorten(each.name, 30),
+            shorten(shown_name(each.name, labels), NAME),
             quantity(mean.cells, "J"),
             quantity(each.cells, "J"),
             quantity(each.lines, "J"),

@@ -100,7 +100,7 @@ def _print(dense: _CompiledNetwork, small: _CompiledNetwork, seconds: float) -> 
                 name, build.target, fates=build.fates, layers=build.layer_data, cost=build.cost, chips=build.chips
             )
         )
-        click.echo(f"\n{verify_summary(shown.result)}\n")
+        click.echo(f"\n{verify_summary(shown.result, build.labels)}\n")
     rows = [(label, shown.build.cost, shown.result) for label, shown in (("dense", dense), ("compressed", small))]
     click.echo(demo_comparison(rows))
     click.echo(

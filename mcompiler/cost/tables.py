@@ -15,6 +15,7 @@ import numpy.typing as npt
 from mcompiler.dataflow import StageKind
 from mcompiler.geometry import array_shape
 from mcompiler.ir import NO_BITS, BitRange, ScheduledProgram
+from mcompiler.naming import shown_name
 from mcompiler.target import Component, Event, HierarchyUnit, Target
 
 WRITING = "(writing)"
@@ -71,10 +72,6 @@ class LayerCounts:
     written_cells: float = 0.0
     label: str = ""
 
-    def title(self, name: str) -> str:
-        """Name of the layer in tables: its label, or its name where it has none."""
-        return self.label or name
-
 
 @dataclass(frozen=True)
 class PricedQuantities:
@@ -118,6 +115,11 @@ class Cost:
     counts: PricedQuantities
 
     @property
+    def labels(self) -> dict[str, str]:
+        """Labels of the layers, by name."""
+        return {name: layer.label for name, layer in self.counts.layers.items()}
+
+    @property
     def events(self) -> list[tuple[str, str, float]]:
         """(layer, event, count per inference)."""
         return [
@@ -140,7 +142,7 @@ class Cost:
             "utilisation": self.utilisation,
             "layers": {
                 name: {key: getattr(p, key) for key in layer_keys}
-                | {"adc_bits": p.adc_bits.as_json(), "label": self.counts.layers[name].title(name)}
+                | {"adc_bits": p.adc_bits.as_json(), "label": shown_name(name, self.labels)}
                 for name, p in self.layers.items()
             },
             "components": {

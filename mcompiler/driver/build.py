@@ -91,6 +91,11 @@ class Build(BuildArrays, PacksModels):
         )
 
     @property
+    def labels(self) -> dict[str, str]:
+        """Labels of the layers for people, by name."""
+        return {layer.op.site.name: layer.op.site.label for layer in self._content.layers}
+
+    @property
     def cost(self) -> Cost:
         """Energy, latency, area, with their tables."""
         return self._content.cost

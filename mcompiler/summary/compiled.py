@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from mcompiler.artefacts import LayerData
 from mcompiler.cost import DIGITAL, Cost, Price
-from mcompiler.fates import reason_text
+from mcompiler.fates import labels_of, reason_text
 from mcompiler.ir import Fate, NodeFate
 from mcompiler.summary.costs import cost_totals
 from mcompiler.summary.screen import LARGEST, NAME, REASON, REASONS, SCREEN
@@ -49,7 +49,8 @@ def _node_facts(fates: Sequence[NodeFate]) -> list[tuple[str, str]]:
     numbers = Counter(fate.fate for fate in fates)
     shown = [f"{numbers[fate]:,} {fate.value}" for fate in Fate if numbers[fate] or fate is not Fate.REFUSED]
     lines = [("nodes", f"{len(fates):,}: {', '.join(shown)}")]
-    reasons = Counter(reason_text(fate.reason) for fate in fates if fate.fate is not Fate.ANALOG).most_common()
+    labels = labels_of(fates)
+    reasons = Counter(reason_text(fate.reason, labels) for fate in fates if fate.fate is not Fate.ANALOG).most_common()
     shown_reasons = reasons if len(reasons) <= REASONS + 1 else reasons[:REASONS]
     lines += [("", f"{number:,} x {shorten(reason, REASON)}") for reason, number in shown_reasons]
     if rest := reasons[len(shown_reasons) :]:

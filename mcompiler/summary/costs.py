@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from mcompiler.cost import Cost
+from mcompiler.naming import shown_name
 from mcompiler.summary.screen import NAME
 from mcompiler.text import area, facts, percent, plural, quantity, shorten, table
 
@@ -29,16 +30,10 @@ def _share(part: float, whole: float) -> str:
     return percent(part / whole) if whole else "-"
 
 
-def _title(cost: Cost, name: str) -> str:
-    """Label of a layer."""
-    counts = cost.counts.layers.get(name)
-    return name if counts is None else counts.title(name)
-
-
 def _layer_costs(cost: Cost) -> str:
     rows = [
         [
-            shorten(_title(cost, name), NAME),
+            shorten(shown_name(name, cost.labels), NAME),
             f"{price.crossbars:,}",
             f"{price.crossbars_dense:,}",
             percent(price.utilisation),

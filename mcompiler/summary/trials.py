@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+from mcompiler.naming import shown_name
 from mcompiler.simulate import Trials
 from mcompiler.summary.screen import LARGEST, NAME
 from mcompiler.text import clean, facts, percent, plural, shorten, table
 
 
-def trials_summary(result: Trials) -> str:
-    """Accuracy over the chips, then the layers with the largest error, by cause."""
+def trials_summary(result: Trials, labels: Mapping[str, str]) -> str:
+    """Accuracy over the chips, then the layers with the largest error, by cause.
+
+    Args:
+        result: of ``verify`` with effects.
+        labels: of layers, by name.
+    """
     plain, accuracy = result.plain, result.accuracy
     on = f"{plural(len(result.chips), 'chip')} on {plural(result.samples, 'sample')}"
     if accuracy is None:
@@ -38,11 +46,11 @@ def trials_summary(result: Trials) -> str:
     if plain.failures:
         parts.append("\n".join(f"- {clean(failure)}" for failure in plain.failures))
     if result.layers:
-        parts.append(_causes(result))
+        parts.append(_causes(result, labels))
     return "\n\n".join(parts)
 
 
-def _causes(result: Trials) -> str:
+def _causes(result: Trials, labels: Mapping[str, str]) -> str:
     """The layers with the largest error on the first chip: signal over error in decibels, by cause."""
     worst = sorted(result.layers, key=lambda layer: _decibels(layer.causes["all"]))[:LARGEST]
     names = list(dict.fromkeys(name for layer in result.layers for name in layer.causes))
@@ -51,7 +59,7 @@ def _causes(result: Trials) -> str:
         return "-" if value is None else f"{value:.1f}"
 
     rows = [
-        [shorten(layer.name, NAME), *(cell(layer.causes.get(name)) for name in names)]
+        [shorten(shown_name(layer.name, labels), NAME), *(cell(layer.causes.get(name)) for name in names)]
         for layer in result.layers
         if layer in worst
     ]

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+from mcompiler.naming import shown_name
 from mcompiler.simulate import LayerResult, Verification
 from mcompiler.summary.screen import LARGEST, NAME
 from mcompiler.text import clean, facts, percent, plural, shorten, table
 
 
-def verify_summary(result: Verification) -> str:
-    """The verdict in one sentence, accuracies and agreement where they are known, the worst layers."""
+def verify_summary(result: Verification, labels: Mapping[str, str]) -> str:
+    """The verdict in one sentence, accuracies and agreement where they are known, the worst layers.
+
+    Args:
+        result: of ``verify``.
+        labels: of layers, by name.
+    """
     parts = [_verdict(result)]
     if result.failures:
         parts.append("\n".join(f"- {clean(failure)}" for failure in result.failures))
@@ -19,7 +25,7 @@ def verify_summary(result: Verification) -> str:
         parts.append(facts(known))
     inexact = [layer for layer in result.layers if not layer.exact]
     if inexact:
-        parts.append(_worst(inexact, result.promised))
+        parts.append(_worst(inexact, result.promised, labels))
     return "\n\n".join(parts)
 
 
@@ -77,7 +83,7 @@ def _comparisons(result: Verification) -> list[tuple[str, str | None]]:
     ]
 
 
-def _worst(layers: Sequence[LayerResult], promised: frozenset[str]) -> str:
+def _worst(layers: Sequence[LayerResult], promised: frozenset[str], labels: Mapping[str, str]) -> str:
     """Layers that are not exact: those promised lossless first, then in order of signal to error."""
 
     def rank(layer: LayerResult) -> tuple[bool, float, float]:
@@ -87,7 +93,7 @@ def _worst(layers: Sequence[LayerResult], promised: frozenset[str]) -> str:
     shown = sorted(layers, key=rank)[:LARGEST]
     rows = [
         [
-            shorten(layer.name, NAME),
+            shorten(shown_name(layer.name, labels), NAME),
             "lossless" if layer.name in promised else "-",
             f"{layer.max_code_error:,.6g}",
             "-" if layer.sqnr_db is None else f"{layer.sqnr_db:.1f} dB",
