@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar
 
@@ -15,6 +16,8 @@ from mcompiler.target import Target
 @dataclass(frozen=True)
 class Reload:
     """Cut the layers into turns that the chips hold, as few as there can be, where the fewest activations are kept.
+
+    Weights that layers of several turns use are written in each of these turns.
 
     Attributes:
         batch: inferences that go through one turn before the arrays are written for the next.
@@ -57,24 +60,44 @@ class Reload:
             raise CompileError(
                 f"target '{target.name}' does not say what writing a cell takes; add [device.write] (docs/targets.md)"
             )
-        matrix = program.tiled.matrix
-        if len(matrix.sites) > len(matrix.matrices):
-            shared = [site for site in matrix.sites if len(matrix.sites_of(site.matrix)) > 1]
-            raise CompileError(
-                f"and '{shared[1].label}' use the same weights, and layers that take turns have arrays of their own; "
-                "use more chips, or drop --reload",
-                shared[0].name,
-            )
-        names = [each.label for each in matrix.matrices]
-        for name, size in zip(names, sizes, strict=True):
+        sites = program.tiled.matrix.sites
+        sizes = [len(table) for table in program.tiled.site_tables]
+        for site, size in zip(sites, sizes, strict=True):
             if size > room:
                 raise CompileError(
                     f"takes {size:,} arrays and {given} chip(s) hold {room:,}; a layer is written as a whole: it takes "
                     f"{-(-size // target.hierarchy.arrays_per_chip)} chips",
-                    name,
+                    site.name,
                 )
-        turns = _turns(sizes, room, _kept(program, target))
-        return replace(program, turns=tuple(turns), batch=self.batch)
+        turns = _turns([site.matrix for site in sites], sizes, room, _kept(program, target))
+        # Layers of one turn share the arrays of their weights; for another turn these weights are written anew.
+        pairs = [(site.matrix, turn) for site, turn in zip(sites, turns, strict=True)]
+        kept = list(dict.fromkeys(pairs))
+        result = _regrouped(program, [kept.index(pair) for pair in pairs])
+        return replace(result, turns=tuple(turn for _, turn in kept), batch=self.batch)
+
+
+def _regrouped(program: AnalogProgram, groups: Sequence[int]) -> AnalogProgram:
+    """The program with one matrix for each group of sites.
+
+    Args:
+        program: without copies.
+        groups: of each site, numbered in order of first use; sites of one group use one matrix in ``program``.
+    """
+    matrix = program.tiled.matrix
+    first = [groups.index(number) for number in range(len(set(groups)))]  # the first site of each group
+    used = [matrix.sites[site].matrix for site in first]
+    matrices = tuple(
+        replace(matrix.matrices[index], label=matrix.sites[site].name) for site, index in zip(first, used, strict=True)
+    )
+    sites = tuple(replace(site, matrix=group) for site, group in zip(matrix.sites, groups, strict=True))
+    tiled = replace(
+        program.tiled,
+        matrix=replace(matrix, matrices=matrices, sites=sites),
+        tables=tuple(program.tiled.tables[index] for index in used),
+        dense=tuple(program.tiled.dense[index] for index in used),
+    )
+    return replace(program, tiled=tiled, analog=tuple(program.analog[index] for index in used))
 
 
 def _kept(program: AnalogProgram, target: Target) -> list[float]:
@@ -96,13 +119,22 @@ def _kept(program: AnalogProgram, target: Target) -> list[float]:
     return kept
 
 
-def _turns(sizes: list[int], room: int, kept: list[float]) -> list[int]:
-    """Turn of each layer: the fewest turns, and of these the ones that keep the fewest bytes in between."""
+def _turns(weights: Sequence[int], sizes: Sequence[int], room: int, kept: Sequence[float]) -> list[int]:
+    """Turn of each layer: the fewest turns, and of these the ones that keep the fewest bytes in between.
+
+    Args:
+        weights: which weights each layer uses, as numbers; within a turn their arrays are there once.
+        sizes: arrays of the weights of each layer.
+        room: arrays that the chips have.
+        kept: bytes that are kept where layers are cut before each of them.
+    """
     best: list[tuple[int, float, int]] = [(0, 0.0, 0)]  # up to each layer: turns, bytes, where the last turn starts
     for end in range(1, len(sizes) + 1):
         choices, held = [], 0
+        written: set[int] = set()
         for start in range(end - 1, -1, -1):
-            held += sizes[start]
+            held += sizes[start] if weights[start] not in written else 0
+            written.add(weights[start])
             if held > room:
                 break
             turns, size, _ = best[start]

@@ -17,6 +17,7 @@ from mcompiler.passes.place import Place
 from mcompiler.passes.reload import Reload, _turns
 from mcompiler.passes.schedule import Schedule
 from tests.network.test_traffic import sequence
+from tests.support.builds import model, node
 from tests.support.digits import DEMO
 from tests.support.programs import target
 
@@ -29,22 +30,29 @@ KEYS = ("array.rows=4", "array.rows_active=4", "array.columns=16", "hierarchy.ar
 
 
 @settings(max_examples=100, deadline=None)
-@given(st.lists(st.tuples(st.integers(1, 6), st.integers(0, 9)), min_size=1, max_size=6), st.integers(6, 10))
-def test_turns_are_the_best_of_all(layers: list[tuple[int, int]], room: int) -> None:
-    sizes, kept = [size for size, _ in layers], [float(k) for _, k in layers]
+@given(
+    st.lists(st.integers(1, 6), min_size=3, max_size=3),
+    st.lists(st.tuples(st.integers(0, 2), st.integers(0, 9)), min_size=1, max_size=6),
+    st.integers(6, 10),
+)
+def test_turns_are_the_best_of_all(arrays: list[int], layers: list[tuple[int, int]], room: int) -> None:
+    """Three matrices, used by up to six layers; a turn holds the arrays of a matrix once."""
+    weights, kept = [matrix for matrix, _ in layers], [float(k) for _, k in layers]
 
     def worth(cuts: tuple[bool, ...]) -> tuple[int, float] | None:
-        loads, total = [0], 0.0
-        for size, keep, cut in zip(sizes, kept, cuts, strict=True):
+        held: list[set[int]] = [set()]
+        total = 0.0
+        for matrix, keep, cut in zip(weights, kept, cuts, strict=True):
             if cut:
-                loads.append(0)
+                held.append(set())
                 total += keep
-            loads[-1] += size
-        return (len(loads), total) if max(loads) <= room else None
+            held[-1].add(matrix)
+        most = max(sum(arrays[matrix] for matrix in turn) for turn in held)
+        return (len(held), total) if most <= room else None
 
-    found = _turns(sizes, room, [*kept, 0.0])
-    cuts = tuple(bool(i and found[i] != found[i - 1]) for i in range(len(sizes)))
-    every = [worth((False, *rest)) for rest in product((False, True), repeat=len(sizes) - 1)]
+    found = _turns(weights, [arrays[matrix] for matrix in weights], room, [*kept, 0.0])
+    cuts = tuple(bool(i and found[i] != found[i - 1]) for i in range(len(weights)))
+    every = [worth((False, *rest)) for rest in product((False, True), repeat=len(weights) - 1)]
     assert worth(cuts) == min(each for each in every if each is not None)
     assert found == sorted(found)
 
@@ -78,6 +86,34 @@ def test_turns_by_hand() -> None:
     assert cost.components["(writing)"].energy_j == pytest.approx(sum(joules for _, joules in writes) / 5)
     assert sum(row.energy_j for row in cost.components.values()) == pytest.approx(cost.energy_j)
     assert sum(row.energy_j for row in cost.layers.values()) == pytest.approx(cost.energy_j)
+
+
+def test_shared_weights_are_written_in_each_turn_that_uses_them(tmp_path: Path) -> None:
+    """x W V W W with two arrays a matrix, on a chip of two: three turns, the last of which serves two layers.
+
+    Once refused with the advice to use more chips: weights that two layers use had to be there at once.
+    """
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((4, 8)).astype(np.float32)
+    names = ["w", "v", "w", "w"]
+    nodes = [node("MatMul", f"{'xabc'[i]} {name}", "abcy"[i], f"m{i}") for i, name in enumerate(names)]
+    constants = {name: rng.standard_normal((8, 8)).astype(np.float32) for name in "wv"}
+    keys = ("array.rows=8", "array.rows_active=8", "array.columns=32", "hierarchy.arrays_per_core=2",
+            "hierarchy.cores_per_tile=1", "hierarchy.tiles_per_chip=1", *KEYS[6:])  # fmt: skip
+    build = mcompiler.compile(
+        model(nodes, {"x": x}, constants), "generic_128", calibration={"x": x}, chips=1, reload=4, overrides=keys
+    )
+    assert {build.arrays(layer) for layer in build.layers} == {2}
+    assert len(build.schedule.turns) == 3
+    assert build.chips == 1
+    build.save(tmp_path / "turns.build")
+    loaded = mcompiler.load(tmp_path / "turns.build")
+    assert [layer.shares for layer in loaded.layer_data] == [None, None, None, 2]
+    assert loaded.verify(ideal=True, limit=4).exact
+    assert loaded.cost == build.cost
+    assert loaded.cost.crossbars == 6
+    for key in ("energy_j", "area_m2", "crossbars"):
+        assert sum(getattr(row, key) for row in build.cost.layers.values()) == pytest.approx(getattr(build.cost, key))
 
 
 def test_what_fits_takes_no_turns() -> None:
