@@ -4,7 +4,7 @@ With ADCs that are large enough and with ADCs that are not, their range full or 
 
     python benchmarks/accuracy.py [--limit 10000] [--out accuracy]
 
-Needs ../shared. Takes an hour or more on two cores; a run that is stopped goes on where it was.
+Needs ../shared. Takes an hour or more on two cores; a run that was stopped continues with the next model.
 """
 
 from __future__ import annotations

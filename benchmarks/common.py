@@ -1,4 +1,4 @@
-"""What the benchmarks share: interleaved timing, and results with versions, seeds and machine."""
+"""Parts that benchmarks share: interleaved timing, and results with versions, seeds and machine."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def ratio(one: list[float], other: list[float]) -> dict[str, float]:
 
 
 def known(name: str) -> dict[str, Any]:
-    """What benchmarks/results/NAME.json holds but for the machine; empty where it is not there yet."""
+    """The content of benchmarks/results/NAME.json without the machine; empty where there is no such file."""
     path = RESULTS / f"{name}.json"
     result: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
     result.pop("machine", None)

@@ -6,7 +6,7 @@ VGG-16 (Simonyan and Zisserman 2014, configuration D), ResNet-18, 34 and 50 (He 
 in its first convolution, as in the paper), SqueezeNet 1.1 (Iandola et al. 2016) and GoogLeNet (Szegedy et al. 2015: 5x5
 convolutions, local response normalisation, no auxiliary classifiers). Input x [1, 3, 224, 224] float32, output logits y
 [1, 1000]. Only shapes matter to a layout, so weights are seeded normal numbers of He's deviation; they are made anew in
-FOLDER (VGG-16 takes 553 MB), never kept in the repository. Normalisations stand in the graph as nodes of their own.
+FOLDER (VGG-16 takes 553 MB), never kept in the repository. Normalisations are separate nodes of the graph.
 
     imagenet.model("resnet18", Path("scratch"))  # -> Path of the file, written if it is not there
     imagenet.NETWORKS["resnet18"]().layers  # -> what goes to arrays, in order, without drawing a weight

@@ -48,7 +48,7 @@ from mcompiler.passes.schedule import Schedule
 from mcompiler.target import Target
 
 COUNTED = ("array", "converter", "buffer", "link", "chip_link")
-"""Resources of `bound_s`; digital units are reported beside them."""
+"""Resources of `bound_s`; digital units are reported separately."""
 
 
 def along_a_snake(program: AnalogProgram, target: Target) -> PlacedProgram:
@@ -65,7 +65,7 @@ def _moved(where: Any, walk: Any) -> Any:
 
 
 def figures(program: ScheduledProgram, seconds: float) -> dict[str, Any]:
-    """What a layout comes to."""
+    """Figures of a layout."""
     bounds = dict(program.bounds_s)
     bound = max(bounds[name] for name in COUNTED)
     return {

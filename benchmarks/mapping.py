@@ -1,4 +1,4 @@
-"""What `paper.py` asks of the compiler: mapped accuracy, array counts, power and area, compressed and dense."""
+"""Figures of the compiler for `paper.py`: mapped accuracy, array counts, power and area, compressed and dense."""
 
 from __future__ import annotations
 

@@ -358,7 +358,7 @@ def epochs(runs: list[Any], recipe: dict[str, Any]) -> list[str]:
 
 
 def layers(result: Any) -> list[str]:
-    """What remains of each layer, in the first run."""
+    """Remaining rows, columns and weights of each layer, in the first run."""
     run = result["runs"][0]
     energy = result["power_and_area"]["energy_per_inference_by_layer_j"]
     rows = []

@@ -39,7 +39,7 @@ others are kept:
         replicas      copies of each layer, in order; null where it did not come so far
         arrays        of one copy of each layer, as we count them
         arrays_used   sum of replicas x arrays; `arrays_reported` is its own count
-        cores_used    number of cores that each layer stands on; null where it wrote no mapping
+        cores_used    number of cores that each layer uses; null where it wrote no mapping
         fullest_core  arrays on the core with most of them: beyond `arrays_per_core` it is no mapping that can be built
         latency_ns    its own figure. For the record only: its constants do not follow the configuration
 """
@@ -87,7 +87,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class Report:
-    """What a run printed and wrote, as far as it came."""
+    """Output and files of a run, complete or not."""
 
     stage: str
     replicas: dict[int, int]

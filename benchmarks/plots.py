@@ -3,7 +3,7 @@
     python benchmarks/plots.py [--results benchmarks/results] [--out docs/plots]
 
 Accuracy against crossbars (digits_sweep.json and every network of rows.toml that has a result); residuals and training
-curves over epochs, from <name>.log.jsonl. What has no result yet is left out. Needs matplotlib.
+curves over epochs, from <name>.log.jsonl. Figures without results are left out. Needs matplotlib.
 """
 
 from __future__ import annotations

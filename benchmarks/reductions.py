@@ -1,4 +1,4 @@
-"""What compression saves, component by component: the compressed 5-bit networks against dense ones at 9 bit.
+"""Savings by compression, component by component: the compressed 5-bit networks against dense ones at 9 bit.
 
     python benchmarks/reductions.py
 

@@ -73,7 +73,7 @@ def outputs(path: Path) -> str | None:
 
 
 def build_record(root: Path, printed: Record) -> Record:
-    """What a build directory holds, as hashes and figures."""
+    """The content of a build directory, as hashes and figures."""
     cost = json.loads((root / "cost.json").read_text())
     layers = json.loads((root / "layers.json").read_text())["layers"]
     arrays = []
@@ -125,7 +125,7 @@ def record(folder: Path, command: list[str], out: Path, workers: int) -> None:
 
 
 def differences(before: Record, after: Record) -> Record:
-    """What two records of one build differ in: relative change for figures, both values for everything else."""
+    """Differences of two records of one build: relative change for figures, both values for everything else."""
     found: Record = {}
     for key in before.keys() | after.keys():
         old, new = before.get(key), after.get(key)

@@ -1,4 +1,4 @@
-"""What another order of word and bit lines gains, beside a bound that no order beats.
+"""Gain of reordering word and bit lines, and a bound that no order beats.
 
 Planted: masks of which some array positions are empty, rows and columns shuffled. Random: masks without structure.
 Real: ResNet-20 (CIFAR-10) with the smallest weights of each layer at zero (one shot, no retraining), and the compressed

@@ -3,7 +3,7 @@
     python benchmarks/sweep.py [--budgets 4 5 6 8 10 14 19] [--seeds 0 1 2] [--restart]
 
 One dense network; each budget is compressed once per seed with the demo's recipe, mapped on `generic_128` and run on
-the 450 held-out images. One thread, some 10 s a point; a run that is stopped goes on where it was. Writes
+the 450 held-out images. One thread, some 10 s a point; a run that was stopped continues with the next point. Writes
 benchmarks/results/digits_sweep.json. Needs PyTorch and scikit-learn.
 """
 

@@ -3,7 +3,7 @@
     OMP_NUM_THREADS=1 python benchmarks/wires.py [--rounds 5] [--parts memory,sizes,badcrossbar,ngspice]
                                                  [--badcrossbar PYTHON] [--out wires]
 
-memory: a 512x512 tile in a process of its own. sizes: the transfer matrix of square tiles, growth with their size,
+memory: a 512x512 tile in a separate process. sizes: the transfer matrix of square tiles, growth with their size,
 against sparse LU for one input vector. badcrossbar: the currents of 128 input vectors at 128x128, in the interpreter
 that --badcrossbar names (it needs libcairo2). ngspice: one input vector at 64x64; ngspice_128 the same at 128x128,
 which takes it minutes and is left out unless asked for.

@@ -1,4 +1,4 @@
-"""Control-flow bodies: nodes that lie in the branches of If nodes, and values that are given out of them."""
+"""Control-flow bodies: nodes in the branches of If nodes, and values of branches as outputs of the model."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def holds_layers(node: ir.Node) -> bool:
 
 
 def scheduled_nodes(graph: ir.Graph) -> Iterator[ir.Node]:
-    """The nodes that are stages of their own, in topological order; a node's position is its place in this order.
+    """The nodes that are separate stages, in topological order; the position of a node is its index in this order.
 
     An If whose branches hold layers follows the nodes of both branches; any other If is one node.
     """
@@ -53,11 +53,12 @@ def graphs_with_branches(graph: ir.Graph) -> Iterator[ir.Graph]:
             yield from graphs_with_branches(branch)
 
 
-def give_out(model: ir.Model, name: str) -> ir.Value:
-    """Let a value that lies in a branch of an If reach the main graph, in place.
+def add_branch_output(model: ir.Model, name: str) -> ir.Value:
+    """Make a value of a branch of an If an output of that If, in place, and so a value of the main graph.
 
-    The If gets one more output, which the other branch fills with an empty tensor: what a branch that is not taken
-    would compute has no elements. The value in the main graph has the name asked for; that in the branch gets another.
+    ONNX has outputs of the whole If only, so that both branches must give one more: the other branch gives a tensor
+    without elements. The value in the main graph takes the name; the value in the branch gets another, since a name may
+    occur once in a graph and its bodies.
 
     Args:
         model: changed in place.
@@ -73,7 +74,7 @@ def give_out(model: ir.Model, name: str) -> ir.Value:
     if path is None:
         raise KeyError(name)
     value = next(each for each in _values(path[-1][1]) if each.name == name)
-    # From the inside out: each If on the way hands the value on to the graph that it lies in.
+    # From the innermost If to the outermost: each makes it a value of the graph in which the If is.
     for depth, (node, taken) in enumerate(reversed(path), start=1):
         assert value.dtype is not None, f"the element type of '{name}' is not known"
         value.name = f"{name}/branch{len(path) - depth}"

@@ -1,4 +1,4 @@
-"""What each level promises, checked after every pass."""
+"""Invariants of each level of the program, checked after every pass."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from mcompiler.target import Target
 
 @singledispatch
 def check(program: object, target: Target) -> None:
-    """Raise AssertionError where a program breaks a promise of its level; levels without promises pass."""
+    """Raise AssertionError where a program breaks an invariant of its level; levels without invariants pass."""
 
 
 @check.register

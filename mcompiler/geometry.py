@@ -226,7 +226,7 @@ def used_tiles(weights: npt.NDArray[Any], heads: TileTable, kept_rows: Kept, kep
     Args:
         weights: codes, or whether they are not zero, [G, K, N].
         heads: the first array of each tile.
-        kept_rows, kept_cols: what compaction keeps.
+        kept_rows, kept_cols: indices that compaction keeps.
     """
     used = np.zeros(len(heads), dtype=bool)
     single = np.flatnonzero(heads["groups"] == 1)

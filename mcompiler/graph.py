@@ -176,7 +176,7 @@ def new_node(
     Args:
         op, inputs, name, output, domain, attributes: of the node.
         like: a value of the same type and shape as the output.
-        replaces: the node whose part the new one plays.
+        replaces: the node that the new one replaces.
         helps: the node whose inputs or outputs the new one prepares.
     """
     attrs = ir.convenience.convert_attributes(attributes or {})

@@ -31,13 +31,13 @@ def set_provenance(node: ir.Node, found: Provenance) -> None:
 
 
 def origin(node: ir.Node) -> Origin | None:
-    """The node of the user's model whose part this node plays; None for helpers and for nodes made from none."""
+    """The node of the user's model that this node computes; None for helpers and for nodes made from none."""
     found = provenance(node)
     return found.origins[0] if found.origins and not found.helper else None
 
 
 def mark_replacement(new: ir.Node, old: ir.Node) -> None:
-    """``new`` plays the part of ``old``: its fate is that of the node that ``old`` came from."""
+    """``new`` computes what ``old`` did: its fate is that of the node that ``old`` came from."""
     set_provenance(new, provenance(old))
 
 

@@ -1,4 +1,4 @@
-"""What the optional passes and placement gained, with the bounds of it: typed records for JSON and for people."""
+"""Gains of the optional passes and of placement, with their bounds: typed records for JSON and for people."""
 
 from __future__ import annotations
 
@@ -74,8 +74,8 @@ class LayerRemap:
 
     name: str
     stuck: int
-    harm_before: float
-    harm_after: float
+    weighted_error_before: float
+    weighted_error_after: float
 
 
 @dataclass(frozen=True)
@@ -84,14 +84,14 @@ class RemapRecord:
 
     Attributes:
         stuck: stuck cells in the arrays in use.
-        harm_before, harm_after: sum over them of (deviation in level steps x place value)^2.
+        weighted_error_before, weighted_error_after: sum over them of (deviation in level steps x place value)^2.
         layers: the same for each layer.
     """
 
     key: ClassVar[str] = "remap"
     stuck: int
-    harm_before: float
-    harm_after: float
+    weighted_error_before: float
+    weighted_error_after: float
     layers: tuple[LayerRemap, ...]
 
     @classmethod
@@ -103,18 +103,19 @@ class RemapRecord:
         )
         return cls(
             stuck=sum(layer.stuck for layer in layers),
-            harm_before=sum(layer.harm_before for layer in layers),
-            harm_after=sum(layer.harm_after for layer in layers),
+            weighted_error_before=sum(layer.weighted_error_before for layer in layers),
+            weighted_error_after=sum(layer.weighted_error_after for layer in layers),
             layers=layers,
         )
 
     def as_json(self) -> dict[str, Any]:
         """The object ``remap`` of ``compile --json``."""
-        return {**asdict(self), "layers": [asdict(layer) for layer in self.layers]}
+        layers = [{"name": layer.name, **_remap_figures(layer)} for layer in self.layers]
+        return {**_remap_figures(self), "layers": layers}
 
     def text(self) -> str:
         """One line."""
-        before, after = self.harm_before, self.harm_after
+        before, after = self.weighted_error_before, self.weighted_error_after
         gained = f", {percent(1 - after / before)} less" if before > 0 else ""
         return (
             f"{plural(self.stuck, 'stuck cell')} in the arrays; weighted error "
@@ -122,9 +123,18 @@ class RemapRecord:
         )
 
 
+def _remap_figures(record: RemapRecord | LayerRemap) -> dict[str, Any]:
+    """Figures under their keys in JSON, where weighted errors are called ``harm``."""
+    return {
+        "stuck": record.stuck,
+        "harm_before": record.weighted_error_before,
+        "harm_after": record.weighted_error_after,
+    }
+
+
 @dataclass(frozen=True)
 class ReplicationRecord:
-    """What copies of arrays gained, and the bounds that no copies within the budget go below.
+    """Interval and latency before and after arrays are copied, and their lower bounds within the budget.
 
     Attributes:
         replication: the figures.
@@ -193,7 +203,7 @@ class PlacementRecord:
 
 @dataclass(frozen=True)
 class BuildOptions:
-    """What a model was compiled with: the entry ``options`` of manifest.json.
+    """Options with which a model was compiled: the entry ``options`` of manifest.json.
 
     Attributes:
         passes: options of the passes, by the name of the entry.
@@ -222,8 +232,8 @@ class StoredRecord:
 
     Attributes:
         key: under which JSON outputs hold it.
-        values: what ``as_json`` of the record returned.
-        lines: what ``text`` of the record returned.
+        values: result of ``as_json`` of the record.
+        lines: result of ``text`` of the record.
     """
 
     key: str

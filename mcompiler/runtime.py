@@ -12,7 +12,7 @@ import numpy as np
 import onnx_ir as ir
 import onnxruntime as ort
 
-from mcompiler.bodies import give_out
+from mcompiler.bodies import add_branch_output
 from mcompiler.data import InputSpec, Tensor
 from mcompiler.errors import ModelError
 from mcompiler.graph import index_bounds
@@ -100,7 +100,7 @@ def open_model(
 
     Args:
         model: left as it is.
-        outputs: further values to give out, of the main graph or of branches of If nodes; a branch that is not taken
+        outputs: further values to return, of the main graph or of branches of If nodes; a branch that is not taken
             gives a tensor without elements.
         optimise: run onnxruntime's graph optimisations.
         prepack: let onnxruntime copy weights into the layout of its kernels.
@@ -120,7 +120,7 @@ def open_model(
         values = ir.convenience.create_value_mapping(stub.graph, include_subgraphs=False)
         for name in dict.fromkeys(outputs):
             if name not in present:
-                stub.graph.outputs.append(values[name] if name in values else give_out(stub, name))
+                stub.graph.outputs.append(values[name] if name in values else add_branch_output(stub, name))
     names: list[str] = []
     held: list[Any] = []
     for name, value in stub.graph.initializers.items():

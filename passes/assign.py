@@ -126,7 +126,7 @@ def _check_accumulator(layer: AnalogLayer, target: Target) -> None:
 
 
 def _live_cells(matrix: WeightMatrix, table: TileTable, shape: ArrayShape) -> IntArray:
-    """Cells of each array that hold a kept weight of its own group: int64 [arrays]."""
+    """Cells of each array that hold a kept weight of the group of their column: int64 [arrays]."""
     copies = shape.arrays_per_tile
     heads = table[::copies]
     weights = heads["rows"].astype(np.int64) * heads["cols"]

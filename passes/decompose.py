@@ -67,11 +67,11 @@ def _chain(model: ir.Model, node: ir.Node, nodes: list[ir.Node]) -> None:
 
 def _unfuse(model: ir.Model, node: ir.Node, names: Names) -> None:
     """Conv or Gemm, the addition of FusedConv's fourth input, the activation."""
-    op, name = _FUSED[node.op_type], node.name or ""
+    operator, name = _FUSED[node.op_type], node.name or ""
     attrs = [attr for key, attr in node.attributes.items() if not key.startswith("activation")]
-    main = ir.Node("", op, list(node.inputs[:3]), attrs, num_outputs=1, name=name)
+    main = ir.Node("", operator, list(node.inputs[:3]), attrs, num_outputs=1, name=name)
     mark_replacement(main, node)
-    main.outputs[0].name = names.fresh(f"{name}/{op}")
+    main.outputs[0].name = names.fresh(f"{name}/{operator}")
     main.outputs[0].type = node.outputs[0].type
     nodes = [main]
     if node.op_type == "FusedConv" and input_at(node, 3) is not None:
@@ -83,24 +83,24 @@ def _unfuse(model: ir.Model, node: ir.Node, names: Names) -> None:
     _chain(model, node, nodes)
 
 
-def _activation(model: ir.Model, node: ir.Node, x: ir.Value, op: str, names: Names) -> ir.Node:
-    """The activation ``op`` of a fused node, with the parameters that the node states."""
+def _activation(model: ir.Model, node: ir.Node, x: ir.Value, operator: str, names: Names) -> ir.Node:
+    """The activation ``operator`` of a fused node, with the parameters that the node states."""
     attr = node.attributes.get("activation_params") or node.attributes.get("activation_alpha")
     values = [float(v) for v in attr.as_floats()] if attr is not None and attr.type == ir.AttributeType.FLOATS else []
     if attr is not None and attr.type == ir.AttributeType.FLOAT:
         beta = node.attributes.get("activation_beta")
         values = [attr.as_float()] + ([beta.as_float()] if beta is not None else [])
-    label = names.fresh(f"{node.name}/{op}")
+    label = names.fresh(f"{node.name}/{operator}")
     inputs: list[ir.Value | None] = [x]
     attributes: dict[str, float] = {}
-    if op == "Clip" and model.opset_imports.get("", 1) >= 11:
+    if operator == "Clip" and model.opset_imports.get("", 1) >= 11:
         for value, limit in zip(values, ("min", "max"), strict=False):
             inputs.append(add_initializer(model.graph, names.fresh(f"{label}/{limit}"), np.array(value, np.float32)))
-    elif op == "Clip":
+    elif operator == "Clip":
         attributes = dict(zip(("min", "max"), values, strict=False))
     else:
         attributes = dict(zip(("alpha", "beta"), values, strict=False))
-    return new_node(op, inputs, label, label, attributes=attributes, helps=node)
+    return new_node(operator, inputs, label, label, attributes=attributes, helps=node)
 
 
 def _scale_shift(model: ir.Model, node: ir.Node, names: Names, scale: float, shift: np.ndarray) -> None:

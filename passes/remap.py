@@ -41,8 +41,8 @@ Values = npt.NDArray[np.float64]
 ROUNDS = 8
 """Times that rows and columns are assigned in turn, at most."""
 
-GAIN = 1e-9
-"""Share by which the error must fall for lines to move: moving without need only costs address tables."""
+LEAST_GAIN = 1e-9
+"""Share by which the error must fall for lines to move: a move without gain only costs entries of address tables."""
 
 
 def _fault_summary(faults: FaultMap) -> dict[str, Any]:
@@ -158,14 +158,16 @@ class ArrayPosition:
 
     def best(self) -> LineOrder:
         """Rows and columns assigned in turn as long as the error falls."""
+        # Each assignment is exact for the other lines as they are, so that the error never rises from step to step. The
+        # result is an optimum of rows alone and of columns alone, and not always of both together.
         order = LineOrder.unchanged(self.shape)
         error = self.error(order)
         for _ in range(ROUNDS):
-            found = self.best_columns(self.best_rows(order))
-            after = self.error(found)
-            if not after < error * (1 - GAIN):
+            tried = self.best_columns(self.best_rows(order))
+            after = self.error(tried)
+            if not after < error * (1 - LEAST_GAIN):
                 break
-            order, error = found, after
+            order, error = tried, after
         return order
 
     def best_rows(self, order: LineOrder) -> LineOrder:
@@ -174,14 +176,16 @@ class ArrayPosition:
         column = self._columns(order)[bit]
         met = column >= 0
         copy, word, column = copy[met], word[met], column[met]
-        # A stuck cell costs a row what it would change that row's weight if the row were on its word line.
+        # The cost of a row on a word line: how far the stuck cells of that line would change its weights. The arrays of
+        # a position have one order of lines, so that their costs add up.
         error = self._deviation(self.wanted[copy, : self.rows, column], met)  # [stuck, rows]
         cost = np.zeros((self.lines[0], self.rows))
         np.add.at(cost, word, error * self.weights[copy, column][:, None])
         lines, rows = np.arange(self.lines[0])[:, None], np.arange(self.rows)
         active = self.shape.rows_active
         # Rows of different reads must not change places, since a read's rows are driven together and, with signed
-        # fragments, share signs. A line of another read so costs more than all errors together.
+        # fragments, share signs. A line of another read so costs more than all errors together. A spare line belongs to
+        # no read: it may replace a line of any.
         apart = (lines < self.shape.rows) & (lines // active != rows // active)
         chosen = _assign(np.where(apart, cost.sum() + 1, cost).T)
         return replace(order, words=_completed(chosen, self.shape.rows, self.lines[0]))
@@ -198,8 +202,8 @@ class ArrayPosition:
         row = _inverse(order.words, self.lines[0])[word]
         met = (row >= 0) & (row < self.rows) & (place[bit] >= 0)
         copy, row, bit = copy[met], row[met], bit[met]
-        # A place is all adjacent bit lines of one weight. The cell of a weight that is replaced by a stuck cell depends
-        # on its place within them, and is that of the other polarity where the two are swapped.
+        # A place is all adjacent bit lines of one weight. A stuck cell replaces the cell of the weight with the same
+        # number among them, or that of the other polarity where the two are swapped.
         costs = []
         for held in (cell[bit], partners(shape)[cell[bit]]):
             columns = np.arange(self.cols) * width + held[:, None]  # [stuck, cols]
@@ -216,20 +220,23 @@ class ArrayPosition:
 
     def _columns(self, order: LineOrder) -> IntArray:
         """Column of the mapping on each bit line, -1 where there is none: [bit lines]."""
+        # By the function that arranges the cells for the chip: the error counts the lines that are programmed.
         remap = remap_of([order], np.zeros((0, 4), np.int32), self.lines, 0.0, 0.0)
         return _inverse(bit_lines(remap, slice(0, 1), self.shape)[0], self.lines[1])
 
     def _deviation(self, wanted: Values, met: npt.NDArray[np.bool_]) -> Values:
-        """Squared deviation of the stuck cells ``met`` from the wanted levels [stuck, ...]; none where both are off."""
+        """Squared deviation of the stuck cells ``met`` from the wanted levels [stuck, ...]."""
+        # An unformed cell (wanted: no conductance) that is stuck off stays without conductance (``faults.held``), also
+        # where the target states a conductance for cells that are stuck off.
         on = self.stuck[met, 3].reshape(-1, *[1] * (wanted.ndim - 1))
         return np.where((on == 0) & (wanted == 0), 0.0, wanted - self.at[on]) ** 2
 
 
 def _inverse(order: IntArray, room: int) -> IntArray:
     """Which entry is at each of ``room`` places, -1 where there is none."""
-    found = np.full(room, -1)
-    found[order] = np.arange(len(order))
-    return found
+    entry = np.full(room, -1)
+    entry[order] = np.arange(len(order))
+    return entry
 
 
 def _assign(cost: Values) -> IntArray:
@@ -239,7 +246,7 @@ def _assign(cost: Values) -> IntArray:
     # Places other than a line's own cost a little more, in all less than the smallest gain that counts: among solutions
     # of equal error the one that moves fewest lines is found.
     stays = np.arange(len(cost))
-    nudged = cost + cost.max(initial=0.0) * GAIN / max(1, len(cost))
+    nudged = cost + cost.max(initial=0.0) * LEAST_GAIN / max(1, len(cost))
     nudged[stays, stays] = cost[stays, stays]
     chosen: IntArray = linear_sum_assignment(nudged)[1].astype(np.int64)
     return chosen
@@ -285,7 +292,11 @@ class _ChipMatrix:
     def moved(
         self, addresses: npt.NDArray[np.int32], free: dict[tuple[int, ...], set[int]]
     ) -> tuple[npt.NDArray[np.int32], float]:
-        """Addresses of least error, and the error before; ``free`` changes as positions are taken."""
+        """Addresses of least error, and the error before; ``free`` changes as positions are taken.
+
+        Positions are compared by the error that they have before lines move, as the lines of an array are assigned for
+        one position only. An array stays in its core: who sends bytes to whom has been decided.
+        """
         cores: dict[tuple[int, ...], list[int]] = {}
         for number, (*core, _) in enumerate(addresses.tolist()):
             cores.setdefault(tuple(core), []).append(number)
@@ -303,14 +314,14 @@ class _ChipMatrix:
                 for place in positions[core]
                 if len(known[*core, place])
             }
-        found = addresses.copy()
+        moved = addresses.copy()
         for core, own in cores.items():
             places = [*addresses[own, 3].tolist(), *sorted(free[core])]  # an array's own place is on the diagonal
             cost = np.array([[costs[number].get(place, 0.0) for place in places] for number in own])
-            found[own, 3] = np.array(places)[_assign(cost)]
-            free[core] = set(places) - set(found[own, 3].tolist())
+            moved[own, 3] = np.array(places)[_assign(cost)]
+            free[core] = set(places) - set(moved[own, 3].tolist())
         before = sum(costs[number].get(int(place), 0.0) for number, place in enumerate(addresses[:, 3]))
-        return found, before
+        return moved, before
 
     def remap(self, addresses: npt.NDArray[np.int32], before: float) -> Remapping:
         """Lines of every array position at these addresses."""
@@ -337,7 +348,7 @@ class _ChipMatrix:
         return remap_of(orders, np.concatenate(faults), lines, before, after)
 
     def _arrays(self) -> Iterator[tuple[int, npt.NDArray[np.uint8]]]:
-        """Number and level codes [1, rows, columns + extra] of every array as the mapping asks for it."""
+        """Number and level codes [1, rows, columns + extra] of every array, in the order of the mapping."""
         number = 0
         for chunk in encode_cells(self.mapped):
             for packed in chunk:
@@ -375,8 +386,8 @@ class _ChipMatrix:
         weights = np.zeros(shape.columns + shape.extra)
         weights[: used * width] = np.tile(steps**2, used)
         if shape.unit:
-            # Its code undoes shift and flips: an error comes back in each weight, times the shift, and times full scale
-            # for each flipped column.
+            # Its code undoes shift and flips: its error enters each weight, times the shift, and times full scale for
+            # each flipped column.
             flips = encoded.flips[number, : used * width].reshape(used, width)
             factors = flips @ (steps * ((1 << shape.cell_bits) - 1)) - encoded.shift  # [used]
             weights[shape.columns] = (factors**2).sum()

@@ -13,7 +13,7 @@ from mcompiler.target import Target
 
 @dataclass(frozen=True)
 class Tile:
-    """Cut what compaction kept into the target's arrays; small groups share an array on its diagonal."""
+    """Cut the kept rows and columns into the target's arrays; small groups share an array on its diagonal."""
 
     name: ClassVar[str] = "tile"
     reads: ClassVar[tuple[str, ...]] = ARRAY_SHAPE_KEYS

@@ -1,4 +1,4 @@
-"""layers.json, layers/ and cells/: everything about the layers that the mapped model is rebuilt from."""
+"""layers.json, layers/ and cells/: the data of the layers from which the mapped model is rebuilt."""
 
 from __future__ import annotations
 
@@ -53,11 +53,11 @@ class LayerData:
         start: first cycle of each array of each copy.
         dense: arrays of the dense mapping.
         cells: yields the level codes in table order, whole tiles a step: uint8 [n, rows, row_bytes]; of a chip with
-            known stuck cells as they stand on it, spare lines included.
-        remap: where the lines stand on that chip; None: as the mapping numbers them.
+            known stuck cells in the order of its lines, spare lines included.
+        remap: physical lines on that chip; None: in the order of the mapping.
         statistics: of its inputs; None where no calibration data were given.
         turn: in which its arrays are on the chips, where layers take turns.
-        shares: number of the layer whose arrays it uses, which came before it; None: it has arrays of its own.
+        shares: number of the earlier layer whose arrays it uses; None: no earlier layer uses its arrays.
     """
 
     op: AnalogLayer
@@ -82,11 +82,11 @@ class LayerData:
         return (shape.rows, shape.columns + shape.extra) if self.remap is None else self.remap.lines
 
     def mapped_cells(self, shape: ArrayShape) -> Iterator[Cells]:
-        """The level codes in the order of the mapping, wherever the lines stand."""
+        """The level codes in the order of the mapping, whatever the physical order of the lines."""
         return self.cells() if self.remap is None else restored_cells(self.cells(), self.remap, shape)
 
     def reads(self, target: Target, shape: ArrayShape, realise: Realise | None = None) -> list[ReadBlock]:
-        """What the converters see, read by read; ``realise``: as one chip has it."""
+        """The reads of its matrix; ``realise``: with the errors of one chip."""
         return read_blocks(self.cells(), self.mapped(target, shape), realise, self.remap)
 
     def mapped(self, target: Target, shape: ArrayShape) -> MappedMatrix:
@@ -99,15 +99,15 @@ def program_layers(program: ScheduledProgram, target: Target) -> tuple[LayerData
     shape = array_shape(target)
     tiled = program.placed.analog.tiled
     placed, layers, owners = program.placed, [], dict[int, int]()
-    for number, (op, schedule) in enumerate(zip(tiled.matrix.layers, program.layers, strict=True)):
-        which = op.site.matrix
+    for number, (layer, schedule) in enumerate(zip(tiled.matrix.layers, program.layers, strict=True)):
+        which = layer.site.matrix
         table, analog = tiled.tables[which], placed.analog.analog[which]
         remap = placed.remaps[which] if placed.remaps else None
-        encode = partial(encode_cells, MappedMatrix(op.matrix, table, analog, shape, target))
+        encode = partial(encode_cells, MappedMatrix(layer.matrix, table, analog, shape, target))
         owner = owners.setdefault(which, number)
         layers.append(
             LayerData(
-                op=op,
+                op=layer,
                 table=table,
                 analog=analog,
                 addresses=placed.addresses[which],
@@ -128,7 +128,7 @@ def _arranged(cells: Callable[[], Iterator[Cells]], remap: Remapping, shape: Arr
 
 
 def plain_name(name: str) -> str:
-    """What of a layer's name is plain ASCII and may stand in the name of a file."""
+    """A layer's name with the characters that every file system takes; others become underscores."""
     plain = "".join(c if c.isascii() and (c.isalnum() or c in "-_.") else "_" for c in name).strip("._")
     return plain[:60] or "layer"
 
@@ -169,9 +169,9 @@ def cells_shape(remap: Remapping | None, arrays: int, shape: ArrayShape) -> tupl
 
 
 def _record(layer: LayerData, schedule: LayerSchedule, stem: str) -> dict[str, Any]:
-    op, analog = layer.op, layer.analog
-    if isinstance(op.site.shape, ConvShape):
-        conv = op.site.shape
+    site, matrix, analog = layer.op.site, layer.op.matrix, layer.analog
+    if isinstance(site.shape, ConvShape):
+        conv = site.shape
         shape: dict[str, Any] = {
             "kind": "conv",
             "kernel": conv.kernel,
@@ -181,22 +181,22 @@ def _record(layer: LayerData, schedule: LayerSchedule, stem: str) -> dict[str, A
             "groups": conv.groups,
         }
     else:
-        shape = {"kind": "matmul", "batch": op.site.shape.batch}
-    quantiser, remap = op.site.input, layer.remap
+        shape = {"kind": "matmul", "batch": site.shape.batch}
+    quantiser, remap = site.input, layer.remap
     moved: dict[str, Any] = {}
     if remap is not None:
         moved["remap"] = {
             "lines": remap.lines, "stuck": len(remap.faults), "harm_before": remap.weighted_error_before,
             "harm_after": remap.weighted_error_after,
         }  # fmt: skip
-    if op.matrix.reorder is not None:
-        moved["reorder"] = asdict(op.matrix.reorder)
+    if matrix.reorder is not None:
+        moved["reorder"] = asdict(matrix.reorder)
     return {
-        "name": op.site.name,
-        "label": op.site.label,
-        **({} if op.site.origin is None else {"origin": op.site.origin.as_json()}),
+        "name": site.name,
+        "label": site.label,
+        **({} if site.origin is None else {"origin": site.origin.as_json()}),
         "files": stem,
-        "matrix": list(op.matrix.codes.shape),
+        "matrix": list(matrix.codes.shape),
         "shape": shape,
         "input": {
             "tensor": quantiser.tensor,
@@ -204,9 +204,9 @@ def _record(layer: LayerData, schedule: LayerSchedule, stem: str) -> dict[str, A
             "zero_point": quantiser.zero_point,
             "bits": quantiser.bits,
         },
-        "weight_bits": op.matrix.weight_bits,
-        "vectors": op.site.vectors,
-        "element": op.site.element.name,
+        "weight_bits": matrix.weight_bits,
+        "vectors": site.vectors,
+        "element": site.element.name,
         "crossbars": len(layer.table),
         "crossbars_dense": layer.dense,
         "shift": analog.shift,
@@ -218,7 +218,7 @@ def _record(layer: LayerData, schedule: LayerSchedule, stem: str) -> dict[str, A
         **moved,
         **({"turn": layer.turn} if layer.turn else {}),
         **({"shares": layer.shares} if layer.shares is not None else {}),
-        **({"steps": op.site.steps} if op.site.steps > 1 else {}),
+        **({"steps": site.steps} if site.steps > 1 else {}),
     }
 
 
@@ -235,13 +235,13 @@ def _arrays(layer: LayerData) -> dict[str, npt.NDArray[Any]]:
 
 
 def _matrix_arrays(layer: LayerData) -> dict[str, npt.NDArray[Any]]:
-    op, analog = layer.op, layer.analog
+    matrix, analog = layer.op.matrix, layer.analog
     arrays: dict[str, npt.NDArray[Any]] = {
-        "row_indices": op.matrix.rows.indices,
-        "row_offsets": op.matrix.rows.offsets,
-        "col_indices": op.matrix.cols.indices,
-        "col_offsets": op.matrix.cols.offsets,
-        "scale": op.matrix.scale,
+        "row_indices": matrix.rows.indices,
+        "row_offsets": matrix.rows.offsets,
+        "col_indices": matrix.cols.indices,
+        "col_offsets": matrix.cols.offsets,
+        "scale": matrix.scale,
         "table": layer.table,
         "addresses": layer.addresses,
         "flips": np.packbits(analog.flips, axis=1),

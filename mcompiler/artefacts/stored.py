@@ -96,7 +96,7 @@ def _stored(root: Path, record: Mapping[str, Any], owner: Mapping[str, Any], sha
         element=ir.DataType[record["element"]],
         steps=record.get("steps", 1),
     )
-    op = AnalogLayer(site, matrix)
+    layer = AnalogLayer(site, matrix)
     flips = np.unpackbits(arrays["flips"], axis=1, count=shape.columns).astype(bool)
     signed = shape.encoding.signed_fragments
     signs = np.unpackbits(arrays["signs"], axis=-1, count=shape.tile_columns).astype(bool) if signed else None
@@ -121,7 +121,7 @@ def _stored(root: Path, record: Mapping[str, Any], owner: Mapping[str, Any], sha
         raise ValueError(f"{record['files']}.npz holds different numbers of arrays: {counts}")
     if signs is not None and signs.shape[1:] != (shape.reads, shape.tile_columns):
         raise ValueError(f"{record['files']}.npz has signs of {signs.shape[1]} reads, not {shape.reads}")
-    if not _inside(op, arrays["table"], shape):
+    if not _inside(layer, arrays["table"], shape):
         raise ValueError(f"{record['files']}.npz has arrays that hold what the matrix lacks")
     remap = _stored_remap(record, arrays, shape) if "remap" in record else None
     path = root / "cells" / f"{owner['files']}.npy"
@@ -138,7 +138,7 @@ def _stored(root: Path, record: Mapping[str, Any], owner: Mapping[str, Any], sha
         if phases[1:] != dims[:2] or seen.nonzero.shape != phases or seen.mean.shape != phases:
             raise ValueError(f"{record['files']}.npz has statistics of other inputs")
     return LayerData(
-        op=op,
+        op=layer,
         table=arrays["table"],
         analog=analog,
         addresses=arrays["addresses"],
@@ -153,7 +153,7 @@ def _stored(root: Path, record: Mapping[str, Any], owner: Mapping[str, Any], sha
 
 
 def _stored_remap(record: Mapping[str, Any], arrays: Mapping[str, npt.NDArray[Any]], shape: ArrayShape) -> Remapping:
-    """Where the lines stand, checked: a line that two rows share or that the arrays lack would be read as another."""
+    """Physical lines, checked: a line that two rows share, or that the arrays lack, would be read as another one."""
     stored = record["remap"]
     swapped = np.unpackbits(arrays["swapped"], axis=1, count=shape.tile_columns).astype(bool)
     rows, bits = stored["lines"]
@@ -180,15 +180,15 @@ def _stored_remap(record: Mapping[str, Any], arrays: Mapping[str, npt.NDArray[An
     return remap
 
 
-def _inside(op: AnalogLayer, table: TileTable, shape: ArrayShape) -> bool:
+def _inside(layer: AnalogLayer, table: TileTable, shape: ArrayShape) -> bool:
     """Whether every array of a table holds rows and columns that the compacted matrix has, and has room for them."""
     if len(table) % shape.arrays_per_tile or (table["group"] < 0).any() or (table["groups"] < 1).any():
         return False
-    if (table["group"] + table["groups"] > op.matrix.codes.shape[0]).any():
+    if (table["group"] + table["groups"] > layer.matrix.codes.shape[0]).any():
         return False
     for offsets, first, count, room in (
-        (op.matrix.rows.offsets, table["row"], table["rows"], shape.rows),
-        (op.matrix.cols.offsets, table["col"], table["cols"], shape.tile_columns),
+        (layer.matrix.rows.offsets, table["row"], table["rows"], shape.rows),
+        (layer.matrix.cols.offsets, table["col"], table["cols"], shape.tile_columns),
     ):
         held = offsets[table["group"] + table["groups"]] - offsets[table["group"]]
         if (first < 0).any() or (count < 1).any() or (first + count > held).any() or (count > room).any():

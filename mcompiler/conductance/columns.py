@@ -21,11 +21,11 @@ BoolArray = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class ColumnSums:
-    """Properties that follow from the cells of one matrix.
+    """Extreme sums of the columns of one matrix, and the flips, signs and bits that follow from them.
 
     Attributes:
         flips: bool [arrays, columns], columns past half of full scale.
-        signs: polarised encoding: bool [arrays, reads, tile_columns], columns that count negative; None otherwise.
+        signs: polarised encoding: bool [arrays, reads, tile_columns], columns that are subtracted; None otherwise.
         lowest, highest: extreme sums of any column in one read, in level steps times input codes.
         inputs: largest sum of input codes over the active rows.
         bits: int64 [arrays], fewest bits of a converter that lose nothing; 0 where no number of bits suffices.
@@ -83,11 +83,13 @@ def _starts(shape: ArrayShape) -> IntArray:
 
 def _live(run: TileRun, shape: ArrayShape) -> IntArray:
     """Word lines with weights in each read: [tiles, reads]."""
+    # The first column tells: every word line in use crosses all columns (code 0 off the diagonal of packed groups).
     return np.add.reduceat((run.index[:, :, 0] >= 0).astype(np.int64), _starts(shape), axis=1)
 
 
 def _signs(run: TileRun, smallest: int, matrix: WeightMatrix, table: TileTable, shape: ArrayShape) -> BoolArray:
-    """ColumnSums of weights whose codes are negative, of each read: bool [tiles, reads, tile_columns]."""
+    """Whether the weights of a column are negative, in each read: bool [tiles, reads, tile_columns]."""
+    # Entries of ``index`` are code - smallest, so that -smallest is code 0 and a cell without weight (-1) is neither.
     starts = _starts(shape)
     negative = np.logical_or.reduceat((run.index >= 0) & (run.index < -smallest), starts, axis=1)
     positive = np.logical_or.reduceat(run.index > -smallest, starts, axis=1)
@@ -117,10 +119,10 @@ def _fragment(head: np.void, read: int, column: int, matrix: WeightMatrix, shape
 def _by_array(columns: npt.NDArray[Any], shape: ArrayShape) -> npt.NDArray[Any]:
     """[tiles, tile_columns, polarities, slices] to [arrays, columns], in the order of the cells in the arrays."""
     tiles, width = columns.shape[:2]
-    found = np.zeros((tiles, shape.arrays_per_tile, shape.columns), dtype=columns.dtype)
+    arrays = np.zeros((tiles, shape.arrays_per_tile, shape.columns), dtype=columns.dtype)
     for copy, (polarity, piece) in enumerate(_copies(shape)):
-        found[:, copy, : width * shape.columns_per_weight] = columns[:, :, polarity, piece].reshape(tiles, -1)
-    return found.reshape(-1, shape.columns)
+        arrays[:, copy, : width * shape.columns_per_weight] = columns[:, :, polarity, piece].reshape(tiles, -1)
+    return arrays.reshape(-1, shape.columns)
 
 
 def _copies(shape: ArrayShape) -> list[tuple[slice, slice]]:
@@ -136,6 +138,8 @@ def _copies(shape: ArrayShape) -> list[tuple[slice, slice]]:
 def _extremes(sums: IntArray, live: IntArray, shape: ArrayShape) -> tuple[IntArray, IntArray]:
     """Lowest and highest sum of any conversion of each array: [arrays, reads], in level steps times active inputs."""
     low, high = [], []
+    # The largest sum of each kind of column is enough: levels are not negative and inputs may be 0, so that the lowest
+    # value of a line is 0, and of a pair minus the largest sum of the line that is subtracted.
     peaks = sums.max(axis=2)  # [tiles, reads, polarities, slices]
     for polarity, piece in _copies(shape):
         lowest, highest = shape.encoding.extremes(peaks[:, :, :, piece], polarity)
@@ -187,7 +191,8 @@ class _Lanes:
         # Index -1, where there is no weight, picks the last row of the level table, which is all zero.
         index = run.index.transpose(1, 0, 2).reshape(shape.rows, -1)  # [rows, tiles * tile_columns]
         lanes = self.words.shape[0] * (8 // np.dtype(self.kind).itemsize)
-        found = np.zeros((shape.reads, index.shape[1], lanes), dtype=np.int64)
+        sums = np.zeros((shape.reads, index.shape[1], lanes), dtype=np.int64)
+        # Weights fill an array from its first row on: rows after the last one of the fullest tile add nothing.
         used = int((run.index[:, :, 0] >= 0).sum(axis=1).max())
         for read, start in enumerate(_starts(shape).tolist()):
             for first in range(start, min(start + shape.rows_active, used), self.rows):
@@ -195,7 +200,7 @@ class _Lanes:
                 # No lane carries into its neighbour, because at most self.rows rows are added at once: words can be
                 # added as wholes, and taken apart afterwards.
                 total = np.stack([word[part].sum(axis=0) for word in self.words], axis=-1)
-                found[read] += total.view(self.kind).reshape(index.shape[1], lanes)
-        each = found[:, :, : shape.polarities * shape.slices]
-        each = each.reshape(shape.reads, tiles, shape.tile_columns, shape.polarities, shape.slices)
-        return each.swapaxes(0, 1)
+                sums[read] += total.view(self.kind).reshape(index.shape[1], lanes)
+        cells = sums[:, :, : shape.polarities * shape.slices]  # lanes after these fill up the last word
+        cells = cells.reshape(shape.reads, tiles, shape.tile_columns, shape.polarities, shape.slices)
+        return cells.swapaxes(0, 1)

@@ -1,4 +1,4 @@
-"""Converter ranges that are fitted to what calibration saw: of a layer, of each array or of each column."""
+"""Converter ranges that are fitted to the reads of calibration inputs: of a layer, of each array or of each column."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ SAMPLED_READS = 1024
 """Reads of each array on which ranges of arrays and columns are fitted."""
 
 MANTISSAS = tuple(eight_bit_floor(2.0 ** (-place / 4)) for place in range(4))
-"""Gains within an octave that are tried for a layer whose arrays or columns choose the octave."""
+"""Gains within an octave that are tried for a layer whose arrays or columns choose the octave. Of 8 bits, as in
+``eight_bit_floor``: a product with a sum is then exact in float32, and every form of the converter rounds alike."""
 
 Values = npt.NDArray[np.float32]
 
@@ -45,7 +46,7 @@ class ConverterRanges:
 
 
 def fit_ranges(mapped: MappedMatrix, samples: Sequence[CodeSample]) -> ConverterRanges:
-    """The ranges that err least on sampled reads, in the mean square over conversions.
+    """The ranges with the least mean square error over the conversions of sampled reads.
 
     Args:
         mapped: the matrix; shift and flips are read, converter ranges are not.
@@ -69,7 +70,7 @@ def _few(sample: CodeSample, shape: ArrayShape, target: Target) -> CodeSample:
 
 
 def _of_layer(values: Values, target: Target) -> ConverterRanges:
-    """One range for all that is converted."""
+    """One range for all conversions of a layer."""
     if not values.any():
         return ConverterRanges(make_adc(target).gain, None, 0.0)
     # A narrower range rounds less and clips more. The best is between the largest value seen and a sixteenth of it; the
@@ -96,10 +97,11 @@ def _clips(values: Values, gain: float, target: Target) -> npt.NDArray[np.bool_]
 
 
 def _of_parts(reads: Iterator[Values], table: TileTable, shape: ArrayShape, target: Target) -> ConverterRanges:
-    """Arrays or columns choose the octave of their gain, the layer the place within an octave that serves them best."""
+    """Arrays or columns choose the octave of their gain; the layer chooses the mantissa that all of them share."""
     # The gain of a bit line is mantissa x 2^-octave. The mantissa is common to the layer, because codes of different
     # octaves can then be added after a shift by whole bits; the octave is free. So: sum the errors of every group at
     # every (mantissa, octave), give each group its best octave for each mantissa, take the mantissa of the least sum.
+    # Octaves reach from a gain of about 1 (a finer code than a level step tells nothing more) to that of full scale.
     full, copies = make_adc(target).gain, shape.arrays_per_tile
     octaves = np.arange(int(np.ceil(-np.log2(full))) + 1)
     gains = np.outer(MANTISSAS, 0.5**octaves)
@@ -114,7 +116,7 @@ def _of_parts(reads: Iterator[Values], table: TileTable, shape: ArrayShape, targ
         errors.append(sums[0])
         clips.append(sums[1])
         alive.append(np.bincount(group, np.abs(values).max(axis=0, initial=0.0)) > 0)
-        wired.append(np.where(lines >= 0, group[lines] + count, -1))
+        wired.append(np.where(lines >= 0, group[lines] + count, -1))  # entries for -1 are discarded
         count, conversions = count + sums.shape[2], conversions + values.size
     # Groups that only ever convert 0 err by nothing at any gain: they must not take part in the choice.
     live = np.concatenate([np.zeros(0, bool), *alive])
@@ -137,7 +139,7 @@ def _of_parts(reads: Iterator[Values], table: TileTable, shape: ArrayShape, targ
 
 
 def _groups(arrays: TileTable, conversions: int, shape: ArrayShape, target: Target) -> tuple[IntArray, IntArray]:
-    """Which conversions of a tile share a range.
+    """Groups of the conversions of a tile that share a range.
 
     Args:
         arrays: of the tile.
@@ -168,7 +170,7 @@ def _groups(arrays: TileTable, conversions: int, shape: ArrayShape, target: Targ
     return group, lines
 
 
-# --- what is converted -----------------------------------------------------------------------------------------------
+# --- sampled reads ---------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -202,20 +204,20 @@ class _Sampled:
             for sample in self.samples:
                 inputs = self._inputs(sample, heads[position])[:, :height]  # [V, rows]
                 reads = _reads(inputs, sample.bits, shape, target)
+                # Every active row adds the pedestal to every conversion, in proportion to its input.
                 parts += [read @ columns + pedestal * read.sum(axis=1, keepdims=True) for read in reads]
             yield np.concatenate(parts).astype(np.float32)
 
     def _inputs(self, sample: CodeSample, tile: np.void) -> npt.NDArray[np.uint16]:
-        """What the sampled vectors put on the word lines of a tile: [V, rows]."""
-        seen = sample.vectors
-        vectors = np.zeros((len(seen), self.mapped.shape.rows), dtype=np.uint16)
+        """Input codes of the sampled vectors on the word lines of a tile: [V, rows]."""
+        vectors = np.zeros((len(sample.vectors), self.mapped.shape.rows), dtype=np.uint16)
         for block in tile_blocks(tile, self.mapped.matrix.rows, self.mapped.matrix.cols):
-            vectors[:, block.row : block.row + len(block.rows)] = seen[:, block.group, block.rows]
+            vectors[:, block.row : block.row + len(block.rows)] = sample.vectors[:, block.group, block.rows]
         return vectors
 
 
 def _converted(levels: npt.NDArray[Any], shape: ArrayShape) -> npt.NDArray[np.int16]:
-    """What one conversion sees of a tile: the pair's difference, or single columns. int16 [rows, columns]."""
+    """Levels that each conversion of a tile adds up: a pair's difference, or a single column. int16 [rows, columns]."""
     rows, columns = levels.shape[1:]
     weights, apart = columns // shape.columns_per_weight, shape.polarities // shape.adjacent_polarities
     # [slices apart, polarities apart, rows, weights, adjacent polarities, adjacent slices]: polarities are on one of

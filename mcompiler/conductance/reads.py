@@ -35,17 +35,18 @@ class ReadBlock:
             the nominal pedestal where it is not taken off before the conversion.
         place_value: int32 [conversions, channels]: what one decoded code adds to its channel's sum, with the sign of
             the read; 0 where there is no cell.
-        inputs: int64 [channels]: what the sum of the inputs over the word lines adds (flips undone, shift subtracted).
+        inputs: int64 [channels]: factor of the sum of the inputs over the word lines, which is added to the channel's
+            sum: undoes flips and subtracts the shift.
         variance: float32 [rows, conversions, channels]: of ``levels``.
         offset, bow: float32 [conversions, channels]: of each converter, in codes, or None.
         scale: float64 [conversions, channels]: digital factor on decoded codes, or None.
-        constant: float64 [channels]: what the digital side adds to each read of one phase, in units of a code of the
+        constant: float64 [channels]: what digital logic adds to each read of one phase, in units of a code of the
             layer's range times ``place_value``, or None.
-        extra_columns: unit and reference columns where they are those of a chip; None: as a mapping asks for them.
+        extra_columns: unit and reference columns of a chip; None: ideal ones, as the mapping defines them.
         adc: int64 [conversions, channels]: number of the converter of each, over all arrays of the layer; -1 where
             there is no cell; of a chip only, else None.
         zoom: int8 [conversions, channels]: binary steps by which the range of a conversion is finer than the layer's;
-            None: not at all. Levels and their variance are what they are before that, offsets what they are behind it.
+            None: not at all. Levels and their variance are before that gain, offsets after it.
     """
 
     group: int
@@ -149,8 +150,8 @@ def read_blocks(
     Args:
         cells: packed level codes, in table order.
         mapped: where the cells belong and how they are read; the codes of its matrix are not read.
-        realise: what one chip makes of level codes; None: cells as the mapping asks for them.
-        remap: where the lines are, of cells as they lie on a chip; None: as the mapping numbers them.
+        realise: the array state that level codes have on one chip; None: ideal cells.
+        remap: physical lines of the cells, which are then in the order of the chip; None: in the order of the mapping.
     """
     shape, encoded = mapped.shape, mapped.encoded
     lines = shape.columns + shape.extra if remap is None else remap.lines[1]
@@ -175,6 +176,7 @@ def read_blocks(
             # before column blocks are joined: these have arrays and signs of their own.
             for read, part in enumerate(_split_rows(block, shape.rows_active)):
                 part = _signed(part, encoded.signs[tile.numbers, read], tile) if encoded.signs is not None else part
+                # Tiles of the same groups and row block have the same word lines: one read drives all of them.
                 key = (int(head["group"]), int(head["groups"]), int(head["row"]), read)
                 merged.setdefault(key, []).append(part)
         first += len(chunk)
@@ -208,7 +210,7 @@ def _ideal_block(levels: Levels, tile: _TileArrays) -> ReadBlock:
 
 
 def _with_device_errors(block: ReadBlock, state: ArrayState, tile: _TileArrays, adc: AdcTransfer) -> ReadBlock:
-    """A tile as one chip has it."""
+    """A tile with the conductances, gains and offsets of one chip."""
     shape, target = tile.mapped.shape, tile.mapped.target
     rows = slice(0, len(block.rows))
     bare = replace(
@@ -221,16 +223,19 @@ def _with_device_errors(block: ReadBlock, state: ArrayState, tile: _TileArrays, 
         return tile.spread(values, np.result_type(values, np.float64))
 
     gain, trim, present = spread(bare.gain), spread(bare.trim), block.place_value != 0
-    # Lines that are subtracted have one converter: its gain acts on both, and what it adds itself is added once.
+    # Lines that are subtracted have one converter: its gain acts on both, and its own offset (trim) is added once.
+    # Conversions are polarity-major, so that those of a polarity are a run of ``slices``.
     for polarity, converter in enumerate(shape.encoding.converters):
         if polarity != converter:
             line, owner = (slice(each * shape.slices, (each + 1) * shape.slices) for each in (polarity, converter))
             gain[line] = gain[owner]
             trim[line] = 0
     # A line's offset is a current and is converted with the line's gain (and zoom); trim is in codes already.
-    added = spread(bare.offset) * gain * adc.gain * block.zoomed + trim
-    own = np.zeros((len(tile.table), shape.columns), np.int64) + np.arange(len(tile.table))[:, None]
-    factor = spread(np.broadcast_to(bare.scale[:, None], own.shape))
+    offset = spread(bare.offset) * gain * adc.gain * block.zoomed + trim
+    # The digital factor is one number an array, and so is the array whose unit column a conversion uses: both are
+    # repeated for all bit lines, to be spread like every other value of a line.
+    array = np.zeros((len(tile.table), shape.columns), np.int64) + np.arange(len(tile.table))[:, None]
+    factor = spread(np.broadcast_to(bare.scale[:, None], array.shape))
     # The exporter adds the nominal pedestal to all cells, as it does to ideal ones; conductances contain their own.
     pedestal = adc.pedestal if adc.decoding is not Decoding.CLEAN else 0.0
     return replace(
@@ -238,9 +243,9 @@ def _with_device_errors(block: ReadBlock, state: ArrayState, tile: _TileArrays, 
         levels=np.where(present, spread(bare.currents) * gain - pedestal, 0).astype(np.float32),
         scale=None if (factor[present] == 1).all() else np.where(present, factor, 1.0),
         variance=bare.variance.map(lambda variance: spread(variance) * gain**2).to_single_precision(),
-        offset=added.astype(np.float32) if bare.offset.any() or bare.trim.any() else None,
+        offset=offset.astype(np.float32) if bare.offset.any() or bare.trim.any() else None,
         bow=spread(bare.bow).astype(np.float32) if bare.bow.any() else None,
-        extra_columns=extra_columns_of(bare, adc, pedestal, shape, owner=tile.spread(own, np.int64)),
+        extra_columns=extra_columns_of(bare, adc, pedestal, shape, owner=tile.spread(array, np.int64)),
     )
 
 
@@ -248,6 +253,7 @@ def _converters(block: ReadBlock, tile: _TileArrays) -> IntArray:
     """Number of the converter of each conversion, as ``ReadBlock.adc``."""
     shared = tile.mapped.target.converters.adc.columns
     columns = tile.mapped.shape.columns
+    # A converter serves adjacent bit lines of one array, so that the last one of an array may have fewer of them.
     first = np.arange(tile.numbers.start, tile.numbers.stop)[:, None] * -(-columns // shared)
     return np.where(block.place_value != 0, tile.spread(first + np.arange(columns) // shared, np.int64), -1)
 
@@ -267,7 +273,8 @@ def _signed(block: ReadBlock, negative: npt.NDArray[np.bool_], tile: _TileArrays
 def _join(blocks: list[ReadBlock]) -> ReadBlock:
     """Column blocks over the same word lines are one read.
 
-    Their channels are disjoint, and what a block lacks is 0 in it: sums put them together.
+    Their channels are disjoint and a block is 0 in the channels of the others, so that their sum has the values of all.
+    Neutral is 1 for ``scale`` and -1 for ``adc`` instead.
     """
     first = blocks[0]
     if len(blocks) == 1:
@@ -303,14 +310,14 @@ def _join_scale(blocks: list[ReadBlock]) -> Values | None:
 
 
 def _join_extra_columns(blocks: list[ReadBlock]) -> ExtraColumns | None:
-    """The columns of all arrays, units first; who owns a conversion is counted on."""
+    """The columns of all arrays, units first; numbers of arrays are counted on from block to block."""
     parts = [(block, block.extra_columns) for block in blocks if block.extra_columns is not None]
     if not parts:
         return None
     owner, before = np.zeros_like(parts[0][1].owner), 0
     for block, part in parts:
         owner += np.where(block.place_value != 0, part.owner + before, 0)
-        before += part.units or part.references
+        before += part.units or part.references  # each array has one of every kind: both count its arrays
 
     def joined(values: Sequence[Values]) -> Values:
         units = [value[..., : part.units] for value, (_, part) in zip(values, parts, strict=True)]
@@ -331,7 +338,11 @@ def _join_extra_columns(blocks: list[ReadBlock]) -> ExtraColumns | None:
 
 
 def _as_converted(block: ReadBlock, encoding: WeightEncoding) -> ReadBlock:
-    """Bit lines that are subtracted before their one conversion, as that conversion sees them."""
+    """Bit lines that are subtracted before their one conversion, as the values of that conversion.
+
+    Levels and offsets are currents of lines and are subtracted; variances of independent cells add up. Place value,
+    scale, zoom and nonlinearity belong to the converter, which is that of one of the lines.
+    """
     slices = len(block.place_value) // encoding.polarities
 
     def split(values: Values) -> Values:  # [..., polarities, slices, channels]
@@ -340,7 +351,7 @@ def _as_converted(block: ReadBlock, encoding: WeightEncoding) -> ReadBlock:
     def flat(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
         return values.reshape(*values.shape[:-3], encoding.conversions * slices, values.shape[-1])
 
-    def owned(values: npt.NDArray[Any]) -> npt.NDArray[Any]:  # what is the converter's and not the line's
+    def owned(values: npt.NDArray[Any]) -> npt.NDArray[Any]:  # properties of the converter
         return flat(encoding.at_converters(split(values), -3))
 
     return replace(
@@ -361,6 +372,7 @@ def _rows(part: slice, values: Values) -> Values:
 
 
 def _split_rows(block: ReadBlock, active: int) -> list[ReadBlock]:
+    """The reads of a tile, which drive ``active`` word lines each; its columns and converters serve them all."""
     parts = [slice(start, start + active) for start in range(0, len(block.rows), active)]
     return [
         replace(

@@ -28,7 +28,7 @@ class LayerPlan:
         reads: of its fullest array, for one vector.
         copies: of the arrays of its matrix.
         tiles: of the hierarchy that hold them; each has a digital unit.
-        hops, chip_hops: links that the farthest word crosses on its way to the arrays, or a partial sum behind them.
+        hops, chip_hops: links that the farthest word crosses to the arrays, or the farthest partial sum from them.
     """
 
     layer: AnalogLayer
@@ -104,7 +104,7 @@ def tiles_of(addresses: npt.NDArray[np.int32]) -> int:
 def timed_stages(graph: StageGraph, plans: Sequence[LayerPlan], target: Target) -> list[TimedStage]:
     """The stages with their durations.
 
-    The digital units of all tiles of a layer do the work behind its arrays: each copy has its share of them, or a unit
+    The digital units of all tiles of a layer do the work after its arrays: each copy has its share of them, or a unit
     serves several copies in turn. A unit that serves more than one stage does not take longer for a token; the interval
     accounts for it (``digital_bound``).
 

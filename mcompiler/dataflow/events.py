@@ -16,12 +16,12 @@ from mcompiler.target import Event, Target
 
 @dataclass(frozen=True)
 class LayerWork:
-    """What one layer does beside its reads, per inference.
+    """Events of one layer other than its reads, per inference.
 
     Attributes:
         link_byte_hops: bytes times links, for inputs that it receives and sums that it adds up.
         chip_bytes: bytes between chips.
-        operations: digital operations behind its arrays.
+        operations: digital operations after its arrays.
     """
 
     link_byte_hops: float

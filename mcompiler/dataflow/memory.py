@@ -28,14 +28,14 @@ def streams(graph: StageGraph, runs: Sequence[StageRun], interval: int) -> tuple
         interval: clocks between two inferences.
     """
     stages = [run.stage for run in runs]
-    found = []
+    between = []
     for stage, run in zip(graph.stages, runs, strict=True):
         for edge in run.stage.edges:
             held = waiting(runs[edge.producer], run, edge, interval)
             # Sums wait in the output registers of their arrays: no buffer is written or read for them.
             sums = stage.kind is StageKind.REQUANTISE
             layer = stage.layer if stage.layer >= 0 else graph.stages[edge.producer].layer
-            found.append(
+            between.append(
                 Stream(
                     producer=edge.producer,
                     consumer=stage.id,
@@ -46,14 +46,14 @@ def streams(graph: StageGraph, runs: Sequence[StageRun], interval: int) -> tuple
                     window_bytes=edge.needs.window * edge.token_bytes,
                 )
             )
-    return tuple(found)
+    return tuple(between)
 
 
 def _least(stages: Sequence[TimedStage], index: int, edge: Edge) -> int:
-    """Fewest tokens that an edge must hold for its reader ever to go on.
+    """Fewest tokens that an edge must hold, however slow its producer is: with less room the reader waits forever.
 
-    When the reader comes to a token, everything that this token waits for has been made, through any path; of the
-    edge's tokens among it, those that are not read for the last time by an earlier one are still there.
+    Before the reader can start token j, the producer has made all tokens that j waits for, through any path. Of these
+    the edge still holds the tokens whose last reader is j or later.
     """
     needed = np.maximum.accumulate(_needed(stages, index, edge.producer))
     use = edge.needs.last_use
@@ -61,21 +61,22 @@ def _least(stages: Sequence[TimedStage], index: int, edge: Edge) -> int:
         return 0
     kept = np.cumsum(use >= 0)  # tokens that are ever read, up to each
     made = np.where(needed >= 0, kept[np.maximum(needed, 0)], 0)
-    gone = np.searchsorted(np.sort(use[use >= 0]), np.arange(len(needed)))
-    return int((made - gone).max(initial=0))
+    released = np.searchsorted(np.sort(use[use >= 0]), np.arange(len(needed)))  # last read by a token before j
+    return int((made - released).max(initial=0))
 
 
 def _needed(stages: Sequence[TimedStage], index: int, source: int) -> Indices:
     """The last token of ``source`` that each token of a stage waits for, through any path between them.
 
-    A shortcut waits for the branch beside it: the branch decides how far the producer has come when they meet.
+    A shortcut waits for the parallel branch: the branch decides how many tokens the producer has made when both meet.
     """
     reach: dict[int, Indices] = {source: np.arange(stages[source].tokens, dtype=np.int64)}
-    if len(stages[index].edges) == 1:
+    if len(stages[index].edges) == 1:  # one path only
         return stages[index].edges[0].needs.last
     for at in range(source + 1, index + 1):
         for edge in stages[at].edges:
             if edge.producer in reach:
+                # Tokens are made in order, hence the running maximum; the last entry is found by -1 (reads nothing).
                 through = np.concatenate([np.maximum.accumulate(reach[edge.producer]), [-1]])[edge.needs.last]
                 reach[at] = np.maximum(reach.get(at, through), through)
     return reach[index]
@@ -100,7 +101,7 @@ class TileMemory:
 
 @dataclass(frozen=True)
 class LayerBuffers:
-    """Tiles that hold what waits for a layer, and what waits behind it.
+    """Tiles that hold the tokens that wait for the arrays of a layer, and those that wait for its digital nodes.
 
     Attributes:
         readers, needs: numbers of tiles (chip * tiles per chip + tile) whose arrays read its input, and the part that
@@ -121,12 +122,12 @@ def tile_memory(
     hops: Callable[[int, int], int],
     target: Target,
 ) -> TileMemory:
-    """Lay the streams into the tiles of the layers that read them; what is too much for a tile goes to others.
+    """Put the streams into the tiles of the layers that read them; what does not fit into a tile goes to others.
 
-    A tile holds of a layer's input what its arrays read; of what waits behind the arrays, what is made there.
+    A tile holds the part of a layer's input that its arrays read, and the part of the results that is made there.
 
     Args:
-        between: what waits between stages.
+        between: the streams between stages.
         graph: the stages.
         buffers: of each layer.
         hops: links between two tiles of a chip.
@@ -152,15 +153,18 @@ def tile_memory(
             for layer, part in loads.shares(tile).items():
                 spilled[layer] = spilled.get(layer, 0.0) + moved * part
                 far[layer] = far.get(layer, 0.0) + moved * hops(tile[1], other) * part
-    found = sorted(loads.held)
+    used = sorted(loads.held)
     return TileMemory(
-        np.array(found, dtype=np.int32).reshape(-1, 2), np.array([loads.held[key] for key in found]), spilled, far
+        np.array(used, dtype=np.int32).reshape(-1, 2), np.array([loads.held[key] for key in used]), spilled, far
     )
 
 
 @dataclass
 class _Loads:
-    """Bytes in each tile, by chip and tile, and those of each layer that wanted to be there."""
+    """Bytes in each tile, by chip and tile, and the bytes of each layer that were put there first.
+
+    Moves to other tiles change ``held`` only, so that ``shares`` are the same before and after them.
+    """
 
     held: dict[tuple[int, int], float] = field(default_factory=dict)
     layers: dict[tuple[int, int], dict[int, float]] = field(default_factory=dict)
@@ -195,7 +199,9 @@ def input_shares(layer: AnalogLayer, table: TileTable) -> npt.NDArray[np.float64
 
 
 def _spill(loads: _Loads, names: dict[int, str], size: int, target: Target) -> list[tuple[tuple[int, int], int, float]]:
-    """Move what is too much for a tile to tiles of the same chip with room, the nearest number first.
+    """Move what does not fit into a tile to tiles of the same chip with room, the nearest number first.
+
+    Numbers follow the rows of the mesh: near in number is mostly near in links, and the order needs no search.
 
     Returns:
         (chip and tile, other tile, bytes) of every move; ``loads.held`` is changed.
@@ -235,7 +241,7 @@ def check_depths(between: Sequence[Stream], graph: StageGraph, target: Target) -
     """Refuse streams that would stop the network for good, or hold it back.
 
     Args:
-        between: what waits between stages.
+        between: the streams between stages.
         graph: the stages.
         target: its FIFOs.
 

@@ -1,6 +1,6 @@
 """Digital operations of one inference: the one count that energy, time and the placement graph use.
 
-Operations of a node: ``node_operations``. Operations behind the arrays of a layer: ``layer_operations``.
+Operations of a node: ``node_operations``. Operations after the arrays of a layer: ``layer_operations``.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def node_operations(node: ir.Node, elements: Mapping[str, int]) -> int:
 
 
 def layer_operations(layer: AnalogLayer, table: TileTable, shape: ArrayShape, target: Target) -> float:
-    """Digital operations per inference behind the arrays of a layer.
+    """Digital operations per inference after the arrays of a layer.
 
     One for each result: a lane of the digital unit scales a result, adds the bias and quantises it in a single pass, as
     each of the two sigmoid units of an ISAAC tile takes a result a clock (Shafiee et al. 2016, Table I): the targets

@@ -1,4 +1,4 @@
-"""How many copies each matrix gets: the best bottleneck exactly, and a bound on latency that no copies beat."""
+"""Numbers of copies of matrices: the shortest interval exactly, and a lower bound of the latency."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Load:
-    """What one site asks of the arrays of its matrix, per inference.
+    """Work of the arrays of a matrix for one site, per inference.
 
     Attributes:
         tokens: vectors.
@@ -32,7 +32,7 @@ class Load:
     steps: int = 1
 
     def busy(self, copies: int) -> int:
-        """Clocks that the copy with most vectors works: each step is shared by the copies for itself."""
+        """Clocks that the copy with most vectors works; the copies share the vectors of each step."""
         return busy_tokens(self.tokens, self.steps, copies) * self.service
 
 
@@ -110,6 +110,8 @@ def copies_by_turns(layers: Sequence[Candidate], budget: int) -> list[int]:
 
     As short an interval as ``copies_for_throughput``, and more copies; the balancing of PUMA-like mappings.
     """
+    # Optimal: each copy was given to the slowest matrix of that turn, and the slowest time never rises. So a shorter
+    # interval than the last needs all copies that were given, and one more of the slowest matrix, which does not fit.
     copies = [1] * len(layers)
     left = budget - sum(layer.arrays for layer in layers)
     queue = [(-layer.busy(1), index) for index, layer in enumerate(layers)]
@@ -177,8 +179,8 @@ class Server:
         if self.unit_clocks is None:
             fill = stage.latency - stage.service
             return (float(passed * stage.service), fill) if passed > stage.copies else (0.0, fill + stage.service)
-        # A copy has at most as many units as arrays, and all copies together no more than there are; a token takes a
-        # whole clock. SLACK: durations are rounded down by as much.
+        # Bounds of the service of a token: a copy has at most as many units as arrays, all copies together no more than
+        # there are, and no token takes less than a clock. Durations are rounded with SLACK, hence the bounds too.
         most, clocks = max(1, min(self.arrays, self.units)), self.unit_clocks * (1 - SLACK)
         alone = max(1.0, ceil(self.unit_clocks / most - SLACK), passed * clocks / max(1, self.units))
         shared = passed * max(1.0, clocks / max(1, self.arrays))
@@ -239,13 +241,14 @@ def _first_in_row(stage: TimedStage, start: Indices, ready: Indices, token: int)
     """The token from which on a stage waited for its own copies only, up to ``token``."""
     place, copies = token, stage.copies
     while True:
-        # Back to the token that this one waited for in the queue of its copy, ...
+        # Back along the queue of its copy to the last token that started as soon as it was ready, ...
         chain = np.arange(place % copies, place + 1, copies)
         waits = start[chain] - ready[chain]
         free = np.flatnonzero(waits == 0)
         if len(free):
             return int(chain[free[-1]])
-        # ... or in front of it: tokens are distributed in order.
+        # ... or, where the first of the queue waited too, to the token before it that it had to wait for: tokens start
+        # in order, so that it started at the same clock.
         place = int(chain[0])
         earlier = np.flatnonzero(start[:place] == start[place])
         if not len(earlier):
@@ -258,9 +261,10 @@ def latency_bound(
 ) -> tuple[float, Floats]:
     """A latency that no copies within the budget can beat, and the copies (fractions allowed) that come close to it.
 
-    Every path bounds the latency from below for any copies. So does any mix of paths, and for a mix the best copies are
-    known in closed form: each layer gets max(least, sqrt(work / arrays / price)), at the price that uses up the budget.
-    The best mix is sought by multiplicative weights; any mix is a valid bound, so that stopping early is no risk.
+    Every path bounds the latency from below for any copies. So does any weighted mean of paths, and for a mean the best
+    copies are known in closed form: each layer gets max(least, sqrt(work / arrays / price)), at the price that uses up
+    the budget. The best weights are sought by multiplicative updates (S. Arora, E. Hazan, S. Kale, Theory of Computing
+    8, 2012); any weights give a valid bound, so that stopping early is no risk.
 
     Args:
         paths: at least one.
@@ -275,15 +279,15 @@ def latency_bound(
     best, copies = -np.inf, least
     for turn in range(rounds):
         mixed = weights @ works
-        found = _fill(mixed, arrays, budget, least)
-        # These copies minimise the mix, so that their mixed length bounds the latency of all copies from below.
-        lengths = (works / found).sum(axis=1) + fixed
+        tried = _fill(mixed, arrays, budget, least)
+        # These copies minimise the mean, and the mean is at most the longest path: it bounds the latency of any copies.
+        lengths = (works / tried).sum(axis=1) + fixed
         bound = float(weights @ lengths)
         if bound > best:
-            best, copies = bound, found
+            best, copies = bound, tried
         if len(paths) == 1 or lengths.max() - bound <= 1e-6 * max(1.0, bound):
             break
-        # Weight moves to the longest paths: the mix that bounds best makes all paths that count equally long.
+        # Weight moves to the longest paths: with the best weights all paths of weight above 0 are equally long.
         step = 4.0 / np.sqrt(turn + 1)
         weights = weights * np.exp(step * (lengths - lengths.max()) / max(1.0, lengths.max()))
         weights /= weights.sum()
@@ -297,11 +301,12 @@ def _fill(work: Floats, arrays: Floats, budget: float, least: Floats) -> Floats:
     while free.any():
         left = budget - float((arrays * copies)[~free].sum())
         shares = np.sqrt(work[free] * arrays[free])
-        found = np.sqrt(work[free] / arrays[free]) * left / shares.sum()
-        # Those that the law would give too few keep their least; the others share what is then left.
-        low = found < least[free]
+        ideal = np.sqrt(work[free] / arrays[free]) * left / shares.sum()
+        # Matrices that the law gives fewer than their least keep that; the others share the rest. As less is left for
+        # them, the law would give the fixed ones even fewer later: fixing them for good is right.
+        low = ideal < least[free]
         if not low.any():
-            copies[free] = found
+            copies[free] = ideal
             break
         free[np.flatnonzero(free)[low]] = False
     return copies

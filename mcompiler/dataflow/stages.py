@@ -147,7 +147,7 @@ class DigitalWork:
 
     Attributes:
         nodes: of the nodes of the skeleton, by position.
-        layers: behind the arrays of each site.
+        layers: after the arrays of each site.
     """
 
     nodes: Mapping[int, int]

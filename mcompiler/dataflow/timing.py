@@ -4,8 +4,8 @@ All constraints are differences of start times (a token starts after the tokens 
 takes one token at a time), so that earliest and latest schedules are longest paths, found stage by stage without
 iteration over tokens. Times are whole clocks.
 
-A stage with R copies distributes its tokens in turn: token j goes to copy j mod R, in order, and no token starts before
-the one in front of it.
+A stage with R copies distributes its tokens in turn: token j goes to copy j mod R, and no token starts before token
+j - 1.
 
 Arrays that several sites use, or whose site has steps that wait for one another, are held by one site at a time, from
 its first read to its last (with steps: to the last result). Within that time a site works without a pause, so that it
@@ -50,8 +50,8 @@ class TimedStage:
         tokens: per inference.
         service: clocks for which a copy is busy with a token.
         latency: clocks from the start of a token to its result; at least ``service``.
-        copies: that work side by side.
-        edges: tensors that it reads, of stages in front of it.
+        copies: that work in parallel.
+        edges: tensors that it reads, of stages before it.
         name: for messages.
         arrays: number of the matrix whose arrays it holds without a pause; None: no other stage uses its servers.
         steps: parts of its tokens, each of which waits for the result of the one before.
@@ -87,7 +87,7 @@ class TimedStage:
 
     @property
     def movable(self) -> bool:
-        """Whether its tokens may start later than they could: steps wait for results, held arrays are others' next."""
+        """Whether its tokens may start later than necessary: not where steps or other sites wait for its arrays."""
         return self.arrays is None and self.steps == 1
 
 
@@ -113,7 +113,7 @@ def step_clocks(arrays: TimedStage, unit: TimedStage) -> int:
 
     Args:
         arrays: of a layer with steps.
-        unit: the digital stage behind them.
+        unit: the digital stage after them.
     """
     if not arrays.tokens:
         return 0
@@ -158,7 +158,7 @@ def earliest(stages: Sequence[TimedStage], interval: int | None = None) -> list[
 
 
 class _HeldArrays:
-    """When the arrays of each matrix are held, and by how much the sites that come later still want them."""
+    """When the arrays of each matrix are held, and for how many clocks the sites that are not placed yet need them."""
 
     def __init__(self, stages: Sequence[TimedStage], interval: int | None) -> None:
         self.interval = interval
@@ -171,8 +171,8 @@ class _HeldArrays:
     def serve(self, stage: TimedStage, ready: Indices) -> Indices:
         """Starts of the tokens of one stage, given when each could start: the earliest block without a pause.
 
-        The last token of a block starts no later than it would with pauses: that is as long after the latest of the
-        tokens that hold it up as the work from there on takes, either way.
+        Pauses would not let the last token start earlier: it starts no earlier than any token j is ready plus the work
+        from j on, and the block starts as early as these bounds allow.
         """
         if not stage.tokens:
             return ready
@@ -243,7 +243,7 @@ def _in_turn(ready: Indices, copies: int, service: int) -> Indices:
     rows = -(-count // copies)
     padded = np.full(rows * copies, np.iinfo(np.int64).min // 2, dtype=np.int64)
     padded[:count] = ready
-    # Less the work in front of it, the start of a token is the maximum over all tokens of its copy up to it.
+    # start[j] - (work of its copy before j) is the maximum of the same difference of ``ready`` over the tokens up to j.
     ahead = (np.arange(rows, dtype=np.int64) * service)[:, None]
     start: Indices = (np.maximum.accumulate(padded.reshape(rows, copies) - ahead, axis=0) + ahead).reshape(-1)[:count]
     return start
@@ -254,7 +254,7 @@ def _free_again(start: Indices, stage: TimedStage, interval: int) -> Indices:
     count, copies = len(start), stage.copies
     index = np.arange(count)
     last = count - 1 - (count - 1 - index) % copies  # last token of the same copy
-    # The copy ends the inference before at this clock; token number index // copies of a copy has those in front of it.
+    # The clock at which the copy ends the inference before, and the tokens of this one that it serves before token j.
     return start[last] + stage.service - interval + index // copies * stage.service
 
 
@@ -280,9 +280,9 @@ def latest(stages: Sequence[TimedStage], starts: Sequence[Indices], interval: in
 def just_in_time(stages: Sequence[TimedStage], starts: Sequence[Indices], interval: int) -> list[Indices]:
     """Starts that delay no result and hold little: each stage as early or as late as possible, whichever holds less.
 
-    A fast stage in front of a slow one had better be late, one behind a slow one early. Going from the results to the
-    inputs, a stage is moved as a whole; the tokens that it reads are taken to come as late as their producer can make
-    them, as the producer has not been moved yet.
+    A fast stage before a slow one holds less when it is late, one after a slow one when it is early. Stages are moved
+    as a whole, from the results to the inputs; the producers of a stage have not been moved yet, so that they are taken
+    to be as late as they can be.
 
     Args, returns: as ``latest``.
     """
@@ -326,7 +326,8 @@ def _as_late_as(
     limit = np.full(stage.tokens, np.iinfo(np.int64).max // 2, dtype=np.int64)
     for reader, edge in readers:
         limit = np.minimum(limit, _wanted(found[reader], edge, stage))
-    limit = np.where(limit > np.iinfo(np.int64).max // 4, early.starts, limit)  # tokens that nothing reads
+    # Tokens that nothing reads: their limit is still max // 2, less some delays.
+    limit = np.where(limit > np.iinfo(np.int64).max // 4, early.starts, limit)
     return _serve_late(stage, limit, interval) if stage.tokens else early.starts
 
 
@@ -349,7 +350,7 @@ def waiting(producer: StageRun, reader: StageRun, edge: Edge, interval: int) -> 
 def _wanted(reader: Indices, edge: Edge, stage: TimedStage) -> Indices:
     """Latest start of each token of a stage for one of its readers."""
     needed = np.maximum.accumulate(edge.needs.last)
-    # Of the reader's tokens the first that waits for this token, or for one behind it, is the first to need it.
+    # The first token of the reader that waits for this token, or for a later one, is the first to need it.
     first = np.searchsorted(needed, np.arange(stage.tokens))
     there = np.concatenate([reader, [np.iinfo(np.int64).max // 2]])
     return there[first] - edge.delay - stage.latency
@@ -374,11 +375,11 @@ def _from_the_end(limit: Indices, stage: TimedStage) -> Indices:
 
 
 def _wanted_by_the_next(start: Indices, stage: TimedStage, interval: int) -> Indices:
-    """Clock after which no token may start as its copy is wanted by the next inference: int64 [tokens]."""
+    """Clock after which no token may start as its copy is needed by the next inference: int64 [tokens]."""
     count, copies = len(start), stage.copies
     index = np.arange(count)
-    behind = (count - 1 - index) // copies  # tokens of the same copy that come after
-    return start[index % copies] + interval - stage.service * (1 + behind)
+    after = (count - 1 - index) // copies  # later tokens of the same copy, which it serves first
+    return start[index % copies] + interval - stage.service * (1 + after)
 
 
 def occupancy(birth: Indices, death: Indices, interval: int) -> int:

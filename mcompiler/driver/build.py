@@ -126,7 +126,7 @@ class Build(BuildArrays, PacksModels):
         return price(self.cost.counts, target)
 
     def data_energy(self) -> tuple[DataEnergy, ...]:
-        """Energy of cells, word lines and DACs at the inputs that calibration saw, by layer and in all.
+        """Energy of cells, word lines and DACs at the calibration inputs, by layer and in all.
 
         Raises:
             BuildError: the build was made without calibration data.
@@ -272,7 +272,7 @@ class Build(BuildArrays, PacksModels):
         return report_html(self.target, self.cost, self.fates, layers, options, records=records)
 
     def save(self, directory: str | Path, *, force: bool = False, say: Say = silent) -> Path:
-        """Write the build directory, whole or not at all.
+        """Write the build directory, completely or not at all.
 
         Raises:
             BuildError: the directory exists and is no build, or is one and ``force`` is not given.
@@ -294,7 +294,7 @@ class Build(BuildArrays, PacksModels):
 
     @property
     def _own_layers(self) -> tuple[LayerData, ...]:
-        """Layers with arrays of their own: each matrix once."""
+        """Layers that are the first to use their arrays: each matrix once."""
         return tuple(layer for layer in self._content.layers if layer.shares is None)
 
     def _mapped(self, ideal: bool) -> ir.Model:

@@ -122,7 +122,7 @@ class Stored(PacksModels):
         self._hashed.update(fresh)
 
     def _checked(self, name: str) -> Path:
-        """Path of a file that is as it was written, and whatever files it refers to."""
+        """Path of a file, once it and the files that it refers to are found unchanged."""
         self.check(parts_of(self.manifest, name))
         return self.root / name
 
@@ -230,7 +230,7 @@ def layer_key(layers: Sequence[LayerData], index: int) -> LayerKey:
 
 
 def _layer_on(chip: Chip, bank: int, index: int, layers: Sequence[LayerData]) -> MappedLayer:
-    """A layer on one chip: no conversion is taken to be lossless."""
+    """A layer on one chip, where no conversion is lossless."""
     layer, target, shape = layers[index], chip.target, array_shape(chip.target)
     physics = Physics(chip.inputs(), chip.converter_noise, bank, chip.seeds(layer.op.site.name))
     blocks = layer.reads(target, shape, partial(chip.realise, layer_key(layers, index)))

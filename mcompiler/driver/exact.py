@@ -37,7 +37,7 @@ def energies(
 def exact_inputs(
     content: Compiled | Stored, specs: tuple[InputSpec, ...], samples: Samples, target: Target
 ) -> tuple[ExactInputs, ...]:
-    """Run the quantised model and add up what every site reads.
+    """Run the quantised model and add up the statistics of the inputs of every site.
 
     Raises:
         DataError: onnxruntime fails on the data.
@@ -58,19 +58,19 @@ def exact_inputs(
     return tuple(found)
 
 
-def read_vectors(op: AnalogLayer, codes: npt.NDArray[Any]) -> npt.NDArray[np.uint16]:
+def read_vectors(layer: AnalogLayer, codes: npt.NDArray[Any]) -> npt.NDArray[np.uint16]:
     """Every vector that a layer reads of a tensor of input codes: [V, G, K]."""
-    groups, rows, _ = op.matrix.codes.shape
+    groups, rows, _ = layer.matrix.codes.shape
     codes = np.asarray(codes, dtype=np.uint16)
-    if not isinstance(op.site.shape, ConvShape):
-        if not op.site.shape.batch:
+    if not isinstance(layer.site.shape, ConvShape):
+        if not layer.site.shape.batch:
             return codes.reshape(-1, 1, rows)
-        outer = np.broadcast_shapes(codes.shape[:-2], op.site.shape.batch)
+        outer = np.broadcast_shapes(codes.shape[:-2], layer.site.shape.batch)
         all_codes = np.broadcast_to(codes, (*outer, *codes.shape[-2:])).reshape(-1, groups, *codes.shape[-2:])
         return np.swapaxes(all_codes, 1, 2).reshape(-1, groups, rows)
-    conv, rank = op.site.shape, len(op.site.shape.kernel)
+    conv, rank = layer.site.shape, len(layer.site.shape.kernel)
     pads = [(0, 0), (0, 0), *((conv.pads[axis], conv.pads[axis + rank]) for axis in range(rank))]
-    padded = np.pad(codes, pads, constant_values=op.site.input.zero_point)
+    padded = np.pad(codes, pads, constant_values=layer.site.input.zero_point)
     spans = [step * (size - 1) + 1 for size, step in zip(conv.kernel, conv.dilations, strict=True)]
     windows = np.lib.stride_tricks.sliding_window_view(padded, spans, axis=tuple(range(2, 2 + rank)))
     positions = tuple(slice(None, None, step) for step in conv.strides)

@@ -53,7 +53,8 @@ def compile(
         arrays: budget of arrays, copies included; None: what the chips that are used anyway hold.
         reload: where the chips do not hold all layers, they take turns, this many inferences a turn.
         effort: of the placement: 0 keeps the order of the layers, each step above doubles the search.
-        faults: stuck cells of the real chip (a CSV file): arrays, rows and columns move so that they harm least.
+        faults: stuck cells of the real chip (a CSV file): arrays, rows and columns move so that they change the
+            weights least.
         observers: called after each pass that ran.
         cache: folder in which results of passes are kept for later compilations; None: nowhere.
         cache_bytes: size up to which that folder grows; what was used least recently is removed.
@@ -63,7 +64,7 @@ def compile(
         The build; ``save`` writes it to a directory.
 
     Raises:
-        UserError: what is wrong with the model, the data or the target, and the remedy.
+        UserError: a fault of the model, the data or the target, with the remedy.
         PassError: a fault of the compiler.
     """
     pipeline = default(

@@ -55,7 +55,7 @@ class TrialOptions:
             the first relaxation).
         loss: share that a good chip loses at most against the mapping without device errors.
         workers: chips at once; None: one a core. The numbers are the same.
-        calibrated: whether the chip calibrates itself as the target says.
+        calibrated: whether the chip calibrates its converters as the target says.
         causes: whether errors are told apart by cause (a run per effect on the first chip).
     """
 
@@ -274,7 +274,7 @@ def _agreement(outputs: Outputs, reference: Outputs) -> float | None:
 
 
 def check_options(options: TrialOptions) -> None:
-    """Raise UserError where numbers make no sense."""
+    """Raise UserError for numbers out of their range."""
     if options.trials < 1:
         raise UserError(f"trials = {options.trials}: one chip at least")
     if options.seed < 0:

@@ -28,7 +28,7 @@ class Curve(Section):
     """Current against voltage, the same shape for every cell, odd in the voltage; its chord at read_voltage_v is G.
 
     Either I = G v_read sinh(v / sinh_v) / sinh(v_read / sinh_v), or a table of points between which current is linear;
-    (0, 0) is a point, and beyond the last one the last piece goes on.
+    (0, 0) is a point, and the last piece is extended beyond the last one.
     """
 
     sinh_v: PositiveFloat | None = Field(default=None, description="voltage by which the sinh bends")
@@ -45,7 +45,7 @@ class CellCurve:
     """I = G f(v), f odd and ascending, f(read_v) = read_v: a cell's conductance is its chord at the read voltage.
 
     Either f = read_v sinh(v / sinh_v) / sinh(read_v / sinh_v), or f = read_v r with r linear between the points of a
-    table, (0, 0) included; beyond the last point the last piece goes on.
+    table, (0, 0) included; the last piece is extended beyond the last point.
 
     Attributes:
         read_v: the read voltage.

@@ -41,7 +41,7 @@ class Relaxation(Section):
 
 
 class Drift(Section):
-    """G(t) = G0 (t / t0)^-nu for t > t0; every cell has its own nu, a normal around a mean that may hang on G0.
+    """G(t) = G0 (t / t0)^-nu for t > t0; every cell has its own nu, a normal around a mean that may depend on G0.
 
     mean = nu + nu_per_log ln(g / g_max) within nu_min .. nu_max, deviation = spread + spread_per_log ln(g / g_max)
     within spread_min .. spread_max, g the conductance at t0.

@@ -68,7 +68,7 @@ def programmed(
     programming = device.programming
     if programming is None and not device.relaxation:
         return wanted
-    # Both are drawn whatever the description says, so that a changed description leaves the draws as they are.
+    # Both are drawn with every description, so that a changed description leaves the draws as they are.
     normal = rng.standard_normal(wanted.shape)
     factor = rng.standard_normal(wanted.shape)
     log_normal = 0.0 if programming is None else programming.log_normal

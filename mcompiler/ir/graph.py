@@ -26,7 +26,7 @@ class BodyStep:
 
 @dataclass(frozen=True, order=True)
 class Origin:
-    """The place of a node in the user's model; identifies the node, whatever it is called.
+    """The place of a node in the user's model, which identifies it; names may repeat.
 
     Attributes:
         path: the bodies that lead from the main graph to the node's graph, outermost first; empty in the main graph.
@@ -74,7 +74,7 @@ class Provenance:
     """The nodes of the user's model from which a node of a graph was made; kept in its meta (``mcompiler.provenance``).
 
     Attributes:
-        origins: nodes of the user's model, the one whose part this node plays first. Empty for a node made from none.
+        origins: nodes of the user's model, first the one that this node computes. Empty for a node made from none.
         label: of the first origin, for people.
         helper: the node prepares inputs or outputs of another one of the same origin, which decides the fate.
     """
@@ -84,7 +84,7 @@ class Provenance:
     helper: bool = False
 
     def with_origins(self, more: Iterable[Origin]) -> Provenance:
-        """Further origins after those that are there."""
+        """The provenance with further origins at the end."""
         return replace(self, origins=tuple(dict.fromkeys((*self.origins, *more))))
 
 

@@ -104,15 +104,15 @@ class BitRange:
 
 
 NO_BITS = BitRange(None, None)
-"""Of what has no arrays."""
+"""Bit range of a layer without arrays."""
 
 
 @dataclass(frozen=True)
 class Replication:
-    """What copies of arrays gain, estimated before they are placed: transfers between tiles are not in it.
+    """Gain of copies of arrays, estimated before they are placed: transfers between tiles are not included.
 
     Attributes:
-        budget, arrays: that there are, and that are used.
+        budget, arrays: arrays that may be used, and that are used.
         interval_before_s, interval_s, interval_bound_s: between two inferences with one copy of each layer, as it is,
             and the shortest that any copies within the budget allow.
         latency_before_s, latency_s, latency_bound_s: of one inference alone; no copies within the budget go below.
@@ -135,9 +135,9 @@ class AnalogProgram:
     Attributes:
         replicas: copies of the arrays of each matrix; empty: one of each. Copies are equal, cell by cell, and serve
             the vectors of its sites in turn.
-        replication: what they gain; None where none were asked for.
+        replication: gain of the copies; None without ``replicate``.
         turns: of each matrix, where layers take turns on the same arrays, written anew each time; empty: all of them
-            are there at once.
+            are on the chips at once.
         batch: inferences that go through one turn before the next.
     """
 
@@ -159,7 +159,7 @@ class AnalogProgram:
         return tuple(self.copies[site.matrix] for site in self.tiled.matrix.sites)
 
     def turn(self, number: int) -> AnalogProgram:
-        """The same with the arrays of one turn only: layers of others have none."""
+        """The program with the arrays of one turn only: layers of other turns have none."""
         tables = tuple(
             table if own == number else table[:0] for table, own in zip(self.tiled.tables, self.turns, strict=True)
         )
@@ -168,7 +168,7 @@ class AnalogProgram:
 
 @dataclass(frozen=True)
 class Remapping:
-    """Where the lines of an operation's arrays stand on a chip whose stuck cells are known.
+    """Physical lines of an operation's arrays on a chip whose stuck cells are known.
 
     The arrays of one array position share the order of their lines. Lines are counted with spares: word lines after
     ``rows``, bit lines after the unit and reference columns.

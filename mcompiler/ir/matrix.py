@@ -18,7 +18,7 @@ FloatArray = npt.NDArray[np.float32]
 
 
 ANALOG_DOMAIN = "mcompiler"
-"""Domain of the placeholder nodes that ``lower`` puts where an analog operation stands."""
+"""Domain of the placeholder nodes that ``lower`` puts in the place of analog operations."""
 
 
 ANALOG_OP = "Analog"
@@ -88,7 +88,7 @@ class FloatMatrix:
 
 @dataclass(frozen=True)
 class LoweredProgram(PacksModels):
-    """GRAPH with its analog nodes taken out: what ``lower`` returns.
+    """GRAPH with its analog nodes taken out: the result of ``lower``.
 
     Attributes:
         graph: the normalised float graph, with the original Conv, Gemm, MatMul nodes (calibration runs it).
@@ -120,8 +120,8 @@ class Quantiser:
 class Kept:
     """Indices that survive compaction, per group: group g keeps ``indices[offsets[g]:offsets[g + 1]]``.
 
-    They stand in the order of the lines of the arrays: ascending, unless ``reorder`` gave them another order. No index
-    stands twice in a group.
+    Their order is that of the lines of the arrays: ascending, unless ``reorder`` gave them another order. No index
+    occurs twice in a group.
     """
 
     indices: IntArray
@@ -138,13 +138,13 @@ class Kept:
 
 @dataclass(frozen=True)
 class Reordering:
-    """What another order of the lines of one operation came to.
+    """Result of reordering an operation's rows and columns.
 
     Attributes:
         tiles_before, tiles_after: array positions that hold a weight, in ascending order and in the order chosen.
         bound: array positions that no order of the lines could do without.
         row_bits, col_bits: bits of an entry of the table that says which input a word line reads, and to which output
-            channel a bit line belongs; 0 where the order is ascending still.
+            channel a bit line belongs; 0 where the order is still ascending.
         routing_bytes: memory of those two tables.
     """
 
@@ -165,8 +165,8 @@ class WeightMatrix:
         codes: int16 [G, K, N], uncompacted; weight zero points subtracted.
         scale: float32 [G, N], weight scale of each output channel.
         weight_bits: bits of the codes, sign included.
-        rows, cols: what compaction keeps of K and N (everything, before it ran).
-        reorder: what ``reorder`` gained, or found that there is none to gain; None where it did not run.
+        rows, cols: indices of K and N that compaction keeps (all of them, before it ran).
+        reorder: gain of ``reorder``, which may be none; None where it did not run.
     """
 
     label: str
@@ -225,7 +225,7 @@ class AnalogLayer:
 
 @dataclass(frozen=True)
 class CodeSample:
-    """What calibration saw of one layer: input codes as vectors, for converter ranges.
+    """Input codes of one layer in calibration, as vectors: for converter ranges.
 
     Attributes:
         vectors: uint16 [V, G, K] input codes of a few hundred vectors drawn from the calibration data.
@@ -238,11 +238,12 @@ class CodeSample:
 
 @dataclass(frozen=True)
 class InputStatistics:
-    """What calibration saw of a layer's inputs, phase by phase, lowest bits first.
+    """Statistics of a layer's inputs in calibration, phase by phase, lowest bits first.
 
     Attributes:
-        mean: float32 [phases, G, K], mean of digit / largest digit: what a row adds to the sums.
-        square: float32 [phases, G, K], mean of (digit / largest digit)^2: what a row burns, in units of full drive.
+        mean: float32 [phases, G, K], mean of digit / largest digit, to which the sums are proportional.
+        square: float32 [phases, G, K], mean of (digit / largest digit)^2: power of a row as a share of that at full
+            drive.
         nonzero: float32 [phases, G, K], share of vectors in which the row is driven at all.
         idle: float32 [phases, G], share of vectors in which no row of the group is driven.
     """
@@ -258,11 +259,11 @@ class MatrixProgram:
     """MATRIX: integer matrices, and the sites that use them.
 
     Attributes:
-        lowered: where they came from.
+        lowered: the program from which they were made.
         matrices: each used by one site at least.
         sites: one per placeholder, in graph order; placeholder and site have the same number.
         digital_ops: element operations per inference of each node of the skeleton, by its position there.
-        samples: input codes that calibration saw, by site; None where converter ranges are not calibrated.
+        samples: input codes in calibration, by site; None where converter ranges are not calibrated.
         statistics: of the inputs, by site; None where no data were given.
     """
 
@@ -279,7 +280,7 @@ class MatrixProgram:
         return tuple(AnalogLayer(site, self.matrices[site.matrix]) for site in self.sites)
 
     def sample(self, site: int) -> CodeSample | None:
-        """Input codes that calibration saw of one site."""
+        """Input codes of one site in calibration."""
         return self.samples[site] if self.samples else None
 
     def first_site(self, matrix: int) -> Site:

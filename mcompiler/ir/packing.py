@@ -17,7 +17,7 @@ LARGE_CONSTANT = 4096
 
 @dataclass(frozen=True)
 class PackedModel:
-    """A model without references to it: what is equal packs equal.
+    """A model without references to it: equal models give equal values.
 
     Attributes:
         proto: serialised ModelProto; constants in ``tensors`` are empty there.

@@ -12,7 +12,7 @@ from mcompiler.target import Event
 
 @dataclass(frozen=True)
 class LayerSchedule:
-    """When one site works, in seconds from the start of an inference.
+    """Times of one site, in seconds from the start of an inference.
 
     Attributes:
         start: int64 [copies * arrays], first cycle of each array (a cycle is one read).
@@ -33,12 +33,12 @@ class LayerSchedule:
 
 @dataclass(frozen=True)
 class StageSchedule:
-    """When one stage of the dataflow works: the arrays of a layer, the digital unit behind them, a digital node.
+    """Times of one stage of the dataflow: the arrays of a layer, the digital unit after them, a digital node.
 
     Attributes:
         id: of the stage; no two stages of a program have the same.
         kind: input, analog, requantise or digital.
-        name: of the node, for people; of the unit behind a layer's arrays ``<layer>/requantise``. Names may repeat.
+        name: of the node, for people; of the unit after a layer's arrays ``<layer>/requantise``. Names may repeat.
         layer: number of the site whose tiles it works at, -1 for none.
         node: position of its node in the skeleton, -1 for an input.
         operations: digital operations per inference.
@@ -67,14 +67,14 @@ class StageSchedule:
 
 @dataclass(frozen=True)
 class Stream:
-    """What waits between two stages: rows of a feature map for a window, a shortcut for the branch beside it.
+    """Tokens that wait between two stages: rows of a feature map for a window, a shortcut for the parallel branch.
 
     Attributes:
         producer, consumer: ids of the stages.
         layer: number of the site whose tiles hold it; -1 for none, and for sums, which wait in registers of arrays.
         tokens: most that wait at once, inferences following each other.
         bytes: of those.
-        least_tokens: fewest with which the network comes to an end at all.
+        least_tokens: fewest with which the network does not stop for good.
         window_bytes: (kernel rows - 1) x width + kernel columns tokens (the row buffer of ISAAC, section V); 0 without
             a sliding window.
     """
@@ -93,7 +93,7 @@ class Turn:
     """One turn of layers on the chips.
 
     Attributes:
-        write_s, write_j: writing its arrays, cores side by side.
+        write_s, write_j: time and energy of writing its arrays, all cores at once.
         latency_s, interval_s: of its pipeline.
         kept_bytes: activations of one inference that it leaves to later turns.
     """
@@ -115,12 +115,12 @@ class ScheduledProgram:
         latency_s: one inference from input to output.
         interval_s: time between two inferences in steady state.
         stages: of the dataflow, in topological order, each once.
-        streams: what waits between them.
+        streams: tokens that wait between them.
         bounds_s: shortest interval that each resource allows: array, converter, digital, buffer, link, chip_link.
         spilled_bytes: of activations that do not fit the tiles of their layer, by number of site.
         placement: bytes times links as placed (byte_hops), with arrays in the order of the layers (byte_hops_in_order),
             and a lower bound (byte_hops_bound); chip_bytes in and out of chips.
-        turns: of layers on the same arrays, one after the other; empty: all layers are there at once. With turns
+        turns: of layers on the same arrays, one after the other; empty: all layers are on the chips at once. With turns
             ``latency_s`` is that of a whole batch, and ``interval_s`` its share of one inference.
     """
 

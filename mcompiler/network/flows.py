@@ -1,9 +1,9 @@
 """Bytes that flow between tiles in one inference.
 
 Nodes are tiles. The tensors that flow are those of the stage graph; here they are mapped to tiles. The arrays of a
-column block that stand in several tiles send their sums to the tile that holds most of them. There results are scaled
-and quantised, and digital nodes work on them; from there they go to the tiles that read them. A tile takes in a tensor
-once, however many of its layers and digital nodes read it.
+column block that lie in several tiles send their sums to the tile that holds most of them. That tile scales and
+quantises results and runs the digital nodes on them; from there they go to the tiles that read them. A tile receives a
+tensor once, however many of its layers and digital nodes read it.
 """
 
 from __future__ import annotations
@@ -62,29 +62,30 @@ def network_flows(
         graph: its stages.
         locations: of its layers.
         target: the chip.
-        elsewhere: layers that are not there in this turn: what they read leaves the chip.
+        elsewhere: layers whose arrays are not on the chips in this turn: tensors that they read leave the chip.
     """
-    found = _Collected(graph, locations)
+    collected = _Collected(graph, locations)
     for layer, location in enumerate(locations):
-        found.add(location.senders, location.adders, location.sum_bytes, _Charge(layer, sums=True))
+        collected.add(location.senders, location.adders, location.sum_bytes, _Charge(layer, sums=True))
     kept = {transfer.producer for transfer in graph.outputs}
     for reader, transfer in graph.transfers:
         stage = graph.stages[reader] if reader != OUTPUT else None
         if stage is None:
-            found.leave(transfer)
+            collected.leave(transfer)
         elif stage.layer in elsewhere:
             if transfer.producer not in kept:  # kept once, however many later layers read it
                 kept.add(transfer.producer)
-                if len(found.maker(transfer).makers.node):
-                    found.leave(replace(transfer, bits=target.precision.inputs))
+                # As input codes: the tile that makes a tensor quantises it before it is kept for a later turn.
+                if len(collected.maker(transfer).makers.node):
+                    collected.leave(replace(transfer, bits=target.precision.inputs))
         elif stage.layer >= 0 and stage.kind is not StageKind.REQUANTISE:  # sums are where they are made
-            found.read(stage, transfer)
-    return found.flows()
+            collected.read(stage, transfer)
+    return collected.flows()
 
 
 @dataclass(frozen=True)
 class _Charge:
-    """What a flow is charged to.
+    """The layer that a flow is charged to, and the tensor that it carries.
 
     Attributes:
         layer: that pays.
@@ -101,7 +102,7 @@ class _Charge:
 
 @dataclass
 class _Collected:
-    """Flows as they come in."""
+    """Flows of all transfers so far, with what each is charged to."""
 
     graph: StageGraph
     locations: Sequence[LayerLocation]
@@ -148,21 +149,25 @@ class _Collected:
             return
         sources, sizes = self.made(transfer)
         nodes, shares = (own.nodes, own.needs) if arrays else own.makers.by_node(own.copies)
-        # Every source sends to every sink what it has of what the sink needs.
+        # A sink needs a share of the whole tensor and takes it from all sources, from each in proportion to its part:
+        # the channels of a source and the rows of a sink are not related.
         source, sink = np.repeat(sources, len(nodes)), np.tile(nodes, len(sources))
         self.add(source, sink, np.outer(sizes, shares).reshape(-1), charge)
 
     def _in_turn(self, other: LayerLocation, sinks: TileShares, copies: int, size: float, charge: _Charge) -> None:
-        """Token by token: copy a of one layer sends to copy b of the other the tokens that are the turn of both.
+        """Token by token: copy a of one layer sends to copy b of the other the tokens that both serve.
 
-        Token j is the turn of copies j mod A and j mod B, so that the pairs repeat after lcm(A, B) tokens.
+        Token j is served by copies j mod A and j mod B, so that the pairs repeat after lcm(A, B) tokens.
         """
         turns = np.arange(math.lcm(other.copies, copies))
         source_copy, sink_copy = turns % other.copies, turns % copies
+        # Entries of a copy are successive (sorted by copy): where those of each begin.
         begins = np.searchsorted(other.makers.copy, np.arange(other.copies + 1))
         enters = np.searchsorted(sinks.copy, np.arange(copies + 1))
         made, taken = np.diff(begins)[source_copy], np.diff(enters)[sink_copy]
         pairs = made * taken
+        # In each turn one flow from every tile that makes to every tile that takes: ``inside`` numbers these pairs, the
+        # tiles that take vary fastest. A turn carries 1 / lcm of the bytes.
         turn = np.repeat(turns, pairs)
         inside = np.arange(len(turn)) - np.repeat(np.cumsum(pairs) - pairs, pairs)
         source = begins[source_copy[turn]] + inside // taken[turn]
@@ -203,6 +208,7 @@ def _once(flows: Flows, chosen: Ints, tensor: Ints, reader: Ints) -> Flows:
         chosen: places of the flows whose tensor has several readers.
         tensor, reader: of these, [chosen].
     """
+    # Differences, because numbers of rows must not be negative: OUTSIDE and OUTPUT are -1.
     own = distinct_rows(tensor, flows.source[chosen] - OUTSIDE, flows.sink[chosen] - OUTSIDE, reader - OUTPUT)
     total = np.bincount(own.which, weights=flows.bytes[chosen])
     pair = distinct_rows(*own.columns[:3])

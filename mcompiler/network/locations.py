@@ -45,7 +45,7 @@ class LayerLocation:
         copies: of its arrays.
         readers: rows of its input, by copy and tile.
         makers: results, by copy and tile.
-        nodes, needs: tiles, and the part of the whole input that each takes in, where windows slide.
+        nodes, needs: tiles, and the part of the whole input that each takes in, overlaps of windows included.
         senders, adders, sum_bytes: tiles of arrays, the tiles that add up their sums, and bytes from one to the other.
     """
 
@@ -60,7 +60,7 @@ class LayerLocation:
 
     @property
     def buffers(self) -> LayerBuffers:
-        """Tiles that hold what waits for the layer and behind it."""
+        """Tiles that hold the tokens that wait for its arrays, and those that wait after them."""
         return LayerBuffers(self.nodes, self.needs, *self.makers.by_node(self.copies))
 
 

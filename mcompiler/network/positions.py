@@ -93,7 +93,7 @@ class _Directed:
     """Flows on one chip, [flows].
 
     Attributes:
-        source, sink: tiles of slots; the port is numbered behind them.
+        source, sink: tiles of slots; the port has the number after theirs.
         bytes: what goes.
     """
 

@@ -91,7 +91,7 @@ class Work:
         return program_flows(self.program, own, self.target, self.graph)
 
     def operations(self) -> Floats:
-        """Digital operations behind the arrays of each matrix, of all its sites: [matrices]."""
+        """Digital operations after the arrays of each matrix, of all its sites: [matrices]."""
         sites = self.program.tiled.matrix.sites
         work = self.graph.operations(len(sites))[:-1]
         return np.bincount([site.matrix for site in sites], weights=work, minlength=len(self.counts)).astype(np.float64)

@@ -1,4 +1,4 @@
-"""What both models share, because it stays digital: input quantisers, and scale and bias behind an accumulator."""
+"""Digital parts that both models share: input quantisers, and scale and bias after an accumulator."""
 
 from __future__ import annotations
 
@@ -45,6 +45,7 @@ class CodeTable:
         assert source is not None  # a placeholder has its input
         quantiser, graph = site.input, place.graph
         assert isinstance(graph, ir.Graph)
+        # By graph too: codes that are computed in one branch of an If do not exist in the other.
         key = (graph, source, quantiser.scale, quantiser.zero_point, quantiser.bits)
         if key not in self._known:
             emitter = Emitter(f"{site.name}/quantise")
@@ -66,29 +67,31 @@ def quantise(emitter: Emitter, x: ir.Value, quantiser: Quantiser, element: ir.Da
             return emitter("QuantizeLinear", x, scale, zero, name=name)
         codes = emitter("QuantizeLinear", x, scale, zero)
         return emitter("Clip", codes, None, emitter.constant(quantiser.largest, np.uint8), name=name)
+    # QuantizeLinear has wider types in new operator sets only: the same arithmetic in float32, which holds the limits
+    # 0 and 2^bits - 1 exactly. Round is half to even, as in QuantizeLinear.
     steps = emitter("Round", emitter("Div", x, scale))
     shifted = emitter("Add", steps, emitter.constant(quantiser.zero_point, np.float32))
     low, high = emitter.constant(0, np.float32), emitter.constant(quantiser.largest, np.float32)
     return emitter.cast(emitter("Clip", shifted, low, high), ir.DataType.INT32, name=name)
 
 
-def channel_shape(op: AnalogLayer) -> tuple[int, ...]:
+def channel_shape(layer: AnalogLayer) -> tuple[int, ...]:
     """Shape that broadcasts one number per output channel over the accumulator."""
-    groups, _, cols = op.matrix.codes.shape
-    if isinstance(op.site.shape, ConvShape):
-        return (1, groups * cols, *(1 for _ in op.site.shape.kernel))
-    return (*op.site.shape.batch, 1, cols) if op.site.shape.batch else (cols,)
+    groups, _, cols = layer.matrix.codes.shape
+    if isinstance(layer.site.shape, ConvShape):
+        return (1, groups * cols, *(1 for _ in layer.site.shape.kernel))
+    return (*layer.site.shape.batch, 1, cols) if layer.site.shape.batch else (cols,)
 
 
-def scale_and_bias(emitter: Emitter, accumulator: ir.Value, op: AnalogLayer) -> ir.Value:
-    """Accumulator (float32, behind the barrier) * s_x * s_w + bias, in the element type of the operation."""
+def scale_and_bias(emitter: Emitter, accumulator: ir.Value, layer: AnalogLayer) -> ir.Value:
+    """Accumulator (float32, after the barrier) * s_x * s_w + bias, in the element type of the operation."""
     with np.errstate(over="ignore"):  # weights of 1e30 and inputs of 1e30: the float model overflows too
-        factors = (np.float32(op.site.input.scale) * op.matrix.scale).reshape(channel_shape(op))
+        factors = (np.float32(layer.site.input.scale) * layer.matrix.scale).reshape(channel_shape(layer))
     y = emitter("Mul", accumulator, emitter.constant(factors, np.float32))
-    if op.site.bias is not None:
-        y = emitter("Add", y, emitter.constant(op.site.bias.reshape(channel_shape(op)), np.float32))
-    if op.site.element != ir.DataType.FLOAT:
-        y = emitter.cast(y, op.site.element)
+    if layer.site.bias is not None:
+        y = emitter("Add", y, emitter.constant(layer.site.bias.reshape(channel_shape(layer)), np.float32))
+    if layer.site.element != ir.DataType.FLOAT:
+        y = emitter.cast(y, layer.site.element)
     return y
 
 
@@ -104,10 +107,10 @@ def conv_attributes(shape: ConvShape, *, padded: bool, groups: int | None = None
 
 
 def conv_kernel(
-    op: AnalogLayer, codes: np.ndarray[tuple[int, ...], np.dtype[np.signedinteger]]
+    layer: AnalogLayer, codes: np.ndarray[tuple[int, ...], np.dtype[np.signedinteger]]
 ) -> np.ndarray[tuple[int, ...], np.dtype[np.signedinteger]]:
     """Codes [G, K, N] as a Conv kernel [G * N, K / prod(kernel), *kernel]."""
-    assert isinstance(op.site.shape, ConvShape)
+    assert isinstance(layer.site.shape, ConvShape)
     groups, rows, cols = codes.shape
-    channels = rows // int(np.prod(op.site.shape.kernel))
-    return codes.transpose(0, 2, 1).reshape(groups * cols, channels, *op.site.shape.kernel)
+    channels = rows // int(np.prod(layer.site.shape.kernel))
+    return codes.transpose(0, 2, 1).reshape(groups * cols, channels, *layer.site.shape.kernel)

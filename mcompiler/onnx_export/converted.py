@@ -1,4 +1,4 @@
-"""The mapped path through converters that lose something: every phase, slice and read has its own ADC code.
+"""The mapped path through lossy converters: every phase, slice and read has its own ADC code.
 
 Phases are stacked on the batch axis, conversions (slices, polarities) on the channel axis. Where one conversion sees a
 clean sum of small integers, QLinearConv and QLinearMatMul are that converter to the bit: their requantisation rounds
@@ -68,7 +68,7 @@ def converted_layer(
             op.site.name,
         )
     phases = -(-op.site.input.bits // target.converters.dac.bits)
-    # Up to 256 codes travel as bytes, 0 being byte 128 where they are signed; kernels round half to even only.
+    # Up to 256 codes are bytes in the graph (code 0 is byte 128 where codes are signed); kernels round half to even.
     in_bytes = adc.largest - adc.smallest <= 255 and adc.rounding is Rounding.HALF_EVEN
     integer = in_bytes and _fits_integer_kernels(op, blocks, adc, target)
     zoom = max((int(block.zoom.max(initial=0)) for block in blocks if block.zoom is not None), default=0)
@@ -120,8 +120,8 @@ def _fits_integer_kernels(op: AnalogLayer, blocks: Sequence[ReadBlock], adc: Adc
     largest = max((_largest(block) for block in blocks), default=0.0)
     inputs = (1 << min(target.converters.dac.bits, op.site.input.bits)) - 1
     on_levels = all(np.issubdtype(block.levels.dtype, np.integer) for block in blocks)
-    # They add pairs of products in 16 bits on processors without VNNI, hence the last bound; a pedestal is no integer
-    # in general, and cells with it neither.
+    # Levels are int8. On processors without VNNI the kernels add pairs of products in 16 bits, hence the last bound.
+    # A pedestal is no integer in general, and levels with a pedestal are none either.
     return on_levels and adc.decoding is Decoding.CLEAN and largest <= 127 and 2 * largest * inputs <= 32767
 
 
@@ -133,6 +133,8 @@ def _largest(block: ReadBlock) -> float:
 
 def _segments(op: AnalogLayer, blocks: Sequence[ReadBlock]) -> list[ReadSegment]:
     """Runs of groups that share reads; together they cover all groups."""
+    # Groups without cells have no read. They join the run before them (the first ones the first run), where their
+    # channels are 0, so that the runs have the channels of all groups in their order.
     by_groups: dict[tuple[int, int], list[ReadBlock]] = {}
     for block in blocks:
         by_groups.setdefault((block.group, block.groups), []).append(block)
@@ -171,7 +173,7 @@ def _channels_last(emitter: Emitter, codes: ir.Value, layer: LossyLayer) -> ir.V
 def _planes(emitter: Emitter, values: ir.Value, layer: LossyLayer, width: int) -> ir.Value:
     """Input codes of each phase, stacked on the first axis: uint8 [phases * n, ..., width]."""
     step, phases = layer.step, layer.phases
-    if phases == 1:  # the code is its only digit, and has so few bits
+    if phases == 1:  # the code is its own only digit; a phase has at most 8 bits
         return values if layer.op.site.input.bits <= 8 else emitter.cast(values, ir.DataType.UINT8)
     rank = 2 if layer.conv is None else len(layer.conv.kernel) + 2
     each = (phases, *(1 for _ in range(rank)))
@@ -201,7 +203,7 @@ def _planes(emitter: Emitter, values: ir.Value, layer: LossyLayer, width: int) -
 def _segment(emitter: Emitter, source: ir.Value, layer: LossyLayer, segment: ReadSegment) -> ir.Value:
     """Sum of all reads of a run of groups, in ADC codes: int32 (or float64 with a pedestal) [vectors, channels]."""
     blocks = segment.blocks
-    # Codes may be added over the reads first, which is one addition for all slices, where every read counts them alike.
+    # Where all reads have the same place values, codes are added over the reads first: place values then apply once.
     if same_place_values(blocks, layer) and layer.adc.decoding is Decoding.CLEAN:
         total: ir.Value | None = None
         for block in blocks:
@@ -235,6 +237,9 @@ def _read(emitter: Emitter, source: ir.Value, layer: LossyLayer, block: ReadBloc
         flat = emitter("Reshape", codes, emitter.ints(-1, width))
         return _to_int32(emitter, flat, layer)
     stacked = emitter("Reshape", codes, emitter.ints(layer.phases, -1))
+    # Phases are combined by a matrix product with one row, their place values. On bytes it is an integer product: both
+    # operands are uint8, which no processor saturates (unlike uint8 x int8, see docs/arithmetic.md), and the place
+    # values of 8-bit codes are at most 128.
     place_value = 1 << (layer.step * np.arange(layer.phases))
     if layer.bytes and layer.op.site.input.bits <= 8:
         total = emitter(
@@ -245,6 +250,7 @@ def _read(emitter: Emitter, source: ir.Value, layer: LossyLayer, block: ReadBloc
             _zero(emitter, layer),
         )
     else:
+        # Codes times place values add up to less than (largest + 1) x 2^bits, which float32 holds exactly up to 2^24.
         wide = np.float64 if (layer.adc.largest + 1) << layer.op.site.input.bits > FLOAT32_EXACT else np.float32
         kind = ir.DataType.DOUBLE if wide is np.float64 else ir.DataType.FLOAT
         if layer.bytes:
@@ -354,8 +360,10 @@ def _convert_window(
         return narrow(emitter, emitter("QLinearConv", *operands, **attributes), layer.adc)
 
     def product(inputs: ir.Value, matrix: ir.Value) -> ir.Value:
-        found = emitter("Conv", inputs, matrix, **attributes)
-        return barrier(emitter, found) if lines.levels.dtype.kind in "iu" else found  # off the grid nothing is exact
+        sums = emitter("Conv", inputs, matrix, **attributes)
+        # onnxruntime would fold the gain that follows into the kernel and sum rounded weights. Off the grid nothing is
+        # exact anyway.
+        return barrier(emitter, sums) if lines.levels.dtype.kind in "iu" else sums
 
     shape = (1, -1, *[1] * len(conv.kernel))
     return convert_read(emitter, planes, _converter(layer), lines, ArrayProduct(product, kernel, shape))
@@ -363,6 +371,7 @@ def _convert_window(
 
 def _window(low: int, high: int, channels: int, widen: bool) -> tuple[int, int]:
     """Channel window, widened for the integer kernels: they are several times faster on multiples of 4 and 16."""
+    # The kernel is 0 in the channels that widening adds, so that sums stay as they are.
     if not widen or channels < 4:
         return low, high
     width = high - low

@@ -19,13 +19,13 @@ Values = npt.NDArray[Any]
 
 @dataclass(frozen=True)
 class Physics:
-    """What a chip does between reads, beside what stands in its read blocks.
+    """Errors of a chip between reads; those of cells and converters are in its read blocks.
 
     Attributes:
-        inputs: float32 [codes of a phase]: share of a unit times code that each input code really applies; None: all 1.
+        inputs: float32 [codes of a phase]: current that each input code causes over the ideal one; None: all 1.
         noise: deviation of every conversion, in codes.
         bank: how many normal numbers a run of the model draws; every conversion takes one of a window of them that
-            starts at random, which is many times faster than a draw of its own.
+            starts at random, which is many times faster than one draw for each conversion.
         seeds: of the random generators of the layer's nodes, one after the other.
     """
 
@@ -75,7 +75,7 @@ class ArrayProduct:
 
 @dataclass(frozen=True)
 class Converter:
-    """The converter of a layer, and the input converter in front of it.
+    """The converter of a layer, and its input converter.
 
     Attributes:
         adc: codes, gain, pedestal.
@@ -114,8 +114,8 @@ def convert_read(
     Args:
         emitter: of the layer's function.
         planes: input codes of each phase, uint8.
-        converter: what converts.
-        lines: what the word lines cross.
+        converter: of the layer.
+        lines: converted bit lines of the read.
         product: of the inputs and the cells.
     """
     adc, physics = converter.adc, converter.physics
@@ -156,7 +156,7 @@ def _scaled(variance: Values | None, factor: np.float32) -> Values | None:
 
 
 def _applied(emitter: Emitter, planes: ir.Value, physics: Physics | None) -> ir.Value:
-    """What input codes apply, float32."""
+    """Effective inputs of the codes, in steps of a code: float32."""
     if physics is None or physics.inputs is None:
         return emitter.cast(planes, ir.DataType.FLOAT)
     table = emitter.constant(physics.inputs * np.arange(len(physics.inputs)), np.float32)

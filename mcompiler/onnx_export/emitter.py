@@ -31,15 +31,15 @@ class Emitter:
         self._known: dict[tuple[str, tuple[int, ...], bytes], ir.Value] = {}
         self._count = 0
 
-    def __call__(self, op: str, *inputs: ir.Value | None, name: str | None = None, **attributes: Any) -> ir.Value:
+    def __call__(self, operator: str, *inputs: ir.Value | None, name: str | None = None, **attributes: Any) -> ir.Value:
         """Append a node with one output and return that output."""
-        return self.several(op, 1, *inputs, name=name, **attributes)[0]
+        return self.several(operator, 1, *inputs, name=name, **attributes)[0]
 
     def several(
-        self, op: str, outputs: int, *inputs: ir.Value | None, name: str | None = None, **attributes: Any
+        self, operator: str, outputs: int, *inputs: ir.Value | None, name: str | None = None, **attributes: Any
     ) -> Sequence[ir.Value]:
         """Append a node with several outputs and return them."""
-        node = ir.node(op, inputs, attributes, num_outputs=outputs, name=self._fresh(op))
+        node = ir.node(operator, inputs, attributes, num_outputs=outputs, name=self._fresh(operator))
         for index, value in enumerate(node.outputs):
             value.name = name if name is not None and index == 0 else self._fresh("v")
         self.nodes.append(node)

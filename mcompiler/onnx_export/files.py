@@ -17,7 +17,7 @@ def save_model(model: ir.Model, folder: Path, name: str) -> list[str]:
     Args:
         model: left as it is.
         folder: root of the build.
-        name: path of the model within it; external data go beside the model.
+        name: path of the model within it; external data go into its folder.
     """
     size = sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value is not None)
     if size < EXTERNAL_FROM:

@@ -21,63 +21,72 @@ FLOAT32_EXACT = 1 << 24
 INT32_LIMIT = 1 << 31
 
 
-def folded_accumulator(emitter: Emitter, codes: ir.Value, op: AnalogLayer, weights: Codes) -> tuple[ir.Value, ir.Value]:
+def folded_accumulator(
+    emitter: Emitter, codes: ir.Value, layer: AnalogLayer, weights: Codes
+) -> tuple[ir.Value, ir.Value]:
     """Exact accumulator of an operation from the codes that its cells hold.
 
     Args:
         emitter: of the layer's function.
         codes: input codes.
-        op: shapes and input quantiser.
+        layer: shapes and input quantiser.
         weights: decoded from the cells, int32 [G, K, N].
 
     Returns:
-        The accumulator as float32 behind a barrier that no fusion crosses, and the accumulator for probes.
+        The accumulator as float32 after a barrier that no fusion crosses, and the accumulator for probes.
     """
-    largest = max(op.site.input.zero_point, op.site.input.largest - op.site.input.zero_point)
+    # No partial sum exceeds ``bound``, in whatever order a kernel adds: below 2^24 float32 holds every one exactly.
+    # Above that the product is cut into exact ones, or taken as an integer product, or in float64.
+    largest = max(layer.site.input.zero_point, layer.site.input.largest - layer.site.input.zero_point)
     bound = largest * largest_sum(weights)
     if bound < FLOAT32_EXACT:
-        product = _product(emitter, centred(emitter, codes, op), op, weights)
-        return (_plain_layout if _keeps_blocks(op) else barrier)(emitter, product), product
-    parts = _channel_parts(op, weights, largest) if bound < INT32_LIMIT else None
+        product = _product(emitter, centred(emitter, codes, layer), layer, weights)
+        return (_plain_layout if _keeps_blocks(layer) else barrier)(emitter, product), product
+    parts = _channel_parts(layer, weights, largest) if bound < INT32_LIMIT else None
     if parts is not None:
-        total = _sum_of_parts(emitter, codes, op, weights, parts)
-    elif _fits_bytes(op, weights) and bound < INT32_LIMIT:
-        total = _integer_product(emitter, codes, op, weights)
-    elif isinstance(op.site.shape, ConvShape):
-        total = _sum_of_pieces(emitter, codes, op, weights)
+        total = _sum_of_parts(emitter, codes, layer, weights, parts)
+    elif _fits_bytes(layer, weights) and bound < INT32_LIMIT:
+        total = _integer_product(emitter, codes, layer, weights)
+    elif isinstance(layer.site.shape, ConvShape):
+        total = _sum_of_pieces(emitter, codes, layer, weights)
     else:
-        product = _product(emitter, emitter.cast(centred(emitter, codes, op), ir.DataType.DOUBLE), op, weights)
+        product = _product(emitter, emitter.cast(centred(emitter, codes, layer), ir.DataType.DOUBLE), layer, weights)
         total = emitter.cast(product, ir.DataType.INT64)
     return emitter.cast(total, ir.DataType.FLOAT), total
 
 
-def centred(emitter: Emitter, codes: ir.Value, op: AnalogLayer) -> ir.Value:
+def centred(emitter: Emitter, codes: ir.Value, layer: AnalogLayer) -> ir.Value:
     """q_x - z_x as float32: padding with zero is then padding with z_x.
 
-    Cast and Sub, because onnxruntime takes a DequantizeLinear before a Conv as leave to requantise the weights.
+    Cast and Sub, because onnxruntime requantises the weights of a Conv that follows a DequantizeLinear.
     """
     values = emitter.cast(codes, ir.DataType.FLOAT)
-    if op.site.input.zero_point == 0:
+    if layer.site.input.zero_point == 0:
         return values
-    return emitter("Sub", values, emitter.constant(op.site.input.zero_point, np.float32))
+    return emitter("Sub", values, emitter.constant(layer.site.input.zero_point, np.float32))
 
 
 def barrier(emitter: Emitter, value: ir.Value) -> ir.Value:
-    """A Clip that changes nothing and keeps onnxruntime from folding scales into integer weights."""
+    """A Clip that changes nothing and keeps onnxruntime from folding scales into integer weights.
+
+    Its fusions at the level basic (Conv + Mul, Conv + Add) multiply the weights by the scale that follows, which rounds
+    them: their sums are not exact any more. No fusion crosses a Clip, and its limits hold every sum.
+    """
     low, high = emitter.constant(-FLOAT32_EXACT, np.float32), emitter.constant(FLOAT32_EXACT, np.float32)
     return emitter("Clip", value, low, high)
 
 
-def _keeps_blocks(op: AnalogLayer) -> bool:
-    """Whether onnxruntime would hand its blocked layout on to what reads the convolution: adding a bias ends it.
+def _keeps_blocks(layer: AnalogLayer) -> bool:
+    """Whether nodes that read a convolution would get its result in onnxruntime's blocked layout (NCHWc).
 
-    Normalisations and averages take other, differently rounding kernels there than behind the reference.
+    In that layout normalisations and averages have other kernels, which add in another order and round differently than
+    those after the integer convolution of the reference. The addition of a bias ends the layout.
     """
-    return isinstance(op.site.shape, ConvShape) and op.site.bias is None
+    return isinstance(layer.site.shape, ConvShape) and layer.site.bias is None
 
 
 def _plain_layout(emitter: Emitter, value: ir.Value) -> ir.Value:
-    """A barrier that the blocked layout does not cross either."""
+    """A barrier that the blocked layout does not cross either: there are no blocked kernels for Cast."""
     return emitter.cast(emitter.cast(value, ir.DataType.INT32), ir.DataType.FLOAT)
 
 
@@ -88,17 +97,20 @@ def _weight(emitter: Emitter, weights: Codes, like: ir.DataType) -> ir.Value:
     return emitter.cast(emitter.constant(weights.astype(kind)), like)
 
 
-def _product(emitter: Emitter, values: ir.Value, op: AnalogLayer, weights: Codes) -> ir.Value:
+def _product(emitter: Emitter, values: ir.Value, layer: AnalogLayer, weights: Codes) -> ir.Value:
     """Product of centred codes with the weights, in float32 (Conv) or in the type of the values (MatMul)."""
     groups, rows, cols = weights.shape
-    if isinstance(op.site.shape, ConvShape):
-        channels = rows // int(np.prod(op.site.shape.kernel))
-        kernel = weights.transpose(0, 2, 1).reshape(groups * cols, channels, *op.site.shape.kernel)
+    if isinstance(layer.site.shape, ConvShape):
+        channels = rows // int(np.prod(layer.site.shape.kernel))
+        kernel = weights.transpose(0, 2, 1).reshape(groups * cols, channels, *layer.site.shape.kernel)
         return emitter(
-            "Conv", values, _weight(emitter, kernel, ir.DataType.FLOAT), **conv_attributes(op.site.shape, padded=False)
+            "Conv",
+            values,
+            _weight(emitter, kernel, ir.DataType.FLOAT),
+            **conv_attributes(layer.site.shape, padded=False),
         )
     kind = ir.DataType.DOUBLE if _is_double(values) else ir.DataType.FLOAT
-    matrix = weights.reshape(*op.site.shape.batch, rows, cols) if op.site.shape.batch else weights[0]
+    matrix = weights.reshape(*layer.site.shape.batch, rows, cols) if layer.site.shape.batch else weights[0]
     return emitter("MatMul", values, _weight(emitter, matrix, kind))
 
 
@@ -109,30 +121,32 @@ def _is_double(value: ir.Value) -> bool:
     )
 
 
-def _fits_bytes(op: AnalogLayer, weights: Codes) -> bool:
+def _fits_bytes(layer: AnalogLayer, weights: Codes) -> bool:
     """Whether onnxruntime's 8-bit products apply: MatMulInteger on uint8 codes and uint8 weights around 128."""
-    if isinstance(op.site.shape, ConvShape) or op.site.input.bits > 8:
+    if isinstance(layer.site.shape, ConvShape) or layer.site.input.bits > 8:
         return False
     return bool(weights.min(initial=0) >= -128 and weights.max(initial=0) <= 127)
 
 
-def _integer_product(emitter: Emitter, codes: ir.Value, op: AnalogLayer, weights: Codes) -> ir.Value:
+def _integer_product(emitter: Emitter, codes: ir.Value, layer: AnalogLayer, weights: Codes) -> ir.Value:
     """Exact product in int32. Weights are uint8 around 128: with int8 ones some processors saturate at 16 bits."""
     _, rows, cols = weights.shape
-    batch = op.site.shape.batch if isinstance(op.site.shape, MatMulShape) else ()
+    batch = layer.site.shape.batch if isinstance(layer.site.shape, MatMulShape) else ()
+    # MatMulInteger subtracts both zero points inside: the sum of (codes - z_x) x (stored - 128) is the accumulator.
     stored = (weights + weights.dtype.type(128)).astype(np.uint8).reshape(*batch, rows, cols)
-    zero_x, zero_w = emitter.constant(op.site.input.zero_point, np.uint8), emitter.constant(128, np.uint8)
+    zero_x, zero_w = emitter.constant(layer.site.input.zero_point, np.uint8), emitter.constant(128, np.uint8)
     return emitter("MatMulInteger", codes, emitter.constant(stored), zero_x, zero_w)
 
 
-def _channel_parts(op: AnalogLayer, weights: Codes, largest: int) -> list[tuple[int, int]] | None:
+def _channel_parts(layer: AnalogLayer, weights: Codes, largest: int) -> list[tuple[int, int]] | None:
     """Convolutions: runs of input channels whose own sums stay below 2^24; None where one channel alone does not."""
     groups, rows, _ = weights.shape
-    if groups > 1 or not isinstance(op.site.shape, ConvShape):
+    if groups > 1 or not isinstance(layer.site.shape, ConvShape):
         return None
-    step = int(np.prod(op.site.shape.kernel))
+    step = int(np.prod(layer.site.shape.kernel))
     sums = np.abs(weights[0]).reshape(rows // step, step, -1).sum(axis=1, dtype=np.int64) * largest  # [channels, N]
     parts: list[tuple[int, int]] = []
+    # Runs as long as possible: a channel that would take a sum to 2^24 begins the next run.
     start, running = 0, np.zeros(sums.shape[1], dtype=np.int64)
     for channel, own in enumerate(sums):
         if own.max(initial=0) >= FLOAT32_EXACT:
@@ -145,35 +159,36 @@ def _channel_parts(op: AnalogLayer, weights: Codes, largest: int) -> list[tuple[
 
 
 def _sum_of_parts(
-    emitter: Emitter, codes: ir.Value, op: AnalogLayer, weights: Codes, parts: list[tuple[int, int]]
+    emitter: Emitter, codes: ir.Value, layer: AnalogLayer, weights: Codes, parts: list[tuple[int, int]]
 ) -> ir.Value:
     """Add exact float32 products over runs of input channels, as integers."""
-    values = centred(emitter, codes, op)
+    values = centred(emitter, codes, layer)
     step = weights.shape[1] // parts[-1][1]
     axis = emitter.ints(1)
     total: ir.Value | None = None
     for start, end in parts:
         piece = emitter("Slice", values, emitter.ints(start), emitter.ints(end), axis)
-        product = _product(emitter, piece, op, weights[:, start * step : end * step])
+        product = _product(emitter, piece, layer, weights[:, start * step : end * step])
         part = emitter.cast(barrier(emitter, product), ir.DataType.INT32)
         total = part if total is None else emitter("Add", total, part)
     assert total is not None  # there is at least one part
     return total
 
 
-def _sum_of_pieces(emitter: Emitter, codes: ir.Value, op: AnalogLayer, weights: Codes) -> ir.Value:
+def _sum_of_pieces(emitter: Emitter, codes: ir.Value, layer: AnalogLayer, weights: Codes) -> ir.Value:
     """Wide convolutions: weights and inputs in pieces so small that each product is exact in float32, added in int64.
 
-    Weights are cut into signed pieces of ``bits`` bits, inputs into bytes of as many; the widest that fits is taken.
+    Weights are cut into signed pieces of ``bits`` bits, inputs into digits of as many; the widest that fits is taken.
     """
     rows = weights.shape[1]
-    zero = op.site.input.zero_point
+    zero = layer.site.input.zero_point
     integers = emitter.cast(codes, ir.DataType.INT32)
     centred = emitter("Sub", integers, emitter.constant(zero, np.int32))
     bits = max(b for b in range(1, 12) if (1 << b) * (1 << b) * rows <= FLOAT32_EXACT)
     base = 1 << bits
     pieces: list[ir.Value] = []
-    for _ in range(-(-(op.site.input.bits + 1) // bits)):
+    # Centred codes have one bit more than codes, for the sign: after these digits -1 or 0 is left, the sign itself.
+    for _ in range(-(-(layer.site.input.bits + 1) // bits)):
         low = emitter("Mod", centred, emitter.constant(base, np.int32))  # non-negative: Mod takes the divisor's sign
         pieces.append(emitter.cast(low, ir.DataType.FLOAT))
         centred = emitter("Div", emitter("Sub", centred, low), emitter.constant(base, np.int32))
@@ -185,7 +200,7 @@ def _sum_of_pieces(emitter: Emitter, codes: ir.Value, op: AnalogLayer, weights: 
         digit = np.sign(rest) * (np.abs(rest) % base)
         rest = (rest - digit) // base
         for place, piece in enumerate(pieces):
-            product = barrier(emitter, _product(emitter, piece, op, digit.astype(np.int32)))
+            product = barrier(emitter, _product(emitter, piece, layer, digit.astype(np.int32)))
             part = emitter.cast(product, ir.DataType.INT64)
             part = emitter("Mul", part, emitter.constant(1 << (shift + place * bits), np.int64))
             total = part if total is None else emitter("Add", total, part)

@@ -1,4 +1,4 @@
-"""What the mapped path knows of one layer."""
+"""One layer as the export of the mapped model reads it."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from mcompiler.onnx_export.converter import Physics
 
 @dataclass(frozen=True)
 class MappedLayer:
-    """All that the mapped path knows of one operation: what its cells hold, and how they are read.
+    """One layer for the export: the weights in its cells, and the reads of these cells.
 
     Attributes:
         op: shapes, scales, kept indices; its ``codes`` are not read.
         table: tile table.
         analog: encoding and converter setting.
         weights: decoded from the cells, integers [G, K, N].
-        blocks: what the converters see, for operations that are not lossless; empty otherwise.
-        physics: what the chip does between reads; None for the mapping itself.
+        blocks: reads, where conversions are not lossless; empty otherwise.
+        physics: errors of a chip between reads; None for the mapping itself.
     """
 
     op: AnalogLayer

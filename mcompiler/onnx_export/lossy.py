@@ -1,4 +1,4 @@
-"""Layers through lossy converters: their bit lines and place values, before any node is added to the graph."""
+"""Layers with lossy converters: their bit lines and place values, before any node is added to the graph."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from mcompiler.target import Target
 
 @dataclass(frozen=True)
 class LossyLayer:
-    """A layer whose converters lose something, with what every step of its export reads.
+    """A layer whose converters are lossy, with the values that every step of its export reads.
 
     ``integer``: onnxruntime's 8-bit kernels are the converter. ``bytes``: codes are uint8 (around 128 where signed).
-    ``sizes``: spatial sizes of the (padded) input, where they are static. ``physics``: what a chip does between reads.
+    ``sizes``: spatial sizes of the (padded) input, where they are static. ``physics``: errors of a chip between reads.
     ``zoom``: binary steps from the layer's range to its finest.
     """
 

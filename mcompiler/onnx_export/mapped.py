@@ -89,6 +89,7 @@ def _replace(
     else:
         adc = replace(make_adc(target), gain=layer.analog.gain)
         y, probe = converted_layer(body, formal, layer, adc, target, sizes=_spatial_sizes(node), drawn=noise)
+    # Inputs of a function have no types in ONNX: the arrays that are passed in the call have them.
     parameters = [value for value, _ in body.constants]
     for value, _ in body.constants:
         value.type = None
@@ -105,14 +106,14 @@ def _replace(
     model.functions[function.identifier()] = function
     outside = Emitter(layer.op.site.name)
     actual = [outside.constant(array) for _, array in body.constants]
-    given = [codes] if noise is None else [codes, drawn]
-    call = ir.node(function_name, [*given, *actual], domain=ANALOG_DOMAIN, num_outputs=2, name=layer.op.site.name)
+    inputs = [codes] if noise is None else [codes, drawn]
+    call = ir.node(function_name, [*inputs, *actual], domain=ANALOG_DOMAIN, num_outputs=2, name=layer.op.site.name)
     outside.nodes.append(call)
     home, name = node.graph, f"{layer.op.site.name}/accumulator"
     assert isinstance(home, ir.Graph)
     if home is model.graph:
         call.outputs[1].name = name
-    else:  # what is given out of a branch must have a known element type
+    else:  # an output of a branch must have a known element type
         call.outputs[1].name = f"{name}/plain"
         outside.cast(call.outputs[1], ir.DataType.DOUBLE, name=name).type = ir.TensorType(ir.DataType.DOUBLE)
     insert_before(home, node, outside)

@@ -71,7 +71,7 @@ def _weight(model: ir.Model, name: str) -> ir.Value:
 
 
 def _consumer(weight: ir.Value, name: str) -> ir.Node:
-    """The Conv, Gemm or MatMul behind a weight, through a Transpose."""
+    """The Conv, Gemm or MatMul that reads a weight, through a Transpose or directly."""
     uses = list(weight.uses())
     if len(uses) == 1 and uses[0].node.op_type == "Transpose":
         uses = list(uses[0].node.outputs[0].uses())

@@ -29,12 +29,12 @@ def build_reference(program: MatrixProgram) -> ir.Model:
         site = site_of(node)
         if site is None:
             continue
-        op = layers[site]
-        codes = table.of(node, op.site)
-        emitter = Emitter(f"{op.site.name}/reference")
-        accumulator = reference_accumulator(emitter, codes, op)
-        accumulator.type = ir.TensorType(_accumulator_type(op))
-        y = scale_and_bias(emitter, emitter.cast(accumulator, ir.DataType.FLOAT), op)
+        layer = layers[site]
+        codes = table.of(node, layer.site)
+        emitter = Emitter(f"{layer.site.name}/reference")
+        accumulator = reference_accumulator(emitter, codes, layer)
+        accumulator.type = ir.TensorType(_accumulator_type(layer))
+        y = scale_and_bias(emitter, emitter.cast(accumulator, ir.DataType.FLOAT), layer)
         assert isinstance(node.graph, ir.Graph)
         insert_before(node.graph, node, emitter)
         replace_node(node, y)
@@ -53,44 +53,44 @@ def replace_node(node: ir.Node, value: ir.Value) -> None:
     node.graph.remove(node, safe=True)
 
 
-def reference_accumulator(emitter: Emitter, codes: ir.Value, op: AnalogLayer) -> ir.Value:
+def reference_accumulator(emitter: Emitter, codes: ir.Value, layer: AnalogLayer) -> ir.Value:
     """Sum over k of (q_x - z_x) q_w as int32 or int64, named ``<layer>/accumulator``.
 
     Codes of more than 8 bits are cut into bytes (weights into a signed high and a 7-bit low part), multiplied piece by
     piece and added in int64.
     """
-    name = f"{op.site.name}/accumulator"
-    if _accumulator_type(op) == ir.DataType.INT32:
-        return _product(emitter, codes, op.site.input.zero_point, op.matrix.codes, op=op, name=name)
-    inputs = _input_pieces(emitter, codes, op)
+    name = f"{layer.site.name}/accumulator"
+    if _accumulator_type(layer) == ir.DataType.INT32:
+        return _product(emitter, codes, layer.site.input.zero_point, layer.matrix.codes, layer=layer, name=name)
+    inputs = _input_pieces(emitter, codes, layer)
     total: ir.Value | None = None
-    for weight, weight_shift in _weight_pieces(op.matrix.codes):
+    for weight, weight_shift in _weight_pieces(layer.matrix.codes):
         for piece, zero, input_shift in inputs:
-            part = emitter.cast(_product(emitter, piece, zero, weight, op=op), ir.DataType.INT64)
+            part = emitter.cast(_product(emitter, piece, zero, weight, layer=layer), ir.DataType.INT64)
             part = emitter("Mul", part, emitter.constant(1 << (weight_shift + input_shift), np.int64))
             total = part if total is None else emitter("Add", total, part)
     assert total is not None  # both have pieces
     return emitter("Identity", total, name=name)
 
 
-def _accumulator_type(op: AnalogLayer) -> ir.DataType:
+def _accumulator_type(layer: AnalogLayer) -> ir.DataType:
     """INT32 where one integer product holds every sum, else INT64."""
-    codes = op.matrix.codes
+    codes = layer.matrix.codes
     low, high = (int(codes.min()), int(codes.max())) if codes.size else (0, 0)
-    in_bytes = op.site.input.bits <= 8 and low >= -128 and high <= 127
-    return ir.DataType.INT32 if in_bytes and _bound(op) < 1 << 31 else ir.DataType.INT64
+    in_bytes = layer.site.input.bits <= 8 and low >= -128 and high <= 127
+    return ir.DataType.INT32 if in_bytes and _bound(layer) < 1 << 31 else ir.DataType.INT64
 
 
-def _bound(op: AnalogLayer) -> int:
+def _bound(layer: AnalogLayer) -> int:
     """No sum of the operation exceeds this in magnitude."""
-    largest = max(op.site.input.zero_point, op.site.input.largest - op.site.input.zero_point)
-    return largest * largest_sum(op.matrix.codes)
+    largest = max(layer.site.input.zero_point, layer.site.input.largest - layer.site.input.zero_point)
+    return largest * largest_sum(layer.matrix.codes)
 
 
-def _input_pieces(emitter: Emitter, codes: ir.Value, op: AnalogLayer) -> list[tuple[ir.Value, int, int]]:
+def _input_pieces(emitter: Emitter, codes: ir.Value, layer: AnalogLayer) -> list[tuple[ir.Value, int, int]]:
     """(bytes of the codes, their zero point, shift)."""
-    zero = op.site.input.zero_point
-    if op.site.input.bits <= 8:
+    zero = layer.site.input.zero_point
+    if layer.site.input.bits <= 8:
         return [(codes, zero, 0)]
     base = emitter.constant(256, np.int32)
     low, high = emitter("Mod", codes, base), emitter("Div", codes, base)
@@ -115,17 +115,17 @@ def _product(
     zero: int,
     weights: npt.NDArray[np.int16],
     *,
-    op: AnalogLayer,
+    layer: AnalogLayer,
     name: str | None = None,
 ) -> ir.Value:
     """Integer product of uint8 codes with weights in -128..127, stored as uint8 around 128 (see docs/arithmetic.md)."""
     zero_x, zero_w = emitter.constant(zero, np.uint8), emitter.constant(128, np.uint8)
-    if isinstance(op.site.shape, ConvShape):
-        kernel = emitter.constant(_around_128(conv_kernel(op, weights)))
+    if isinstance(layer.site.shape, ConvShape):
+        kernel = emitter.constant(_around_128(conv_kernel(layer, weights)))
         return emitter(
-            "ConvInteger", codes, kernel, zero_x, zero_w, name=name, **conv_attributes(op.site.shape, padded=False)
+            "ConvInteger", codes, kernel, zero_x, zero_w, name=name, **conv_attributes(layer.site.shape, padded=False)
         )
-    matrix = weights.reshape(*op.site.shape.batch, *weights.shape[1:]) if op.site.shape.batch else weights[0]
+    matrix = weights.reshape(*layer.site.shape.batch, *weights.shape[1:]) if layer.site.shape.batch else weights[0]
     return emitter("MatMulInteger", codes, emitter.constant(_around_128(matrix)), zero_x, zero_w, name=name)
 
 

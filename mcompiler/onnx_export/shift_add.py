@@ -83,7 +83,7 @@ def _combine_chip(
     matrix: npt.NDArray[np.float64],
     held: slice,
 ) -> ir.Value:
-    """The same with a chip's digital corrections, which are no integers: float32 [vectors, channels]."""
+    """As ``combined``, with a chip's digital corrections, which are no integers: float32 [vectors, channels]."""
     extra = block.extra_columns
     scale = np.ones(len(matrix))
     added = np.zeros((1, matrix.shape[1]))
@@ -105,12 +105,12 @@ def _combine_chip(
 def count_terms(
     emitter: Emitter, source: ir.Value, layer: LossyLayer, block: ReadBlock, segment: ReadSegment
 ) -> ir.Value:
-    """What the digital sum of the inputs adds, in codes: float64 [vectors, channels], exact.
+    """Terms of the digital sum of the inputs, in codes: float64 [vectors, channels], exact.
 
     It takes the pedestal off (COUNT), and replaces the unit column where the target sums inputs digitally.
     """
     unit, _ = converts_extra(layer)
-    # Each code, unit column included, has pedestal x (sum of the inputs) in it, times what the code counts for.
+    # Each code, unit column included, contains pedestal x (sum of the inputs); it counts with its place value.
     total = block.place_value.sum(axis=0) + (block.inputs if unit else 0)
     coefficients = np.zeros((1, segment.channels))
     if layer.adc.decoding is Decoding.COUNT:
@@ -169,16 +169,16 @@ def scaled_output(
     emitter: Emitter, total: ir.Value, layer: LossyLayer, weights: npt.NDArray[np.signedinteger[Any]]
 ) -> tuple[ir.Value, ir.Value]:
     """Zero point, scale and bias after the codes: the output, and the accumulator for probes (float32)."""
-    op, shape = layer.op, channel_shape(layer.op)
+    site, shape = layer.op.site, channel_shape(layer.op)
     values = emitter.cast(total, ir.DataType.FLOAT)
     gain = np.float64(layer.gain)
-    correction = -op.site.input.zero_point * weights.sum(axis=1, dtype=np.int64).astype(np.float64)  # [G, N]
-    scale = np.float32(op.site.input.scale) * op.matrix.scale
-    offset = correction * scale + (0.0 if op.site.bias is None else op.site.bias)
+    correction = -site.input.zero_point * weights.sum(axis=1, dtype=np.int64).astype(np.float64)  # [G, N]
+    scale = np.float32(site.input.scale) * layer.op.matrix.scale
+    offset = correction * scale + (0.0 if site.bias is None else site.bias)
     y = emitter("Mul", values, emitter.constant((scale / gain).reshape(shape), np.float32))
     y = emitter("Add", y, emitter.constant(offset.reshape(shape), np.float32))
     probe = emitter("Mul", values, emitter.constant(1 / gain, np.float32))
     probe = emitter("Add", probe, emitter.constant(correction.reshape(shape), np.float32))
-    if op.site.element != ir.DataType.FLOAT:
-        y = emitter.cast(y, op.site.element)
+    if site.element != ir.DataType.FLOAT:
+        y = emitter.cast(y, site.element)
     return y, probe

@@ -42,7 +42,7 @@ def load_model(path: Path) -> GraphProgram:
     version 3) are no longer inputs. Large tensors stay on disk, memory-mapped.
 
     Args:
-        path: an ONNX file (protobuf); external data beside it.
+        path: an ONNX file (protobuf); external data in its folder.
 
     Raises:
         ModelError: no readable ONNX model, missing data, or nodes that no inference can have; see the message.

@@ -40,7 +40,7 @@ def evaluate(
         with warnings.catch_warnings(), np.errstate(all="ignore"):
             warnings.simplefilter("ignore")
             results = ReferenceEvaluator(model).run(None, feeds)
-    except Exception:  # the evaluator raises many kinds; whatever it cannot do stays for the runtime
+    except Exception:  # the evaluator raises many kinds; the runtime computes nodes that it cannot
         return None
     if any(not isinstance(result, (np.ndarray, np.generic)) for result in results):
         return None

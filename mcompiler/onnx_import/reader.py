@@ -286,7 +286,7 @@ class _Tensors:
     def _file(self, location: str, name: str) -> memoryview:
         if location in self.files:
             return self.files[location]
-        # As onnxruntime does: data files beside or below the model, not elsewhere on the machine.
+        # As onnxruntime does: data files in the folder of the model or below it, not elsewhere on the machine.
         if Path(location).is_absolute() or ".." in Path(location).parts:
             raise ModelError(
                 f"'{self.path}': tensor '{name}' lies in '{location}', outside the model's folder; "

@@ -135,7 +135,7 @@ class Chip:
     def seeds(self, seed_key: str) -> Iterator[int]:
         """Seeds of the draws while a layer runs; each below 2^24, so that float32 holds it.
 
-        Layers that share arrays run at different times: each gives a text of its own.
+        Layers that share arrays run at different times: each gives a separate text.
         """
         rng = np.random.default_rng([self.seed, seed_number(seed_key), _RUNNING])
         while True:
@@ -250,7 +250,7 @@ class Chip:
             return through if lines.perfect else self.cache.transfer(through, lines), np.zeros((len(G), G.shape[2]))
         array = self.target.array
         if array.rows_active < array.rows:
-            # Each part of a read would need a linearisation of its own: the others' rows are idle while it runs.
+            # Each part of a read would need a separate linearisation: the rows of the other parts are idle meanwhile.
             raise TargetError(
                 f"target '{self.target.name}': wires or access resistances of arrays with drive = '{array.drive}', "
                 f"idle_rows = '{array.idle_rows}' or curved cells are simulated for full reads only: set "

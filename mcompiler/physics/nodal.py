@@ -22,7 +22,7 @@ from mcompiler.physics.wires import checked, transfer
 FloatArray = npt.NDArray[np.float64]
 
 _SOLVES_AT_ONCE = 32
-_STATES = 5  # by which inputs of more levels are represented
+_STATES = 5  # of a word line, that represent inputs of more levels
 _CONCENTRATION = 2.0  # of the beta distribution of inputs: at a mean of 1/2 it is the uniform one
 
 
@@ -47,7 +47,7 @@ class LinearisationAccuracy:
         rms: root mean square of the error as a share of that of the exact currents.
         worst: largest error as a share of the largest exact current.
         of_spread: root mean square of the error as a share of the deviation of a bit line's current between vectors.
-        ignored_rms: as ``rms``, of the product with the conductances: what ignoring the circuit would cost.
+        ignored_rms: as ``rms``, of the product with the conductances: the error of ignoring the circuit.
     """
 
     rms: float
@@ -89,6 +89,7 @@ def solve(conductances: FloatArray, inputs: FloatArray, circuit: Circuit) -> Flo
 
 def _sensed(net: ResistorNetwork, circuit: Circuit) -> tuple[FloatArray, FloatArray]:
     """Voltages of all nodes and [C] the currents that reach ground."""
+    # Grounds are the first nodes, and ends of elements only: their current is minus the one that leaves them.
     volts = net.settled(circuit.curve)
     return volts, -net.leaving(net.currents(volts, circuit.curve))[: net.columns]
 
@@ -116,7 +117,7 @@ def linearise(conductances: FloatArray, activity: FloatArray, circuit: Circuit, 
     g = checked(conductances, axes=2)
     x = _shares(activity, g, "activity")
     if circuit.linear:
-        # Ohmic cells with a resistance in series are ohmic cells.
+        # Ohmic cells with a resistance in series are ohmic cells: 1 / (1 / g + R) = g / (1 + g R).
         matrix = transfer((g / (1 + g * circuit.access_ohm))[None], circuit.lines)[0]
         return Linear(matrix, np.zeros(g.shape[1]))
     net = network(g, _states(x, circuit, levels), circuit.lines, circuit.curve is not None, circuit.access_ohm)
@@ -133,23 +134,25 @@ def _states(x: FloatArray, circuit: Circuit, levels: int) -> tuple[Copy, ...]:
     if circuit.drive == "gate":
         if levels != 2:
             raise ValueError("inputs between 0 and 1 cannot switch gates")
+        # Cells of a row with input 0 are disconnected: the state of input 1 alone, whose share of the time is x.
         return (Copy(read, always, always, x, np.ones_like(x)),)
     count = min(levels, _STATES)
     # A beta-binomial of n trials and concentration C has a variance of x (1 - x) (n + C) / (n (1 + C)) around its mean,
     # as a share of the largest value (N. L. Johnson et al., Univariate Discrete Distributions, chapter 6). Fewer states
-    # get the concentration with which they vary as much as the inputs of ``_draw``, with one trial per level step.
+    # get the concentration with which they vary as much as the inputs of ``_draw``, which have one trial per level step
+    # (variance ``broad``): (n + C) / (n (1 + C)) = broad, solved for C.
     trials, broad = count - 1, (levels - 1 + _CONCENTRATION) / ((levels - 1) * (1 + _CONCENTRATION))
     concentration = trials * (1 - broad) / (trials * broad - 1) if levels > count else _CONCENTRATION
     states = []
     for state in range(count):
         share, rate = _beta_binomial(state, trials, x, concentration)
-        driven = always if state or circuit.idle_rows == "grounded" else ~always
+        driven = always if state or circuit.idle_rows == "grounded" else ~always  # state 0 is an idle row
         states.append(Copy(read * (state / trials), driven, always, share, rate))
     return tuple(states)
 
 
 def _beta_binomial(successes: int, trials: int, x: FloatArray, concentration: float) -> tuple[FloatArray, FloatArray]:
-    """[R] probability of so many successes where their probability is beta distributed around x; its derivative."""
+    """[R] probability of this number of successes, whose chance is beta distributed around x, and its derivative."""
     # The probability is a ratio of rising factorials, a polynomial in x; its derivative is exact.
     rising = np.array([float(math.comb(trials, successes))])  # coefficients in x
     for step in range(successes):
@@ -193,7 +196,8 @@ def _sensitivity(net: ResistorNetwork, volts: FloatArray, curve: CellCurve | Non
     row, node, moved = row[~grounded], node[~grounded] - first, moved[~grounded]
     jacobian = net.jacobian(volts, curve)
     factor = net.factor(volts, curve)
-    # In groups: the solutions of all bit lines together would take nodes x C numbers.
+    # Kirchhoff's law keeps ``leaving`` of the free nodes at 0: J dV = injected current, and the currents into grounds
+    # change by -J[grounds, free] dV. In groups: the solutions of all bit lines would take nodes x C numbers.
     for start in range(0, net.columns, _SOLVES_AT_ONCE):
         part = slice(start, min(start + _SOLVES_AT_ONCE, net.columns))
         reach = factor.solve(-jacobian[part, first:].toarray().T, trans="T")  # [nodes, columns of the part]

@@ -3,7 +3,7 @@
 The result of a pass is kept under the digest of its input program, the pass with its options, the keys of the target
 that the pass declares, our source code and the versions of the libraries that compute. The input program is known by
 the digest of its content, not by the keys of the passes before: where a changed target leaves the result of a pass as
-it was, the passes behind it are found too.
+it was, the results of the passes after it are found too.
 
     entries/ab/abcd....json    what a pass returned: digest of its program, record; with a digest of the entry itself
     blobs/ab/abcd....          programs as JSON, arrays as .npy, named by their SHA-256

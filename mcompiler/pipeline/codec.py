@@ -1,6 +1,6 @@
 """Programs as JSON and arrays, without pickles: written the same way for equal values, read back equal.
 
-JSON values stand for themselves. Everything else is an object with one key that begins with ``$``:
+JSON values are stored as they are. Everything else is an object with one key that begins with ``$``:
 
     {"$tuple": [...]}  {"$set": [...]}  {"$map": [[key, value], ...]}  {"$bytes": base64}
     {"$enum": [class, name]}  {"$data": [class, {field: value}]}  {"$dtype": ...}  {"$scalar": [dtype, value]}
@@ -134,7 +134,7 @@ class Decoder:
         self._arrays: dict[str, npt.NDArray[Any]] = {}
 
     def decode(self, data: Json) -> Any:
-        """The value that the JSON stands for; arrays are read-only.
+        """The value that the JSON encodes; arrays are read-only.
 
         Raises:
             DecodeError: JSON that no encoder of this version wrote.

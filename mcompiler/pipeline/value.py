@@ -78,7 +78,7 @@ class Pipeline:
         return self.passes[self._index(name)]
 
     def insert_after(self, name: str, step: AnyPass) -> Pipeline:
-        """The pipeline with another pass behind the named one."""
+        """The pipeline with another pass after the named one."""
         return self._spliced(self._index(name) + 1, 0, step)
 
     def insert_before(self, name: str, step: AnyPass) -> Pipeline:

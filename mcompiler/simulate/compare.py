@@ -20,7 +20,7 @@ Tensor = npt.NDArray[Any]
 
 @dataclass(frozen=True)
 class LayerResult:
-    """How far a layer's mapped accumulator is from the reference's, on the codes that the mapped layer saw."""
+    """Error of a layer's mapped accumulator against the reference's, for the input codes of the mapped layer."""
 
     name: str
     exact: bool
@@ -39,7 +39,7 @@ class Verification:
         same_as_shipped: the mapped model rebuilt from the cells is the shipped one.
         outputs_equal: outputs of the shipped mapped and reference models are bit-equal.
         promised: layers whose converters are lossless.
-        misplaced: what is wrong with the placement.
+        misplaced: faults of the placement.
     """
 
     samples: int
@@ -69,7 +69,8 @@ class Verification:
             f"{layer.max_code_error:g} units"
             for layer in broken
         ]
-        # A layer that loses nothing by luck only scales its codes in another order than the reference does.
+        # Outputs are compared only where every layer is promised lossless: other layers scale their codes in another
+        # order than the reference, so that outputs may differ though these samples happen to lose nothing.
         if all(layer.exact and layer.name in self.promised for layer in self.layers) and not self.outputs_equal:
             reasons.append("every layer is exact, and an output of mapped.onnx differs from reference.onnx")
         return tuple(reasons)
@@ -98,8 +99,8 @@ class Verification:
 
 
 @dataclass
-class _Error:
-    """Running error of one signal against another; ``equal`` as long as nothing differed, not a number included."""
+class _ErrorStatistics:
+    """Sums over the samples so far of one signal's error against another; ``equal`` if all were bit-equal."""
 
     equal: bool = True
     signal: float = 0.0
@@ -143,7 +144,7 @@ class LayerProbe:
 
 @dataclass(frozen=True)
 class Models:
-    """What verify runs: sessions of the float and the shipped model, graphs of reference and mapped for probes."""
+    """Models of a verification: sessions of the float and the shipped model, graphs to which probes are added."""
 
     float_model: Session
     reference: ir.Model
@@ -165,12 +166,12 @@ def verify(
     """Run all models on the samples and compare.
 
     Args:
-        models: what to run.
+        models: of the build.
         probes: one per analog layer.
         samples: inputs and labels.
         same_as_shipped: whether the rebuilt mapped model equals the shipped one.
-        misplaced: what is wrong with the placement.
-        progress: told how many samples are done.
+        misplaced: faults of the placement.
+        progress: called with the number of samples done.
         largest: samples of a run.
     """
     run = _Run(models, probes)
@@ -188,8 +189,8 @@ class _Run:
     probes: Sequence[LayerProbe]
     done: int = 0
     equal: bool = True
-    errors: dict[str, _Error] = field(default_factory=dict)
-    output: _Error = field(default_factory=_Error)
+    errors: dict[str, _ErrorStatistics] = field(default_factory=dict)
+    output: _ErrorStatistics = field(default_factory=_ErrorStatistics)
     signal: str | None = None
     decision: str | None = None
     classes: dict[str, list[npt.NDArray[np.int64]]] = field(default_factory=dict)
@@ -202,7 +203,7 @@ class _Run:
         self._plain = open_model(self.models.reference, origin="reference model")
         self._layers: dict[str, Session] = {}
         self._outputs = list(self.models.float_model.outputs)
-        self.errors = {probe.name: _Error() for probe in self.probes}
+        self.errors = {probe.name: _ErrorStatistics() for probe in self.probes}
 
     def step(self, feeds: Mapping[str, Tensor], count: int) -> None:
         try:
@@ -211,29 +212,37 @@ class _Run:
             probed = self._probed.run(feeds, [*self._outputs, *self._names])
             shipped = self.models.shipped.run(feeds)
             reference = probed
-            if any(not _same(shipped[name], probed[name]) for name in self._outputs):
-                reference = self._plain.run(feeds)  # a probe may hinder a fusion of the digital part
+            if any(not _bit_equal(shipped[name], probed[name]) for name in self._outputs):
+                # Probes are outputs, which keep onnxruntime from fusions of digital nodes that round differently: the
+                # shipped model, without probes, is compared with a reference without probes.
+                reference = self._plain.run(feeds)
         except RunError as error:
             raise DataError(f"onnxruntime fails on the data: {error}; check --dim and the data's values") from error
         for probe in self.probes:
             self._compare(probe, mapped, probed)
-        self.equal &= all(_same(shipped[name], reference[name]) for name in self._outputs)
+        self.equal &= all(_bit_equal(shipped[name], reference[name]) for name in self._outputs)
         batched = batch_size(self.models.specs) is not None
         outputs = {"float": wanted, "quantised": reference, "mapped": shipped}
         if not self.done:
             fed = len(next(iter(feeds.values()))) if batched else None
-            self.signal = first_float(wanted, self._outputs)
-            self.decision = decisive(wanted, self._outputs, fed)
+            self.signal = first_float_output(wanted, self._outputs)
+            self.decision = class_output(wanted, self._outputs, fed)
         if self.signal is not None:
             name = self.signal
-            self.output.add(_real(wanted[name], count, batched), _real(shipped[name], count, batched))
+            self.output.add(
+                _without_padding(wanted[name], count, batched), _without_padding(shipped[name], count, batched)
+            )
         if self.decision is not None:
             for kind, values in outputs.items():
-                self.classes.setdefault(kind, []).append(_classes(_real(values[self.decision], count, batched)))
+                self.classes.setdefault(kind, []).append(
+                    _classes(_without_padding(values[self.decision], count, batched))
+                )
         self.done += count
 
     def _compare(self, probe: LayerProbe, mapped: Mapping[str, Tensor], probed: Mapping[str, Tensor]) -> None:
-        """Reference accumulator on the codes that the mapped layer saw; the reference's own where codes are equal."""
+        """Compare the accumulators of a layer for the same input codes, those of the mapped layer."""
+        # Errors of earlier layers change these codes. Then the layer of the reference runs alone on them, so that each
+        # layer is judged by its own error only.
         wanted = probed[probe.accumulator]
         if not np.array_equal(mapped[probe.codes], probed[probe.codes]):
             if probe.name not in self._layers:
@@ -285,16 +294,16 @@ class _Run:
         )
 
 
-def decisive(values: Mapping[str, Any], names: Sequence[str], fed: int | None) -> str | None:
-    """The output that says which class a sample is of: an integer one for each sample, else scores."""
+def class_output(values: Mapping[str, Any], names: Sequence[str], fed: int | None) -> str | None:
+    """The output with the classes of the samples: one integer for each sample, else scores."""
     integer = next((name for name in names if _is_class(values[name], fed)), None)
-    first = first_float(values, names) or (names[0] if names else None)
+    first = first_float_output(values, names) or (names[0] if names else None)
     if integer is not None or first is None:
         return integer
     return first if isinstance(values[first], np.ndarray) and values[first].dtype.kind in "fiu" else None
 
 
-def first_float(values: Mapping[str, Any], names: Sequence[str]) -> str | None:
+def first_float_output(values: Mapping[str, Any], names: Sequence[str]) -> str | None:
     """The first output that holds floats."""
     held = [(name, values[name]) for name in names]
     return next(
@@ -304,10 +313,10 @@ def first_float(values: Mapping[str, Any], names: Sequence[str]) -> str | None:
 
 @dataclass(frozen=True)
 class Outputs:
-    """What a model says of samples.
+    """Outputs of a model for samples.
 
     Attributes:
-        classes: int64 [n], or None where no output tells classes.
+        classes: int64 [n], or None where no output has classes.
         signal: first float output [n, ...], or None.
     """
 
@@ -337,10 +346,10 @@ def outputs_of(session: Session, specs: tuple[InputSpec, ...], samples: Samples,
             raise DataError(f"onnxruntime fails on the data: {error}; check --dim and the data's values") from error
         if not index:
             fed = len(next(iter(feeds.values()))) if batched else None
-            signal = first_float(values, session.outputs)
-            decision = decisive(values, session.outputs, fed)
+            signal = first_float_output(values, session.outputs)
+            decision = class_output(values, session.outputs, fed)
         wanted = {name for name in (signal, decision) if name is not None}
-        parts.append({name: _real(values[name], count, batched) for name in wanted})
+        parts.append({name: _without_padding(values[name], count, batched) for name in wanted})
     classes = None if decision is None else np.concatenate([_classes(part[decision]) for part in parts])
     if classes is not None and len(classes) != samples.count:
         classes = None
@@ -349,12 +358,12 @@ def outputs_of(session: Session, specs: tuple[InputSpec, ...], samples: Samples,
 
 def sqnr_db(wanted: Tensor, given: Tensor) -> float | None:
     """Signal over error in decibels; None where there is no error or no signal."""
-    error = _Error()
+    error = _ErrorStatistics()
     error.add(wanted, given)
     return error.sqnr_db
 
 
-def _same(one: Any, other: Any) -> bool:
+def _bit_equal(one: Any, other: Any) -> bool:
     """Bit equality of two outputs, NaN equal to NaN; sequences and maps by their contents."""
     if isinstance(one, np.ndarray) and isinstance(other, np.ndarray):
         return (
@@ -363,11 +372,11 @@ def _same(one: Any, other: Any) -> bool:
             and np.array_equal(one, other, equal_nan=one.dtype.kind == "f")
         )
     if isinstance(one, list) and isinstance(other, list):
-        return len(one) == len(other) and all(_same(a, b) for a, b in zip(one, other, strict=True))
+        return len(one) == len(other) and all(_bit_equal(a, b) for a, b in zip(one, other, strict=True))
     return bool(one == other)
 
 
-def _real(values: Tensor, count: int, batched: bool) -> Tensor:
+def _without_padding(values: Tensor, count: int, batched: bool) -> Tensor:
     """The samples of a batch that are not padding; a model without batch gives one sample."""
     if batched:
         return values[:count] if values.ndim else values[None]

@@ -1,4 +1,4 @@
-"""Part of a graph as a model of its own: how ``verify`` runs one layer on the codes that reached it."""
+"""Part of a graph as a separate model: ``verify`` runs one layer on the codes that reached it."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ import numpy as np
 from mcompiler.simulate.compare import Verification
 
 CONFIDENCE = 0.95
-"""Of the intervals."""
+"""Confidence of the intervals."""
 
 
 @dataclass(frozen=True)
@@ -97,9 +97,9 @@ class Trials:
     Attributes:
         samples: that every chip ran.
         plain: the first chip compared layer by layer, on ``cause_samples`` of them.
-        effects: names of those that were on, in their order.
+        effects: names of the simulated effects, in their order.
         time_s: since programming.
-        calibrated: whether the chips calibrated themselves as the target says.
+        calibrated: whether the chips calibrated their converters as the target says.
         chips: one result a seed.
         accuracy: over the chips; None where no output has classes.
         layers: errors by cause, on the first chip.
@@ -168,7 +168,7 @@ def accuracy_of(metric: str, shares: Sequence[float], baseline: float, loss: flo
         metric: its name.
         shares: one a chip, at least one.
         baseline: without device errors.
-        loss: what a good chip may lose against that.
+        loss: largest loss of a good chip against that.
     """
     from scipy import stats  # half a second, and needed here only
 

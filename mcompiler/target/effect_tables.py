@@ -11,7 +11,7 @@ from mcompiler.target.base import Section
 
 
 def known_tables() -> dict[str, type[Section]]:
-    """Model of every table that may stand under [effects], by its name; imports the packages.
+    """Model of every table that [effects] may have, by its name; imports the packages.
 
     Raises:
         TargetError: a package that cannot be imported; names it.

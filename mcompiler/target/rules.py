@@ -1,7 +1,7 @@
 """Conditions between sections of a target. Each rule takes the sections that it needs, by name.
 
 A rule yields its violations as (key path, message). The loader applies every rule whose sections are valid, so that all
-problems of a file are reported at once. Rules about one effect stand in its file (``mcompiler.effects``).
+problems of a file are reported at once. Rules about one effect are in its file (``mcompiler.effects``).
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def _weight_encoding(encoding: Encoding) -> Violations:
 
 def _capacity(device: Device, encoding: Encoding, precision: Precision) -> Violations:
     if device.level_means is not None or encoding.partner is Partner.UNFORMED:
-        return  # codes are the table's entries, whatever bits they have
+        return  # codes are the table's entries, with any number of bits
     where = find_encoding(encoding.weights).sign_place
     sign = 1 if where else 0
     held = device.bits * encoding.slices

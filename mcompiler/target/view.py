@@ -25,7 +25,7 @@ _PROSE = frozenset(["source", "sources", "description"])
 def target_view(target: Target, keys: Sequence[str]) -> Target:
     """The target with the declared keys and its name; reading any other key raises ``UndeclaredKeyError``.
 
-    The view is a ``Target`` of its own: properties and methods work on it as far as they read declared keys, views that
+    The view is a separate ``Target``: properties and methods work on it as far as they read declared keys, views that
     hold equal values are equal, and it survives pickling.
 
     Args:

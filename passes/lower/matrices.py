@@ -105,7 +105,7 @@ def _digest(*arrays: npt.NDArray[Any] | None) -> str:
 
 
 def _read_only(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """A read-only view: quantisation reads it in whatever order it lies, so that large weights are not copied."""
+    """A read-only view: quantisation reads it in any order of the axes, so that large weights are not copied."""
     result = array.view()
     result.flags.writeable = False
     return result

@@ -56,7 +56,7 @@ class RegisteredRule:
         if self.package is None:
             return self.rule.match(node)
         try:
-            found: object = self.rule.match(node)  # whatever its annotation says
+            found: object = self.rule.match(node)  # its annotation may be wrong
         except CompileError:
             raise
         except Exception as error:  # code of others: any kind

@@ -20,7 +20,7 @@ SPECTRAL_LIMIT = 1500
 
 
 def fewest_tiles(used: Bools, rows: int, cols: int) -> int:
-    """A lower bound on the array positions that hold a weight, whatever the order of rows and columns.
+    """A lower bound on the array positions that hold a weight, for any order of rows and columns.
 
     The largest of five bounds, each of which holds for every order:
 

@@ -40,7 +40,7 @@ WORK = 8_000_000
 """Places of the matrix, times tries, at effort 1: a second or two."""
 
 FEWEST_TRIES, MOST_TRIES = 2, 60
-"""Tries at effort 1, whatever the size."""
+"""Tries at effort 1, for any size."""
 
 PATIENCE = 20
 """Tries from changed orders without a gain after which the search ends, at effort 1."""

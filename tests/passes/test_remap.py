@@ -123,7 +123,7 @@ def test_cells_are_those_of_the_mapping_moved_by_whole_lines(chip: str) -> None:
         assert np.count_nonzero(after) == np.count_nonzero(before)
 
 
-def harm_by_hand(build: Build) -> float:
+def weighted_error_by_hand(build: Build) -> float:
     """Squared deviation of the weights that a chip with only its stuck cells has: pairs in one array, no extras.
 
     Every stuck cell counts for itself, so that this holds where no two of them are in one weight.
@@ -148,11 +148,11 @@ def harm_by_hand(build: Build) -> float:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_harm_is_what_the_stuck_cells_do_to_the_weights(case: str) -> None:
+def test_weighted_error_is_that_of_the_stuck_cells_in_the_weights(case: str) -> None:
     _, moved = built(case, "pair")
     remap = moved.layer_data[0].remap
     assert remap is not None
-    assert remap.weighted_error_after == pytest.approx(harm_by_hand(moved), rel=1e-9)
+    assert remap.weighted_error_after == pytest.approx(weighted_error_by_hand(moved), rel=1e-9)
 
 
 @st.composite
@@ -251,8 +251,8 @@ def test_an_array_moves_to_a_spare_one() -> None:
     moved = compile(CASES["product"].model, made, calibration=CASES["product"].feeds, faults=faults)
     assert moved.layer_data[0].addresses[0].tolist() == [*first[0, :3].tolist(), 1]
     assert moved.remap is not None
-    assert moved.remap.harm_before > 0
-    assert moved.remap.harm_after == 0
+    assert moved.remap.weighted_error_before > 0
+    assert moved.remap.weighted_error_after == 0
     assert moved.verify(CASES["product"].feeds, ideal=True).exact
     assert not moved.verify(CASES["product"].feeds).misplaced
 

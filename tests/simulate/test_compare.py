@@ -561,13 +561,13 @@ def test_layers_are_compared_on_the_codes_that_the_mapped_layer_saw() -> None:
 
 def test_same_tells_types_shapes_and_contents_apart() -> None:
     one = np.array([1.0, np.nan], np.float32)
-    assert compare._same(one, one.copy())
-    assert not compare._same(one, one.astype(np.float64))
-    assert not compare._same(one, one[None])
-    assert not compare._same(one, np.array([1.0, 2.0], np.float32))
-    assert compare._same([{0: 0.5}], [{0: 0.5}])
-    assert not compare._same([{0: 0.5}], [{0: 0.25}])
-    assert not compare._same([{0: 0.5}], [])
+    assert compare._bit_equal(one, one.copy())
+    assert not compare._bit_equal(one, one.astype(np.float64))
+    assert not compare._bit_equal(one, one[None])
+    assert not compare._bit_equal(one, np.array([1.0, 2.0], np.float32))
+    assert compare._bit_equal([{0: 0.5}], [{0: 0.5}])
+    assert not compare._bit_equal([{0: 0.5}], [{0: 0.25}])
+    assert not compare._bit_equal([{0: 0.5}], [])
 
 
 def test_samples_from_an_archive(tmp_path: Path) -> None:
