@@ -199,7 +199,7 @@ def fate_tables(fates: Iterable[NodeFate]) -> list[tuple[str, str, Table]]:
             continue
         operators = Counter(node.op for node in nodes).most_common(6)
         short = ", ".join(f"{number:,} {clean(name)}" for name, number in operators)
-        rows = [
+        rows: list[dict[str, str | Cell]] = [
             {
                 "Node": _named_cell(node.name, node.label),
                 "Operator": clean(node.op),
