@@ -45,7 +45,9 @@ def _(program: MatrixProgram, target: Target) -> None:
             assert kept.indices.min(initial=0) >= 0, matrix.label
             assert kept.indices.max(initial=-1) < size, matrix.label
             owner = np.repeat(np.arange(groups), kept.counts())
-            assert len(np.unique(owner * size + kept.indices)) == len(kept.indices), f"{matrix.label}: an index twice"
+            assert len(np.unique(owner * size + kept.indices)) == len(kept.indices), (
+                f"{matrix.label}: an index occurs twice"
+            )
     for site in program.sites:
         assert 0 <= site.input.zero_point <= site.input.largest, f"{site.label}: zero point {site.input.zero_point}"
         assert site.steps >= 1, site.label

@@ -53,9 +53,11 @@ def float_matrix(name: str, weights: Any) -> FloatMatrix:
     )
 
 
-def lowered(*matrices: FloatMatrix, placeholders: tuple[str, ...]) -> LoweredProgram:
-    """A lowered program with these placeholders."""
-    model = chain(placeholders)
+def lowered(
+    *matrices: FloatMatrix, placeholders: tuple[str, ...], sites: tuple[int, ...] | None = None
+) -> LoweredProgram:
+    """A lowered program with these placeholders, numbered in order or by ``sites``."""
+    model = chain(placeholders, sites)
     return LoweredProgram(GraphProgram(model, ()), model, matrices)
 
 
@@ -104,7 +106,9 @@ ONE = np.ones((1, 2, 3))
 BROKEN: dict[str, Callable[[], object]] = {
     "lowered: no matrix": lambda: lowered(placeholders=("a",)),
     "lowered: no placeholder": lambda: lowered(float_matrix("a", ONE), float_matrix("b", ONE), placeholders=("a",)),
-    "lowered: order": lambda: lowered(float_matrix("a", ONE), float_matrix("b", ONE), placeholders=("b", "a")),
+    "lowered: order": lambda: lowered(
+        float_matrix("a", ONE), float_matrix("b", ONE), placeholders=("a", "b"), sites=(1, 0)
+    ),
     "lowered: no groups axis": lambda: lowered(float_matrix("a", ONE[0]), placeholders=("a",)),
     "lowered: no weights": lambda: lowered(float_matrix("a", ONE[:, :0]), placeholders=("a",)),
     "matrix: type": lambda: broken_op(codes=OP.matrix.codes.astype(np.int32)),

@@ -212,7 +212,7 @@ def test_compile_prints_the_contract_and_the_default_place(
     monkeypatch.chdir(tmp_path)
     code, data, _ = call_json(capsys, "compile", MODEL, *CALIBRATION)
     assert code == 0
-    assert list(data) == ["out", "crossbars", "crossbars_dense", "nodes", "seconds", "layers", "placement"]
+    assert list(data) == ["out", "crossbars", "crossbars_dense", "nodes", "seconds", "layers", "cached", "placement"]
     assert data["out"] == "digits.build"
     assert data["layers"][0] == {"name": "/conv1/Conv", "label": "/conv1/Conv", "adc_bits": {"min": 6, "max": 6}}
     assert len(data["layers"]) == 4

@@ -116,11 +116,11 @@ def _compiled_json(build: Build, place: Path) -> dict[str, Any]:
         "crossbars_dense": build.cost.crossbars_dense,
         "nodes": [fate_record(fate) for fate in build.fates],
         "seconds": dict(build.seconds),
-        "cached": list(build.cached),
         "layers": [
             {"name": layer.op.site.name, "label": layer.op.site.label, "adc_bits": layer.analog.adc_range.as_json()}
             for layer in build.layer_data
         ],
+        "cached": list(build.cached),
         **{key: record.as_json() for key, record in build.records.items()},
     }
 

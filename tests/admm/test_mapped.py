@@ -96,7 +96,7 @@ def test_what_is_trained_is_what_is_mapped(kind: str, tmp_path: Path) -> None:
 def check(kind: str, build: Any, result: admm.Compressed) -> None:
     """The structure, counted on the codes that the compiler has."""
     (layer,) = (layer for layer in build.layer_data if layer.op.site.name == "3")
-    codes = layer.op.codes[0]
+    codes = layer.op.matrix.codes[0]
     kept = codes[codes.any(axis=1)][:, codes.any(axis=0)]  # [K', N'], as the compiler compacts it
     structure = STRUCTURES[kind]
     if structure.one_sign:

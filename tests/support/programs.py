@@ -119,12 +119,12 @@ def skeleton(build: Callable[[ir.Value], Sequence[ir.Node]]) -> ir.Model:
     return ir.Model(graph, ir_version=10)
 
 
-def chain(names: Sequence[str]) -> ir.Model:
-    """Placeholders one after the other."""
+def chain(names: Sequence[str], sites: Sequence[int] | None = None) -> ir.Model:
+    """Placeholders one after the other, numbered in order or by ``sites``."""
 
     def build(source: ir.Value) -> list[ir.Node]:
         nodes: list[ir.Node] = []
-        for site, name in enumerate(names):
+        for site, name in zip(range(len(names)) if sites is None else sites, names, strict=True):
             nodes.append(placeholder(name, source, site))
             source = nodes[-1].outputs[0]
         return nodes
