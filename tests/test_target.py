@@ -658,6 +658,8 @@ def test_documented_example_works(tmp_path: Path) -> None:
     assert [name for name, _ in files] == ["my_device.toml", "signs.toml", "wafer7.csv", "measured.toml"]
     for name, text in files:
         (tmp_path / name).write_text(text, encoding="utf-8")
+    (script,) = (text for text in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "my_device.toml" in text)
+    (tmp_path / "use.py").write_text(script, encoding="utf-8")
     for name in ("my_device.toml", "signs.toml", "measured.toml"):
         assert check_target(tmp_path / name) == ()
     device = load_target(tmp_path / "measured.toml").device

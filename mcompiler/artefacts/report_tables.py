@@ -177,7 +177,7 @@ def event_table(cost: Cost, layers: Sequence[LayerData]) -> Table:
         row[event] = row.get(event, 0.0) + number
     seen = {event for _, event, _ in cost.events}
     events = [event.value for event in Event if event.value in seen] + sorted(seen - {event.value for event in Event})
-    rows = [
+    rows: list[Row] = [
         {"Layer": _named_cell(name, sites[name].label) if name in sites else clean(name)}
         | {_words(event): count(row[event]) for event in events if event in row}
         for name, row in numbers.items()

@@ -56,8 +56,7 @@ def describe_value_errors(errors: Sequence[ErrorDetails], choices: Sequence[str]
 
     Args:
         errors: of one key; unknown and missing keys have messages of their own.
-        choices: the words that the schema allows there, for "did you mean"; words that depend on what is installed
-            come with the error.
+        choices: the words that the schema allows there, for "did you mean".
     """
     # A list of which an entry is wrong is too short as well for pydantic, which counts the valid entries.
     errors = [error for error in errors if error["type"] != "too_short"] or errors
@@ -68,6 +67,5 @@ def describe_value_errors(errors: Sequence[ErrorDetails], choices: Sequence[str]
         return f"holds {first['ctx']['actual_length']} values; give at least {first['ctx']['min_length']}"
     wanted = list(dict.fromkeys(_expected(error) for error in errors))
     given = first["input"]
-    installed = [word for error in errors for word in error.get("ctx", {}).get("choices", ())]
-    close = did_you_mean(given, [*choices, *installed]) if isinstance(given, str) else ""
+    close = did_you_mean(given, list(choices)) if isinstance(given, str) else ""
     return f"must be {' or '.join(wanted)}, not {show_value(given)}{close}"

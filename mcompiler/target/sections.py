@@ -33,10 +33,9 @@ def _known_encoding(name: object) -> object:
     """A registered encoding; for another name the error of an enumeration, which lists the choices."""
     if isinstance(name, str) and is_known(name):
         return name
-    names = encoding_names()
-    quoted = [f"'{known}'" for known in names]
-    expected = f"{', '.join(quoted[:-1])} or {quoted[-1]}"
-    raise PydanticCustomError("enum", "Input should be {expected}", {"expected": expected, "choices": names})
+    names = [f"'{known}'" for known in encoding_names()]
+    expected = f"{', '.join(names[:-1])} or {names[-1]}"
+    raise PydanticCustomError("enum", "Input should be {expected}", {"expected": expected})
 
 
 EncodingName = Annotated[str, BeforeValidator(_known_encoding), Choices(encoding_names)]

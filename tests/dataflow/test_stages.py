@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import pickle
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
 import pytest
 
+import mcompiler
 from mcompiler.dataflow import OUTPUT, Relation, StageGraph, StageKind, program_stages
 from mcompiler.dataflow.grids import everything, same_place
+from mcompiler.driver import Build
 from mcompiler.ir import ANALOG_DOMAIN, AnalogProgram
 from mcompiler.network import program_flows, traffic
 from mcompiler.passes.place import Place
 from mcompiler.passes.schedule import Schedule
+from tests.support.builds import model
+from tests.support.builds import node as onnx_node
 from tests.support.programs import analog, matrix_op, matrix_program, node, placeholder, skeleton, target
 
 KEYS = ("array.rows=4", "array.rows_active=4", "array.columns=16")
@@ -153,3 +158,80 @@ def test_outputs_of_a_node_have_their_own_sizes() -> None:
     graph = graph_of([split, one, other, add], x, "one", "other")
     sizes = {transfer.tensor: transfer.bytes for _, transfer in graph.transfers if transfer.producer == 1}
     assert sizes == {(1, 0): 3 * 3, (1, 1): 3 * 1}
+
+
+# --- the same on compiled models -------------------------------------------------------------------------------------
+
+
+def link_bytes(build: Build) -> float:
+    return sum(count for _, event, count in build.cost.events if event == "link_byte")
+
+
+def convolutions(count: int, length: int) -> ir.Model:
+    """Conv (3 wide, 4 channels) and Relu again and again: every tensor is two shorter than the one before."""
+    rng = np.random.default_rng(0)
+    nodes, constants = [], {}
+    for index in range(count):
+        constants[f"w{index}"] = rng.standard_normal((4, 4, 3)).astype(np.float32)
+        source = f"r{index - 1}" if index else "x"
+        nodes.append(onnx_node("Conv", f"{source} w{index}", f"c{index}", f"conv{index}"))
+        nodes.append(onnx_node("Relu", f"c{index}", f"r{index}", f"relu{index}"))
+    x = np.zeros((1, 4, length), np.float32)
+    return model(nodes, {"x": x}, constants, outputs=(f"r{count - 1}",), batch=None)
+
+
+def test_no_cache_decides_what_flows() -> None:
+    """Case chain70: identity of cached objects. Relations came from a cache of 64 entries, and ``is`` compared them:
+    with more of them, two equal ones were taken for different ones, 4,011.52 bytes times links.
+    """
+    build = mcompiler.compile(
+        convolutions(70, 200), "generic_128", calibration="random", replicate="throughput", arrays=280, effort=0
+    )
+    assert build.cost.crossbars == 280
+    assert link_bytes(build) == pytest.approx(3481.6)
+
+
+def test_a_shortcut_is_carried_once() -> None:
+    """Case make_skip_chain: a shortcut carried many times. Tiles got the inputs of all sums before them, so that bytes
+    times links grew faster than the length. Eight layers are in a tile; each border costs as much as without additions.
+    """
+    found = []
+    for count in (16, 32):
+        rng = np.random.default_rng(0)
+        nodes, constants = [], {}
+        for index in range(count):
+            source = f"r{index - 1}" if index else "x"
+            constants[f"w{index}"] = (rng.standard_normal((128, 128)) / 16).astype(np.float32)
+            nodes.append(onnx_node("MatMul", f"{source} w{index}", f"m{index}", f"mm{index}"))
+            nodes.append(onnx_node("Add", f"{source} m{index}", f"a{index}", f"add{index}"))
+            nodes.append(onnx_node("Relu", f"a{index}", f"r{index}", f"relu{index}"))
+        x = np.zeros((1, 128), np.float32)
+        chain = model(nodes, {"x": x}, constants, outputs=(f"r{count - 1}",))
+        build = mcompiler.compile(chain, "generic_128", calibration="random", effort=0)
+        found.append(link_bytes(build))
+    assert found == [256.0, 3 * 256.0]
+
+
+@pytest.mark.parametrize("name", ["between", "fc/requantise", "fc/codes", "fc/accumulator", "fc2/codes", "input"])
+def test_no_name_of_a_node_is_taken_for_a_stage(name: str, tmp_path: Path) -> None:
+    """Case fc_requantise_x: state in names. A digital node that is called like a part of a layer was one with it."""
+    x = np.random.default_rng(0).standard_normal((4, 16)).astype(np.float32)
+    constants = {"w": np.eye(16, 8, dtype=np.float32), "v": np.eye(8, dtype=np.float32)}
+    nodes = [
+        onnx_node("MatMul", "x w", "a", "fc"),
+        onnx_node("Softmax", "a", "s", name, axis=-1),
+        onnx_node("MatMul", "s v", "y", "fc2"),
+    ]
+    build = mcompiler.compile(model(nodes, {"x": x}, constants), "generic_128", calibration={"x": x})
+    assert [(fate.name, fate.fate.value) for fate in build.fates] == [
+        ("fc", "analog"),
+        (name, "digital"),
+        ("fc2", "analog"),
+    ]
+    stages = [(str(stage.kind), stage.name) for stage in build.schedule.stages]
+    assert [kind for kind, _ in stages] == ["input", "analog", "requantise", "digital", "analog", "requantise"]
+    assert [stage for stage in stages if stage[0] == "digital"] == [("digital", name)]
+    loaded = mcompiler.load(build.save(tmp_path / "b"))
+    assert loaded.verify(limit=4).exact
+    assert loaded.schedule == build.schedule
+    assert sorted(build.placement) == sorted(loaded.placement)
