@@ -157,6 +157,20 @@ def test_paths_exist(page: str) -> None:
     assert [path for path in PATH.findall(text) if not (ROOT / path).exists()] == []
 
 
+NAME_IN_FILE = re.compile(r"`(\w+)` in `((?:mcompiler|passes|tests)/[\w/]+\.py)`")
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page != "CHANGELOG.md"])
+def test_names_exist_in_the_files_that_the_text_states(page: str) -> None:
+    text = without_blocks((ROOT / page).read_text(encoding="utf-8"))
+    missing = [
+        f"{name} in {path}"
+        for name, path in NAME_IN_FILE.findall(text)
+        if not re.search(rf"\b{name}\b", (ROOT / path).read_text(encoding="utf-8"))
+    ]
+    assert missing == []
+
+
 # --- structure -------------------------------------------------------------------------------------------------------
 
 
