@@ -151,7 +151,7 @@ def _segments(op: AnalogLayer, blocks: Sequence[ReadBlock]) -> list[ReadSegment]
 
 
 def _padded(emitter: Emitter, codes: ir.Value, layer: LossyLayer) -> ir.Value:
-    """Convolutions: pad with z_x, where that is not what Conv pads with. Products: [vectors, K]."""
+    """Convolutions: padded with z_x, where that is not 0 (Conv pads with 0). Products: [vectors, K]."""
     conv = layer.conv
     if conv is None:
         return emitter("Reshape", codes, emitter.ints(-1, layer.op.matrix.codes.shape[1]))
