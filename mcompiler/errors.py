@@ -46,7 +46,7 @@ class PassError(Exception):
     Args:
         pass_name: name of the pass.
         after: names of the passes that ran before it.
-        cause: the error that it raised, or what is wrong.
+        cause: the error that it raised, or the fault in words.
     """
 
     def __init__(self, pass_name: str, after: tuple[str, ...], cause: BaseException | str) -> None:

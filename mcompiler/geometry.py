@@ -1,6 +1,6 @@
 """Shapes and targets only: how a G x K x N weight tensor is cut into arrays.
 
-The compiler and the ADMM frontend both count crossbars here, so that what the trainer saves is what the compiler saves.
+The compiler and the ADMM frontend both count crossbars here, so that both count the same savings.
 """
 
 from __future__ import annotations
@@ -258,8 +258,8 @@ def count_tiles(used: BoolArray, shape: ArrayShape) -> int:
 def fragments(rows: int, shape: ArrayShape) -> list[tuple[int, int]]:
     """(start, length) of the fragments of ``rows`` kept rows: tiles of ``shape.rows``, each cut every ``rows_active``.
 
-    A fragment is what one read drives, and with polarised weights a column has one sign in it. This is for a group that
-    has its arrays to itself; ``group_fragments`` is for all.
+    A fragment is the rows that one read drives; with polarised weights a column has one sign in it. For a group that
+    shares no array; ``group_fragments`` is for all.
     """
     return [
         (tile + start, length)
@@ -275,12 +275,12 @@ def group_fragments(rows: IntArray, cols: IntArray, shape: ArrayShape) -> list[l
         rows, cols: kept rows and columns of each group, [G].
         shape: array geometry.
     """
-    found = [fragments(count, shape) for count in rows.tolist()]
+    by_group = [fragments(count, shape) for count in rows.tolist()]
     for group, groups, *_ in tile_positions(rows, cols, shape):
         line = 0
         for member in range(group, group + groups if groups > 1 else group):
             height = int(rows[member])
             edges = [0, *(edge - line for edge in range(0, line + height, shape.rows_active) if edge > line), height]
-            found[member] = [(start, stop - start) for start, stop in pairwise(edges) if stop > start]
+            by_group[member] = [(start, stop - start) for start, stop in pairwise(edges) if stop > start]
             line += height
-    return found
+    return by_group

@@ -37,7 +37,7 @@ def origin(node: ir.Node) -> Origin | None:
 
 
 def mark_replacement(new: ir.Node, old: ir.Node) -> None:
-    """``new`` computes what ``old`` did: its fate is that of the node that ``old`` came from."""
+    """``new`` replaces ``old``: its fate is that of the node that ``old`` came from."""
     set_provenance(new, provenance(old))
 
 
@@ -47,7 +47,7 @@ def mark_helper(new: ir.Node, old: ir.Node) -> None:
 
 
 def merge_origins(node: ir.Node, taken_up: ir.Node) -> None:
-    """``node`` computes what ``taken_up`` did, too: it carries the origins of both."""
+    """``node`` replaces ``taken_up`` too: it carries the origins of both."""
     set_provenance(node, provenance(node).with_origins(provenance(taken_up).origins))
 
 

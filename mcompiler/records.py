@@ -40,11 +40,11 @@ class ReorderRecord:
     layers: tuple[LayerReorder, ...]
 
     @classmethod
-    def of(cls, found: Sequence[tuple[str, Reordering]]) -> ReorderRecord:
+    def of(cls, results: Sequence[tuple[str, Reordering]]) -> ReorderRecord:
         """The record of layers, each with its name."""
         layers = tuple(
             LayerReorder(name, each.tiles_before, each.tiles_after, each.bound, each.routing_bytes)
-            for name, each in found
+            for name, each in results
         )
         return cls(
             tiles_before=sum(layer.tiles_before for layer in layers),
@@ -95,11 +95,11 @@ class RemapRecord:
     layers: tuple[LayerRemap, ...]
 
     @classmethod
-    def of(cls, found: Sequence[tuple[str, Remapping]]) -> RemapRecord:
+    def of(cls, results: Sequence[tuple[str, Remapping]]) -> RemapRecord:
         """The record of layers, each with its name."""
         layers = tuple(
             LayerRemap(name, len(each.faults), each.weighted_error_before, each.weighted_error_after)
-            for name, each in found
+            for name, each in results
         )
         return cls(
             stuck=sum(layer.stuck for layer in layers),
@@ -149,11 +149,11 @@ class ReplicationRecord:
 
     def text(self) -> str:
         """Three lines."""
-        found = self.replication
-        interval = _gain(found.interval_before_s, found.interval_s, found.interval_bound_s)
-        latency = _gain(found.latency_before_s, found.latency_s, found.latency_bound_s)
+        gain = self.replication
+        interval = _gain(gain.interval_before_s, gain.interval_s, gain.interval_bound_s)
+        latency = _gain(gain.latency_before_s, gain.latency_s, gain.latency_bound_s)
         return (
-            f"copies: {found.arrays:,} of {found.budget:,} arrays, transfers not counted:\n"
+            f"copies: {gain.arrays:,} of {gain.budget:,} arrays, transfers not counted:\n"
             f"  interval {interval}\n  latency {latency}"
         )
 
@@ -183,9 +183,9 @@ class PlacementRecord:
     chip_bytes: float
 
     @classmethod
-    def of(cls, found: Mapping[str, float]) -> PlacementRecord:
+    def of(cls, figures: Mapping[str, float]) -> PlacementRecord:
         """The record of the figures of a schedule."""
-        return cls(**found)
+        return cls(**figures)
 
     def as_json(self) -> dict[str, Any]:
         """The object ``placement`` of ``compile --json`` and schedule.json."""

@@ -46,7 +46,7 @@ LEAST_GAIN = 1e-9
 
 
 def _fault_summary(faults: FaultMap) -> dict[str, Any]:
-    """What manifest.json holds of a fault map."""
+    """Entry of a fault map in manifest.json."""
     return {"stuck": len(faults.cells), "sha256": faults.digest}
 
 
@@ -96,7 +96,7 @@ class Remap:
         return replace(program, addresses=tuple(addresses), remaps=tuple(remaps))
 
     def record(self, program: PlacedProgram) -> RemapRecord:
-        """What moving lines around stuck cells gained."""
+        """Weighted error of the stuck cells before and after lines were moved."""
         matrix = program.analog.tiled.matrix
         return RemapRecord.of([(matrix.first_site(number).name, each) for number, each in enumerate(program.remaps)])
 
@@ -295,7 +295,7 @@ class _ChipMatrix:
         """Addresses of least error, and the error before; ``free`` changes as positions are taken.
 
         Positions are compared by the error that they have before lines move, as the lines of an array are assigned for
-        one position only. An array stays in its core: who sends bytes to whom has been decided.
+        one position only. An array stays in its core, so that the flows between tiles do not change.
         """
         cores: dict[tuple[int, ...], list[int]] = {}
         for number, (*core, _) in enumerate(addresses.tolist()):

@@ -285,7 +285,7 @@ class _Search:
         return first, second
 
     def for_digital(self, least: list[int]) -> list[int]:
-        """Spend what the budget leaves where an array has most digital work behind it: more copies, more units."""
+        """Spend the rest of the budget where arrays have most digital work after them: more copies, more units."""
         copies, sizes = list(least), self._arrays
         work = np.bincount(
             [site.matrix for site in self.sites],

@@ -130,10 +130,10 @@ def _pipeline(program: PlacedProgram, target: Target, elsewhere: frozenset[int])
 def _events(program: PlacedProgram, graph: StageGraph, moved: Traffic, target: Target) -> list[dict[Event, float]]:
     """Events of each layer per inference."""
     tiled = program.analog.tiled
-    behind = {stage.layer: stage.operations for stage in graph.stages if stage.kind is StageKind.REQUANTISE}
+    unit_operations = {stage.layer: stage.operations for stage in graph.stages if stage.kind is StageKind.REQUANTISE}
     found = []
     for index, (layer, table, way) in enumerate(zip(tiled.matrix.layers, tiled.site_tables, moved.layers, strict=True)):
-        work = LayerWork(way.link_byte_hops, way.chip_bytes, behind[index])
+        work = LayerWork(way.link_byte_hops, way.chip_bytes, unit_operations[index])
         left = _remaining(tiled.matrix, index, table, target)
         found.append(layer_events(layer, table, work, target, left))
     return found

@@ -37,16 +37,16 @@ def placement_data(
         target: names the levels of the hierarchy.
     """
     detailed = sum(len(layer.addresses) for layer in layers if layer.shares is None) <= ARRAYS_LIMIT
-    found = _Graph()
-    found.node("input", kind="input")
-    found.node("output", kind="output")
+    placement = _Graph()
+    placement.node("input", kind="input")
+    placement.node("output", kind="output")
     for layer in layers:
         name = layer.op.site.name
-        found.node(f"buffer:{name}", kind="buffer", layer=name)
-        found.node(f"layer:{name}", kind="layer", layer=name)
+        placement.node(f"buffer:{name}", kind="buffer", layer=name)
+        placement.node(f"layer:{name}", kind="layer", layer=name)
         owner = layer if layer.shares is None else layers[layer.shares]
-        (_add_arrays if detailed else _add_cores)(found, layer, owner, target)
-    _add_transfers(found, graph, skeleton, layers)
+        (_add_arrays if detailed else _add_cores)(placement, layer, owner, target)
+    _add_transfers(placement, graph, skeleton, layers)
     hierarchy = target.hierarchy
     about = {
         "target": target.name,
@@ -57,8 +57,10 @@ def placement_data(
         "directed": True,
         "multigraph": False,
         "graph": about,
-        "nodes": list(found.nodes.values()),
-        "edges": [{"source": source, "target": sink, "bytes": size} for (source, sink), size in found.edges.items()],
+        "nodes": list(placement.nodes.values()),
+        "edges": [
+            {"source": source, "target": sink, "bytes": size} for (source, sink), size in placement.edges.items()
+        ],
     }
 
 
@@ -135,11 +137,11 @@ def _array_bytes(layer: LayerData, target: Target) -> tuple[npt.NDArray[Any], np
     return into, out
 
 
-def _add_arrays(found: _Graph, layer: LayerData, owner: LayerData, target: Target) -> None:
+def _add_arrays(placement: _Graph, layer: LayerData, owner: LayerData, target: Target) -> None:
     """One node per array, one accumulator per column block.
 
     Args:
-        found: the graph.
+        placement: the graph, to which nodes and edges are added.
         layer: that uses the arrays.
         owner: the first layer that uses them; its array nodes are there for all.
         target: the chip.
@@ -155,7 +157,7 @@ def _add_arrays(found: _Graph, layer: LayerData, owner: LayerData, target: Targe
         tile = dict(zip(layer.table.dtype.names or (), row, strict=True))
         array = f"array:{home}:{index}"
         if layer is owner:
-            found.node(
+            placement.node(
                 array,
                 kind="array",
                 layer=home,
@@ -175,14 +177,14 @@ def _add_arrays(found: _Graph, layer: LayerData, owner: LayerData, target: Targe
             )
         unit = f"accumulator:{name}:{tile['group']}:{tile['col']}"
         blocks[unit] = layer.op.site.vectors * tile["cols"] * width
-        found.edge(f"buffer:{name}", array, bytes_in / copies)
-        found.edge(array, unit, bytes_out / copies)
+        placement.edge(f"buffer:{name}", array, bytes_in / copies)
+        placement.edge(array, unit, bytes_out / copies)
     for unit, bytes_out in blocks.items():
-        found.node(unit, kind="accumulator", layer=name)
-        found.edge(unit, f"layer:{name}", bytes_out)
+        placement.node(unit, kind="accumulator", layer=name)
+        placement.edge(unit, f"layer:{name}", bytes_out)
 
 
-def _add_cores(found: _Graph, layer: LayerData, owner: LayerData, target: Target) -> None:
+def _add_cores(placement: _Graph, layer: LayerData, owner: LayerData, target: Target) -> None:
     """One node per core: for models of over a million arrays; arguments as of ``_add_arrays``."""
     name, home, copies = layer.op.site.name, owner.op.site.name, layer.copies
     into, out = (np.tile(each / copies, copies) for each in _array_bytes(layer, target))
@@ -194,16 +196,16 @@ def _add_cores(found: _Graph, layer: LayerData, owner: LayerData, target: Target
     ):
         core = f"core:{home}:{'.'.join(map(str, address))}"
         if layer is owner:
-            found.node(core, kind="core", layer=home, address=address, **_position(address), arrays=arrays)
-        found.edge(f"buffer:{name}", core, first)
-        found.edge(core, f"layer:{name}", last)
+            placement.node(core, kind="core", layer=home, address=address, **_position(address), arrays=arrays)
+        placement.edge(f"buffer:{name}", core, first)
+        placement.edge(core, f"layer:{name}", last)
 
 
 def _position(address: Sequence[int]) -> dict[str, int]:
     return dict(zip(("chip", "tile", "core"), address, strict=False))
 
 
-def _add_transfers(found: _Graph, graph: StageGraph, skeleton: ir.Model, layers: Sequence[LayerData]) -> None:
+def _add_transfers(placement: _Graph, graph: StageGraph, skeleton: ir.Model, layers: Sequence[LayerData]) -> None:
     """Digital nodes, and an edge for each tensor between layers, digital nodes, inputs and outputs of the model."""
     nodes = list(scheduled_nodes(skeleton.graph))
     read = {transfer.producer for _, transfer in graph.transfers}
@@ -211,17 +213,17 @@ def _add_transfers(found: _Graph, graph: StageGraph, skeleton: ir.Model, layers:
     def name(stage: int, reads: bool) -> str:
         if stage == OUTPUT:
             return "output"
-        found = graph.stages[stage]
-        if found.kind is StageKind.DIGITAL:
-            return f"digital:{found.node}"
-        if found.kind is StageKind.INPUT:
+        part = graph.stages[stage]
+        if part.kind is StageKind.DIGITAL:
+            return f"digital:{part.node}"
+        if part.kind is StageKind.INPUT:
             return "input"
-        return f"{'buffer' if reads else 'layer'}:{layers[found.layer].op.site.name}"
+        return f"{'buffer' if reads else 'layer'}:{layers[part.layer].op.site.name}"
 
     for stage in graph.stages:
         if stage.kind is StageKind.DIGITAL and (stage.inputs or stage.id in read):  # others are constants
             place = {"layer": layers[stage.layer].op.site.name} if stage.layer >= 0 else {}
-            found.node(
+            placement.node(
                 name(stage.id, True),
                 kind="digital",
                 name=stage.name,
@@ -231,4 +233,4 @@ def _add_transfers(found: _Graph, graph: StageGraph, skeleton: ir.Model, layers:
             )
     for reader, transfer in graph.transfers:
         if reader == OUTPUT or graph.stages[reader].kind is not StageKind.REQUANTISE:  # sums: in the edges of arrays
-            found.edge(name(transfer.producer, False), name(reader, True), transfer.bytes)
+            placement.edge(name(transfer.producer, False), name(reader, True), transfer.bytes)

@@ -38,7 +38,7 @@ def read_layers(root: Path, shape: ArrayShape) -> tuple[LayerData, ...]:
     """Read the layers of a build.
 
     Raises:
-        BuildError: names the file that does not hold what it should.
+        BuildError: names the file whose content does not fit the build.
     """
     path = root / "layers.json"
     try:
@@ -122,7 +122,7 @@ def _stored(root: Path, record: Mapping[str, Any], owner: Mapping[str, Any], sha
     if signs is not None and signs.shape[1:] != (shape.reads, shape.tile_columns):
         raise ValueError(f"{record['files']}.npz has signs of {signs.shape[1]} reads, not {shape.reads}")
     if not _inside(layer, arrays["table"], shape):
-        raise ValueError(f"{record['files']}.npz has arrays that hold what the matrix lacks")
+        raise ValueError(f"{record['files']}.npz has arrays with rows or columns that the matrix lacks")
     remap = _stored_remap(record, arrays, shape) if "remap" in record else None
     path = root / "cells" / f"{owner['files']}.npy"
     expected = cells_shape(remap, len(arrays["table"]), shape)
@@ -166,7 +166,7 @@ def _stored_remap(record: Mapping[str, Any], arrays: Mapping[str, npt.NDArray[An
         weighted_error_before=stored["harm_before"],
         weighted_error_after=stored["harm_after"],
     )
-    tiles, found = len(arrays["table"]) // shape.arrays_per_tile, remap.faults
+    tiles, faults = len(arrays["table"]) // shape.arrays_per_tile, remap.faults
     places = shape.tile_columns + spare_places(remap.lines, shape)
     for order, count, room in ((remap.word_lines, shape.rows, rows), (remap.places, shape.tile_columns, places)):
         ordered = np.sort(order, axis=1)
@@ -175,7 +175,7 @@ def _stored_remap(record: Mapping[str, Any], arrays: Mapping[str, npt.NDArray[An
         if (ordered[:, 1:] == ordered[:, :-1]).any():
             raise ValueError(f"{record['files']}.npz has two lines in one place")
     limits = (len(arrays["table"]), rows, bits, 2)
-    if found.shape[1:] != (4,) or (found < 0).any() or (found >= limits).any() or len(swapped) != tiles:
+    if faults.shape[1:] != (4,) or (faults < 0).any() or (faults >= limits).any() or len(swapped) != tiles:
         raise ValueError(f"{record['files']}.npz has stuck cells outside of its arrays")
     return remap
 

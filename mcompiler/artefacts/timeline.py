@@ -166,8 +166,8 @@ def stored_stages(
     """
     shape = array_shape(target)
     nodes = {stage.node: int(stage.operations) for stage in schedule.stages if stage.kind == StageKind.DIGITAL}
-    behind = [layer_operations(layer.op, layer.table, shape, target) for layer in layers]
-    return stage_graph(skeleton, [layer.op for layer in layers], DigitalWork(nodes, behind), target)
+    layer_work = [layer_operations(layer.op, layer.table, shape, target) for layer in layers]
+    return stage_graph(skeleton, [layer.op for layer in layers], DigitalWork(nodes, layer_work), target)
 
 
 def replayed(schedule: ScheduleRecord, skeleton: ir.Model, layers: Sequence[LayerData], target: Target) -> Dataflow:

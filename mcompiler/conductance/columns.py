@@ -1,4 +1,4 @@
-"""Extreme sums of the columns of a matrix in one read, and what follows: flips, signs, bits of converters."""
+"""Extreme sums of the columns of a matrix in one read, and their consequences: flips, signs, bits of converters."""
 
 from __future__ import annotations
 

@@ -33,14 +33,14 @@ class ReadBlock:
             for the ``groups * N`` output channels of those groups, in the units of the level table where there is one;
             float32 where conductances are off their levels: as a chip has them, gains of converters included, and less
             the nominal pedestal where it is not taken off before the conversion.
-        place_value: int32 [conversions, channels]: what one decoded code adds to its channel's sum, with the sign of
-            the read; 0 where there is no cell.
+        place_value: int32 [conversions, channels]: factor of a decoded code in its channel's sum, with the sign of the
+            read; 0 where there is no cell.
         inputs: int64 [channels]: factor of the sum of the inputs over the word lines, which is added to the channel's
             sum: undoes flips and subtracts the shift.
         variance: float32 [rows, conversions, channels]: of ``levels``.
         offset, bow: float32 [conversions, channels]: of each converter, in codes, or None.
         scale: float64 [conversions, channels]: digital factor on decoded codes, or None.
-        constant: float64 [channels]: what digital logic adds to each read of one phase, in units of a code of the
+        constant: float64 [channels]: digital correction of each read of one phase, in units of a code of the
             layer's range times ``place_value``, or None.
         extra_columns: unit and reference columns of a chip; None: ideal ones, as the mapping defines them.
         adc: int64 [conversions, channels]: number of the converter of each, over all arrays of the layer; -1 where

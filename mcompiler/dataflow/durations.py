@@ -28,7 +28,7 @@ class LayerPlan:
         reads: of its fullest array, for one vector.
         copies: of the arrays of its matrix.
         tiles: of the hierarchy that hold them; each has a digital unit.
-        hops, chip_hops: links that the farthest word crosses to the arrays, or the farthest partial sum from them.
+        hops, chip_hops: links that the farthest word crosses to the arrays, plus those of the farthest partial sum.
     """
 
     layer: AnalogLayer

@@ -52,7 +52,7 @@ class Grid:
         return self.sizes == other.sizes and self.channels is other.channels and self.channels is not Channels.ALL
 
 
-def whole(elements: int) -> Grid:
+def single_token(elements: int) -> Grid:
     """A tensor that is a single token."""
     return Grid((), Channels.ALL, max(1, elements))
 

@@ -18,7 +18,7 @@ from mcompiler.target import Target
 
 
 def streams(graph: StageGraph, runs: Sequence[StageRun], interval: int) -> tuple[Stream, ...]:
-    """What waits between stages in a periodic schedule.
+    """Tokens that wait between stages in a periodic schedule.
 
     A token waits from its arrival until the last token that reads it has been served.
 
@@ -134,7 +134,7 @@ def tile_memory(
         target: the chip.
 
     Raises:
-        CompileError: the chips' memory does not hold everything; names the layers and what is missing.
+        CompileError: the chips' memory does not hold everything; names the layers and the missing bytes.
     """
     loads, tiles = _Loads(), target.hierarchy.tiles_per_chip
     for stream in between:
@@ -175,7 +175,7 @@ class _Loads:
         own[layer] = own.get(layer, 0.0) + size
 
     def shares(self, tile: tuple[int, int]) -> dict[int, float]:
-        """Part that each layer has of a tile; what moves is charged in these proportions."""
+        """Part that each layer has of a tile; bytes that move are charged in these proportions."""
         total = sum(self.layers[tile].values())
         return {layer: size / total for layer, size in self.layers[tile].items()}
 
@@ -246,7 +246,7 @@ def check_depths(between: Sequence[Stream], graph: StageGraph, target: Target) -
         target: its FIFOs.
 
     Raises:
-        CompileError: names the two stages, what must wait between them, and the key to change.
+        CompileError: names the two stages, the tokens that must wait between them, and the key to change.
     """
     limit = target.digital.fifo_bytes
     if limit is None:

@@ -7,7 +7,17 @@ from collections.abc import Callable, Sequence
 
 import onnx_ir as ir
 
-from mcompiler.dataflow.grids import Channels, Grid, Needs, Relation, Window, everything, same_place, whole, windows
+from mcompiler.dataflow.grids import (
+    Channels,
+    Grid,
+    Needs,
+    Relation,
+    Window,
+    everything,
+    same_place,
+    single_token,
+    windows,
+)
 from mcompiler.graph import constant, int_attr, ints_attr, string_attr
 
 Sizes = tuple[int, ...]
@@ -111,9 +121,9 @@ def sample_shape(value: ir.Value) -> Sizes | None:
 def grid_of(shape: Sizes | None, channels: Channels) -> Grid:
     """The tokens of a tensor of that shape; a single one where the shape is not known."""
     if shape is None:
-        return whole(1)
+        return single_token(1)
     if len(shape) < 3 or channels is Channels.ALL:
-        return whole(math.prod(shape))
+        return single_token(math.prod(shape))
     sizes, width = (shape[2:], shape[1]) if channels is Channels.FIRST else (shape[1:-1], shape[-1])
     return Grid(sizes, channels, width)
 
@@ -132,7 +142,7 @@ def digital_grid(node: ir.Node, inputs: Sequence[tuple[ir.Value, Grid]]) -> tupl
     found = rule(node, shape, inputs) if rule is not None and shape is not None and inputs else None
     if found is not None:
         return found
-    grid = whole(math.prod(shape) if shape is not None else 1)
+    grid = single_token(math.prod(shape) if shape is not None else 1)
     return grid, [everything(given.tokens, 1) for _, given in inputs]
 
 

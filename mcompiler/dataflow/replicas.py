@@ -146,7 +146,7 @@ class CriticalPath:
 
 @dataclass(frozen=True)
 class Server:
-    """What serves the tokens of a stage, and how far copies can shorten that.
+    """The arrays or units that serve the tokens of a stage, and how far copies can shorten that.
 
     Attributes:
         matrix: whose copies share the tokens, or -1: a single server.
@@ -168,7 +168,7 @@ class Server:
         one that is higher at the copies that the stage has, as a path is to be tight there.
 
         Args:
-            stage: what is served.
+            stage: with these tokens.
             passed: tokens in a row.
 
         Returns:

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from mcompiler.bodies import branches, holds_layers, scheduled_nodes
-from mcompiler.dataflow.grids import Channels, Grid, Needs, Window, everything, same_place, whole, windows
+from mcompiler.dataflow.grids import Channels, Grid, Needs, Window, everything, same_place, single_token, windows
 from mcompiler.dataflow.operations import layer_operations
 from mcompiler.dataflow.operators import digital_grid, grid_of, sample_shape
 from mcompiler.geometry import array_shape
@@ -157,11 +157,11 @@ class DigitalWork:
 def program_stages(program: TiledProgram, target: Target) -> StageGraph:
     """The stages of a program."""
     matrix, shape = program.matrix, array_shape(target)
-    behind = [
+    layer_work = [
         layer_operations(layer, table, shape, target)
         for layer, table in zip(matrix.layers, program.site_tables, strict=True)
     ]
-    return stage_graph(matrix.lowered.skeleton, matrix.layers, DigitalWork(matrix.digital_ops, behind), target)
+    return stage_graph(matrix.lowered.skeleton, matrix.layers, DigitalWork(matrix.digital_ops, layer_work), target)
 
 
 def stage_graph(
@@ -333,7 +333,7 @@ def _layer_grid(layer: AnalogLayer, node: ir.Node) -> Grid:
     channels = Channels.FIRST if isinstance(layer.site.shape, ConvShape) else Channels.LAST
     groups, _, cols = layer.matrix.codes.shape
     shape = sample_shape(node.outputs[0])
-    grid = grid_of(shape, channels) if shape is not None else whole(groups * cols)
+    grid = grid_of(shape, channels) if shape is not None else single_token(groups * cols)
     if grid.tokens == layer.site.vectors:
         return Grid(grid.sizes, channels, groups * cols)
     return Grid((layer.site.vectors,), Channels.ALL, groups * cols)

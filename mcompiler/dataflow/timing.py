@@ -212,7 +212,7 @@ class _HeldArrays:
         """Whether the longest gap holds all blocks that are still to come.
 
         As long as it does, the next block can be placed at the start of that gap, and the condition holds again: both
-        the gap and what is wanted get shorter by the same. So all blocks find a place once the interval is their sum.
+        the gap and the clocks still needed get shorter by the same. So their sum is interval enough for all blocks.
         """
         if self.interval is None or not wanted:
             return True
@@ -270,11 +270,11 @@ def latest(stages: Sequence[TimedStage], starts: Sequence[Indices], interval: in
         Per stage int64 [tokens]; never before ``starts``.
     """
     readers = _readers(stages)
-    found: list[Indices] = list(starts)
+    chosen: list[Indices] = list(starts)
     for index in reversed(range(len(stages))):
         if readers[index] and stages[index].movable:
-            found[index] = _as_late_as(StageRun(stages[index], starts[index]), readers[index], found, interval)
-    return found
+            chosen[index] = _as_late_as(StageRun(stages[index], starts[index]), readers[index], chosen, interval)
+    return chosen
 
 
 def just_in_time(stages: Sequence[TimedStage], starts: Sequence[Indices], interval: int) -> list[Indices]:
@@ -287,26 +287,26 @@ def just_in_time(stages: Sequence[TimedStage], starts: Sequence[Indices], interv
     Args, returns: as ``latest``.
     """
     readers = _readers(stages)
-    found: list[Indices] = list(starts)
+    chosen: list[Indices] = list(starts)
     for index in reversed(range(len(stages))):
         if not readers[index] or not stages[index].movable:
             continue
         early = StageRun(stages[index], starts[index])
-        late = StageRun(stages[index], _as_late_as(early, readers[index], found, interval))
+        late = StageRun(stages[index], _as_late_as(early, readers[index], chosen, interval))
         if np.array_equal(late.starts, early.starts):
             continue
         held = [0.0, 0.0]
         for number, run in enumerate((early, late)):
             for reader, edge in readers[index]:
-                read = StageRun(stages[reader], found[reader])
+                read = StageRun(stages[reader], chosen[reader])
                 held[number] += waiting(run, read, edge, interval) * edge.token_bytes
             for edge in run.stage.edges:
                 producer = StageRun(stages[edge.producer], starts[edge.producer])
                 made = _as_late_as(producer, [(0, edge)], [run.starts], interval)
                 held[number] += waiting(StageRun(producer.stage, made), run, edge, interval) * edge.token_bytes
         if held[1] < held[0]:
-            found[index] = late.starts
-    return found
+            chosen[index] = late.starts
+    return chosen
 
 
 def _readers(stages: Sequence[TimedStage]) -> list[list[tuple[int, Edge]]]:
@@ -319,13 +319,13 @@ def _readers(stages: Sequence[TimedStage]) -> list[list[tuple[int, Edge]]]:
 
 
 def _as_late_as(
-    early: StageRun, readers: Sequence[tuple[int, Edge]], found: Sequence[Indices], interval: int
+    early: StageRun, readers: Sequence[tuple[int, Edge]], chosen: Sequence[Indices], interval: int
 ) -> Indices:
-    """Latest starts of a stage whose readers start as found."""
+    """Latest starts of a stage whose readers have the starts ``chosen``."""
     stage = early.stage
     limit = np.full(stage.tokens, np.iinfo(np.int64).max // 2, dtype=np.int64)
     for reader, edge in readers:
-        limit = np.minimum(limit, _wanted(found[reader], edge, stage))
+        limit = np.minimum(limit, _wanted(chosen[reader], edge, stage))
     # Tokens that nothing reads: their limit is still max // 2, less some delays.
     limit = np.where(limit > np.iinfo(np.int64).max // 4, early.starts, limit)
     return _serve_late(stage, limit, interval) if stage.tokens else early.starts

@@ -178,15 +178,15 @@ class Build(BuildArrays, PacksModels):
     def reorder(self) -> ReorderRecord | None:
         """Result of reordering word and bit lines; None without that pass."""
         layers = [(layer.op.site.name, layer.op.matrix.reorder) for layer in self._own_layers]
-        found = [(name, each) for name, each in layers if each is not None]
-        return ReorderRecord.of(found) if found else None
+        results = [(name, each) for name, each in layers if each is not None]
+        return ReorderRecord.of(results) if results else None
 
     @property
     def remap(self) -> RemapRecord | None:
         """Result of moving lines around stuck cells; None without a fault map."""
         layers = [(layer.op.site.name, layer.remap) for layer in self._own_layers]
-        found = [(name, each) for name, each in layers if each is not None]
-        return RemapRecord.of(found) if found else None
+        results = [(name, each) for name, each in layers if each is not None]
+        return RemapRecord.of(results) if results else None
 
     def programming(self) -> tuple[Programming, ...] | None:
         """Time and energy of writing and verifying the cells, by layer and in all; None without [device.write]."""
@@ -253,9 +253,9 @@ class Build(BuildArrays, PacksModels):
         same, _ = shipped_session(content, self.mapped, ideal=False)
         probes = layer_probes(content, ideal=False)
         run = TrialRun(content, self.target, probes, specs=specs, samples=samples, options=wanted)
-        found = run.run(progress)
-        plain = replace(found.plain, same_as_shipped=same, misplaced=misplaced(content, self.target))
-        return replace(found, plain=plain)
+        trials = run.run(progress)
+        plain = replace(trials.plain, same_as_shipped=same, misplaced=misplaced(content, self.target))
+        return replace(trials, plain=plain)
 
     def check_files(self, *names: str) -> None:
         """Compare files of a loaded build with the hashes in its manifest: the named ones, or all.

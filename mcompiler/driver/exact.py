@@ -27,9 +27,12 @@ def energies(
     target: Target,
 ) -> tuple[tuple[DataEnergy, ...], tuple[DataEnergy, ...]]:
     """Energy of the cells, word lines and DACs at given inputs: by the mean densities, and vector by vector."""
-    found = exact_inputs(content, specs, samples, target)
-    means = [mean_field(layer, each.statistics(), target) for layer, each in zip(content.layers, found, strict=True)]
-    exact = [each.inputs() for each in found]
+    inputs_of_layers = exact_inputs(content, specs, samples, target)
+    means = [
+        mean_field(layer, each.statistics(), target)
+        for layer, each in zip(content.layers, inputs_of_layers, strict=True)
+    ]
+    exact = [each.inputs() for each in inputs_of_layers]
     mean, each = (data_energy(content.layers, counts, target, inputs) for inputs in (means, exact))
     return mean, each
 
@@ -43,7 +46,7 @@ def exact_inputs(
         DataError: onnxruntime fails on the data.
     """
     names = code_names(content.skeleton, [layer.op.site for layer in content.layers])
-    found = [ExactInputs(layer, target) for layer in content.layers]
+    totals = [ExactInputs(layer, target) for layer in content.layers]
     wanted = list(dict.fromkeys(names))
     session = open_model(content.reference, outputs=wanted, origin="reference model")
     shared = batch_size(specs) is not None
@@ -52,10 +55,10 @@ def exact_inputs(
             values = session.run(feeds, wanted)
         except RunError as error:
             raise DataError(f"onnxruntime fails on the data: {error}; check --dim and the data's values") from error
-        for layer, name, inputs in zip(content.layers, names, found, strict=True):
+        for layer, name, inputs in zip(content.layers, names, totals, strict=True):
             codes = values[name]
             inputs.add(read_vectors(layer.op, codes[:count] if shared else codes))
-    return tuple(found)
+    return tuple(totals)
 
 
 def read_vectors(layer: AnalogLayer, codes: npt.NDArray[Any]) -> npt.NDArray[np.uint16]:

@@ -45,19 +45,19 @@ def compile(
             ``"random"`` (costs only), or None for a model that brings its own scales.
         range: how input ranges are read off the calibration data: ``minmax``, ``percentile`` or ``mse``.
         dims: sizes of symbolic dimensions other than the batch.
-        chips: chips to use at most; None: what the target says.
+        chips: chips to use at most; None: the number of the target.
         seed: seed of everything that is drawn.
         overrides: ``section.key=VALUE`` for the target, as ``--set``.
         reorder: reorder word and bit lines where that leaves whole arrays empty.
         replicate: copies of arrays, for ``throughput`` or ``latency``, or ``none``.
-        arrays: budget of arrays, copies included; None: what the chips that are used anyway hold.
+        arrays: budget of arrays, copies included; None: all of the chips that are used anyway.
         reload: where the chips do not hold all layers, they take turns, this many inferences a turn.
         effort: of the placement: 0 keeps the order of the layers, each step above doubles the search.
         faults: stuck cells of the real chip (a CSV file): arrays, rows and columns move so that they change the
             weights least.
         observers: called after each pass that ran.
         cache: folder in which results of passes are kept for later compilations; None: nowhere.
-        cache_bytes: size up to which that folder grows; what was used least recently is removed.
+        cache_bytes: size up to which that folder grows; the results that were used least recently are removed.
         say: called with notes: guesses, leftovers.
 
     Returns:

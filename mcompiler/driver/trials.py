@@ -155,11 +155,11 @@ class TrialRun:
         """One chip on all samples, on one thread, so that the number of workers changes nothing."""
         one = replace(chip, seed=seed)
         session = open_model(self._mapped(one), origin=f"mapped model of chip {seed}", threads=1)
-        found = outputs_of(session, self.specs, self.samples, self._batch(one))
+        outputs = outputs_of(session, self.specs, self.samples, self._batch(one))
         distance = None
-        if found.signal is not None and wanted.signal is not None:
-            distance = sqnr_db(wanted.signal, found.signal)
-        return ChipResult(seed, _share(found, self.samples.labels), _agreement(found, reference), distance)
+        if outputs.signal is not None and wanted.signal is not None:
+            distance = sqnr_db(wanted.signal, outputs.signal)
+        return ChipResult(seed, _share(outputs, self.samples.labels), _agreement(outputs, reference), distance)
 
     def _batch(self, chip: Chip) -> int:
         return noise_bank(self.content.layers, self.target, chip)[1]
@@ -194,12 +194,12 @@ class TrialRun:
                 runs |= {effect.name: everything for effect in alone}
         runs["all"] = everything
         quantisation = self._quantisation(samples) if self.options.causes else {}
-        found = []
+        layers = []
         for index, probe in enumerate(self.probes):
             causes: dict[str, float | None] = {"quantisation": quantisation.get(probe.name)}
             causes |= {cause: run.layers[index].sqnr_db for cause, run in runs.items()}
-            found.append(LayerCauses(probe.name, causes, self._linearisation(chip, index)))
-        return tuple(found)
+            layers.append(LayerCauses(probe.name, causes, self._linearisation(chip, index)))
+        return tuple(layers)
 
     def _quantisation(self, samples: Samples) -> dict[str, float | None]:
         """Output of each layer in the quantised against the float model, where that has the same value."""

@@ -27,7 +27,7 @@ TILE = np.dtype(
 
 @dataclass(frozen=True)
 class TiledProgram:
-    """TILED: the tile table of each matrix, and what the dense mapping would have taken.
+    """TILED: the tile table of each matrix, and the arrays of the dense mapping.
 
     Attributes:
         tables: one structured array (dtype TILE) per matrix.
@@ -49,7 +49,7 @@ class EncodedMatrix:
     """How the cells of one matrix are encoded and converted.
 
     Attributes:
-        shift: offset encoding: what was added to every code before slicing; 0 otherwise.
+        shift: offset encoding: number that was added to every code before slicing; 0 otherwise.
         flips: bool [arrays, columns]: physical columns that are stored complemented.
         signs: polarised encoding: bool [arrays, reads, tile_columns]: columns of weights whose codes count negative in
             that read; None otherwise.
@@ -78,8 +78,8 @@ class EncodedMatrix:
         """Fewest bits over all arrays of the layer."""
         if not len(self.adc_bits):
             return NO_BITS
-        found = self.adc_bits[self.adc_bits > 0].tolist()
-        return BitRange(min(found, default=None), max(found) if len(found) == len(self.adc_bits) else None)
+        bits = self.adc_bits[self.adc_bits > 0].tolist()
+        return BitRange(min(bits, default=None), max(bits) if len(bits) == len(self.adc_bits) else None)
 
 
 @dataclass(frozen=True)

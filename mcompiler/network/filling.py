@@ -186,9 +186,9 @@ def _tiles_for(work: Work, own: Ints, target: Target) -> int:
 def _within(wanted: Ints, room: int, tiles: int) -> Ints:
     """Ascending tiles with at most ``room`` arrays each: the excess moves to the next tile, or back from the end."""
     place = np.arange(len(wanted))
-    # Slot of array k, no earlier than its tile begins and behind the slot of the array in front of it ...
+    # Slot of array k, no earlier than its tile begins and after the slot of the array before it ...
     forward = np.maximum.accumulate(wanted * room - place) + place
-    # ... and no later than leaves slots for those behind it.
+    # ... and early enough to leave slots for those after it.
     late = np.minimum(forward, tiles * room - len(wanted) + place)
     found: Ints = late // room
     return found

@@ -102,7 +102,7 @@ class _Charge:
 
 @dataclass
 class _Collected:
-    """Flows of all transfers so far, with what each is charged to."""
+    """Flows of all transfers so far, and the charge of each."""
 
     graph: StageGraph
     locations: Sequence[LayerLocation]

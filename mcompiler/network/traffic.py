@@ -23,7 +23,7 @@ class LayerTraffic:
     Attributes:
         link_byte_hops: bytes times links between tiles.
         chip_bytes: bytes between chips.
-        hops, chip_hops: links that the farthest word of its input crosses, and behind it the farthest partial sum.
+        hops, chip_hops: links that the farthest word of its input crosses, plus those of the farthest partial sum.
     """
 
     link_byte_hops: float

@@ -115,10 +115,10 @@ def _is_direct(layer: LossyLayer, segments: Sequence[ReadSegment]) -> bool:
     )
 
 
-def _fits_integer_kernels(op: AnalogLayer, blocks: Sequence[ReadBlock], adc: AdcTransfer, target: Target) -> bool:
+def _fits_integer_kernels(layer: AnalogLayer, blocks: Sequence[ReadBlock], adc: AdcTransfer, target: Target) -> bool:
     """Whether QLinearConv and QLinearMatMul compute this conversion exactly, 16-bit saturation included."""
     largest = max((_largest(block) for block in blocks), default=0.0)
-    inputs = (1 << min(target.converters.dac.bits, op.site.input.bits)) - 1
+    inputs = (1 << min(target.converters.dac.bits, layer.site.input.bits)) - 1
     on_levels = all(np.issubdtype(block.levels.dtype, np.integer) for block in blocks)
     # Levels are int8. On processors without VNNI the kernels add pairs of products in 16 bits, hence the last bound.
     # A pedestal is no integer in general, and levels with a pedestal are none either.
@@ -131,7 +131,7 @@ def _largest(block: ReadBlock) -> float:
     return float(np.abs(levels).max(initial=0))
 
 
-def _segments(op: AnalogLayer, blocks: Sequence[ReadBlock]) -> list[ReadSegment]:
+def _segments(layer: AnalogLayer, blocks: Sequence[ReadBlock]) -> list[ReadSegment]:
     """Runs of groups that share reads; together they cover all groups."""
     # Groups without cells have no read. They join the run before them (the first ones the first run), where their
     # channels are 0, so that the runs have the channels of all groups in their order.
@@ -140,7 +140,7 @@ def _segments(op: AnalogLayer, blocks: Sequence[ReadBlock]) -> list[ReadSegment]
         by_groups.setdefault((block.group, block.groups), []).append(block)
     keys = sorted(by_groups)
     starts = [0, *(group for group, _ in keys[1:])]
-    groups, _, cols = op.matrix.codes.shape
+    groups, _, cols = layer.matrix.codes.shape
     ends = [*starts[1:], groups]
     return [
         ReadSegment(start, end, tuple(by_groups[key]), cols) for start, end, key in zip(starts, ends, keys, strict=True)
@@ -151,7 +151,7 @@ def _segments(op: AnalogLayer, blocks: Sequence[ReadBlock]) -> list[ReadSegment]
 
 
 def _padded(emitter: Emitter, codes: ir.Value, layer: LossyLayer) -> ir.Value:
-    """Convolutions: pad with z_x, where that is not what Conv pads with. Products: [vectors, K]."""
+    """Convolutions: padded with z_x, where that is not 0 (Conv pads with 0). Products: [vectors, K]."""
     conv = layer.conv
     if conv is None:
         return emitter("Reshape", codes, emitter.ints(-1, layer.op.matrix.codes.shape[1]))

@@ -121,8 +121,8 @@ def place_values_of(block: ReadBlock, layer: LossyLayer) -> npt.NDArray[np.int32
 def present_place_values(block: ReadBlock) -> npt.NDArray[np.int32]:
     """Place value of each conversion, the same for columns without cells as for those with cells."""
     held = block.place_value
-    found: npt.NDArray[np.int32] = np.where(held != 0, held, held.max(axis=1, keepdims=True))
-    return found
+    filled: npt.NDArray[np.int32] = np.where(held != 0, held, held.max(axis=1, keepdims=True))
+    return filled
 
 
 def in_finest(place_values: npt.NDArray[np.int32], block: ReadBlock, layer: LossyLayer) -> npt.NDArray[np.int64]:

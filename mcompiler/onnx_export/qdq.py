@@ -16,7 +16,7 @@ from mcompiler.onnx_export.emitter import Emitter, insert_before
 
 @dataclass(frozen=True)
 class QuantisedLayer:
-    """What training found out about one layer.
+    """Quantisation of one layer, as training determined it.
 
     Attributes:
         codes: int [O, ...], integer weights in the layout of the float weight; None where they stay float.
@@ -49,7 +49,7 @@ def insert_quantisers(model: ir.Model, layers: Mapping[str, QuantisedLayer]) -> 
     model = model.clone()
     inputs: dict[tuple[ir.Value, _InputCodes], ir.Value] = {}
     names = {_consumer(_weight(model, name), name): name for name in layers}
-    for node in [node for node in model.graph if node in names]:  # in this order codes come before all who share them
+    for node in [node for node in model.graph if node in names]:  # codes come before all nodes that share them
         name = names[node]
         layer = layers[name]
         if layer.input_scale is not None:

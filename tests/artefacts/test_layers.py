@@ -113,7 +113,7 @@ def test_what_does_not_fit_together_is_named(tmp_path: Path) -> None:
     for field, value in (("row", 100), ("rows", 9), ("col", -1), ("cols", 3), ("group", 1), ("groups", 0)):
         out = fresh(f"c-{field}")
         rewrite_npz(out, "layers/0000_gemm.npz", partial(set_first, field, value))
-        with pytest.raises(BuildError, match=r"layer 'gemm' cannot be read .*hold what the matrix lacks"):
+        with pytest.raises(BuildError, match=r"layer 'gemm' cannot be read .*rows or columns that the matrix lacks"):
             read_layers(out, shape)
 
     out = fresh("d")

@@ -21,7 +21,7 @@ from mcompiler.dataflow import (
     streams,
     tile_memory,
 )
-from mcompiler.dataflow.grids import Channels, Grid, Window, whole, windows
+from mcompiler.dataflow.grids import Channels, Grid, Window, single_token, windows
 from mcompiler.errors import CompileError
 from mcompiler.ir import Stream
 from tests.dataflow.test_timing import networks, stages_of
@@ -46,7 +46,7 @@ def graph_of(units: list[Unit]) -> StageGraph:
 
 def two_stages(first: StageKind, second: StageKind, names: tuple[str, str] = ("a", "b"), layer: int = 0) -> StageGraph:
     """A stage that makes tokens and one that reads them."""
-    one, other = whole(1), whole(1)
+    one, other = single_token(1), single_token(1)
     return StageGraph(
         (NetworkStage(0, first, names[0], layer, one), NetworkStage(1, second, names[1], layer, other)), ()
     )
@@ -120,7 +120,9 @@ KEYS = ("hierarchy.arrays_per_core=1", "hierarchy.cores_per_tile=1", "hierarchy.
 def graph_of_a_layer() -> StageGraph:
     """An input, a layer that reads it, and a digital node behind the layer."""
     kinds = ((StageKind.INPUT, "x", -1), (StageKind.ANALOG, "layer", 0), (StageKind.DIGITAL, "b", 0))
-    return StageGraph(tuple(NetworkStage(i, kind, name, at, whole(1)) for i, (kind, name, at) in enumerate(kinds)), ())
+    return StageGraph(
+        tuple(NetworkStage(i, kind, name, at, single_token(1)) for i, (kind, name, at) in enumerate(kinds)), ()
+    )
 
 
 BUFFERS = LayerBuffers(np.array([0, 1]), np.array([0.5, 0.5]), np.array([1]), np.ones(1))
