@@ -130,8 +130,8 @@ def pruned(share: float) -> ir.Model:
 def compared(model: ir.Model | Path, target: str) -> dict[str, Any]:
     """A build in ascending order and one reordered: arrays, energy, area, and whether both are exact."""
     plain, moved = (mcompiler.compile(model, target, calibration="random", reorder=asked) for asked in (False, True))
-    note = moved.reorder
-    assert note is not None
+    assert moved.reorder is not None
+    note = moved.reorder.as_json()
     layers = note.pop("layers")
     return {
         **note,

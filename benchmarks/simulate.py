@@ -120,7 +120,7 @@ def off_level(build: Build) -> ir.Model:
             noisy.append(replace(block, levels=block.levels.astype(np.float32) + error))
         return MappedLayer(data.op, data.table, data.analog, data.op.matrix.codes, tuple(noisy))
 
-    made: dict[str, Callable[[], MappedLayer]] = {d.op.site.name: partial(layer, d) for d in build.layer_data}
+    made: list[Callable[[], MappedLayer]] = [partial(layer, data) for data in build.layer_data]
     return build_mapped(build.skeleton, made, target)
 
 

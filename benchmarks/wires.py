@@ -29,7 +29,7 @@ import numpy as np
 from common import interleaved, known, ratio, write
 
 from mcompiler.effects import Circuit, LineResistances
-from mcompiler.netlist import Tile, find_ngspice, run_deck, write_deck
+from mcompiler.netlist import DeckArray, find_ngspice, run_deck, write_deck
 from mcompiler.physics.nodal import solve
 from mcompiler.physics.wires import transfer
 
@@ -121,7 +121,7 @@ def ngspice(size: int, rounds: int) -> dict[str, Any] | str:
     with tempfile.TemporaryDirectory() as work:
         path = Path(work, "tile.sp")
         with path.open("w") as deck:
-            write_deck(deck.write, f"{size}x{size} crossbar", [Tile("a", g)], [x], Circuit(LINES, VOLTS))
+            write_deck(deck.write, f"{size}x{size} crossbar", [DeckArray("a", g)], [x], Circuit(LINES, VOLTS))
         transfer(g[None], LINES)
         for _ in range(rounds):
             start = time.perf_counter()
