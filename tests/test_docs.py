@@ -43,6 +43,11 @@ PAGES = page_names()
 WITH_BLOCKS = [
     pytest.param(page, marks=NEEDS_TORCH) if page == "docs/admm.md" else page for page in PAGES if blocks_of(page)
 ]
+LONG = ("docs/devices.md", "docs/pipeline.md", "docs/cost.md", "docs/programming.md")
+"""Pages whose blocks take over eight seconds together: they run with the slow tests."""
+
+LONG_PAGES = [pytest.param(page, marks=pytest.mark.slow) for page in LONG]
+SHORT_PAGES = [page for page in WITH_BLOCKS if page not in LONG]
 
 NOT_RUN = {
     ("CONTRIBUTING.md", "$ make setup-dev"): ".ci/run",
@@ -69,7 +74,7 @@ REASONS = {
 }
 
 
-@pytest.mark.parametrize("page", WITH_BLOCKS)
+@pytest.mark.parametrize("page", [*SHORT_PAGES, *LONG_PAGES])
 def test_page(page: str, tmp_path: Path) -> None:
     run_page(page, tmp_path, slow=False)
 

@@ -28,7 +28,7 @@ from tests.support.programs import overrides, target
 PROPERTY = settings(max_examples=60, deadline=None)
 
 
-@PROPERTY
+@settings(max_examples=25, deadline=None)
 @given(overrides(), st.integers(0, 40))
 def test_cells_of_every_code_decode_to_it(keys: tuple[str, ...], shift: int) -> None:
     """Sum over cells of sign x 2^(bits x slice) x level, minus the shift; a fragment has the sign of the code."""

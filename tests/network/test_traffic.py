@@ -212,7 +212,7 @@ def test_what_leaves_a_chip_goes_through_its_port() -> None:
     assert (found.layers[1].hops, found.layers[1].chip_hops) == (2, 1)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(
     st.lists(st.integers(2, 14), min_size=2, max_size=5), st.integers(1, 4), st.sampled_from(["mesh", "htree", "bus"])
 )
