@@ -12,6 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 import mcompiler
 from mcompiler.ir import Fate
+from mcompiler.runtime import open_model
 
 FLOAT = TensorProto.FLOAT
 SIZE = 8
@@ -83,16 +84,14 @@ def test_layers_in_both_branches_are_exact(chip: str, tmp_path: Path) -> None:
 
 
 def test_what_the_layers_compute_is_what_the_model_computes(tmp_path: Path) -> None:
-    """The oracle is numpy: quantisation to 8 bits is within a percent of the largest output."""
+    """The oracle is numpy: quantisation to 8 bits is within a few percent of the largest output."""
     then, other = branch("t", [product("w", "a")], "a"), branch("e", [product("v", "b")], "b", v=weights(2))
     path = write(tmp_path / "m.onnx", [choice("positive", "y", then, other, "choice")], w=weights(1))
     x = data(tmp_path / "x.npz", 0.5)
-    build = mcompiler.compile(path, "generic_128", calibration=tmp_path / "x.npz")
-    found = build.verify(x)
+    mapped = open_model(mcompiler.compile(path, "generic_128", calibration=tmp_path / "x.npz").mapped)
+    found = np.concatenate([mapped.run({"x": sample[None]})["y"] for sample in x])
     expected = np.where(x.sum(axis=1, keepdims=True) > 0, x @ weights(1), x @ weights(2))
-    assert found.sqnr_db is not None
-    assert found.sqnr_db > 30
-    assert np.abs(expected).max() > 1
+    assert np.abs(found - expected).max() < 0.03 * np.abs(expected).max()
 
 
 def test_a_branch_that_no_sample_takes_stays_digital(tmp_path: Path) -> None:

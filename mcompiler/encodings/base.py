@@ -241,8 +241,11 @@ class WeightEncoding(ABC):
         return rows_active * full
 
     def sign_conflict(self, shape: ArrayShape) -> str:
-        """Why a fragment cannot have weights of both signs, and what to do; with ``signed_fragments``."""
-        raise NotImplementedError
+        """What to do about a fragment with weights of both signs; asked of encodings with ``signed_fragments``."""
+        return (
+            f"with this encoding a column has one sign in {shape.rows_active} rows that are active at once: train with "
+            "weights of one sign there, or take another encoding (--set encoding.weights=NAME)"
+        )
 
     # --- conversions --------------------------------------------------------------------------------------------------
 
