@@ -1,0 +1,58 @@
+"""Price rules: how a component's energy, standby power and area follow its chip, one rule a file, chosen by name.
+
+``components.NAME.rule`` of a target names the rule; where it does not, the component's event decides. An installed
+package adds a rule by an entry point of the group ``mcompiler.price_rules``: the entry point's name is the rule's, its
+value ``module:Class`` names a class that derives from ``PriceRule``. The names of rules that ship with the compiler
+cannot be registered anew: they mean the same on every machine.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib.metadata
+from functools import lru_cache
+
+from mcompiler.errors import TargetError
+from mcompiler.pricing.base import Figure, PriceRule, Quantities, Quantity
+
+__all__ = ["ENTRY_POINT_GROUP", "Figure", "PriceRule", "Quantities", "Quantity", "find_rule", "rule_names"]
+
+ENTRY_POINT_GROUP = "mcompiler.price_rules"
+
+_SHIPPED: dict[str, type[PriceRule]] = {rule.name: rule for rule in ()}
+
+
+def rule_names() -> tuple[str, ...]:
+    """Names of all rules: the shipped ones in their order, then the registered ones; imports no package."""
+    return (*_SHIPPED, *sorted(set(_entry_points()) - set(_SHIPPED)))
+
+
+@lru_cache
+def find_rule(name: str) -> PriceRule:
+    """The rule of a name.
+
+    Raises:
+        TargetError: no shipped and no installed rule has the name, or its package cannot be imported; names the
+            closest one.
+    """
+    if name in _SHIPPED:
+        return _SHIPPED[name]()
+    points = _entry_points()
+    if name not in points:
+        close = difflib.get_close_matches(name, rule_names(), n=1)
+        hint = f"; did you mean '{close[0]}'?" if close else f"; known: {', '.join(rule_names())}"
+        raise TargetError(f"price rule '{name}' is unknown{hint}")
+    try:
+        rule = points[name].load()()
+    except Exception as error:
+        raise TargetError(f"price rule '{name}' ({points[name].value}) cannot be loaded: {error}") from error
+    if not isinstance(rule, PriceRule):
+        raise TargetError(
+            f"price rule '{name}' ({points[name].value}) does not derive from mcompiler.pricing.PriceRule"
+        )
+    return rule
+
+
+@lru_cache
+def _entry_points() -> dict[str, importlib.metadata.EntryPoint]:
+    return {point.name: point for point in importlib.metadata.entry_points(group=ENTRY_POINT_GROUP)}
