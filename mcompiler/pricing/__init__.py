@@ -17,7 +17,11 @@ from mcompiler.pricing.adc import AdcSaberi, AdcSurvey
 from mcompiler.pricing.base import Figure, PriceRule, Quantities, Quantity
 from mcompiler.pricing.crossbar import CellHeat, WordLineCharge
 from mcompiler.pricing.dac import DacDriver
+from mcompiler.pricing.digital import DigitalOperation, ShiftAdder
+from mcompiler.pricing.memories import BusyEdramBuffer, EdramBuffer, InputRegister, OutputRegister, SramBuffer
+from mcompiler.pricing.sample_hold import SampleHold
 from mcompiler.pricing.unmoved import ConstantPrice, FixedPrice
+from mcompiler.pricing.wires import BufferBus, ChipLink, MeshRouter, TileLink
 
 __all__ = ["ENTRY_POINT_GROUP", "Figure", "PriceRule", "Quantities", "Quantity", "find_rule", "rule_names"]
 
@@ -29,6 +33,18 @@ _RULES: tuple[type[PriceRule], ...] = (
     DacDriver,
     CellHeat,
     WordLineCharge,
+    SampleHold,
+    ShiftAdder,
+    DigitalOperation,
+    InputRegister,
+    OutputRegister,
+    SramBuffer,
+    EdramBuffer,
+    BusyEdramBuffer,
+    BufferBus,
+    MeshRouter,
+    TileLink,
+    ChipLink,
     ConstantPrice,
     FixedPrice,
 )
