@@ -50,10 +50,26 @@ class MemoryFit:
         return self.area_m2 * exp(self.area_exponent * log(size))
 
 
-SRAM = MemoryFit(1.029e-14, 0.5367, 70.3, 4.266e-7, 0.9708, 2.188e-12, 0.9788)
+SRAM = MemoryFit(
+    access_j=1.029e-14,
+    access_exponent=0.5367,
+    width_bits=70.3,
+    leakage_w=4.266e-7,
+    leakage_exponent=0.9708,
+    area_m2=2.188e-12,
+    area_exponent=0.9788,
+)
 """Off by a factor of at most 1.47, 1.17, 1.44 (access, leakage, area); in the median 1.20, 1.07, 1.08."""
 
-EDRAM = MemoryFit(1.004e-14, 0.4778, 36.4, 2.461e-7, 0.8418, 1.441e-12, 0.9397)
+EDRAM = MemoryFit(
+    access_j=1.004e-14,
+    access_exponent=0.4778,
+    width_bits=36.4,
+    leakage_w=2.461e-7,
+    leakage_exponent=0.8418,
+    area_m2=1.441e-12,
+    area_exponent=0.9397,
+)
 """Off by a factor of at most 1.66, 2.13, 1.80 (access, leakage, area); in the median 1.17, 1.29, 1.12."""
 
 _SIZE_AND_WIDTH = (Quantity.BUFFER_BYTES, Quantity.BUFFER_WIDTH_BITS)
