@@ -13,13 +13,42 @@ import importlib.metadata
 from functools import lru_cache
 
 from mcompiler.errors import TargetError
+from mcompiler.pricing.adc import AdcSaberi, AdcSurvey
 from mcompiler.pricing.base import Figure, PriceRule, Quantities, Quantity
+from mcompiler.pricing.crossbar import CellHeat, WordLineCharge
+from mcompiler.pricing.dac import DacDriver
+from mcompiler.pricing.digital import DigitalOperation, ShiftAdder
+from mcompiler.pricing.memories import BusyEdramBuffer, EdramBuffer, InputRegister, OutputRegister, SramBuffer
+from mcompiler.pricing.sample_hold import SampleHold
+from mcompiler.pricing.unmoved import ConstantPrice, FixedPrice
+from mcompiler.pricing.wires import BufferBus, ChipLink, MeshRouter, TileLink
 
 __all__ = ["ENTRY_POINT_GROUP", "Figure", "PriceRule", "Quantities", "Quantity", "find_rule", "rule_names"]
 
 ENTRY_POINT_GROUP = "mcompiler.price_rules"
 
-_SHIPPED: dict[str, type[PriceRule]] = {rule.name: rule for rule in ()}
+_RULES: tuple[type[PriceRule], ...] = (
+    AdcSurvey,
+    AdcSaberi,
+    DacDriver,
+    CellHeat,
+    WordLineCharge,
+    SampleHold,
+    ShiftAdder,
+    DigitalOperation,
+    InputRegister,
+    OutputRegister,
+    SramBuffer,
+    EdramBuffer,
+    BusyEdramBuffer,
+    BufferBus,
+    MeshRouter,
+    TileLink,
+    ChipLink,
+    ConstantPrice,
+    FixedPrice,
+)
+_SHIPPED = {rule.name: rule for rule in _RULES}
 
 
 def rule_names() -> tuple[str, ...]:
@@ -47,9 +76,8 @@ def find_rule(name: str) -> PriceRule:
     except Exception as error:
         raise TargetError(f"price rule '{name}' ({points[name].value}) cannot be loaded: {error}") from error
     if not isinstance(rule, PriceRule):
-        raise TargetError(
-            f"price rule '{name}' ({points[name].value}) does not derive from mcompiler.pricing.PriceRule"
-        )
+        value = points[name].value
+        raise TargetError(f"price rule '{name}' ({value}) does not derive from mcompiler.pricing.PriceRule")
     return rule
 
 
