@@ -70,6 +70,7 @@ def _assign(
         live=_live_cells(matrix, table, shape),
         clipped=0.0,
         adc_bits=sums.bits,
+        steps=sums.steps,
         signs=sums.signs,
     )
     if target.converters.adc.range is AdcRange.CALIBRATED:

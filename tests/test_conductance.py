@@ -230,7 +230,7 @@ def test_shipped_targets_hold_their_extreme_codes(name: str) -> None:
     shift = 1 << (bits - 1) if chip.encoding.weights == "offset" else 0
     flips = np.zeros((len(table), shape.columns), dtype=bool)
     none = np.zeros(len(table), dtype=np.int64)
-    settings = EncodedMatrix(shift, flips, gain=1.0, lossless=True, live=none, clipped=None, adc_bits=none)
+    settings = EncodedMatrix(shift, flips, gain=1.0, lossless=True, live=none, clipped=None, adc_bits=none, steps=none)
     held = MappedMatrix(op.matrix, table, settings, shape, chip)
     decoded = decode_cells(encode_cells(held), held)
     assert np.array_equal(decoded[0], codes)

@@ -22,7 +22,7 @@ from mcompiler.admm.surgery.channels import ChannelGraph, trace
 from mcompiler.driver import Build, compile
 from mcompiler.errors import CompileError
 from mcompiler.geometry import array_shape
-from mcompiler.target import HierarchyUnit, Target
+from mcompiler.target import HierarchyUnit, Target, prices
 
 UNITS = {"crossbars": "crossbars", "energy_j": "J", "area_m2": "m2"}
 """Units of the currencies."""
@@ -205,12 +205,13 @@ def price_layers(
 
 def _sum_array_costs(build: Build, layer: str, currency: str) -> float:
     """Energy per inference, or area, of the parts inside the arrays of a layer."""
-    parts = [part for part in build.target.components.values() if part.per is HierarchyUnit.ARRAY]
+    parts = [part for part in prices(build.target).values() if part.per is HierarchyUnit.ARRAY]
     arrays = build.cost.layers[layer].crossbars
     if currency == "area_m2":
         return arrays * sum(part.count * part.area_m2 for part in parts)
     counts = {event: count for name, event, count in build.cost.events if name == layer}
-    dynamic = sum(part.energy_j * counts.get(part.event, 0.0) for part in parts if part.event is not None)
+    siemens = build.cost.counts.layers[layer].siemens(build.target)
+    dynamic = sum(part.energy_with(siemens) * counts.get(part.event, 0.0) for part in parts if part.event is not None)
     idle_w = arrays * sum(part.count * part.static_power_w for part in parts)
     return dynamic + idle_w / build.cost.throughput_per_s
 

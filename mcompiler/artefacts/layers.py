@@ -247,6 +247,7 @@ def _matrix_arrays(layer: LayerData) -> dict[str, npt.NDArray[Any]]:
         "flips": np.packbits(analog.flips, axis=1),
         "live": analog.live,
         "adc_bits": analog.adc_bits.astype(np.uint8),
+        "steps": analog.steps,
     }
     if analog.zoom is not None:
         arrays["adc_zoom"] = analog.zoom

@@ -152,7 +152,7 @@ def component_table(cost: Cost, target: Target) -> Table:
         if component is not None and component.event is not None:
             row["Event"] = _words(component.event)
             row["Events"] = count(events.get(component.event, 0.0))
-            row["Energy of one"] = print_setting(component.energy_j, "J")
+            row["Energy of one"] = print_setting(price.dynamic_j / max(1.0, events.get(component.event, 0.0)), "J")
         rows.append(row)
     static = sum(price.static_power_w for price in cost.components.values())
     foot = {

@@ -108,11 +108,12 @@ def _stored(root: Path, record: Mapping[str, Any], owner: Mapping[str, Any], sha
         live=arrays["live"],
         clipped=record["adc_clipped"],
         adc_bits=arrays["adc_bits"].astype(np.int64),
+        steps=arrays["steps"],
         signs=signs,
         zoom=arrays.get("adc_zoom"),
     )
     zoomed = ["adc_zoom"] if "adc_zoom" in arrays else []
-    own = ("table", "flips", "live", "adc_bits", *(["signs"] if signed else []), *zoomed)
+    own = ("table", "flips", "live", "adc_bits", "steps", *(["signs"] if signed else []), *zoomed)
     counts = {name: len(arrays[name]) for name in (*own, "addresses", "start")}
     whole_copies = (
         counts["addresses"] == counts["start"] == counts["table"] * (counts["start"] // max(1, counts["table"]))

@@ -29,6 +29,7 @@ class ColumnSums:
         lowest, highest: extreme sums of any column in one read, in level steps times input codes.
         inputs: largest sum of input codes over the active rows.
         bits: int64 [arrays], fewest bits of a converter that lose nothing; 0 where no number of bits suffices.
+        steps: int64 [arrays], level steps of all cells of an array together.
     """
 
     flips: BoolArray
@@ -37,6 +38,7 @@ class ColumnSums:
     highest: int
     inputs: int
     bits: IntArray
+    steps: IntArray
 
 
 def column_sums(matrix: WeightMatrix, table: TileTable, shape: ArrayShape, target: Target, shift: int) -> ColumnSums:
@@ -50,6 +52,7 @@ def column_sums(matrix: WeightMatrix, table: TileTable, shape: ArrayShape, targe
     encoding = shape.encoding
     signs = np.zeros((len(table), shape.reads, shape.tile_columns), bool) if encoding.signed_fragments else None
     bits = np.zeros(len(table), dtype=np.int64)
+    steps = np.zeros(len(table), dtype=np.int64)
     lowest = highest = inputs = 0
     adc, span = make_adc(target), encoding.code_range(shape, shift)
     lanes = _Lanes.of(encoding.level_table(shape, shift), shape)
@@ -67,6 +70,7 @@ def column_sums(matrix: WeightMatrix, table: TileTable, shape: ArrayShape, targe
             # chosen over all reads of a column, and may so raise the sum of a single read.
             sums = np.where(flip[:, None], live[:, :, None, None, None] * full - sums, sums)
             flips[run.arrays] = _by_array(flip, shape)
+        steps[run.arrays] = _array_steps(sums.sum(axis=1), live.sum(axis=1), shape)
         # All sums of a read lie between low and high, times the largest digit: digits are at least 0, and level steps
         # of one sign add most when their inputs are at the top and those of the other sign at 0.
         low, high = _extremes(sums, live, shape)  # [arrays, reads]
@@ -74,7 +78,7 @@ def column_sums(matrix: WeightMatrix, table: TileTable, shape: ArrayShape, targe
         bits[run.arrays] = _bits(adc, low * top, high * top, counts * top)
         lowest, highest = min(lowest, int(low.min()) * top), max(highest, int(high.max()) * top)
         inputs = max(inputs, int(live.max()) * top)
-    return ColumnSums(flips=flips, signs=signs, lowest=lowest, highest=highest, inputs=inputs, bits=bits)
+    return ColumnSums(flips=flips, signs=signs, lowest=lowest, highest=highest, inputs=inputs, bits=bits, steps=steps)
 
 
 def _starts(shape: ArrayShape) -> IntArray:
@@ -123,6 +127,13 @@ def _by_array(columns: npt.NDArray[Any], shape: ArrayShape) -> npt.NDArray[Any]:
     for copy, (polarity, piece) in enumerate(_copies(shape)):
         arrays[:, copy, : width * shape.columns_per_weight] = columns[:, :, polarity, piece].reshape(tiles, -1)
     return arrays.reshape(-1, shape.columns)
+
+
+def _array_steps(sums: IntArray, live: IntArray, shape: ArrayShape) -> IntArray:
+    """Level steps of all cells of each array, [arrays], from those of columns; a unit column has one a live row."""
+    held = [sums[:, :, polarity, piece].sum(axis=(1, 2, 3)) for polarity, piece in _copies(shape)]
+    steps = np.stack(held, axis=1).reshape(-1).astype(np.int64)
+    return steps + np.repeat(live, shape.arrays_per_tile) if shape.unit else steps
 
 
 def _copies(shape: ArrayShape) -> list[tuple[slice, slice]]:

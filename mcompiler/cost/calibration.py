@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from mcompiler.dataflow import LayerWork, corrections, layer_events, read_time
 from mcompiler.geometry import array_shape
-from mcompiler.target import Event, Target
+from mcompiler.target import Event, Target, adcs_of, prices
 
 if TYPE_CHECKING:
     from mcompiler.artefacts.layers import LayerData
@@ -70,13 +70,15 @@ def chip_calibration_cost(layers: Iterable[LayerData], target: Target) -> tuple[
         arrays += copies * len(layer.table)
         groups += copies * events[Event.ARRAY_READ]
         deepest = max(deepest, -(-int(layer.table["rows"].max(initial=0)) // shape.rows_active))
-    each = {event: sum(c.energy_j for c in target.components.values() if c.event is event) for event in MEASURING}
+    priced = prices(target).values()
+    each = {event: sum(part.energy_j for part in priced if part.event is event) for event in MEASURING}
     energy = sum(once[event] * each[event] for event in MEASURING)
     time_s = deepest * read_time(shape, target)
     found = []
     if calibration.correction != "none":
-        adcs = -(-shape.columns // target.converters.adc.columns) + shape.extra
-        words = 2 * (once[Event.ADC_CONVERSION] if calibration.correction == "column" else groups * adcs)
+        adcs = adcs_of(target.array, target.encoding, target.converters)
+        each_array = adcs.converters / adcs.arrays
+        words = 2 * (once[Event.ADC_CONVERSION] if calibration.correction == "column" else groups * each_array)
         rounds = calibration.vectors
         found.append(
             ChipCalibrationCost(

@@ -23,7 +23,8 @@ from mcompiler.effects import CellCurve
 from mcompiler.errors import BuildError
 from mcompiler.geometry import ArrayShape, array_shape, tile_blocks
 from mcompiler.ir import InputStatistics
-from mcompiler.target import Event, Target
+from mcompiler.pricing import Quantity
+from mcompiler.target import Event, Target, prices, segment_farads, unit_counts
 
 if TYPE_CHECKING:
     from mcompiler.artefacts.layers import LayerData
@@ -40,7 +41,7 @@ class DataEnergy:
         name: of the layer.
         cells_fixed: energy by the components that price reads of arrays or cells.
         cells: V I t of every cell of its arrays, t the read pulse; unused columns conduct too.
-        lines: charging the word lines, C V^2 of every segment.
+        lines_fixed, lines: charging the word lines, C V^2 of every segment: at mean inputs, and at these.
         dac_fixed, dac: DAC energy if all rows were driven, and of the rows that are.
         adc_fixed, adc: ADC energy at full scale, and at the actual codes.
     """
@@ -48,6 +49,7 @@ class DataEnergy:
     name: str
     cells_fixed: float
     cells: float
+    lines_fixed: float
     lines: float
     dac_fixed: float
     dac: float
@@ -219,17 +221,18 @@ def _layer(layer: LayerData, inputs: LayerInputs, counts: PricedQuantities, targ
             index += 1
     device, array, vectors = target.device, target.array, layer.op.site.vectors
     volts = device.read_voltage_v**2
-    segment = array.wire_capacitance_f * (shape.columns + shape.extra)
-    rate = {event: _price(event, target) for event in (Event.ARRAY_READ, Event.CELL_READ, Event.DAC_DRIVE)}
+    segment = segment_farads(array) * unit_counts(target).bit_lines
+    rate, wires = _event_prices(counts.layers[layer.op.site.name].siemens(target), target)
     conversions = events[Event.ADC_CONVERSION]
     return DataEnergy(
         name=layer.op.site.name,
         cells_fixed=sum(rate[event] * events[event] for event in (Event.ARRAY_READ, Event.CELL_READ)),
         cells=vectors * volts * device.read_pulse_s * siemens,
+        lines_fixed=wires * events[Event.DAC_DRIVE],
         lines=vectors * volts * segment * square,
         dac_fixed=rate[Event.DAC_DRIVE] * events[Event.DAC_DRIVE],
         dac=rate[Event.DAC_DRIVE] * vectors * driven,
-        adc_fixed=_price(Event.ADC_CONVERSION, target) * conversions,
+        adc_fixed=rate[Event.ADC_CONVERSION] * conversions,
         adc=_conversions(layer, conversions, vectors * inputs.codes, shape, target),
     )
 
@@ -242,14 +245,23 @@ def _conversions(layer: LayerData, count: float, codes: float, shape: ArrayShape
     every = float((reads * each).sum())
     additional = count * (1 - float((reads * bare).sum()) / every) if every else 0.0
     return sum(
-        part.energy_j * ((1 - part.code_share) * count + part.code_share * (codes + additional))
-        for part in target.components.values()
+        part.energy_j * ((1 - part.component.code_share) * count + part.component.code_share * (codes + additional))
+        for part in prices(target).values()
         if part.event is Event.ADC_CONVERSION
     )
 
 
-def _price(event: Event, target: Target) -> float:
-    return sum(component.energy_j for component in target.components.values() if component.event is event)
+def _event_prices(siemens: float, target: Target) -> tuple[dict[Event, float], float]:
+    """Energy of each event in a layer, that of charging word lines apart: by event, and of the wires of one drive."""
+    each, wires = dict.fromkeys(Event, 0.0), 0.0
+    for part in prices(target).values():
+        if part.event is None:
+            continue
+        if Quantity.WORD_SEGMENT_F in part.component.price_rule.quantities():
+            wires += part.energy_j
+        else:
+            each[part.event] += part.energy_with(siemens)
+    return each, wires
 
 
 def _rows(layer: LayerData, index: int, shape: ArrayShape, inputs: LayerInputs) -> tuple[Floats, Floats, Floats]:

@@ -7,13 +7,10 @@ from dataclasses import dataclass
 
 from mcompiler.dataflow import read_time
 from mcompiler.geometry import ArrayShape, array_shape
-from mcompiler.target import Event, HierarchyUnit, Target
+from mcompiler.target import LEVELS, Event, HierarchyUnit, Target, prices, unit_counts
 
 ROLLED_UP, DERIVED = 0.02, 0.10
 """Allowed relative difference of sums of components, and of derived figures."""
-
-PHYSICAL = 2.0
-"""Allowed ratio between V^2 G times duty and the power of an array by its components."""
 
 
 @dataclass(frozen=True)
@@ -60,15 +57,6 @@ def compare(target: Target) -> list[Comparison]:
         theirs = getattr(published, name)
         if theirs is not None:
             found.append(Comparison(name, compute(target), theirs, allowed, published.explained.get(name, "")))
-    array = _array_events_power(target)
-    if array > 0:
-        cells = cell_power(target)
-        # Components may take more than the cells (drivers) or less (short pulses); a factor of two must be explained.
-        found.append(
-            Comparison("cell_power_w", cells, array, PHYSICAL - 1, published.explained.get("cell_power_w", ""))
-            if cells > array
-            else Comparison("cell_power_w", array, cells, PHYSICAL - 1, published.explained.get("cell_power_w", ""))
-        )
     return found
 
 
@@ -96,70 +84,38 @@ def event_rate(event: Event, target: Target) -> float:
     return target.network.chip_link_bytes_per_s
 
 
-_LEVELS = (HierarchyUnit.ARRAY, HierarchyUnit.CORE, HierarchyUnit.TILE, HierarchyUnit.CHIP)
 _PER_ARRAY = frozenset(
     {Event.ARRAY_READ, Event.CELL_READ, Event.DAC_DRIVE, Event.ADC_CONVERSION, Event.SAMPLE_HOLD, Event.SHIFT_ADD}
 )
 
 
-def units(inner: HierarchyUnit, outer: HierarchyUnit, target: Target) -> int:
-    """Units of one kind in a unit of a larger kind."""
-    sizes = {
-        HierarchyUnit.ARRAY: 1,
-        HierarchyUnit.CORE: target.hierarchy.arrays_per_core,
-        HierarchyUnit.TILE: target.hierarchy.cores_per_tile,
-        HierarchyUnit.CHIP: target.hierarchy.tiles_per_chip,
-    }
-    count = 1
-    for level in _LEVELS[_LEVELS.index(inner) + 1 : _LEVELS.index(outer) + 1]:
-        count *= sizes[level]
-    return count
-
-
 def power(place: HierarchyUnit, target: Target) -> float:
     """Power of one unit and all that is in it at full activity, in W."""
-    total = 0.0
-    for component in target.components.values():
-        if _LEVELS.index(component.per) > _LEVELS.index(place):
+    total, counts = 0.0, unit_counts(target)
+    for part in prices(target).values():
+        if LEVELS.index(part.per) > LEVELS.index(place):
             continue
-        total += component.count * component.static_power_w * units(component.per, place, target)
-        if component.event is not None and component.energy_j:
-            where = HierarchyUnit.ARRAY if component.event in _PER_ARRAY else HierarchyUnit.TILE
-            where = HierarchyUnit.CHIP if component.event is Event.CHIP_LINK_BYTE else where
-            rate = event_rate(component.event, target)
+        total += part.count * part.static_power_w * counts.units(part.per, place)
+        if part.event is not None and part.energy_j:
+            where = HierarchyUnit.ARRAY if part.event in _PER_ARRAY else HierarchyUnit.TILE
+            where = HierarchyUnit.CHIP if part.event is Event.CHIP_LINK_BYTE else where
+            rate = event_rate(part.event, target)
             # The rate of a tile is shared by its components in arrays or cores.
-            if where is HierarchyUnit.TILE and component.per in (HierarchyUnit.ARRAY, HierarchyUnit.CORE):
-                rate, where = rate / units(component.per, HierarchyUnit.TILE, target), component.per
-            if _LEVELS.index(where) <= _LEVELS.index(place):
-                total += component.energy_j * rate * units(where, place, target)
+            if where is HierarchyUnit.TILE and part.per in (HierarchyUnit.ARRAY, HierarchyUnit.CORE):
+                rate, where = rate / counts.units(part.per, HierarchyUnit.TILE), part.per
+            if LEVELS.index(where) <= LEVELS.index(place):
+                total += part.energy_j * rate * counts.units(where, place)
     return total
 
 
 def area(place: HierarchyUnit, target: Target) -> float:
     """Area of one unit and all that is in it, in m2."""
+    counts = unit_counts(target)
     return sum(
-        component.count * component.area_m2 * units(component.per, place, target)
-        for component in target.components.values()
-        if _LEVELS.index(component.per) <= _LEVELS.index(place)
+        part.count * part.area_m2 * counts.units(part.per, place)
+        for part in prices(target).values()
+        if LEVELS.index(part.per) <= LEVELS.index(place)
     )
-
-
-def _array_events_power(target: Target) -> float:
-    """Power of one array by its components that price reads of arrays or cells, in W."""
-    return sum(
-        component.energy_j * event_rate(component.event, target)
-        for component in target.components.values()
-        if component.event in (Event.ARRAY_READ, Event.CELL_READ)
-    )
-
-
-def cell_power(target: Target) -> float:
-    """V^2 x mean conductance x cells of an array x duty, in W: evenly spread levels, half of the input bits set."""
-    device, shape = target.device, array_shape(target)
-    cells = shape.rows_active * (shape.columns + shape.extra)
-    mean = (device.g_min_siemens + device.g_max_siemens) / 2
-    duty = 0.5 * device.read_pulse_s / read_time(shape, target)
-    return float(device.read_voltage_v**2 * mean * cells * duty)
 
 
 def weights_per_array(shape: ArrayShape) -> float:
@@ -178,13 +134,14 @@ def _vector_reads(target: Target) -> int:
 def peak_operations(target: Target) -> float:
     """Operations per second of a chip whose arrays read all the time."""
     shape = array_shape(target)
-    arrays = units(HierarchyUnit.ARRAY, HierarchyUnit.CHIP, target)
+    arrays = unit_counts(target).units(HierarchyUnit.ARRAY, HierarchyUnit.CHIP)
     return 2 * arrays * weights_per_array(shape) / (_vector_reads(target) * read_time(shape, target))
 
 
 def storage_bytes(target: Target) -> float:
     """Bytes of weights that the cells of a chip hold, at whole bits a cell."""
-    cells = target.array.rows * target.array.columns * units(HierarchyUnit.ARRAY, HierarchyUnit.CHIP, target)
+    arrays = unit_counts(target).units(HierarchyUnit.ARRAY, HierarchyUnit.CHIP)
+    cells = target.array.rows * target.array.columns * arrays
     return cells * target.device.bits / 8 / target.weight_encoding.polarities
 
 
@@ -200,15 +157,13 @@ def _product_j(target: Target) -> float:
     """Arrays, converters and all that works with every read, for a matrix with as many columns as an array."""
     copies = target.encoding.slices * target.weight_encoding.polarities
     each = sum(
-        component.energy_j * event_rate(component.event, target)
-        for component in target.components.values()
-        if component.event in _PER_ARRAY
+        part.energy_j * event_rate(part.event, target) for part in prices(target).values() if part.event in _PER_ARRAY
     )
     return copies * each * _product_s(target)
 
 
 FIGURES: dict[str, tuple[Callable[[Target], float], float]] = {
-    "array_power_w": (_array_events_power, ROLLED_UP),
+    "array_power_w": (lambda target: power(HierarchyUnit.ARRAY, target), ROLLED_UP),
     "array_area_m2": (lambda target: area(HierarchyUnit.ARRAY, target), ROLLED_UP),
     "core_power_w": (lambda target: power(HierarchyUnit.CORE, target), ROLLED_UP),
     "core_area_m2": (lambda target: area(HierarchyUnit.CORE, target), ROLLED_UP),

@@ -13,10 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 from mcompiler.dataflow import StageKind
-from mcompiler.geometry import array_shape
-from mcompiler.ir import NO_BITS, BitRange, ScheduledProgram
+from mcompiler.geometry import ArrayShape, TileTable, array_shape
+from mcompiler.ir import NO_BITS, BitRange, EncodedMatrix, ScheduledProgram
 from mcompiler.naming import shown_name
-from mcompiler.target import Component, Event, HierarchyUnit, Target
+from mcompiler.target import ComponentPrice, Event, HierarchyUnit, Target, prices
 
 WRITING = "(writing)"
 """Row of the component table for rewriting cells, where layers take turns on the arrays."""
@@ -58,6 +58,7 @@ class LayerCounts:
         adc_bits: that its arrays need.
         written_cells: cells written per inference, where layers take turns on the same arrays.
         label: for people.
+        mean_step: mean level step (``Target.cell_steps``) of its cells in driven rows and used columns.
     """
 
     events: dict[Event, float]
@@ -71,6 +72,11 @@ class LayerCounts:
     adc_bits: BitRange = NO_BITS
     written_cells: float = 0.0
     label: str = ""
+    mean_step: float = 0.0
+
+    def siemens(self, target: Target) -> float:
+        """Mean conductance of its cells in driven rows and used columns."""
+        return (self.mean_step + target.pedestal) * target.unit_siemens
 
 
 @dataclass(frozen=True)
@@ -159,6 +165,7 @@ class Cost:
                         "cells": layer.cells,
                         "live": layer.live,
                         "written_cells": layer.written_cells,
+                        "mean_step": layer.mean_step,
                         **{unit.value: layer.shares[unit] for unit in HierarchyUnit},
                     }
                     for name, layer in self.counts.layers.items()
@@ -191,6 +198,7 @@ class Cost:
                 live=row["live"],
                 adc_bits=layers[name].adc_bits,
                 written_cells=row["written_cells"],
+                mean_step=row["mean_step"],
                 label=labels[name],
             )
             for name, row in data["units"]["layers"].items()
@@ -231,6 +239,7 @@ def count(program: ScheduledProgram, target: Target) -> PricedQuantities:
             adc_bits=encoded.adc_range,
             written_cells=arrays * shape.cells / analog.batch if analog.turns else 0.0,
             label=site.label,
+            mean_step=_mean_step(analog.tiled.tables[which], encoded, shape),
         )
     nodes = [stage for stage in program.stages if stage.kind == StageKind.DIGITAL]
     layers[DIGITAL] = LayerCounts(
@@ -242,13 +251,19 @@ def count(program: ScheduledProgram, target: Target) -> PricedQuantities:
     return PricedQuantities(layers, sum(shares[HierarchyUnit.TILE].values()), program.interval_s, program.latency_s)
 
 
+def _mean_step(table: TileTable, encoded: EncodedMatrix, shape: ArrayShape) -> float:
+    lines = table["cols"].astype(np.float64) * shape.columns_per_weight + shape.extra
+    cells = float((table["rows"] * lines).sum())
+    return float(encoded.steps.sum()) / cells if cells else 0.0
+
+
 def price(counts: PricedQuantities, target: Target) -> Cost:
     """Put prices on counted quantities.
 
     Static power is charged over the interval between two inferences in steady state, that of gated components over the
     time that the arrays of their layer work, so that power times interval is the energy of one inference.
     """
-    components = {name: _component(component, counts) for name, component in target.components.items()}
+    components = {name: _component(part, counts, target) for name, part in prices(target).items()}
     if any(layer.written_cells for layer in counts.layers.values()):
         components[WRITING] = _writing(counts, target)
     layers = {}
@@ -301,14 +316,15 @@ class _Priced:
     layers: dict[str, _Part]
 
 
-def _component(component: Component, counts: PricedQuantities) -> _Priced:
+def _component(component: ComponentPrice, counts: PricedQuantities, target: Target) -> _Priced:
     layers = {}
     instances = 0.0
     for name, layer in counts.layers.items():
         own = component.count * layer.shares[component.per]
         instances += own
-        used = component.energy_j * layer.events.get(component.event, 0.0) if component.event is not None else 0.0
-        on_s = min(layer.busy_s, counts.interval_s) if component.gated else counts.interval_s
+        events = 0.0 if component.event is None else layer.events.get(component.event, 0.0)
+        used = component.energy_with(layer.siemens(target)) * events if events else 0.0
+        on_s = min(layer.busy_s, counts.interval_s) if component.component.gated else counts.interval_s
         layers[name] = _Part(used, own * component.static_power_w * on_s, own * component.area_m2)
     dynamic, static = (sum(getattr(part, key) for part in layers.values()) for key in ("dynamic_j", "static_j"))
     row = Price(

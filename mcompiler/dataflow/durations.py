@@ -13,7 +13,7 @@ from mcompiler.dataflow.stages import NetworkStage, StageGraph, StageKind, Trans
 from mcompiler.dataflow.timing import Edge, TimedStage, step_clocks
 from mcompiler.geometry import ArrayShape, TileTable, array_shape
 from mcompiler.ir import AnalogLayer
-from mcompiler.target import Event, Target
+from mcompiler.target import Event, Target, adcs_of
 
 SLACK = 1e-6
 """Share of a clock that a duration may exceed whole clocks by: 128 conversions at 1.28 GS/s are 100 ns, not more."""
@@ -55,11 +55,8 @@ def read_time(shape: ArrayShape, target: Target) -> float:
 
 def conversion_time(shape: ArrayShape, target: Target) -> float:
     """Seconds that the fullest ADC of an array takes for one read."""
-    adc = target.converters.adc
-    arrays = shape.polarities // shape.adjacent_polarities
-    adcs = -(-arrays * shape.columns // adc.columns)
-    lines = -(-arrays * (shape.columns + shape.extra) // adcs)
-    return -(-lines // shape.encoding.lines_per_conversion) / adc.rate_hz
+    lines = adcs_of(target.array, target.encoding, target.converters).lines
+    return -(-lines // shape.encoding.lines_per_conversion) / target.converters.adc.rate_hz
 
 
 def phases(layer: AnalogLayer, target: Target) -> int:

@@ -61,6 +61,7 @@ class EncodedMatrix:
         clipped: share of conversions that clip on the calibration vectors; None without calibration.
         adc_bits: int64 [arrays]: fewest bits of a converter of this target's kind, one code per unit, with which every
             conversion of the array is lossless given its own cells; 0 where no number of bits suffices.
+        steps: int64 [arrays], level steps (``Target.cell_steps``) of all cells of the array together.
     """
 
     shift: int
@@ -70,6 +71,7 @@ class EncodedMatrix:
     live: IntArray
     clipped: float | None
     adc_bits: IntArray
+    steps: IntArray
     signs: npt.NDArray[np.bool_] | None = None
     zoom: npt.NDArray[np.int8] | None = None
 

@@ -89,6 +89,9 @@ class PriceRule(ABC):
     computes: ClassVar[frozenset[Figure]] = frozenset()
     """Figures that ``value`` gives in SI units, without a number of the target."""
 
+    covers_all: ClassVar[bool] = False
+    """Whether naming the rule states that the figures depend on nothing that it does not follow."""
+
     @abstractmethod
     def value(self, figure: Figure, at: Quantities) -> float:
         """The size of a figure at a point: in SI units where the rule computes it, else up to a constant factor.

@@ -19,6 +19,7 @@ class ConstantPrice(PriceRule):
     summary: ClassVar[str] = "follows nothing: no key of the target decides its size"
     source: ClassVar[str] = "the component's own source"
     follows: ClassVar[Mapping[Figure, tuple[Quantity, ...]]] = {}
+    covers_all: ClassVar[bool] = True
 
     def value(self, figure: Figure, at: Quantities) -> float:
         """The same everywhere."""

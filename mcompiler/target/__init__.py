@@ -17,7 +17,7 @@ from mcompiler.effects.temperature import Temperature
 from mcompiler.encodings import Partner, Pedestal
 from mcompiler.target.base import Section
 from mcompiler.target.chip import Digital, Hierarchy, NetworkSection, Skip
-from mcompiler.target.components import Component, Event, HierarchyUnit
+from mcompiler.target.components import Component, Each, Event, HierarchyUnit
 from mcompiler.target.converters import (
     AdcRange,
     AdcSection,
@@ -27,8 +27,11 @@ from mcompiler.target.converters import (
     RangePer,
     Rounding,
 )
+from mcompiler.target.counts import LEVELS, UnitCounts, adcs_of, unit_counts
 from mcompiler.target.load import check_target, list_targets, load_target
+from mcompiler.target.prices import ComponentPrice, Stale, prices, stale_prices
 from mcompiler.target.publish import assumptions, resolved_toml, source_of
+from mcompiler.target.quantities import input_power, level_siemens, quantities, segment_farads
 from mcompiler.target.schema import Target, json_schema
 from mcompiler.target.sections import (
     MEAN_STEPS,
@@ -42,12 +45,14 @@ from mcompiler.target.sections import (
 from mcompiler.target.writing import Write
 
 __all__ = [
+    "LEVELS",
     "MEAN_STEPS",
     "AdcRange",
     "AdcSection",
     "Array",
     "ChipCalibration",
     "Component",
+    "ComponentPrice",
     "Converters",
     "Correlation",
     "Curve",
@@ -55,6 +60,7 @@ __all__ = [
     "Device",
     "Digital",
     "Drift",
+    "Each",
     "Encoding",
     "Event",
     "Faults",
@@ -74,15 +80,25 @@ __all__ = [
     "Rounding",
     "Section",
     "Skip",
+    "Stale",
     "Target",
     "Telegraph",
     "Temperature",
+    "UnitCounts",
     "Write",
+    "adcs_of",
     "assumptions",
     "check_target",
+    "input_power",
     "json_schema",
+    "level_siemens",
     "list_targets",
     "load_target",
+    "prices",
+    "quantities",
     "resolved_toml",
+    "segment_farads",
     "source_of",
+    "stale_prices",
+    "unit_counts",
 ]

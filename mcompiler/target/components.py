@@ -5,9 +5,11 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Annotated
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
+from pydantic_core import PydanticCustomError
 
-from mcompiler.target.base import Bool, NonNegativeFloat, PositiveFloat, Section
+from mcompiler.pricing import Figure, PriceRule, Quantity, find_rule, rule_names
+from mcompiler.target.base import Bool, Choices, NonNegativeFloat, PositiveFloat, Section
 
 
 class Event(StrEnum):
@@ -35,15 +37,72 @@ class HierarchyUnit(StrEnum):
     CHIP = "chip"
 
 
-class ScalesWith(StrEnum):
-    """The quantity by which a component's figures scale (rules and sources: mcompiler/target/scaling.py)."""
+class Each(StrEnum):
+    """Of what a component has one instance each; how many there are follows from the target (``target.counts``)."""
 
-    ADC_BITS = "adc_bits"
-    DAC_BITS = "dac_bits"
-    CELLS = "cells"
-    ROWS = "rows"
-    COLUMNS = "columns"
-    BUFFER_BYTES = "buffer_bytes"
+    UNIT = "unit"  # of the unit of the hierarchy that `per` names
+    ARRAY = "array"
+    CELL = "cell"
+    WORD_LINE = "word_line"
+    BIT_LINE = "bit_line"
+    ADC = "adc"
+    LANE = "lane"  # one operation per cycle of a tile's digital unit
+
+
+DEFAULT_EACH = {
+    Event.ARRAY_READ: Each.ARRAY,
+    Event.CELL_READ: Each.CELL,
+    Event.DAC_DRIVE: Each.WORD_LINE,
+    Event.SAMPLE_HOLD: Each.BIT_LINE,
+    Event.ADC_CONVERSION: Each.ADC,
+    Event.DIGITAL_OP: Each.LANE,
+}
+"""``each`` of a component that does not state it, by its event; ``unit`` for other events."""
+
+DEFAULT_RULES = {
+    Event.ARRAY_READ: "fixed",
+    Event.CELL_READ: "cell",
+    Event.DAC_DRIVE: "dac",
+    Event.ADC_CONVERSION: "adc_survey",
+    Event.SAMPLE_HOLD: "sample_hold",
+    Event.SHIFT_ADD: "adder",
+    Event.BUFFER_READ_BYTE: "sram",
+    Event.BUFFER_WRITE_BYTE: "sram",
+    Event.LINK_BYTE: "router",
+    Event.CHIP_LINK_BYTE: "chip_link",
+    Event.DIGITAL_OP: "digital_operation",
+}
+"""Rule of a component that does not name one, by its event; ``constant`` without an event."""
+
+_READ = (Quantity.READ_VOLTAGE_V, Quantity.CELL_SIEMENS, Quantity.READ_PULSE_S, Quantity.INPUT_POWER)
+
+DEPENDS: dict[Event, tuple[Quantity, ...]] = {
+    Event.ARRAY_READ: (*_READ, Quantity.READ_ROWS, Quantity.COLUMNS, Quantity.DAC_BITS, Quantity.ADC_BITS),
+    Event.CELL_READ: _READ,
+    Event.DAC_DRIVE: (Quantity.DAC_BITS,),
+    Event.ADC_CONVERSION: (Quantity.ADC_BITS, Quantity.ADC_RATE_HZ),
+    Event.SAMPLE_HOLD: (Quantity.ADC_BITS,),
+    Event.SHIFT_ADD: (Quantity.ACCUMULATOR_BITS,),
+    Event.BUFFER_READ_BYTE: (Quantity.BUFFER_BYTES, Quantity.BUFFER_WIDTH_BITS),
+    Event.BUFFER_WRITE_BYTE: (Quantity.BUFFER_BYTES, Quantity.BUFFER_WIDTH_BITS),
+    Event.LINK_BYTE: (Quantity.LINK_BITS,),
+    Event.CHIP_LINK_BYTE: (Quantity.CHIP_LINK_BYTES_PER_S,),
+    Event.DIGITAL_OP: (Quantity.OPERATION_BITS,),
+}
+"""Quantities that the price of an event depends on, whether the component's rule follows them or not."""
+
+
+def _known_rule(name: object) -> object:
+    """A registered rule; for another name the error of an enumeration, which lists the choices."""
+    if isinstance(name, str) and name in rule_names():
+        return name
+    names = [f"'{known}'" for known in rule_names()]
+    expected = f"{', '.join(names[:-1])} or {names[-1]}"
+    raise PydanticCustomError("enum", "Input should be {expected}", {"expected": expected})
+
+
+RuleName = Annotated[str, BeforeValidator(_known_rule), Choices(rule_names)]
+"""Name of a price rule, shipped or of an installed package (mcompiler.pricing)."""
 
 
 class Component(Section):
@@ -53,8 +112,15 @@ class Component(Section):
     """
 
     per: HierarchyUnit
-    count: PositiveFloat = Field(
-        default=1, description="instances in each unit of `per` (0.25: one is shared by four units)"
+    each: Each | None = Field(
+        default=None,
+        description="one instance for each of these in a unit of `per`; not given: as the event says (docs/targets.md)",
+    )
+    shared_by: PositiveFloat = Field(default=1, description="number of these that share one instance")
+    count: PositiveFloat | None = Field(
+        default=None,
+        description="instances in each unit of `per`; where they can be derived, leave it out: a number given is at "
+        "least the derived one",
     )
     event: Event | None = None
     energy_j: NonNegativeFloat = Field(default=0.0, description="dynamic energy of one event")
@@ -75,12 +141,42 @@ class Component(Section):
     scaling: str = Field(
         default="none", description="rule by which the figures of the source were scaled, where they were"
     )
-    scales_with: ScalesWith | None = Field(
-        default=None, description="quantity by which the figures scale; they hold at `reference`"
+    rule: RuleName | None = Field(
+        default=None, description="how the figures follow the target; not given: as the event says (docs/targets.md)"
     )
-    reference: PositiveFloat | None = Field(
-        default=None, description="bits, cells, lines or bytes at which the figures hold"
+    reference: dict[Quantity, PositiveFloat] = Field(
+        default_factory=dict,
+        description="point at which the figures hold; a quantity that is not named: as the file describes the chip "
+        "that gives the figure",
     )
+    references: dict[Figure, dict[Quantity, PositiveFloat]] = Field(
+        default_factory=dict, description="points of single figures, where they differ from `reference`"
+    )
+
+    @property
+    def price_rule(self) -> PriceRule:
+        """The rule by which the figures follow the target."""
+        default = "constant" if self.event is None else DEFAULT_RULES[self.event]
+        return find_rule(self.rule or default)
+
+    @property
+    def counted(self) -> Each:
+        """Of what it has one instance each."""
+        if self.each is not None:
+            return self.each
+        return Each.UNIT if self.event is None else DEFAULT_EACH.get(self.event, Each.UNIT)
+
+    @property
+    def depends_on(self) -> tuple[Quantity, ...]:
+        """Quantities that its price depends on, those that its rule does not follow included."""
+        rule = self.price_rule
+        physical = () if self.event is None or rule.covers_all else DEPENDS[self.event]
+        used = {*rule.quantities(), *physical}
+        return tuple(quantity for quantity in Quantity if quantity in used)
+
+    def reference_of(self, figure: Figure) -> dict[Quantity, float]:
+        """The point at which a figure holds."""
+        return {**self.reference, **self.references.get(figure, {})}
 
     @model_validator(mode="after")
     def _event_has_energy(self) -> Component:
@@ -88,10 +184,6 @@ class Component(Section):
             raise ValueError("energy_j is the energy of an event, and no event is named; give event")
         if self.code_share > 0 and self.event is not Event.ADC_CONVERSION:
             raise ValueError("code_share is of the code of a conversion; it needs event = 'adc_conversion'")
-        if (self.scales_with is None) != (self.reference is None):
-            raise ValueError(
-                "scales_with names the quantity by which the figures scale, reference its value for them; give both"
-            )
         if self.scales_node and self.node_nm is None:
             raise ValueError("scales_node follows the technology node from node_nm on; give that too")
         if self.scales_node and not 7 <= (self.node_nm or 0) <= 180:

@@ -180,7 +180,7 @@ def _value(text: str) -> Any:
 def _mark(table: Table) -> None:
     """Set the source of every number to the command line."""
     for key, value in list(table.items()):
-        if key in ("source", "sources"):
+        if key in ("source", "sources", "reference", "references"):
             continue
         if isinstance(value, dict):
             _mark(value)

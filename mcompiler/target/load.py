@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -14,10 +14,12 @@ from pydantic_core import ErrorDetails
 
 from mcompiler.errors import TargetError
 from mcompiler.target.base import Choices, Section
+from mcompiler.target.components import Component
 from mcompiler.target.effect_tables import known_tables
 from mcompiler.target.layers import (
     COMMAND_LINE,
     EffectTable,
+    SectionTable,
     Table,
     TableSchema,
     TargetLayer,
@@ -32,8 +34,9 @@ from mcompiler.target.layers import (
 from mcompiler.target.locate import did_you_mean, find_target, target_names
 from mcompiler.target.measured import with_measured_levels
 from mcompiler.target.messages import describe_value_errors
+from mcompiler.target.prices import prices
+from mcompiler.target.references import with_references
 from mcompiler.target.rules import violations
-from mcompiler.target.scaling import scaled
 from mcompiler.target.schema import Target
 
 
@@ -138,10 +141,12 @@ def _schema_problems(error: ValidationError, layers: Sequence[TargetLayer], data
         yield TargetProblem(_origin(layers, path), ".".join(path), _message(details, path, data))
 
 
-def _valid_sections(error: ValidationError, data: Table) -> tuple[dict[str, Section], dict[str, Section]]:
+def _valid_sections(
+    error: ValidationError, data: Table
+) -> tuple[dict[str, Section | Mapping[str, Section]], dict[str, Section]]:
     """The sections that are valid on their own, unknown keys aside, so that rules can be applied to them.
 
-    Those of the target by name, and tables of effects by name.
+    Those of the target by name, its components as a table, and tables of effects by name.
     """
     known = copy.deepcopy(data)
     for detail in error.errors(include_url=False):
@@ -150,7 +155,8 @@ def _valid_sections(error: ValidationError, data: Table) -> tuple[dict[str, Sect
             for key in detail["loc"][:-1]:
                 node = node[key]
             del node[detail["loc"][-1]]
-    sections: dict[str, Section] = {}
+    components = _valid_tables(known.get("components"), SectionTable(Component))
+    sections: dict[str, Section | Mapping[str, Section]] = {"components": components}
     for name in Target.model_fields:
         model = schema_below(Target, name)
         if not isinstance(model, type):
@@ -159,14 +165,14 @@ def _valid_sections(error: ValidationError, data: Table) -> tuple[dict[str, Sect
             sections[name] = model.model_validate(known.get(name))
         except ValidationError:
             continue
-    return sections, _valid_tables(known.get("effects"))
+    return sections, _valid_tables(known.get("effects"), EffectTable())
 
 
-def _valid_tables(effects: Any) -> dict[str, Section]:
-    """The tables of effects that are valid on their own."""
+def _valid_tables(tables: Any, kind: TableSchema) -> dict[str, Section]:
+    """The tables of a section, such as effects, that are valid on their own."""
     valid: dict[str, Section] = {}
-    for name, table in effects.items() if isinstance(effects, dict) else ():
-        model = schema_below(EffectTable(), name)
+    for name, table in tables.items() if isinstance(tables, dict) else ():
+        model = schema_below(kind, name)
         if not isinstance(model, type):
             continue
         try:
@@ -206,6 +212,34 @@ def _source_problems(layer: TargetLayer) -> Iterator[TargetProblem]:
             )
 
 
+CHECKED_WITHIN = 2.0
+"""Factor that a number may differ by from what the rule of its component computes."""
+
+
+def _computed_figures(target: Target, layers: Sequence[TargetLayer]) -> Iterator[TargetProblem]:
+    """Numbers of figures that a rule computes: a check in a file, without effect and thus an error in an override."""
+    files = [layer for layer in layers if not layer.is_override]
+    ours, described = prices(target), None
+    for name, component in target.components.items():
+        rule = component.price_rule
+        for figure in sorted(rule.computes):
+            given, key = float(getattr(component, figure.value)), f"components.{name}.{figure.value}"
+            if not given:
+                continue
+            computed = float(getattr(ours[name], figure.value))
+            origin = _origin(layers, key.split("."))
+            remedy = f"leave it out, or set components.{name}.rule = 'constant' to price it by this number"
+            if component.sources.get(figure.value) == COMMAND_LINE:
+                yield TargetProblem(origin, key, f"rule '{rule.name}' computes it ({computed:.4g}); {remedy}")
+                continue
+            if described is None:  # a number in a file is checked at the chip that the file describes
+                described = prices(Target.model_validate(merged(files)))
+            computed = float(getattr(described[name], figure.value))
+            if not 1 / CHECKED_WITHIN <= given / max(computed, 1e-300) <= CHECKED_WITHIN:
+                message = f"{given:g}, but rule '{rule.name}' computes {computed:.4g} ({rule.summary}); {remedy}"
+                yield TargetProblem(origin, key, message)
+
+
 def _load(name_or_path: str | Path, overrides: Sequence[str]) -> tuple[Target | None, list[TargetProblem]]:
     layers = read_layers(find_target(name_or_path)) + [read_override(text) for text in overrides]
     layers = with_measured_levels(layers)
@@ -221,7 +255,9 @@ def _load(name_or_path: str | Path, overrides: Sequence[str]) -> tuple[Target | 
             problems.append(TargetProblem(_origin(layers, key.split(".")), key, message))
     for layer in layers:
         problems.extend(_source_problems(layer))
-    return (None if target is None else scaled(target)), problems
+    if target is not None and not problems:
+        problems.extend(_computed_figures(target, layers))
+    return (None if target is None else with_references(target, layers)), problems
 
 
 def load_target(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Target:

@@ -15,6 +15,7 @@ from mcompiler.encodings import Decoding, Partner, encoding_of, encoding_violati
 from mcompiler.encodings.base import Violations
 from mcompiler.target.base import Section
 from mcompiler.target.converters import AdcRange, ChipCalibration, Converters, RangePer
+from mcompiler.target.counts import given_counts
 from mcompiler.target.sections import Array, Device, Encoding, Layout, Precision
 
 
@@ -180,18 +181,21 @@ _RULES: tuple[Callable[..., Violations], ...] = (
     _ranges,
     _exact_reads,
     _one_weight_fits,
+    given_counts,
 )
 
 
-def violations(sections: Mapping[str, Section], effects: Mapping[str, Section]) -> list[tuple[str, str]]:
+def violations(
+    sections: Mapping[str, Section | Mapping[str, Section]], effects: Mapping[str, Section]
+) -> list[tuple[str, str]]:
     """Violations, as (key path, message), of every rule whose sections are all given.
 
     Args:
-        sections: of a target, by name.
+        sections: of a target, by name; the components as a table.
         effects: tables ``[effects.NAME]``, by the names of effects that packages register.
     """
     found: list[tuple[str, str]] = []
-    given = {**effects, **sections}
+    given: dict[str, Section | Mapping[str, Section]] = {**effects, **sections}
     for rule in (*_RULES, *rules_of(effects)):
         names = inspect.signature(rule).parameters
         if all(name in given for name in names):

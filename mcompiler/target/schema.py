@@ -91,7 +91,7 @@ class Target(Section):
     @model_validator(mode="after")
     def _sections_agree(self) -> Target:
         sections = {key: getattr(self, key) for key in type(self).model_fields}
-        own = {key: value for key, value in sections.items() if isinstance(value, Section)}
+        own = {key: value for key, value in sections.items() if isinstance(value, Section) or key == "components"}
         faults = violations(own, self.effects)
         if faults:
             raise ValueError("\n".join(f"{key}: {message}" for key, message in faults))

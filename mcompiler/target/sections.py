@@ -142,8 +142,13 @@ class Array(Section):
     )
     drive: Literal["row_voltage", "gate"] = "row_voltage"
     idle_rows: Literal["grounded", "floating"] = "grounded"
-    wire_capacitance_f: NonNegativeFloat = Field(
-        default=0.0, description="capacitance of one cell-to-cell segment of a word line, its cell included"
+    cell_pitch_m: PositiveFloat | None = Field(
+        default=None, description="distance from one cell to the next; wires are charged as long as their cells"
+    )
+    wire_capacitance_f: NonNegativeFloat | None = Field(
+        default=None,
+        description="capacitance of one cell-to-cell segment of a word line, its cell included; None: that of a wire "
+        "of length cell_pitch_m",
     )
     spare_rows: NonNegativeInt = Field(
         default=0, description="word lines in addition to `rows` that can replace others"

@@ -10,6 +10,7 @@ import pytest
 from mcompiler.cli.main import run
 from mcompiler.cost import chip_calibration_cost
 from mcompiler.driver import Build
+from mcompiler.target import prices
 from tests.support.builds import gemm_case, target
 
 CASE = gemm_case(transposed=False, signed=False)  # 13 inputs, 5 outputs
@@ -26,7 +27,7 @@ def test_a_correction_and_drift(per: str) -> None:
     chip = target(*KEYS, *DRIFT, f"calibration.correction={per}")
     build = CASE.compile(chip)
     (layer,) = build.layer_data
-    slices, prices = chip.encoding.slices, chip.components
+    slices, priced = chip.encoding.slices, prices(chip)
     groups = sum(-(-int(rows) // 4) for rows in layer.table["rows"])
     conversions = sum(-(-int(array["rows"]) // 4) * int(array["cols"]) * slices for array in layer.table)
     lines = 2 * slices
@@ -35,7 +36,7 @@ def test_a_correction_and_drift(per: str) -> None:
     rows = int(layer.table["rows"].sum())
     counts = {"array_read": groups, "cell_read": cells, "dac_drive": rows, "adc_conversion": conversions,
               "sample_hold": held}  # fmt: skip
-    energy = sum(counts.get(str(c.event), 0) * c.energy_j for c in prices.values())
+    energy = sum(counts.get(str(c.event), 0) * c.energy_j for c in priced.values())
     correction, drift = chip_calibration_cost(build.layer_data, chip)
     assert (correction.kind, correction.interval_s, correction.power_w) == ("correction", None, 0.0)
     assert correction.reads == 10 * groups

@@ -22,7 +22,7 @@ from mcompiler.errors import BuildError
 from mcompiler.geometry import array_shape
 from mcompiler.ir import CodeSample
 from mcompiler.passes.quantise import input_statistics
-from mcompiler.target import Event
+from mcompiler.target import Event, prices
 from tests.onnx_export.test_converted import ENCODINGS
 from tests.support import crossbar
 from tests.support.builds import conv_case, matmul_case, run_plain
@@ -65,7 +65,7 @@ def test_cells_and_drives_are_summed_one_by_one(case: Case, seed: int, vectors: 
     # Word lines of groups without columns hold no weight, but stand between others: they are driven too.
     if sum(len(kept.matrix.rows.of(g)) > 0 and len(kept.matrix.cols.of(g)) == 0 for g in range(groups)) == 0:
         assert found.cells == pytest.approx(joules, rel=1e-5, abs=1e-25)
-        each = sum(c.energy_j for c in chip.components.values() if c.event == "dac_drive")
+        each = prices(chip)["dac"].energy_j
         assert found.dac == pytest.approx(drives * each, rel=1e-5, abs=1e-25)
     assert found.dac <= found.dac_fixed * (1 + 1e-6)
     exact = ExactInputs(layer, chip)
@@ -119,7 +119,7 @@ def test_conversions_take_what_their_codes_say(encoding: tuple[str, ...], more: 
     (layer,) = build.layer_data
     mean, exact = build.exact_energy(CASE.feeds["x"])
     codes = run_plain(build.mapped, CASE.feeds, [f"{layer.op.site.name}/codes"])[f"{layer.op.site.name}/codes"]
-    joule = chip.components["adc"].energy_j
+    joule = prices(chip)["adc"].energy_j
     events = build.cost.counts.layers[layer.op.site.name].events[Event.ADC_CONVERSION]
     reads = np.ceil(layer.table["rows"] / 8) * 8  # phases
     own = layer.op.site.vectors * float(
