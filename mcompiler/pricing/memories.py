@@ -163,7 +163,7 @@ class _Register(PriceRule):
 
     def outside(self, at: Quantities) -> str:
         """See ``PriceRule.outside``."""
-        return "" if 64 <= at[self.size] <= 2**14 else "the tables have registers of 256 bytes to 3 KB: extrapolated"
+        return "" if 256 <= at[self.size] <= 3072 else "the tables have registers of 256 bytes to 3 KB: extrapolated"
 
 
 def _register_follows(size: Quantity) -> Mapping[Figure, tuple[Quantity, ...]]:
