@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mcompiler.cost import DIGITAL, Cost, Price, estimate
+from mcompiler.cost import DIGITAL, IDLE, Cost, Price, estimate
 from mcompiler.ir import MatrixProgram
 from mcompiler.target import Component, Event, HierarchyUnit, Target
 from tests.support.programs import (
@@ -59,12 +59,15 @@ def total(prices: dict[str, Price], key: str) -> float:
 
 def check_sums(cost: Cost) -> None:
     """The laws that every cost obeys."""
-    for key in ("energy_j", "area_m2"):
+    energies = ("energy_active_j", "energy_standby_used_j", "energy_standby_chip_j")
+    for key in ("energy_j", *energies, "dynamic_j", "static_j", "area_m2"):
         assert total(cost.layers, key) == pytest.approx(getattr(cost, key), rel=1e-9)
         assert total(cost.components, key) == pytest.approx(getattr(cost, key), rel=1e-9)
     for count in ("crossbars", "crossbars_dense"):
         assert sum(getattr(price, count) for price in cost.layers.values()) == getattr(cost, count)
-    assert cost.power_w == pytest.approx(cost.energy_j * cost.throughput_per_s, rel=1e-9)
+    assert cost.energy_j == cost.energy_active_j + cost.energy_standby_used_j
+    assert cost.energy_standby_used_j <= cost.energy_standby_chip_j * (1 + 1e-9)
+    assert cost.power_w == cost.energy_j * cost.rate_per_s
     assert cost.peak_power_w >= cost.power_w
     assert 0 <= cost.utilisation <= 1
 
@@ -135,7 +138,7 @@ def test_tables_of_the_shipped_targets_add_up(name: str) -> None:
     check_sums(cost)
     assert cost.energy_j > 0
     assert cost.area_m2 > 0
-    assert set(cost.layers) == {"layer0", "layer1", "layer2", DIGITAL}
+    assert set(cost.layers) == {"layer0", "layer1", "layer2", DIGITAL, IDLE}
     assert set(cost.components) == set(chip.components)
 
 
@@ -151,8 +154,9 @@ def test_tables_add_up(drawn: list[Case]) -> None:
     # events and prices give the dynamic energy of every component
     for key, component in chip.components.items():
         count = sum(number for _, event, number in cost.events if event == component.event)
-        static = cost.components[key].static_power_w / cost.throughput_per_s
-        assert cost.components[key].energy_j == pytest.approx(count * component.energy_j + static, rel=1e-9)
+        row = cost.components[key]
+        assert row.energy_active_j == pytest.approx(count * component.energy_j, rel=1e-9)
+        assert row.energy_standby_used_j <= row.static_power_w / cost.rate_per_s * (1 + 1e-9)
     # utilisation: cells that hold weights, counted one by one
     tiled = program.placed.analog.tiled
     shape = drawn[0].shape
@@ -204,7 +208,8 @@ def test_events() -> None:
 
 KEYS_OF_COST = {
     "latency_s", "throughput_per_s", "energy_j", "power_w", "peak_power_w", "area_m2", "crossbars", "crossbars_dense",
-    "utilisation", "layers", "components", "events", "units",
+    "utilisation", "layers", "components", "events", "units", "rate_per_s", "energy_active_j", "energy_standby_used_j",
+    "energy_standby_chip_j", "stale",
 }  # fmt: skip
 
 
@@ -216,7 +221,7 @@ def test_json_there_and_back() -> None:
     assert set(data) == KEYS_OF_COST
     assert set(data["layers"]["layer0"]) == {
         "latency_s", "energy_j", "dynamic_j", "static_j", "area_m2", "crossbars", "crossbars_dense", "utilisation",
-        "adc_bits", "label",
+        "adc_bits", "label", "energy_active_j", "energy_standby_used_j", "energy_standby_chip_j",
     }  # fmt: skip
     assert data["events"][0].keys() == {"layer", "event", "count"}
     assert Cost.from_json(data) == cost
