@@ -144,13 +144,11 @@ def _figures(build: Build, rate: float) -> dict[str, float]:
     read = sum(part.energy_j * events.get(part.event, 0) for part in parts if part.event in CONVERTING)
     static = sum(part.count * part.static_power_w for part in parts)
     names = [key for key, part in target.components.items() if part.per is HierarchyUnit.ARRAY]
-    idle = sum(price.static_power_w for price in cost.components.values())
-    dynamic = cost.energy_j - idle / cost.throughput_per_s
     return {
         "peak_array_power_w": cost.crossbars * (read / cycle + static),
         "array_area_m2": cost.crossbars * sum(part.count * part.area_m2 for part in parts),
         "array_energy_j": sum(cost.components[key].energy_j for key in names),
-        "chip_power_w": dynamic * rate + idle,
+        "chip_power_w": build.cost_with(rate=rate).power_w,
         "chip_area_m2": cost.area_m2,
     }
 

@@ -376,7 +376,7 @@ def layers(result: Any) -> list[str]:
                 "–" if clipped is None else f"{clipped:.1e}",
             )
         )
-    head = ["layer", "constraint", "matrix", "weights", "tiles", "energy, whole chip", "share clipped"]
+    head = ["layer", "constraint", "matrix", "weights", "tiles", "energy, parts in use", "share clipped"]
     return table(head, rows, left=2)
 
 

@@ -4,8 +4,8 @@
 
 The reductions of Yuan et al. (ISLPED 2019) count arrays. Here both networks are compiled for the same target and priced
 with everything that the target has; every row says what a component takes in the dense and in the compressed network,
-and the shares say how much of the reduction of the arrays survives in the whole. Energies are per inference, static
-power at the throughput of the slower of both. Results: benchmarks/results/reductions.json.
+and the shares say how much of the reduction of the arrays survives in the whole. Energies are per inference, of the
+parts in use at the throughput of the slower of both. Results: benchmarks/results/reductions.json.
 """
 
 from __future__ import annotations
@@ -36,13 +36,12 @@ def part_of(component: str) -> str:
 
 def rows(dense: Build, small: Build) -> dict[str, Any]:
     """Energy and area of every component in both, and what the compression leaves of it."""
-    interval = max(build.cost.counts.interval_s for build in (dense, small))
+    rate = min(build.cost.throughput_per_s for build in (dense, small))
+    costs = {"dense_9bit": dense.cost_with(rate=rate), "compressed_5bit": small.cost_with(rate=rate)}
     table = {}
     for name in dense.cost.components:
-        each = {}
-        for label, build in (("dense_9bit", dense), ("compressed_5bit", small)):
-            price = build.cost.components[name]
-            each[label] = {"energy_j": price.dynamic_j + price.static_power_w * interval, "area_m2": price.area_m2}
+        prices = {label: cost.components[name] for label, cost in costs.items()}
+        each = {label: {"energy_j": price.energy_j, "area_m2": price.area_m2} for label, price in prices.items()}
         table[name] = {"part": part_of(name), **each}
     return table
 

@@ -3,7 +3,7 @@
     python examples/architect.py
 
 compiles the digits network of the demo for three targets, varies the resolution of the ADCs of ISAAC, prints the energy
-of ISAAC's components, and changes the price of one component without a new compilation. It takes a few seconds.
+of ISAAC's components, and prices another rate and another component without a new compilation. It takes a few seconds.
 """
 
 from importlib.resources import as_file, files
@@ -45,12 +45,14 @@ def read_breakdown(demo: Path) -> None:
     """Components and layers each add up to the total; another price needs no compilation."""
     build = mcompiler.compile(demo / "digits.onnx", "isaac", calibration=demo / "digits_calibration.npz")
     cost = build.cost
-    print("\nisaac: component      energy, nJ   share  of which static, nJ")
+    print("\nisaac: component      energy, nJ   share  of which standby, nJ")
     for name, price in sorted(cost.components.items(), key=lambda item: -item[1].energy_j)[:6]:
         share = price.energy_j / cost.energy_j
-        print(f"{name:20} {1e9 * price.energy_j:11.1f} {share:7.2%} {1e9 * price.static_j:20.1f}")
+        print(f"{name:20} {1e9 * price.energy_j:11.1f} {share:7.2%} {1e9 * price.energy_standby_used_j:21.1f}")
     assert abs(sum(price.energy_j for price in cost.layers.values()) / cost.energy_j - 1) < 1e-9
 
+    slow = build.cost_with(rate=cost.throughput_per_s / 100)
+    print(f"at a hundredth of that rate: {1e6 * slow.energy_j:.2f} uJ per inference, {1e3 * slow.power_w:.2f} mW")
     without_links = mcompiler.load_target("isaac", ["components.hypertransport.static_power_w=0"])
     print(f"without the links between chips: {1e6 * build.cost_with(without_links).energy_j:.2f} uJ per inference")
 

@@ -266,14 +266,42 @@ def test_cost_adds_up(built: Path, capsys: Capture) -> None:
     _, data, _ = call_json(capsys, "cost", built)
     keys = {
         "latency_s", "throughput_per_s", "energy_j", "power_w", "peak_power_w", "area_m2", "crossbars",
-        "crossbars_dense", "utilisation", "layers", "components", "events", "units",
+        "crossbars_dense", "utilisation", "layers", "components", "events", "units", "energy_active_j",
+        "energy_standby_used_j", "energy_standby_chip_j", "rate_per_s", "stale",
     }  # fmt: skip
     assert set(data) == keys
-    for total in ("energy_j", "area_m2"):
+    energies = ("energy_j", "energy_active_j", "energy_standby_used_j", "energy_standby_chip_j")
+    for total in (*energies, "area_m2"):
         for table in ("layers", "components"):
             assert sum(row[total] for row in data[table].values()) == pytest.approx(data[total], rel=1e-9)
-    assert data["power_w"] == pytest.approx(data["energy_j"] * data["throughput_per_s"])
+    assert data["rate_per_s"] == data["throughput_per_s"]
+    assert data["power_w"] == data["energy_j"] * data["rate_per_s"]
+    assert data["energy_j"] == pytest.approx(data["energy_active_j"] + data["energy_standby_used_j"])
     assert {tuple(row) for row in data["events"]} == {("layer", "event", "count")}
+
+
+def test_cost_at_a_rate(built: Path, capsys: Capture) -> None:
+    _, fast, _ = call_json(capsys, "cost", built)
+    half = fast["throughput_per_s"] / 2
+    code, slow, _ = call_json(capsys, "cost", built, "--rate", repr(half))
+    assert (code, slow["rate_per_s"], slow["throughput_per_s"]) == (0, half, fast["throughput_per_s"])
+    assert slow["energy_active_j"] == fast["energy_active_j"]
+    assert slow["energy_standby_chip_j"] == pytest.approx(2 * fast["energy_standby_chip_j"])
+    assert slow["power_w"] == slow["energy_j"] * half
+    assert call_json(capsys, "cost", built, "--rate", repr(fast["throughput_per_s"]))[1] == fast
+
+
+def test_a_rate_that_no_build_has(built: Path, capsys: Capture) -> None:
+    _, fast, _ = call_json(capsys, "cost", built)
+    highest = fast["throughput_per_s"]
+    code, _, error = call(capsys, "cost", built, "--rate", repr(2 * highest))
+    assert (code, error.count("\n")) == (1, 1)
+    assert f"above the highest of this build, {highest};" in error
+    for rate in ("0", "-1", "fast"):
+        code, _, error = call(capsys, "cost", built, "--rate", rate)
+        assert code == 2
+        assert "--rate" in error
+    assert call(capsys, "cost", built, "--rate", "nan")[0] == 1
 
 
 def test_cells_are_the_levels_of_the_file(built: Path, capsys: Capture) -> None:

@@ -107,7 +107,7 @@ PRINTS = {
     "architect.py": (
         r"^generic_128 +\d+ ",
         r"^ +8 +4 of 4 ",
-        r"^hypertransport .* 99\.\d+%",
+        r"^hypertransport .* 3\.\d+%",
         r"^without the links between chips: \d\.\d+ uJ",
     ),
     "compiler_user.py": (

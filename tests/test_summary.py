@@ -17,17 +17,23 @@ from tests.support.programs import with_site
 COST = Cost(
     latency_s=2e-6,
     throughput_per_s=1e6,
-    energy_j=4e-6,
-    power_w=4.0,
+    rate_per_s=1e6,
+    energy_active_j=3.5e-6,
+    energy_standby_used_j=5e-7,
+    energy_standby_chip_j=8e-6,
     peak_power_w=5.0,
     area_m2=3e-6,
     crossbars=6,
     crossbars_dense=8,
     utilisation=0.25,
-    layers={"a": Price(3e-6, 2e-6, 6, 8, 0.25, 1e-6, adc_bits=BitRange(4, 9)), "(digital)": Price(1e-6, 1e-6)},
+    layers={
+        "a": Price(2.5e-6, 5e-7, 6e-6, 2e-6, 0.0, 6, 8, 0.25, 1e-6, adc_bits=BitRange(4, 9)),
+        "(digital)": Price(1e-6, 0.0, 0.0, 1e-6),
+        "(idle)": Price(energy_standby_chip_j=2e-6),
+    },
     components={
-        "cell": Price(1e-6, 1e-6, dynamic_j=1e-6),
-        "adc": Price(3e-6, 2e-6, static_power_w=0.5, dynamic_j=2.5e-6, static_j=5e-7),
+        "cell": Price(1e-6, 0.0, 0.0, 1e-6),
+        "adc": Price(2.5e-6, 5e-7, 8e-6, 2e-6, static_power_w=0.5),
     },
     counts=PricedQuantities(
         {
@@ -103,27 +109,37 @@ def test_cost_summary() -> None:
         == """\
 latency      2.00 us per inference
 throughput   1.00 M/s, one inference after the other in a pipeline
-energy       4.00 uJ per inference
+energy       4.00 uJ per inference, parts in use: 3.50 uJ active, 500 nJ standby
+whole chip   8.00 uJ standby per inference, unused parts included
 power        4.00 W at that throughput, 5.00 W peak
 area         3.00 mm2
 crossbars    6 (8 in the dense mapping)
 utilisation  25.0%
 
-layer      crossbars  dense   used  latency   energy  share      area  ADC bits
-a                  6      8  25.0%  1.00 us  3.00 uJ  75.0%  2.00 mm2    4 to 9
-(digital)          0      0     0%      0 s  1.00 uJ  25.0%  1.00 mm2         -
+layer      crossbars  dense   used  latency   energy  share  chip standby      area  ADC bits
+a                  6      8  25.0%  1.00 us  3.00 uJ  75.0%       6.00 uJ  2.00 mm2    4 to 9
+(digital)          0      0     0%      0 s  1.00 uJ  25.0%           0 J  1.00 mm2         -
+(idle)             0      0     0%      0 s      0 J     0%       2.00 uJ     0 mm2         -
 
-component   energy  share  dynamic  standby  static power      area  share
-adc        3.00 uJ  75.0%  2.50 uJ   500 nJ        500 mW  2.00 mm2  66.7%
-cell       1.00 uJ  25.0%  1.00 uJ      0 J           0 W  1.00 mm2  33.3%
+component   energy  share   active  standby  chip standby  static power      area  share
+adc        3.00 uJ  75.0%  2.50 uJ   500 nJ       8.00 uJ        500 mW  2.00 mm2  66.7%
+cell       1.00 uJ  25.0%  1.00 uJ      0 J           0 J           0 W  1.00 mm2  33.3%
 
-Layers and components each add up to energy and area; an inference pays static power times its interval.
+Layers and components each add up to the totals. Energy is of the parts in use: what events burn
+(active), and static power over the time of one inference at this rate (standby); of ports, links
+and buffers it is the share of their capacity that is used. Chip standby is that of whole chips.
 1 value of the target is an assumption; the report lists them with their sources."""
     )
 
 
+def test_cost_summary_names_a_rate_below_the_highest() -> None:
+    text = cost_summary(replace(COST, rate_per_s=1e3), 0)
+    assert "power        4.00 mW at 1.00 k/s, 5.00 W peak" in text
+    assert "throughput   1.00 M/s" in text
+
+
 def test_cost_summary_of_nothing() -> None:
-    empty = replace(COST, energy_j=0.0, area_m2=0.0, layers={}, components={})
+    empty = replace(COST, energy_active_j=0.0, energy_standby_used_j=0.0, area_m2=0.0, layers={}, components={})
     assert "assumption" not in cost_summary(empty, 0)
 
 

@@ -23,7 +23,7 @@ import numpy.typing as npt
 from mcompiler.errors import BuildError
 
 MANIFEST = "manifest.json"
-FORMAT = 1
+FORMAT = 2
 _CHUNK = 1 << 22
 
 

@@ -25,7 +25,10 @@ def summary_facts(cost: Cost, fates: Sequence[NodeFate], layers: Sequence[LayerD
     return [
         ("Latency", print_quantity(cost.latency_s, "s"), "of one inference"),
         ("Throughput", print_quantity(cost.throughput_per_s, "/s"), "inferences, in a pipeline"),
-        ("Energy", print_quantity(cost.energy_j, "J"), "per inference"),
+        ("Energy", print_quantity(cost.energy_j, "J"), "per inference, of the parts in use"),
+        ("Active", print_quantity(cost.energy_active_j, "J"), "of it, what events burn"),
+        ("Standby", print_quantity(cost.energy_standby_used_j, "J"), "of it, static power of the parts in use"),
+        ("Chip standby", print_quantity(cost.energy_standby_chip_j, "J"), "per inference, of all parts of the chips"),
         ("Power", print_quantity(cost.power_w, "W"), "at that throughput"),
         ("Peak power", print_quantity(cost.peak_power_w, "W"), "with all parts active"),
         ("Area", print_area(cost.area_m2), f"on {plural(max(1, chips), 'chip')}"),

@@ -17,7 +17,7 @@ from mcompiler.artefacts.typeset import (
     share_cell,
     table,
 )
-from mcompiler.cost import DIGITAL, Cost, Price
+from mcompiler.cost import DIGITAL, IDLE, Cost, Price
 from mcompiler.fates import labels_of, reason_text
 from mcompiler.ir import ConvShape, Fate, NodeFate
 from mcompiler.target import Event, Target, assumptions
@@ -37,6 +37,7 @@ _LAYER_COLUMNS = {
     "Latency": "r",
     "Energy": "r",
     "Share of energy": "l",
+    "Chip standby": "r",
     "Area": "r",
     "ADC bits": "r",
     "Converters": "l",
@@ -47,11 +48,16 @@ _COMPONENT_COLUMNS = {
     "Events": "r",
     "Energy of one": "r",
     "Static power": "r",
+    "Active": "r",
+    "Standby": "r",
     "Energy": "r",
     "Share of energy": "l",
+    "Chip standby": "r",
     "Area": "r",
     "Share of area": "l",
 }
+
+_OTHERS = {DIGITAL: "operations that stay digital", IDLE: "parts of the chips that no layer uses"}
 
 
 def _operation(layer: LayerData) -> str:
@@ -94,7 +100,7 @@ def layer_table(cost: Cost, layers: Sequence[LayerData], colours: Sequence[str])
     rows: list[Row] = []
     for layer, colour in zip(layers, colours, strict=True):
         matrix, site = layer.op.matrix, layer.op.site
-        price = cost.layers.get(site.name, Price(0.0, 0.0))
+        price = cost.layers.get(site.name, Price())
         rows.append(
             {
                 "Layer": _named_cell(site.name, site.label, colour),
@@ -113,7 +119,7 @@ def layer_table(cost: Cost, layers: Sequence[LayerData], colours: Sequence[str])
     known = {layer.op.site.name for layer in layers}
     for name, price in cost.layers.items():
         if name not in known:
-            operation = "operations that stay digital" if name == DIGITAL else ""
+            operation = _OTHERS.get(name, "")
             rows.append({"Layer": clean(name), "Operation": operation, **_prices(price, cost)})
     foot = {
         "Layer": "Sum",
@@ -121,6 +127,7 @@ def layer_table(cost: Cost, layers: Sequence[LayerData], colours: Sequence[str])
         "Dense": f"{cost.crossbars_dense:,}",
         "Utilisation": percent(cost.utilisation),
         "Energy": print_quantity(cost.energy_j, "J"),
+        "Chip standby": print_quantity(cost.energy_standby_chip_j, "J"),
         "Area": print_area(cost.area_m2),
     }
     return table(_LAYER_COLUMNS, rows, foot)
@@ -131,6 +138,7 @@ def _prices(price: Price, cost: Cost) -> Row:
         "Latency": print_quantity(price.latency_s, "s"),
         "Energy": print_quantity(price.energy_j, "J"),
         "Share of energy": share_cell(price.energy_j, cost.energy_j),
+        "Chip standby": print_quantity(price.energy_standby_chip_j, "J"),
         "Area": print_area(price.area_m2),
     }
 
@@ -146,6 +154,8 @@ def component_table(cost: Cost, target: Target) -> Table:
         row: dict[str, str | Cell] = {
             "Component": Cell(clean(name), hint=component.source if component is not None else ""),
             "Static power": print_quantity(price.static_power_w, "W"),
+            "Active": print_quantity(price.energy_active_j, "J"),
+            "Standby": print_quantity(price.energy_standby_used_j, "J"),
             **_prices(price, cost),
             "Share of area": share_cell(price.area_m2, cost.area_m2),
         }
@@ -158,7 +168,10 @@ def component_table(cost: Cost, target: Target) -> Table:
     foot = {
         "Component": "Sum",
         "Static power": print_quantity(static, "W"),
+        "Active": print_quantity(cost.energy_active_j, "J"),
+        "Standby": print_quantity(cost.energy_standby_used_j, "J"),
         "Energy": print_quantity(cost.energy_j, "J"),
+        "Chip standby": print_quantity(cost.energy_standby_chip_j, "J"),
         "Area": print_area(cost.area_m2),
     }
     return table(_COMPONENT_COLUMNS, rows, foot)

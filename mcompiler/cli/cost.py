@@ -25,6 +25,12 @@ if TYPE_CHECKING:
     help="Override a value of a component without compiling again; repeatable.",
 )
 @click.option(
+    "--rate",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="R",
+    help="Inferences per second, over whose time parts stand by; by default the highest.",
+)
+@click.option(
     "--data",
     "with_data",
     is_flag=True,
@@ -41,6 +47,7 @@ if TYPE_CHECKING:
 def cost(
     directory: Path,
     overrides: tuple[str, ...],
+    rate: float | None,
     with_data: bool,
     exact: Path | None,
     limit: int | None,
@@ -54,7 +61,7 @@ def cost(
 
     build = load(directory)
     target = load_target(directory / "target.toml", overrides) if overrides else build.target
-    found = build.cost_with(target) if overrides else build.cost
+    found = build.cost if rate is None and not overrides else build.cost_with(target, rate=rate)
     if limit is not None and exact is None:
         raise click.UsageError("--limit needs --exact DATA.npz")
     energies = data_energy(build.layer_data, found.counts, target) if with_data and exact is None else ()

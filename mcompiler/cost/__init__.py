@@ -2,10 +2,12 @@
 
 from mcompiler.cost.calibration import ChipCalibrationCost, chip_calibration_cost
 from mcompiler.cost.data import DataEnergy, ExactInputs, data_energy, mean_field
-from mcompiler.cost.tables import DIGITAL, Cost, LayerCounts, Price, PricedQuantities, count, estimate, price
+from mcompiler.cost.energies import estimate, price
+from mcompiler.cost.tables import DIGITAL, IDLE, Cost, LayerCounts, Price, PricedQuantities, count
 
 __all__ = [
     "DIGITAL",
+    "IDLE",
     "ChipCalibrationCost",
     "Cost",
     "DataEnergy",

@@ -1,4 +1,4 @@
-"""Cost of a scheduled program: counts times component prices, plus static power times time.
+"""Cost tables of a scheduled program, and the counted quantities that they are made of.
 
 Every total is a sum that a reader can redo from the tables: events per layer, prices per component.
 """
@@ -6,7 +6,7 @@ Every total is a sum that a reader can redo from the tables: events per layer, p
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,8 @@ from mcompiler.dataflow import StageKind
 from mcompiler.geometry import ArrayShape, TileTable, array_shape
 from mcompiler.ir import NO_BITS, BitRange, EncodedMatrix, ScheduledProgram
 from mcompiler.naming import shown_name
-from mcompiler.target import ComponentPrice, Event, HierarchyUnit, Target, prices
+from mcompiler.pricing import Quantity
+from mcompiler.target import Event, HierarchyUnit, Stale, Target
 
 WRITING = "(writing)"
 """Row of the component table for rewriting cells, where layers take turns on the arrays."""
@@ -24,24 +25,64 @@ WRITING = "(writing)"
 DIGITAL = "(digital)"
 """Row of the layer table for the operations that stay digital."""
 
+IDLE = "(idle)"
+"""Row of the layer table for the parts of the chips in use that no layer uses: standby of the chips only."""
+
+_ENERGIES = (
+    "energy_j",
+    "energy_active_j",
+    "energy_standby_used_j",
+    "energy_standby_chip_j",
+    "dynamic_j",
+    "static_j",
+)
+
+
+class InferenceEnergy:
+    """Energies of one inference that follow from those that are stored."""
+
+    energy_active_j: float
+    energy_standby_used_j: float
+
+    @property
+    def energy_j(self) -> float:
+        """Of the parts in use: what their events burn, and their standby."""
+        return self.energy_active_j + self.energy_standby_used_j
+
+    @property
+    def dynamic_j(self) -> float:
+        """``energy_active_j``, under its earlier name."""
+        return self.energy_active_j
+
+    @property
+    def static_j(self) -> float:
+        """``energy_standby_used_j``, under its earlier name."""
+        return self.energy_standby_used_j
+
 
 @dataclass(frozen=True)
-class Price:
-    """Energy, power and area of one layer or one component; of a layer also the ADC bits that its arrays need.
+class Price(InferenceEnergy):
+    """Energies per inference, power and area of one layer or one component.
 
-    ``energy_j`` is the sum of ``dynamic_j`` (events) and ``static_j`` (static power).
+    Attributes:
+        energy_active_j: what events burn.
+        energy_standby_used_j: static power of the parts in use, shared parts by the share of their capacity in use.
+        energy_standby_chip_j: static power of all parts of the chips in use.
+        area_m2: of the parts in use.
+        static_power_w: of the parts in use, all of it; of components.
+        crossbars, crossbars_dense, utilisation, latency_s, adc_bits: of layers, as in ``LayerCounts`` and ``Cost``.
     """
 
-    energy_j: float
-    area_m2: float
+    energy_active_j: float = 0.0
+    energy_standby_used_j: float = 0.0
+    energy_standby_chip_j: float = 0.0
+    area_m2: float = 0.0
+    static_power_w: float = 0.0
     crossbars: int = 0
     crossbars_dense: int = 0
     utilisation: float = 0.0
     latency_s: float = 0.0
-    static_power_w: float = 0.0
     adc_bits: BitRange = NO_BITS
-    dynamic_j: float = 0.0
-    static_j: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -94,23 +135,34 @@ class PricedQuantities:
     interval_s: float
     latency_s: float
 
+    @property
+    def chips(self) -> int:
+        """Chips in use; layers divide each of them between them."""
+        return round(sum(layer.shares[HierarchyUnit.CHIP] for layer in self.layers.values()))
+
 
 @dataclass(frozen=True)
-class Cost:
+class Cost(InferenceEnergy):
     """The cost tables. ``totals`` are the sums; ``layers`` and ``components`` each add up to them.
 
     Attributes:
-        latency_s, throughput_per_s, energy_j, power_w, peak_power_w, area_m2: of one inference, or of the chip(s).
+        latency_s, throughput_per_s: of one inference; the highest rate of inferences.
+        rate_per_s: the rate in force, at most the highest: standby is that of the time of one inference at this rate.
+        energy_active_j, energy_standby_used_j, energy_standby_chip_j: per inference, as in ``Price``.
+        peak_power_w, area_m2: of the parts in use.
         crossbars, crossbars_dense: physical arrays, and those of the dense mapping.
         utilisation: live cells / cells of used arrays.
         layers, components: prices by name.
         counts: the priced quantities: events per inference, units and times of each layer.
+        stale: components whose price does not follow something that it depends on.
     """
 
     latency_s: float
     throughput_per_s: float
-    energy_j: float
-    power_w: float
+    rate_per_s: float
+    energy_active_j: float
+    energy_standby_used_j: float
+    energy_standby_chip_j: float
     peak_power_w: float
     area_m2: float
     crossbars: int
@@ -119,6 +171,12 @@ class Cost:
     layers: dict[str, Price]
     components: dict[str, Price]
     counts: PricedQuantities
+    stale: tuple[Stale, ...] = ()
+
+    @property
+    def power_w(self) -> float:
+        """Mean power of the parts in use at the rate in force."""
+        return self.energy_j * self.rate_per_s
 
     @property
     def labels(self) -> dict[str, str]:
@@ -134,12 +192,12 @@ class Cost:
 
     def as_json(self) -> dict[str, Any]:
         """The object that ``cost --json`` prints and cost.json holds."""
-        energies = ("energy_j", "dynamic_j", "static_j", "area_m2")
-        layer_keys = ("latency_s", *energies, "crossbars", "crossbars_dense", "utilisation")
+        layer_keys = ("latency_s", *_ENERGIES, "area_m2", "crossbars", "crossbars_dense", "utilisation")
         return {
             "latency_s": self.latency_s,
             "throughput_per_s": self.throughput_per_s,
-            "energy_j": self.energy_j,
+            "rate_per_s": self.rate_per_s,
+            **{key: getattr(self, key) for key in _ENERGIES[:4]},
             "power_w": self.power_w,
             "peak_power_w": self.peak_power_w,
             "area_m2": self.area_m2,
@@ -152,9 +210,10 @@ class Cost:
                 for name, p in self.layers.items()
             },
             "components": {
-                name: {key: getattr(p, key) for key in (*energies, "static_power_w")}
+                name: {key: getattr(p, key) for key in (*_ENERGIES, "area_m2", "static_power_w")}
                 for name, p in self.components.items()
             },
+            "stale": [each.as_json() for each in self.stale],
             "events": [{"layer": layer, "event": event, "count": count} for layer, event, count in self.events],
             "units": {
                 "tiles": self.counts.tiles,
@@ -176,13 +235,10 @@ class Cost:
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> Cost:
         """Undo ``as_json``."""
-        kept = ("layers", "components", "events", "units")
-        totals = {key: data[key] for key in data if key not in kept}
-        layers, labels = {}, {}
-        for name, row in data["layers"].items():
-            labels[name] = row.get("label", name)
-            prices = {key: value for key, value in row.items() if key != "label"}
-            layers[name] = Price(**prices | {"adc_bits": BitRange(**row["adc_bits"])})
+        kept = ("layers", "components", "counts", "stale")
+        totals = {each.name: data[each.name] for each in fields(Cost) if each.name not in kept}
+        labels = {name: row.get("label", name) for name, row in data["layers"].items()}
+        layers = {name: _price(row | {"adc_bits": BitRange(**row["adc_bits"])}) for name, row in data["layers"].items()}
         events: dict[str, dict[Event, float]] = {name: {} for name in layers}
         for row in data["events"]:
             events[row["layer"]][Event(row["event"])] = row["count"]
@@ -206,14 +262,15 @@ class Cost:
         return Cost(
             **totals,
             layers=layers,
-            components={name: Price(**row) for name, row in data["components"].items()},
+            components={name: _price(row) for name, row in data["components"].items()},
             counts=PricedQuantities(units, data["units"]["tiles"], data["units"]["interval_s"], data["latency_s"]),
+            stale=tuple(Stale(row["component"], Quantity(row["quantity"]), row["reason"]) for row in data["stale"]),
         )
 
 
-def estimate(program: ScheduledProgram, target: Target) -> Cost:
-    """Price a scheduled program."""
-    return price(count(program, target), target)
+def _price(row: Mapping[str, Any]) -> Price:
+    """The price of a row of JSON, without what follows from the rest."""
+    return Price(**{each.name: row[each.name] for each in fields(Price) if each.name in row})
 
 
 def count(program: ScheduledProgram, target: Target) -> PricedQuantities:
@@ -255,108 +312,6 @@ def _mean_step(table: TileTable, encoded: EncodedMatrix, shape: ArrayShape) -> f
     lines = table["cols"].astype(np.float64) * shape.columns_per_weight + shape.extra
     cells = float((table["rows"] * lines).sum())
     return float(encoded.steps.sum()) / cells if cells else 0.0
-
-
-def price(counts: PricedQuantities, target: Target) -> Cost:
-    """Put prices on counted quantities.
-
-    Static power is charged over the interval between two inferences in steady state, that of gated components over the
-    time that the arrays of their layer work, so that power times interval is the energy of one inference.
-    """
-    components = {name: _component(part, counts, target) for name, part in prices(target).items()}
-    if any(layer.written_cells for layer in counts.layers.values()):
-        components[WRITING] = _writing(counts, target)
-    layers = {}
-    for name, layer in counts.layers.items():
-        parts = [priced.layers[name] for priced in components.values()]
-        layers[name] = Price(
-            energy_j=sum(part.dynamic_j + part.static_j for part in parts),
-            area_m2=sum(part.area_m2 for part in parts),
-            crossbars=layer.crossbars,
-            crossbars_dense=layer.crossbars_dense,
-            utilisation=layer.live / layer.cells if layer.cells else 0.0,
-            latency_s=layer.span_s,
-            adc_bits=layer.adc_bits,
-            dynamic_j=sum(part.dynamic_j for part in parts),
-            static_j=sum(part.static_j for part in parts),
-        )
-    table = {name: priced.price for name, priced in components.items()}
-    energy, cells = sum(row.energy_j for row in table.values()), sum(layer.cells for layer in counts.layers.values())
-    throughput = 1 / counts.interval_s
-    return Cost(
-        latency_s=counts.latency_s,
-        throughput_per_s=throughput,
-        energy_j=energy,
-        power_w=energy * throughput,
-        peak_power_w=max(_peak(components, counts, target), energy * throughput),
-        area_m2=sum(row.area_m2 for row in table.values()),
-        crossbars=sum(layer.crossbars for layer in counts.layers.values()),
-        crossbars_dense=sum(layer.crossbars_dense for layer in counts.layers.values()),
-        utilisation=sum(layer.live for layer in counts.layers.values()) / cells if cells else 0.0,
-        layers=layers,
-        components=table,
-        counts=counts,
-    )
-
-
-@dataclass(frozen=True)
-class _Part:
-    """Cost of one component in one layer."""
-
-    dynamic_j: float
-    static_j: float
-    area_m2: float
-
-
-@dataclass(frozen=True)
-class _Priced:
-    """Cost of one component: its row, and its part in each layer."""
-
-    price: Price
-    layers: dict[str, _Part]
-
-
-def _component(component: ComponentPrice, counts: PricedQuantities, target: Target) -> _Priced:
-    layers = {}
-    instances = 0.0
-    for name, layer in counts.layers.items():
-        own = component.count * layer.shares[component.per]
-        instances += own
-        events = 0.0 if component.event is None else layer.events.get(component.event, 0.0)
-        used = component.energy_with(layer.siemens(target)) * events if events else 0.0
-        on_s = min(layer.busy_s, counts.interval_s) if component.component.gated else counts.interval_s
-        layers[name] = _Part(used, own * component.static_power_w * on_s, own * component.area_m2)
-    dynamic, static = (sum(getattr(part, key) for part in layers.values()) for key in ("dynamic_j", "static_j"))
-    row = Price(
-        dynamic + static,
-        sum(part.area_m2 for part in layers.values()),
-        static_power_w=instances * component.static_power_w,
-        dynamic_j=dynamic,
-        static_j=static,
-    )
-    return _Priced(row, layers)
-
-
-def _writing(counts: PricedQuantities, target: Target) -> _Priced:
-    """Cost of writing the cells where layers take turns on the same arrays."""
-    write = target.device.write
-    each = 0.0 if write is None else write.pulses * (write.pulse_energy_j + write.verify_energy_j)
-    layers = {name: _Part(layer.written_cells * each, 0.0, 0.0) for name, layer in counts.layers.items()}
-    energy = sum(part.dynamic_j for part in layers.values())
-    return _Priced(Price(energy, 0.0, dynamic_j=energy), layers)
-
-
-def _peak(components: dict[str, _Priced], counts: PricedQuantities, target: Target) -> float:
-    """Power with everything active at once: all static power, every layer's arrays, the digital units of all tiles."""
-    peak = sum(priced.price.static_power_w for priced in components.values())
-    for name, layer in counts.layers.items():
-        if layer.busy_s > 0:
-            peak += sum(priced.layers[name].dynamic_j for priced in components.values()) / layer.busy_s
-    operations = counts.layers[DIGITAL].events[Event.DIGITAL_OP]
-    if operations:
-        each = sum(priced.layers[DIGITAL].dynamic_j for priced in components.values()) / operations
-        peak += each * target.digital.operations_per_cycle * target.digital.clock_hz * counts.tiles
-    return peak
 
 
 def _shares(program: ScheduledProgram) -> dict[HierarchyUnit, dict[str, float]]:

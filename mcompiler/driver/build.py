@@ -107,15 +107,19 @@ class Build(BuildArrays, PacksModels):
 
         return nx.DiGraph(nx.node_link_graph(plain_attributes(self._content.placement), edges="edges"))
 
-    def cost_with(self, target: Target) -> Cost:
-        """Cost of the same build with other component values; events are not counted again.
+    def cost_with(self, target: Target | None = None, *, rate: float | None = None) -> Cost:
+        """Cost of the same build with other component values or at another rate; events are not counted again.
 
         Args:
-            target: the target of the build with other components.
+            target: the target of the build with other components; None: its own.
+            rate: inferences per second, at most ``cost.throughput_per_s``; None: that.
 
         Raises:
             BuildError: the targets differ elsewhere; names the sections.
+            UserError: a rate that the build cannot have; names the highest.
         """
+        if target is None:
+            return price(self.cost.counts, self.target, rate)
         ours = self.target.model_copy(update={"components": target.components})
         if ours != target:
             other = [name for name in type(target).model_fields if getattr(ours, name) != getattr(target, name)]
@@ -123,7 +127,7 @@ class Build(BuildArrays, PacksModels):
                 f"another {', '.join(other)} changes what is counted, not only what it costs; compile the model again "
                 "with --set"
             )
-        return price(self.cost.counts, target)
+        return price(self.cost.counts, target, rate)
 
     def data_energy(self) -> tuple[DataEnergy, ...]:
         """Energy of cells, word lines and DACs at the calibration inputs, by layer and in all.

@@ -38,6 +38,17 @@ class Topology:
         """Tiles in a row of the mesh."""
         return int(np.ceil(np.sqrt(self.tiles)))
 
+    @property
+    def links(self) -> int:
+        """Links that ``loads`` can load, each direction one: a mesh has those of its whole square, a bus is one."""
+        if self.tiles == 1:
+            return 0
+        if self.kind == "bus":
+            return 1
+        if self.kind == "htree":
+            return 2 * sum(((self.tiles - 1) >> level) + 1 for level in range((self.tiles - 1).bit_length()))
+        return 4 * self.side * (self.side - 1)
+
     def hops(self, source: Ints, sink: Ints) -> Ints:
         """Links between tiles, elementwise."""
         if self.kind == "bus":

@@ -93,7 +93,7 @@ def _largest(layers: Sequence[LayerData], cost: Cost) -> str:
     order = sorted(range(len(layers)), key=lambda index: (*sizes[index], index))[:LARGEST]
     rows = []
     for layer in (layers[index] for index in sorted(order)):
-        op, price = layer.op, cost.layers.get(layer.op.site.name, Price(0.0, 0.0))
+        op, price = layer.op, cost.layers.get(layer.op.site.name, Price())
         rows.append(
             [
                 op.site.label,

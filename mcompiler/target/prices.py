@@ -51,12 +51,14 @@ class ComponentPrice:
         component: as the target describes it.
         count: instances in each unit of ``component.per``.
         at: quantities of the target.
+        per_chip: instances on a chip, spare ones included.
         node_energy, node_area: factors of the technology node.
     """
 
     component: Component
     count: float
     at: Quantities
+    per_chip: float = 0.0
     node_energy: float = 1.0
     node_area: float = 1.0
 
@@ -142,7 +144,9 @@ def _price(component: Component, counts: UnitCounts, at: Quantities, target: Tar
     energy = area = 1.0
     if component.scales_node and node is not None and own is not None and node != own:
         energy, area = node_factor(node, own, NODE_ENERGY), node_factor(node, own, NODE_AREA)
-    return ComponentPrice(component, counts.instances(component), at, energy, area)
+    count = counts.instances(component)
+    per_chip = count * counts.units(component.per, HierarchyUnit.CHIP)
+    return ComponentPrice(component, count, at, per_chip, node_energy=energy, node_area=area)
 
 
 def tile_area(found: Mapping[str, ComponentPrice], counts: UnitCounts) -> float:

@@ -156,12 +156,12 @@ def test_a_missing_file_is_named(saved: Path) -> None:
 def test_damaged_manifests(saved: Path) -> None:
     path = saved / "manifest.json"
     whole = json.loads(path.read_text())
-    for text in ("", "{", "[]", "{}", '{"format": 1}', '{"format": 1, "files": {}, "nodes": 3, "options": {}}'):
+    for text in ("", "{", "[]", "{}", '{"format": 2}', '{"format": 2, "files": {}, "nodes": 3, "options": {}}'):
         path.write_text(text)
         with pytest.raises(BuildError, match=r"manifest.json: damaged|target.toml: not in the manifest"):
             mcompiler.load(saved)
-    path.write_text(json.dumps({**whole, "format": 99}))
-    with pytest.raises(BuildError, match="a build of format 99, this version reads 1; compile the model again"):
+    path.write_text(json.dumps({**whole, "format": 1}))
+    with pytest.raises(BuildError, match="a build of format 1, this version reads 2; compile the model again"):
         mcompiler.load(saved)
     path.unlink()
     with pytest.raises(BuildError, match=r"no manifest.json in it, so it is no build of mcompiler"):

@@ -11,7 +11,7 @@ import pytest
 
 from mcompiler.artefacts import LayerData, report_html
 from mcompiler.artefacts.floorplan import UNITS_LIMIT, floor_plan
-from mcompiler.cost import DIGITAL, Cost, PricedQuantities
+from mcompiler.cost import DIGITAL, IDLE, Cost, PricedQuantities
 from mcompiler.driver import load
 from mcompiler.fates import reason_text
 from mcompiler.ir import Fate, NodeFate, Reason, ReasonKind
@@ -88,7 +88,7 @@ def renamed(name: str) -> tuple[tuple[LayerData, ...], Cost, tuple[NodeFate, ...
 def test_tables_are_complete_and_rectangular() -> None:
     page, cost = Page(digits_build().report()), digits_build().cost
     layers = page.tables["layers"]
-    assert [row[0] for row in layers[1:]] == [*digits_build().layers, DIGITAL, "Sum"]
+    assert [row[0] for row in layers[1:]] == [*digits_build().layers, DIGITAL, IDLE, "Sum"]
     assert {row[0] for row in page.tables["components"][1:-1]} == set(cost.components)
     assert len(page.tables["assumptions"]) - 1 == len(assumptions(digits_build().target))
     for table in page.tables.values():
@@ -109,6 +109,9 @@ def test_totals_are_there() -> None:
         ("Latency", f"{three(cost.latency_s * 1e6)} \u00b5s"),
         ("Throughput", f"{three(cost.throughput_per_s / 1e3)} k/s"),
         ("Energy", f"{three(cost.energy_j * 1e6)} \u00b5J"),
+        ("Active", f"{three(cost.energy_active_j * 1e6)} \u00b5J"),
+        ("Standby", f"{three(cost.energy_standby_used_j * 1e9)} nJ"),
+        ("Chip standby", f"{three(cost.energy_standby_chip_j * 1e6)} \u00b5J"),
         ("Power", f"{three(cost.power_w * 1e3)} mW"),
         ("Peak power", f"{three(cost.peak_power_w * 1e3)} mW"),
         ("Area", f"{three(cost.area_m2 * 1e6)} mm\u00b2"),
@@ -180,7 +183,7 @@ def test_converters_that_lose_say_so() -> None:
 
 def test_an_empty_build_has_a_page() -> None:
     build = digits_build()
-    cost = Cost(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0, 0, 0.0, {}, {}, PricedQuantities({}, 0.0, 1.0, 0.0))
+    cost = Cost(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0, 0, 0.0, {}, {}, PricedQuantities({}, 0.0, 1.0, 0.0))
     page = Page(report_html(build.target, cost, (), (), {}))
     assert "No array is used." in page.text
     assert "The model has no nodes." in page.text

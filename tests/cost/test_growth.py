@@ -12,10 +12,13 @@ from hypothesis import strategies as st
 import mcompiler
 from mcompiler.cost import Cost, estimate
 from mcompiler.errors import UserError
-from mcompiler.target import Target, load_target, prices
+from mcompiler.target import Event, Target, load_target, prices
 from tests.cost.test_tables import check_sums
 from tests.support.models import SHARED_MODELS
 from tests.support.programs import matrix_op, matrix_program, scheduled
+
+SHARED = (Event.LINK_BYTE, Event.CHIP_LINK_BYTE, Event.BUFFER_READ_BYTE, Event.BUFFER_WRITE_BYTE)
+"""Events of parts whose standby in use is a share, and none where no byte moves."""
 
 
 def cost_on(chip: Target, rows: int, columns: int, vectors: int, seed: int, bits: int = 8) -> Cost:
@@ -104,7 +107,10 @@ def test_every_model_has_a_cost_that_adds_up(model: Path, name: str) -> None:
         priced = component.event is not None and component.energy_j > 0
         assert (price.dynamic_j > 0) == (priced and counted.get(component.event or "", 0.0) > 0)
         if cost.crossbars:
-            assert (price.static_j > 0) == (component.static_power_w > 0)
+            assert (price.energy_standby_chip_j > 0) == (component.static_power_w > 0)
+            assert price.static_j <= price.energy_standby_chip_j * (1 + 1e-9)
+            if component.event not in SHARED:
+                assert (price.static_j > 0) == (component.static_power_w > 0)
             assert (price.area_m2 > 0) == (component.area_m2 > 0)
     bounds = build.schedule.bounds_s
     assert 1 / cost.throughput_per_s >= max(bounds.values()) * (1 - 1e-6)

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mcompiler.cost import DIGITAL, Cost, Price, estimate
+from mcompiler.cost import DIGITAL, IDLE, Cost, Price, estimate
 from mcompiler.ir import MatrixProgram
 from mcompiler.target import Component, Each, Event, HierarchyUnit, Target, prices
 from tests.support.programs import (
@@ -59,12 +59,15 @@ def total(prices: dict[str, Price], key: str) -> float:
 
 def check_sums(cost: Cost) -> None:
     """The laws that every cost obeys."""
-    for key in ("energy_j", "area_m2"):
+    energies = ("energy_active_j", "energy_standby_used_j", "energy_standby_chip_j")
+    for key in ("energy_j", *energies, "dynamic_j", "static_j", "area_m2"):
         assert total(cost.layers, key) == pytest.approx(getattr(cost, key), rel=1e-9)
         assert total(cost.components, key) == pytest.approx(getattr(cost, key), rel=1e-9)
     for count in ("crossbars", "crossbars_dense"):
         assert sum(getattr(price, count) for price in cost.layers.values()) == getattr(cost, count)
-    assert cost.power_w == pytest.approx(cost.energy_j * cost.throughput_per_s, rel=1e-9)
+    assert cost.energy_j == cost.energy_active_j + cost.energy_standby_used_j
+    assert cost.energy_standby_used_j <= cost.energy_standby_chip_j * (1 + 1e-9)
+    assert cost.power_w == cost.energy_j * cost.rate_per_s
     assert cost.peak_power_w >= cost.power_w
     assert 0 <= cost.utilisation <= 1
 
@@ -137,7 +140,7 @@ def test_tables_of_the_shipped_targets_add_up(name: str) -> None:
     check_sums(cost)
     assert cost.energy_j > 0
     assert cost.area_m2 > 0
-    assert set(cost.layers) == {"layer0", "layer1", "layer2", DIGITAL}
+    assert set(cost.layers) == {"layer0", "layer1", "layer2", DIGITAL, IDLE}
     assert set(cost.components) == set(chip.components)
 
 
@@ -152,11 +155,12 @@ def test_tables_add_up(drawn: list[Case]) -> None:
     check_sums(cost)
     # events and prices give the dynamic energy of every component
     for key, part in prices(chip).items():
+        row = cost.components[key]
+        assert row.energy_standby_used_j <= row.static_power_w / cost.rate_per_s * (1 + 1e-9)
         if part.event is Event.CELL_READ:  # test_cells.py adds up cell by cell
             continue
         count = sum(number for _, event, number in cost.events if event == part.event)
-        static = cost.components[key].static_power_w / cost.throughput_per_s
-        assert cost.components[key].energy_j == pytest.approx(count * part.energy_j + static, rel=1e-9)
+        assert row.energy_active_j == pytest.approx(count * part.energy_j, rel=1e-9)
     # utilisation: cells that hold weights, counted one by one
     tiled = program.placed.analog.tiled
     shape = drawn[0].shape
@@ -208,7 +212,8 @@ def test_events() -> None:
 
 KEYS_OF_COST = {
     "latency_s", "throughput_per_s", "energy_j", "power_w", "peak_power_w", "area_m2", "crossbars", "crossbars_dense",
-    "utilisation", "layers", "components", "events", "units",
+    "utilisation", "layers", "components", "events", "units", "rate_per_s", "energy_active_j", "energy_standby_used_j",
+    "energy_standby_chip_j", "stale",
 }  # fmt: skip
 
 
@@ -220,7 +225,7 @@ def test_json_there_and_back() -> None:
     assert set(data) == KEYS_OF_COST
     assert set(data["layers"]["layer0"]) == {
         "latency_s", "energy_j", "dynamic_j", "static_j", "area_m2", "crossbars", "crossbars_dense", "utilisation",
-        "adc_bits", "label",
+        "adc_bits", "label", "energy_active_j", "energy_standby_used_j", "energy_standby_chip_j",
     }  # fmt: skip
     assert data["events"][0].keys() == {"layer", "event", "count"}
     assert Cost.from_json(data) == cost

@@ -43,6 +43,7 @@ def graph_of(net: Topology) -> nx.Graph[object]:
 @pytest.mark.parametrize(("kind", "tiles"), [("mesh", 1), ("mesh", 9), ("mesh", 7), ("htree", 8), ("htree", 6)])
 def test_hops_are_shortest_paths(kind: str, tiles: int) -> None:
     net = Topology(kind, tiles)
+    assert net.links == (2 * graph_of(net).number_of_edges() if tiles > 1 else 0)
     lengths = dict(nx.all_pairs_shortest_path_length(graph_of(net)))
     every = np.arange(tiles)
     hops = net.hops(every[:, None], every[None, :])
@@ -50,6 +51,7 @@ def test_hops_are_shortest_paths(kind: str, tiles: int) -> None:
 
 
 def test_a_bus_is_one_hop() -> None:
+    assert Topology("bus", 4).links == 1
     assert Topology("bus", 4).hops(np.array([0, 1]), np.array([0, 3])).tolist() == [0, 1]
     assert Topology("bus", 4).loads(np.array([0, 1]), np.array([0, 3]), np.array([5.0, 7.0])).tolist() == [7.0]
 
