@@ -213,6 +213,8 @@ def _stage_schedules(flow: Dataflow, target: Target) -> tuple[StageSchedule, ...
                 layer=stage.layer,
                 node=stage.node,
                 operations=stage.operations,
+                read_bytes=stage.read_bytes,
+                written_bytes=stage.written_bytes,
                 tokens=timed.tokens,
                 copies=timed.copies,
                 service_s=timed.service / clock,

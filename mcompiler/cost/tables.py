@@ -22,7 +22,7 @@ WRITING = "(writing)"
 """Row of the component table for rewriting cells, where layers take turns on the arrays."""
 
 DIGITAL = "(digital)"
-"""Row of the layer table for the operations that stay digital."""
+"""Row of the layer table for the nodes that stay digital: their operations, and what they read and write."""
 
 
 @dataclass(frozen=True)
@@ -234,7 +234,11 @@ def count(program: ScheduledProgram, target: Target) -> PricedQuantities:
         )
     nodes = [stage for stage in program.stages if stage.kind == StageKind.DIGITAL]
     layers[DIGITAL] = LayerCounts(
-        events={Event.DIGITAL_OP: sum(stage.operations for stage in nodes)},
+        events={
+            Event.BUFFER_READ_BYTE: sum(stage.read_bytes for stage in nodes),
+            Event.BUFFER_WRITE_BYTE: sum(stage.written_bytes for stage in nodes),
+            Event.DIGITAL_OP: sum(stage.operations for stage in nodes),
+        },
         shares={unit: shares[unit].get(DIGITAL, 0.0) for unit in HierarchyUnit},
         span_s=max((stage.end_s - stage.start_s for stage in nodes), default=0.0),
         label=DIGITAL,
@@ -338,7 +342,8 @@ def _peak(components: dict[str, _Priced], counts: PricedQuantities, target: Targ
             peak += sum(priced.layers[name].dynamic_j for priced in components.values()) / layer.busy_s
     operations = counts.layers[DIGITAL].events[Event.DIGITAL_OP]
     if operations:
-        each = sum(priced.layers[DIGITAL].dynamic_j for priced in components.values()) / operations
+        units = [name for name, each in target.components.items() if each.event is Event.DIGITAL_OP]
+        each = sum(components[name].layers[DIGITAL].dynamic_j for name in units) / operations
         peak += each * target.digital.operations_per_cycle * target.digital.clock_hz * counts.tiles
     return peak
 
