@@ -22,9 +22,7 @@ from mcompiler.dataflow import (
     check_depths,
     conversion_time,
     dataflow,
-    digital_bound,
     layer_events,
-    port_time,
     program_stages,
     read_time,
     reads_per_vector,
@@ -32,6 +30,7 @@ from mcompiler.dataflow import (
     stage_bounds,
     streams,
     tile_memory,
+    tile_work,
     tiles_of,
 )
 from mcompiler.declarations import TIMING_KEYS
@@ -65,7 +64,6 @@ class Schedule:
         *TIMING_KEYS,
         "device.write",
         "digital.buffer_bytes",
-        "digital.buffer_bytes_per_s",
         "digital.fifo_bytes",
         "digital.skip",
     )
@@ -92,10 +90,7 @@ def _pipeline(program: PlacedProgram, target: Target, elsewhere: frozenset[int])
     moved = traffic(program, target, whole, elsewhere)
     events, plans = _events(program, whole, moved, target), _plans(program, moved, target)
     addresses = program.site_addresses
-    limits = _shared_limits(moved, target) | {
-        "buffer": port_time(events, addresses, target),
-        "digital": digital_bound(graph, addresses, target),
-    }
+    limits = _shared_limits(moved, target) | tile_work(program.analog.tiled, graph, target).bounds(addresses, target)
     shape = array_shape(target)
     cycle = read_time(shape, target)
     flow = dataflow(graph, plans, max([cycle, *limits.values()]), target)
