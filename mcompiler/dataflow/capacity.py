@@ -7,7 +7,7 @@ they hold; work of no layer is done by one tile.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -40,12 +40,26 @@ class TileLoads:
     operations: Floats
     bytes: Floats
 
+    def with_bytes(self, more: Mapping[tuple[int, int], float]) -> TileLoads:
+        """The same with more bytes in some buffers, by chip and tile."""
+        found = {(chip, tile): size for (chip, tile), size in zip(self.tiles.tolist(), self.bytes, strict=True)}
+        found |= {tile: size + found.get(tile, 0.0) for tile, size in more.items()}
+        work = dict(zip(map(tuple, self.tiles.tolist()), self.operations.tolist(), strict=True))
+        tiles = sorted(found)
+        return TileLoads(
+            np.array(tiles, dtype=np.int64).reshape(-1, 2),
+            np.array([work.get(tile, 0.0) for tile in tiles]),
+            np.array([found[tile] for tile in tiles]),
+        )
+
+    def seconds(self, target: Target) -> tuple[Floats, Floats]:
+        """Seconds per inference that each digital unit and each buffer work, [tiles] each."""
+        return self.operations / unit_rate(target), self.bytes / buffer_rate(target)
+
     def bounds(self, target: Target) -> dict[str, float]:
-        """Seconds per inference that the busiest digital unit and the busiest buffer work."""
-        return {
-            "digital": float(self.operations.max(initial=0.0)) / unit_rate(target),
-            "buffer": float(self.bytes.max(initial=0.0)) / buffer_rate(target),
-        }
+        """Seconds per inference of the busiest digital unit and of the busiest buffer."""
+        units, buffers = self.seconds(target)
+        return {"digital": float(units.max(initial=0.0)), "buffer": float(buffers.max(initial=0.0))}
 
 
 @dataclass(frozen=True)
