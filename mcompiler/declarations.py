@@ -41,6 +41,7 @@ TIMING_KEYS = (
     "device.drift",
     "device.read_pulse_s",
     "digital.accumulator_bits",
+    "digital.buffer_bytes_per_s",
     "digital.clock_hz",
     "digital.fill_reads",
     "digital.operations_per_cycle",

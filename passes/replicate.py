@@ -32,6 +32,7 @@ from mcompiler.dataflow import (
     program_stages,
     read_time,
     reads_per_vector,
+    tile_work,
     timed_stages,
 )
 from mcompiler.declarations import TIMING_KEYS, Chips, Option
@@ -227,6 +228,7 @@ class _Search:
         chips = -(-max(1, budget) // target.hierarchy.arrays_per_chip)
         self.units = chips * target.hierarchy.tiles_per_chip
         self.servers = [self._server(stage) for stage in self.graph.stages]
+        self.work = tile_work(program.tiled, self.graph, target)
 
     def _server(self, stage: NetworkStage) -> Server:
         matrix = self.sites[stage.layer].matrix if stage.layer >= 0 else -1
@@ -340,18 +342,29 @@ class _Search:
                 left -= self.candidates[index].arrays
         return copies
 
+    def _with_units(self) -> list[Candidate]:
+        """The candidates with the work of digital units and buffers at their tiles."""
+        each = np.zeros(len(self.candidates))
+        for site, own in zip(self.sites, self.work.unit_clocks(self.target), strict=False):
+            each[site.matrix] += own
+        return [
+            replace(candidate, unit_clocks=own if candidate.arrays else 0.0, units=self.units)
+            for candidate, own in zip(self.candidates, each.tolist(), strict=True)
+        ]
+
     def figures(self, copies: Sequence[int]) -> Replication:
         """What the copies gain, and how far from the best they can be."""
         clock, one = self.target.digital.clock_hz, [1] * len(copies)
+        limited, least = self._with_units(), self.work.least_clocks(self.units, self.target)
         bound, _ = latency_bound(
             [*self.paths, self._path(one), self._path(copies)], self._arrays, self.budget, np.ones(len(copies))
         )
         return Replication(
             budget=self.budget,
             arrays=sum(each.arrays * number for each, number in zip(self.candidates, copies, strict=True)),
-            interval_before_s=max(each.busy(1) for each in self.candidates) / clock,
-            interval_s=self.interval(copies) / clock,
-            interval_bound_s=best_interval(self.candidates, self.budget) / clock,
+            interval_before_s=max(least, *(each.busy(1) for each in limited)) / clock,
+            interval_s=max(least, *(each.busy(n) for each, n in zip(limited, copies, strict=True))) / clock,
+            interval_bound_s=max(least, best_interval(limited, self.budget)) / clock,
             latency_before_s=self.latency(one) / clock,
             latency_s=self.latency(copies) / clock,
             latency_bound_s=max(bound, 0.0) / clock,

@@ -20,18 +20,17 @@ from mcompiler.dataflow import (
     StageGraph,
     StageKind,
     check_depths,
+    clocks,
     conversion_time,
     dataflow,
-    digital_bound,
     layer_events,
-    port_time,
     program_stages,
     read_time,
     reads_per_vector,
     remaining,
     stage_bounds,
     streams,
-    tile_memory,
+    tile_work,
     tiles_of,
 )
 from mcompiler.declarations import TIMING_KEYS
@@ -45,7 +44,7 @@ from mcompiler.ir import (
     Stream,
     Turn,
 )
-from mcompiler.network import Traffic, in_order, layer_locations, nodes_of, topology_of, traffic
+from mcompiler.network import Traffic, in_order, layer_locations, nodes_of, spills, traffic
 from mcompiler.records import PlacementRecord
 from mcompiler.target import Event, Skip, Target
 
@@ -65,7 +64,6 @@ class Schedule:
         *TIMING_KEYS,
         "device.write",
         "digital.buffer_bytes",
-        "digital.buffer_bytes_per_s",
         "digital.fifo_bytes",
         "digital.skip",
     )
@@ -92,17 +90,23 @@ def _pipeline(program: PlacedProgram, target: Target, elsewhere: frozenset[int])
     moved = traffic(program, target, whole, elsewhere)
     events, plans = _events(program, whole, moved, target), _plans(program, moved, target)
     addresses = program.site_addresses
-    limits = _shared_limits(moved, target) | {
-        "buffer": port_time(events, addresses, target),
-        "digital": digital_bound(graph, addresses, target),
-    }
+    loads = tile_work(program.analog.tiled, graph, target).at(addresses)
+    free = _shared_limits(moved, target) | loads.bounds(target)
     shape = array_shape(target)
     cycle = read_time(shape, target)
-    flow = dataflow(graph, plans, max([cycle, *limits.values()]), target)
-    waiting = streams(graph, flow.runs, flow.interval)
+    nodes = nodes_of(program.addresses, target)
+    buffers = [each.buffers for each in layer_locations(program.analog.tiled, graph, nodes, target)]
+    limits = free
+    while True:
+        flow = dataflow(graph, plans, max([cycle, *limits.values()]), target)
+        waiting = streams(graph, flow.runs, flow.interval)
+        spilled = spills(waiting, flow, buffers, target)
+        limits = spilled.bounds(free, loads, moved.busiest_link_bytes, target)
+        if clocks(max(limits.values()), target) <= flow.interval:
+            break
+        # Activations on their way to other tiles fill a link or a buffer: with a longer interval fewer have to wait.
     check_depths(waiting, graph, target)
-    spilled, far = _spilled(waiting, flow, program, target)
-    for index, link_bytes in far.items():
+    for index, link_bytes in spilled.byte_hops.items():
         events[index][Event.LINK_BYTE] += link_bytes
     bounds = stage_bounds(flow, conversion_time(shape, target) / cycle, target) | limits
     plain = traffic(replace(program, addresses=in_order(program.analog, target)), target, whole, elsewhere)
@@ -117,7 +121,7 @@ def _pipeline(program: PlacedProgram, target: Target, elsewhere: frozenset[int])
         stages=_stage_schedules(flow, target),
         streams=waiting,
         bounds_s=bounds,
-        spilled_bytes=spilled,
+        spilled_bytes=spilled.bytes,
         placement={
             "byte_hops": moved.byte_hops,
             "byte_hops_in_order": plain.byte_hops,
@@ -179,27 +183,6 @@ def _shared_limits(moved: Traffic, target: Target) -> dict[str, float]:
     }
 
 
-def _spilled(
-    waiting: tuple[Stream, ...], flow: Dataflow, program: PlacedProgram, target: Target
-) -> tuple[dict[int, float], dict[int, float]]:
-    """Bytes of activations, by layer, in tiles of others; and bytes times links there and back per inference."""
-    net, nodes = topology_of(target), nodes_of(program.addresses, target)
-    buffers = [each.buffers for each in layer_locations(program.analog.tiled, flow.graph, nodes, target)]
-
-    def hops(tile: int, other: int) -> int:
-        return int(net.hops(np.array([tile]), np.array([other]))[0])
-
-    memory = tile_memory(waiting, flow.graph, buffers, hops, target)
-    far = {}
-    for index, moved in memory.spilled_byte_hops.items():
-        own = [stream for stream in waiting if stream.layer == index and stream.tokens]
-        held = sum(stream.bytes for stream in own)
-        # All tokens of an inference go the way that those which wait at once are spread over.
-        through = sum(stream.bytes / stream.tokens * flow.runs[stream.producer].stage.tokens for stream in own)
-        far[index] = 2 * moved * through / held
-    return dict(sorted(memory.spilled_bytes.items())), far
-
-
 def _stage_schedules(flow: Dataflow, target: Target) -> tuple[StageSchedule, ...]:
     clock = target.digital.clock_hz
     found = []
@@ -213,6 +196,8 @@ def _stage_schedules(flow: Dataflow, target: Target) -> tuple[StageSchedule, ...
                 layer=stage.layer,
                 node=stage.node,
                 operations=stage.operations,
+                read_bytes=stage.read_bytes,
+                written_bytes=stage.written_bytes,
                 tokens=timed.tokens,
                 copies=timed.copies,
                 service_s=timed.service / clock,

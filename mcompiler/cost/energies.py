@@ -203,6 +203,7 @@ def _peak(components: Mapping[str, _Priced], counts: PricedQuantities, target: T
             peak += sum(priced.layers[name].active_j for priced in components.values()) / layer.busy_s
     operations = counts.layers[DIGITAL].events[Event.DIGITAL_OP]
     if operations:
-        each = sum(priced.layers[DIGITAL].active_j for priced in components.values()) / operations
+        units = [name for name, each in target.components.items() if each.event is Event.DIGITAL_OP]
+        each = sum(components[name].layers[DIGITAL].active_j for name in units) / operations
         peak += each * target.digital.operations_per_cycle * target.digital.clock_hz * counts.tiles
     return peak

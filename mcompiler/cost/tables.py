@@ -23,7 +23,7 @@ WRITING = "(writing)"
 """Row of the component table for rewriting cells, where layers take turns on the arrays."""
 
 DIGITAL = "(digital)"
-"""Row of the layer table for the operations that stay digital."""
+"""Row of the layer table for the nodes that stay digital: their operations, and what they read and write."""
 
 IDLE = "(idle)"
 """Row of the layer table for the parts of the chips in use that no layer uses: standby of the chips only."""
@@ -300,7 +300,11 @@ def count(program: ScheduledProgram, target: Target) -> PricedQuantities:
         )
     nodes = [stage for stage in program.stages if stage.kind == StageKind.DIGITAL]
     layers[DIGITAL] = LayerCounts(
-        events={Event.DIGITAL_OP: sum(stage.operations for stage in nodes)},
+        events={
+            Event.BUFFER_READ_BYTE: sum(stage.read_bytes for stage in nodes),
+            Event.BUFFER_WRITE_BYTE: sum(stage.written_bytes for stage in nodes),
+            Event.DIGITAL_OP: sum(stage.operations for stage in nodes),
+        },
         shares={unit: shares[unit].get(DIGITAL, 0.0) for unit in HierarchyUnit},
         span_s=max((stage.end_s - stage.start_s for stage in nodes), default=0.0),
         label=DIGITAL,

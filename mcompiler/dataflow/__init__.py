@@ -1,15 +1,15 @@
 """Dataflow: how a network runs on a chip as a pipeline of stages, token by token.
 
 ``stages`` lists stages and the tensors that flow between them, ``operations`` counts digital work, ``durations`` gives
-the times on a target, ``timing`` the start of every token, ``memory`` what waits in between, ``replicas`` how many
-copies of its arrays a matrix is worth.
+the times on a target, ``capacity`` the work of every tile, ``timing`` the start of every token, ``memory`` what waits
+in between, ``replicas`` how many copies of its arrays a matrix is worth.
 """
 
+from mcompiler.dataflow.capacity import TileLoads, TileWork, tile_work
 from mcompiler.dataflow.durations import (
     LayerPlan,
     clocks,
     conversion_time,
-    digital_bound,
     phases,
     read_time,
     reads_per_vector,
@@ -20,7 +20,7 @@ from mcompiler.dataflow.events import LayerWork, layer_events
 from mcompiler.dataflow.grids import Needs, Relation
 from mcompiler.dataflow.memory import LayerBuffers, TileMemory, check_depths, input_shares, streams, tile_memory
 from mcompiler.dataflow.operations import conversions_per_read, corrections, digital_operations, layer_operations
-from mcompiler.dataflow.plan import Dataflow, dataflow, port_time, stage_bounds
+from mcompiler.dataflow.plan import Dataflow, dataflow, stage_bounds
 from mcompiler.dataflow.replicas import (
     Candidate,
     CriticalPath,
@@ -74,7 +74,9 @@ __all__ = [
     "StageGraph",
     "StageKind",
     "StageRun",
+    "TileLoads",
     "TileMemory",
+    "TileWork",
     "TimedStage",
     "Transfer",
     "arrays_for",
@@ -88,7 +90,6 @@ __all__ = [
     "corrections",
     "critical_path",
     "dataflow",
-    "digital_bound",
     "digital_operations",
     "earliest",
     "input_shares",
@@ -100,7 +101,6 @@ __all__ = [
     "least_interval",
     "occupancy",
     "phases",
-    "port_time",
     "program_stages",
     "read_time",
     "reads_per_vector",
@@ -109,6 +109,7 @@ __all__ = [
     "stage_graph",
     "streams",
     "tile_memory",
+    "tile_work",
     "tiles_of",
     "timed_stages",
 ]

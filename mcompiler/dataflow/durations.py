@@ -71,28 +71,6 @@ def reads_per_vector(layer: AnalogLayer, table: TileTable, shape: ArrayShape, ta
     return phases(layer, target) * -(-int(table["rows"].max()) // shape.rows_active)
 
 
-def digital_bound(graph: StageGraph, addresses: Sequence[npt.NDArray[np.int32]], target: Target) -> float:
-    """Seconds per inference that the busiest tile's digital unit works.
-
-    The digital work of a layer, and of the digital nodes at its tiles, is spread over these tiles in proportion to the
-    arrays that they hold; work of no layer is done by one unit.
-
-    Args:
-        graph: stages of the network.
-        addresses: of the arrays of each layer, copies included.
-        target: the chip.
-    """
-    work = graph.operations(len(addresses))
-    tiles: dict[int, float] = {}
-    alone = float(work[-1])
-    for index, where in enumerate(addresses):
-        found, counts = np.unique(where[:, 0].astype(np.int64) << 32 | where[:, 1], return_counts=True)
-        alone += 0.0 if len(where) else float(work[index])
-        for tile, count in zip(found.tolist(), counts.tolist(), strict=True):
-            tiles[tile] = tiles.get(tile, 0.0) + float(work[index]) * count / len(where)
-    return max([alone, *tiles.values()]) / (target.digital.operations_per_cycle * target.digital.clock_hz)
-
-
 def tiles_of(addresses: npt.NDArray[np.int32]) -> int:
     """Tiles of the hierarchy that hold arrays of a layer."""
     return len(np.unique(addresses[:, :2], axis=0))
@@ -103,7 +81,7 @@ def timed_stages(graph: StageGraph, plans: Sequence[LayerPlan], target: Target) 
 
     The digital units of all tiles of a layer do the work after its arrays: each copy has its share of them, or a unit
     serves several copies in turn. A unit that serves more than one stage does not take longer for a token; the interval
-    accounts for it (``digital_bound``).
+    accounts for it (``capacity``).
 
     Args:
         graph: stages of the network.
@@ -144,8 +122,10 @@ def timed_stages(graph: StageGraph, plans: Sequence[LayerPlan], target: Target) 
 def _digital(stage: NetworkStage, plan: LayerPlan | None, target: Target) -> TimedStage:
     """A stage of a digital unit, or an input, which takes no time."""
     clocks_each = 0
+    # Copies take tokens in turn: where there are fewer tokens than copies, the units of all copies share these tokens.
+    copies = 1 if plan is None else min(plan.copies, max(1, plan.tiles), max(1, stage.grid.tokens))
     if stage.operations:
-        units = 1 if plan is None else max(1, plan.tiles // plan.copies)
+        units = 1 if plan is None else max(1, plan.tiles // copies)
         each = stage.operations / max(1, stage.grid.tokens)
         seconds = each / (units * target.digital.operations_per_cycle * target.digital.clock_hz)
         clocks_each = max(1, clocks(seconds, target))
@@ -154,7 +134,7 @@ def _digital(stage: NetworkStage, plan: LayerPlan | None, target: Target) -> Tim
         tokens=stage.grid.tokens,
         service=clocks_each,
         latency=clocks_each,
-        copies=1 if plan is None else min(plan.copies, max(1, plan.tiles)),
+        copies=copies,
         edges=tuple(_edge(each, None, target) for each in stage.inputs),
         steps=plan.layer.site.steps if plan is not None and stage.kind is StageKind.REQUANTISE else 1,
     )

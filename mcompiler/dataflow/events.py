@@ -43,7 +43,6 @@ def layer_events(
         left: what is left of reads and drives where zeros are skipped; None: all of them.
     """
     shape = array_shape(target)
-    groups, _, cols = layer.matrix.codes.shape
     parts, vectors = phases(layer, target), layer.site.vectors
     rows, width = table["rows"].astype(np.float64), table["cols"].astype(np.float64)
     full, driven = np.ones(len(table)), np.ones(len(table))
@@ -52,10 +51,8 @@ def layer_events(
     reads = parts * np.ceil(rows / shape.rows_active) * full
     bit_lines = width * shape.columns_per_weight + shape.extra
     conversions = conversions_per_read(table, shape, target)
-    tiles = table[:: shape.arrays_per_tile]
-    held = float((tiles["rows"].astype(np.float64)).sum())
-    outputs = vectors * groups * cols
-    partial = float(tiles["cols"].sum()) * vectors
+    partial = float(table[:: shape.arrays_per_tile]["cols"].sum()) * vectors
+    read, written = buffer_bytes(layer, table, target)
     return {
         Event.ARRAY_READ: vectors * float(reads.sum()),
         Event.CELL_READ: vectors * parts * float((rows * bit_lines * driven).sum()),
@@ -63,12 +60,21 @@ def layer_events(
         Event.ADC_CONVERSION: vectors * float((reads * conversions).sum()),
         Event.SAMPLE_HOLD: vectors * float((reads * bit_lines).sum()),
         Event.SHIFT_ADD: vectors * float((reads * conversions).sum()) + partial,
-        Event.BUFFER_READ_BYTE: vectors * (held * layer.site.input.bits / 8 + address_bytes(layer, tiles)),
-        Event.BUFFER_WRITE_BYTE: outputs * target.precision.inputs / 8,
+        Event.BUFFER_READ_BYTE: read,
+        Event.BUFFER_WRITE_BYTE: written,
         Event.LINK_BYTE: work.link_byte_hops,
         Event.CHIP_LINK_BYTE: work.chip_bytes,
         Event.DIGITAL_OP: work.operations,
     }
+
+
+def buffer_bytes(layer: AnalogLayer, table: TileTable, target: Target) -> tuple[float, float]:
+    """Bytes per inference that a layer reads from buffers, tables of addresses included, and that it writes."""
+    groups, _, cols = layer.matrix.codes.shape
+    tiles = table[:: array_shape(target).arrays_per_tile]
+    held = float((tiles["rows"].astype(np.float64)).sum())
+    read = layer.site.vectors * (held * layer.site.input.bits / 8 + address_bytes(layer, tiles))
+    return read, layer.site.vectors * groups * cols * target.precision.inputs / 8
 
 
 def address_bytes(layer: AnalogLayer, tiles: TileTable) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -83,20 +83,42 @@ def _needed(stages: Sequence[TimedStage], index: int, source: int) -> Indices:
 
 
 @dataclass(frozen=True)
+class Move:
+    """Activations that wait in another tile than that of their layer.
+
+    Attributes:
+        chip, tile, other: where they would be, and where they are.
+        bytes: of them, by layer.
+    """
+
+    chip: int
+    tile: int
+    other: int
+    bytes: Mapping[int, float]
+
+
+@dataclass(frozen=True)
 class TileMemory:
     """Activation memory of the tiles.
 
     Attributes:
         tiles: int32 [tiles in use, 2], chip and tile.
         bytes: [tiles in use], of the activations there.
-        spilled_bytes: activations that had to move to other tiles, by layer.
-        spilled_byte_hops: the same times the links to where they moved.
+        moves: activations that had to move to other tiles.
     """
 
     tiles: npt.NDArray[np.int32]
     bytes: npt.NDArray[np.float64]
-    spilled_bytes: dict[int, float]
-    spilled_byte_hops: dict[int, float]
+    moves: tuple[Move, ...]
+
+    @property
+    def spilled_bytes(self) -> dict[int, float]:
+        """Activations that had to move, by layer."""
+        found: dict[int, float] = {}
+        for move in self.moves:
+            for layer, size in move.bytes.items():
+                found[layer] = found.get(layer, 0.0) + size
+        return dict(sorted(found.items()))
 
 
 @dataclass(frozen=True)
@@ -119,7 +141,6 @@ def tile_memory(
     between: Sequence[Stream],
     graph: StageGraph,
     buffers: Sequence[LayerBuffers],
-    hops: Callable[[int, int], int],
     target: Target,
 ) -> TileMemory:
     """Put the streams into the tiles of the layers that read them; what does not fit into a tile goes to others.
@@ -130,7 +151,6 @@ def tile_memory(
         between: the streams between stages.
         graph: the stages.
         buffers: of each layer.
-        hops: links between two tiles of a chip.
         target: the chip.
 
     Raises:
@@ -145,18 +165,14 @@ def tile_memory(
         nodes, shares = (where.readers, where.needs) if arrays_read else (where.makers, where.parts)
         for node, share in zip(nodes.tolist(), shares.tolist(), strict=True):
             loads.add(divmod(node, tiles), stream.bytes * share, stream.layer)
-    spilled: dict[int, float] = {}
-    far: dict[int, float] = {}
+    moves: list[Move] = []
     if target.digital.buffer_bytes is not None:
         names = {stage.layer: stage.name for stage in graph.stages if stage.kind is StageKind.ANALOG}
         for tile, other, moved in _spill(loads, names, target.digital.buffer_bytes, target):
-            for layer, part in loads.shares(tile).items():
-                spilled[layer] = spilled.get(layer, 0.0) + moved * part
-                far[layer] = far.get(layer, 0.0) + moved * hops(tile[1], other) * part
+            moves.append(Move(*tile, other, {layer: moved * part for layer, part in loads.shares(tile).items()}))
     used = sorted(loads.held)
-    return TileMemory(
-        np.array(used, dtype=np.int32).reshape(-1, 2), np.array([loads.held[key] for key in used]), spilled, far
-    )
+    held = np.array([loads.held[key] for key in used])
+    return TileMemory(np.array(used, dtype=np.int32).reshape(-1, 2), held, tuple(moves))
 
 
 @dataclass

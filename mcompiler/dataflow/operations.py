@@ -1,6 +1,7 @@
 """Digital operations of one inference: the one count that energy, time and the placement graph use.
 
-Operations of a node: ``node_operations``. Operations after the arrays of a layer: ``layer_operations``.
+Operations of a node: ``node_operations``, by rules in their own module. After the arrays of a layer:
+``layer_operations``.
 """
 
 from __future__ import annotations
@@ -11,53 +12,25 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from mcompiler.bodies import holds_layers, scheduled_nodes
+from mcompiler.bodies import scheduled_nodes
+from mcompiler.dataflow.node_operations import Shape, node_operations
 from mcompiler.geometry import ArrayShape, TileTable
-from mcompiler.graph import int_attr
-from mcompiler.ir import ANALOG_OP, AnalogLayer
+from mcompiler.ir import AnalogLayer
 from mcompiler.target import Pedestal, Target
 
-FREE = frozenset(
-    {
-        "Constant",
-        "Identity",
-        "Reshape",
-        "Flatten",
-        "Squeeze",
-        "Unsqueeze",
-        "Transpose",
-        "Shape",
-        "Size",
-        "Slice",
-        "Split",
-        "Concat",
-        "Gather",
-        "Expand",
-        "Cast",
-        "Dropout",
-        ANALOG_OP,
-    }
-)
-"""Operators that move or rename data: they cost buffer traffic, not operations."""
 
-
-def digital_operations(skeleton: ir.Model, elements: Mapping[str, int]) -> dict[int, int]:
-    """Element operations per inference of every node of the skeleton, by its position in ``scheduled_nodes``.
+def digital_operations(skeleton: ir.Model, shapes: Mapping[str, Shape], samples: int = 1) -> dict[int, int]:
+    """Operations per inference of every node of the skeleton, by its position in ``scheduled_nodes``.
 
     Placeholders have none.
 
     Args:
         skeleton: the graph with placeholders.
-        elements: elements per inference of every value of the float graph, by name (names of values are unique).
+        shapes: of values of the float graph in one run, by name (names of values are unique).
+        samples: inferences that one run makes.
     """
-    return {position: node_operations(node, elements) for position, node in enumerate(scheduled_nodes(skeleton.graph))}
-
-
-def node_operations(node: ir.Node, elements: Mapping[str, int]) -> int:
-    """Element operations per inference of one node: multiply-accumulates where it has weights or contracts."""
-    if node.op_type in FREE or holds_layers(node):  # the nodes of its branches count
-        return 0
-    return sum(elements.get(value.name or "", 0) for value in node.outputs) * _per_element(node)
+    nodes = enumerate(scheduled_nodes(skeleton.graph))
+    return {position: -(-node_operations(node, shapes) // samples) for position, node in nodes}
 
 
 def layer_operations(layer: AnalogLayer, table: TileTable, shape: ArrayShape, target: Target) -> float:
@@ -96,26 +69,3 @@ def conversions_per_read(
     more = int(shape.unit) + int(target.encoding.pedestal is Pedestal.DIGITISED_REFERENCE) if extra else 0
     each = width * (shape.columns_per_weight // shape.lines_per_conversion) + more
     return np.where(shape.encoding.converts(table["polarity"]), each, 0.0)
-
-
-def _per_element(node: ir.Node) -> int:
-    """Operations for one output element: the contraction length where there is one, else 1."""
-    position = 3 if node.op_type.startswith("QLinear") else 1
-    weights = node.inputs[position] if len(node.inputs) > position else None
-    if weights is None or weights.shape is None:
-        return 1
-    shape = [size if isinstance(size, int) else 1 for size in weights.shape]
-    if node.op_type in {"MatMul", "MatMulInteger", "QLinearMatMul"} and len(shape) >= 2:
-        return max(1, shape[-2])
-    if node.op_type == "Gemm" and len(shape) == 2:
-        return max(1, shape[int_attr(node, "transB", 0)])
-    if node.op_type in {"Conv", "ConvInteger", "QLinearConv"}:
-        return max(1, int(np.prod(shape[1:], dtype=np.int64)))
-    if node.op_type in _GATES and len(shape) == 3:
-        # Input weights are [directions, gates * hidden, inputs]; the recurrent ones are as deep as the hidden state.
-        gates = _GATES[node.op_type]
-        return max(1, gates * (shape[2] + shape[1] // gates))
-    return 1
-
-
-_GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}

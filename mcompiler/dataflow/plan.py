@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-
-import numpy as np
-import numpy.typing as npt
 
 from mcompiler.dataflow.durations import LayerPlan, clocks, timed_stages
 from mcompiler.dataflow.stages import StageGraph, StageKind
 from mcompiler.dataflow.timing import StageRun, earliest, just_in_time, least_interval
-from mcompiler.target import Event, Target
+from mcompiler.target import Target
 
 
 @dataclass(frozen=True)
@@ -67,25 +64,3 @@ def stage_bounds(flow: Dataflow, conversion_share: float, target: Target) -> dic
         "converter": array * conversion_share / clock,
         "digital_stage": least_interval(digital) / clock,
     }
-
-
-def port_time(
-    events: Sequence[Mapping[Event, float]], addresses: Sequence[npt.NDArray[np.int32]], target: Target
-) -> float:
-    """Seconds per inference that the busiest tile's activation memory reads and writes.
-
-    Args:
-        events: of each layer.
-        addresses: of its arrays; its bytes are spread over its tiles as they are.
-        target: the chip.
-    """
-    rate = target.digital.buffer_bytes_per_s
-    if rate is None:
-        return 0.0
-    tiles: dict[tuple[int, int], float] = {}
-    for each, where in zip(events, addresses, strict=True):
-        moved = each.get(Event.BUFFER_READ_BYTE, 0.0) + each.get(Event.BUFFER_WRITE_BYTE, 0.0)
-        found, counts = np.unique(where[:, :2], axis=0, return_counts=True)
-        for (chip, tile), count in zip(found.tolist(), counts.tolist(), strict=True):
-            tiles[chip, tile] = tiles.get((chip, tile), 0.0) + moved * count / len(where)
-    return max(tiles.values(), default=0.0) / rate

@@ -43,10 +43,14 @@ class Candidate:
     Attributes:
         loads: of its sites, which its copies serve one after the other.
         arrays: of one copy.
+        unit_clocks: of one tile's digital unit or buffer per inference, where the work after its arrays is to count.
+        units: tiles of all chips; its arrays can lie in no more of them, and each array in one.
     """
 
     loads: tuple[Load, ...]
     arrays: int
+    unit_clocks: float = 0.0
+    units: int = 1
 
     @property
     def most(self) -> int:
@@ -59,8 +63,9 @@ class Candidate:
         return self.busy(self.most)
 
     def busy(self, copies: int) -> int:
-        """Clocks that the copy with most vectors works."""
-        return sum(load.busy(copies) for load in self.loads)
+        """Clocks that the copy with most vectors works, or the units of all tiles of its arrays at best."""
+        units = ceil(self.unit_clocks / max(1, min(self.units, self.arrays * copies)) - SLACK)
+        return max(units, sum(load.busy(copies) for load in self.loads))
 
     def copies_for(self, interval: int) -> int:
         """Fewest copies with which it is done within an interval of at least ``least`` clocks."""
@@ -179,9 +184,11 @@ class Server:
         if self.unit_clocks is None:
             fill = stage.latency - stage.service
             return (float(passed * stage.service), fill) if passed > stage.copies else (0.0, fill + stage.service)
-        # Bounds of the service of a token: a copy has at most as many units as arrays, all copies together no more than
-        # there are, and no token takes less than a clock. Durations are rounded with SLACK, hence the bounds too.
-        most, clocks = max(1, min(self.arrays, self.units)), self.unit_clocks * (1 - SLACK)
+        # Bounds of the service of a token: a copy has at most as many units as arrays (with fewer tokens than copies,
+        # a token its part of all units), all copies together no more than there are, and no token takes less than a
+        # clock. Durations are rounded with SLACK, hence the bounds too.
+        most = max(1, min(max(self.arrays, self.units // max(1, stage.tokens)), self.units))
+        clocks = self.unit_clocks * (1 - SLACK)
         alone = max(1.0, ceil(self.unit_clocks / most - SLACK), passed * clocks / max(1, self.units))
         shared = passed * max(1.0, clocks / max(1, self.arrays))
         return (shared, 0.0) if shared > alone * stage.copies else (0.0, alone)

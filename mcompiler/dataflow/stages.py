@@ -17,6 +17,7 @@ import onnx_ir as ir
 
 from mcompiler.bodies import branches, holds_layers, scheduled_nodes
 from mcompiler.dataflow.grids import Channels, Grid, Needs, Window, everything, same_place, single_token, windows
+from mcompiler.dataflow.node_operations import renames
 from mcompiler.dataflow.operations import layer_operations
 from mcompiler.dataflow.operators import digital_grid, grid_of, sample_shape
 from mcompiler.geometry import array_shape
@@ -86,6 +87,8 @@ class NetworkStage:
         grid: the tokens.
         operations: digital operations per inference.
         inputs: the tensors that it reads.
+        read_bytes, written_bytes: of buffers, per inference, where it is a digital node: every tensor once. Layers read
+            and write as their events say.
         node: position of its node among the ``scheduled_nodes`` of the skeleton; -1 for an input.
     """
 
@@ -96,6 +99,8 @@ class NetworkStage:
     grid: Grid
     operations: float = 0.0
     inputs: tuple[Transfer, ...] = ()
+    read_bytes: float = 0.0
+    written_bytes: float = 0.0
     node: int = -1
 
 
@@ -121,7 +126,7 @@ class StageGraph:
     def without(self, layers: frozenset[int]) -> StageGraph:
         """The same where stages of some layers have done their work before: their results are inputs."""
         stages = tuple(
-            replace(stage, kind=StageKind.INPUT, layer=-1, operations=0.0, inputs=())
+            replace(stage, kind=StageKind.INPUT, layer=-1, operations=0.0, inputs=(), read_bytes=0.0, written_bytes=0.0)
             if stage.layer in layers
             else stage
             for stage in self.stages
@@ -245,16 +250,21 @@ class _Builder:
 
     def _transfer(self, value: ir.Value, needs: Needs, bits: int | None = None) -> Transfer:
         """What a reader takes of a value; further outputs of a node have their own number of elements."""
-        grid, shape, node = self._grid_of(value), sample_shape(value), value.producer()
+        grid, node = self._grid_of(value), value.producer()
         output = next((i for i, other in enumerate(node.outputs) if other is value), 0) if node is not None else 0
         return Transfer(
             producer=self.made[value.name or ""],
             needs=needs,
             tokens=grid.tokens,
-            width=prod(shape) / max(1, grid.tokens) if output and shape is not None else grid.width,
+            width=_token_width(value, grid, output),
             bits=self.bits if bits is None else bits,
             output=output,
         )
+
+    def _written_bytes(self, node: ir.Node, grid: Grid) -> float:
+        """Bytes per inference of the outputs of a node that anyone reads."""
+        used = [(i, each) for i, each in enumerate(node.outputs) if each.uses() or each.is_graph_output()]
+        return sum(grid.tokens * _token_width(value, grid, output) for output, value in used) * self.bits / 8
 
     def _add_layer(self, node: ir.Node, position: int, site: int) -> None:
         layer, source = self.layers[site], node.inputs[0]
@@ -308,7 +318,19 @@ class _Builder:
             inputs=list(found.values()),
             node=position,
         )
+        if not merged and not renames(node):
+            self.stages[stage] = replace(
+                self.stages[stage],
+                read_bytes=sum(transfer.bytes for transfer in found.values()),
+                written_bytes=self._written_bytes(node, grid),
+            )
         self.made.update((value.name or "", stage) for value in node.outputs)
+
+
+def _token_width(value: ir.Value, grid: Grid, output: int) -> float:
+    """Elements of a token of an output of a node: outputs after the first have their own number of elements."""
+    shape = sample_shape(value)
+    return prod(shape) / max(1, grid.tokens) if output and shape is not None else grid.width
 
 
 def _channels_of_readers(value: ir.Value, layers: Sequence[AnalogLayer]) -> Channels:

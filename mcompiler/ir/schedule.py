@@ -42,6 +42,7 @@ class StageSchedule:
         layer: number of the site whose tiles it works at, -1 for none.
         node: position of its node in the skeleton, -1 for an input.
         operations: digital operations per inference.
+        read_bytes, written_bytes: of buffers, per inference, for a digital node; layers count theirs as events.
         tokens: positions that it works on per inference, one after the other.
         copies: that share the tokens.
         service_s: time for which a copy is busy with one.
@@ -56,6 +57,8 @@ class StageSchedule:
     layer: int
     node: int
     operations: float
+    read_bytes: float
+    written_bytes: float
     tokens: int
     copies: int
     service_s: float

@@ -10,8 +10,10 @@ from mcompiler.network.placing import (
     placed_interval,
     placed_latency,
 )
+from mcompiler.network.spills import Spills, spills
 from mcompiler.network.topology import PORT, Topology, topology_of
 from mcompiler.network.traffic import LayerTraffic, Traffic, lower_bound, measured, nodes_of, program_flows, traffic
+from mcompiler.network.utilisation import Unit, Utilisation, utilisations
 from mcompiler.network.work import Aim, array_counts
 
 __all__ = [
@@ -21,8 +23,11 @@ __all__ = [
     "Flows",
     "LayerLocation",
     "LayerTraffic",
+    "Spills",
     "Topology",
     "Traffic",
+    "Unit",
+    "Utilisation",
     "array_counts",
     "best_placement",
     "in_order",
@@ -36,6 +41,8 @@ __all__ = [
     "placed_interval",
     "placed_latency",
     "program_flows",
+    "spills",
     "topology_of",
     "traffic",
+    "utilisations",
 ]

@@ -120,11 +120,17 @@ def _crossing(work: Work, order: Ints, places: Ints) -> dict[int, float]:
 # --- digital work ----------------------------------------------------------------------------------------------------
 
 
-def spread_digital(work: Work, slots: Ints, target: Target) -> Ints:
+def spread_digital(work: Work, slots: Ints, target: Target, least: float = 1.0) -> Ints:
     """Slots in which every tile of a chip has about as much digital work.
 
-    Arrays with more of it than the average come first, in their order, to each tile as many as carry its share; the
-    others fill the rest of the tiles, in their order.
+    Arrays with much of it come first, in their order, to each tile as many as carry its share; the others fill the rest
+    of the tiles, in their order.
+
+    Args:
+        work: with the arrays.
+        slots: that they have.
+        target: the chip.
+        least: how much is much, in multiples of the average; at 0 everything is spread.
     """
     hierarchy = target.hierarchy
     room = hierarchy.arrays_per_core * hierarchy.cores_per_tile
@@ -135,8 +141,8 @@ def spread_digital(work: Work, slots: Ints, target: Target) -> Ints:
         own = np.flatnonzero(slots // hierarchy.arrays_per_chip == chip)
         own = own[np.argsort(slots[own])]
         tiles = min(hierarchy.tiles_per_chip, max(-(-len(own) // room), _tiles_for(work, own, target)))
-        heavy = own[each[own] > each[own].mean()]
-        light = own[each[own] <= each[own].mean()]
+        much = each[own] > least * each[own].mean()
+        heavy, light = own[much], own[~much]
         # Tile of each heavy array: in proportion to the work in front of it, but no tile gets more than it holds.
         before = np.cumsum(each[heavy]) - each[heavy]
         wanted = np.minimum((before / max(1e-30, each[heavy].sum()) * tiles).astype(np.int64), tiles - 1)
@@ -144,7 +150,7 @@ def spread_digital(work: Work, slots: Ints, target: Target) -> Ints:
         free = room - np.bincount(wanted, minlength=tiles)
         rest = np.repeat(np.arange(tiles), _evenly(free, len(light)))
         tile = np.empty(len(own), np.int64)
-        tile[each[own] > each[own].mean()], tile[each[own] <= each[own].mean()] = wanted, rest
+        tile[much], tile[~much] = wanted, rest
         order = np.argsort(tile, kind="stable")
         place = np.empty(len(own), np.int64)
         firsts = np.searchsorted(tile[order], np.arange(tiles))

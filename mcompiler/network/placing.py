@@ -59,7 +59,7 @@ def _placement(work: Work, chips: int, effort: int) -> Arrangement:
     slots = []
     for order in orders(work):
         cut = cut_chips(work, order, chips, work.target)
-        slots += [cut, spread_digital(work, cut, work.target)]
+        slots += [cut, *(spread_digital(work, cut, work.target, least) for least in (1.0, 0.0))]
     if work.aim.latency:
         slots.append(spread_copies(work, slots[0], work.target))
     # Ways to fill the tiles in which links alone decide come first; what is slower without links is left out.

@@ -11,11 +11,11 @@ import numpy.typing as npt
 
 from mcompiler.dataflow import (
     LayerPlan,
-    digital_bound,
     earliest,
     program_stages,
     read_time,
     reads_per_vector,
+    tile_work,
     tiles_of,
     timed_stages,
 )
@@ -36,7 +36,7 @@ class Filling:
     Attributes:
         slots: array positions of all arrays.
         list_flows: lists the flows, when they are needed.
-        units_s: seconds that digital units need, for an interval arrays too.
+        units_s: seconds that digital units and buffers need, for an interval arrays too.
         without_links_s: seconds if no link were full and every tile at the position of its number.
     """
 
@@ -75,6 +75,7 @@ class Work:
         matrix, shape = program.tiled.matrix, array_shape(target)
         self.program, self.counts, self.target, self.aim = program, array_counts(program), target, aim
         self.graph = program_stages(program.tiled, target)
+        self.tile_work = tile_work(program.tiled, self.graph, target)
         cycle = read_time(shape, target)
         self.plans = [
             LayerPlan(layer, reads_per_vector(layer, table, shape, target), copies)
@@ -99,7 +100,7 @@ class Work:
     def filling(self, slots: Ints, chips: int) -> Filling:
         """What is known of tiles that are filled in this way, at any position."""
         own = self._by_site(addresses_of(self.counts, slots, None, self.target))
-        units = digital_bound(self.graph, own, self.target)
+        units = max(self.tile_work.bounds(own, self.target).values())
         nodes = filled_tiles(slots, self.target)
         if not self.aim.latency:
             units = max(units, self.array_s)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Annotated, ClassVar
 
-from mcompiler.data import InputSpec, Samples
+from mcompiler.data import InputSpec, Samples, batch_size
 from mcompiler.dataflow import digital_operations
 from mcompiler.declarations import Option, Seed
 from mcompiler.errors import CompileError
@@ -90,7 +90,7 @@ class Quantise:
         want_vectors = (target.converters.adc.range is AdcRange.CALIBRATED and self.calibrated) or skips
         model = FloatModel(self.samples, self.specs, self.calibrated, origin=self.origin, seed=self.seed)
         sampled = self.method is not RangeMethod.MINMAX
-        seen, elements = model.observe(program, keep_values=sampled, keep_raw=want_vectors or real)
+        seen, shapes = model.observe(program, keep_values=sampled, keep_raw=want_vectors or real)
         quantisers: dict[tuple[str, int], Quantiser] = {}
         sites: list[Site] = []
         samples: list[CodeSample | None] = []
@@ -113,7 +113,7 @@ class Quantise:
             lowered=program,
             matrices=coded,
             sites=tuple(sites),
-            digital_ops=digital_operations(program.skeleton, elements),
+            digital_ops=digital_operations(program.skeleton, shapes, batch_size(self.specs) or 1),
             samples=tuple(samples) if want_vectors else (),
             statistics=tuple(statistics),
         )

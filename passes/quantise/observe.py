@@ -1,8 +1,7 @@
-"""The float model on the calibration data: what each tensor holds, and how many elements it has."""
+"""The float model on the calibration data: what each tensor holds, and its shape."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -56,8 +55,8 @@ class FloatModel:
 
     def observe(
         self, program: LoweredProgram, *, keep_values: bool, keep_raw: bool
-    ) -> tuple[dict[str, TensorStatistics], dict[str, int]]:
-        """Run the model: statistics of the input of every matrix, elements per inference of every value.
+    ) -> tuple[dict[str, TensorStatistics], dict[str, tuple[int, ...]]]:
+        """Run the model: statistics of the input of every matrix, the shape in one run of every value.
 
         Args:
             program: with the float graph.
@@ -78,7 +77,7 @@ class FloatModel:
         }
         large = sum(matrix.weights.nbytes for matrix in program.matrices) >= LARGE_MODEL
         session = open_model(model, outputs=[*known, *tensors], optimise=False, prepack=False, origin=self.origin)
-        elements = self._elements(session, known)
+        shapes = self._shapes(session, known)
         if not large and not any(node.op_type == "DequantizeLinear" for node in model.graph):
             # Faster where weights may be copied; with QDQ, onnxruntime's fusions change what the float model computes.
             session = open_model(model, outputs=tensors, origin=self.origin)
@@ -92,19 +91,20 @@ class FloatModel:
                 seen[tensor].add(values[tensor], shared or count, None if shared is None else count)
             if not self.calibrated:
                 break
-        return seen, elements
+        return seen, shapes
 
-    def _elements(self, session: Session, known: Mapping[str, ir.Value]) -> dict[str, int]:
-        """Elements per inference of values of the graph, from one run on one sample.
+    def _shapes(self, session: Session, known: Mapping[str, ir.Value]) -> dict[str, tuple[int, ...]]:
+        """Shapes of the inputs of the model and of values of the graph, in a run on one sample or on a fixed batch.
 
         A branch that this sample does not take gives tensors without elements: there the inferred shapes count.
         """
         one = Samples({name: array[:1] for name, array in self.samples.inputs.items()}, None, 1)
         feeds, _ = next(batches(self.specs, one))
-        per_run = batch_size(self.specs) or 1
         values = self._run(session, feeds, list(known))
-        sizes = {name: _size(value) or _inferred_size(known[name]) for name, value in values.items()}
-        return {name: -(-size // per_run) for name, size in sizes.items()}
+        given = {name: np.shape(array) for name, array in feeds.items()}
+        return given | {
+            name: _shape(value) if _size(value) else _inferred_shape(known[name]) for name, value in values.items()
+        }
 
     def _run(self, session: Session, feeds: Mapping[str, Tensor], names: Sequence[str]) -> dict[str, Any]:
         try:
@@ -158,10 +158,15 @@ class TensorStatistics:
             self.held += len(piece) if tensor.ndim > 2 else piece.size // max(1, tensor.shape[-1])
 
 
-def _inferred_size(value: ir.Value) -> int:
-    """Elements of a value by its inferred shape, a first axis of unknown size counting 1; 0 where it is not known."""
-    sizes = [1 if axis == 0 and not isinstance(size, int) else size for axis, size in enumerate(value.shape or ())]
-    return math.prod(size for size in sizes if isinstance(size, int)) if all(isinstance(s, int) for s in sizes) else 0
+def _inferred_shape(value: ir.Value) -> tuple[int, ...]:
+    """Inferred shape of a value, a first axis of unknown size counting 1; no elements where it is not known."""
+    sizes = [1 if axis == 0 and not isinstance(size, int) else size for axis, size in enumerate(value.shape or (0,))]
+    return tuple(size if isinstance(size, int) else 0 for size in sizes)
+
+
+def _shape(value: Any) -> tuple[int, ...]:
+    """Shape of a value of the graph; of a sequence of tensors, that of all their elements in a row."""
+    return (_size(value),) if isinstance(value, list) else np.shape(value)
 
 
 def _size(value: Any) -> int:

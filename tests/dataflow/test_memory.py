@@ -129,14 +129,10 @@ BUFFERS = LayerBuffers(np.array([0, 1]), np.array([0.5, 0.5]), np.array([1]), np
 """A layer in two tiles that read a half of its input each; the second makes the results."""
 
 
-def distance(tile: int, other: int) -> int:
-    return abs(tile - other)
-
-
 def memory_of(need: float, *keys: str, behind: float = 0.0) -> tuple[list[float], dict[int, float]]:
     """Bytes of the tiles of a layer, with bytes waiting in front of it and behind it."""
     before, after = stream_of(1, need, 1), replace(stream_of(1, behind, 1), producer=1, consumer=2)
-    found = tile_memory([before, after], graph_of_a_layer(), [BUFFERS], distance, target(*KEYS, *keys))
+    found = tile_memory([before, after], graph_of_a_layer(), [BUFFERS], target(*KEYS, *keys))
     return found.bytes.tolist(), found.spilled_bytes
 
 
@@ -155,12 +151,13 @@ def test_what_is_too_much_goes_to_tiles_with_room() -> None:
     assert spilled == {0: pytest.approx(40.0)}
 
 
-def test_what_moved_is_as_far_as_it_went() -> None:
+def test_what_moved_is_known_by_tile() -> None:
     """Two tiles of 50 bytes with room for 30: 20 of each go to tiles 2 and 3."""
     chip = target(*KEYS, "digital.buffer_bytes=30")
-    found = tile_memory([stream_of(1, 100.0, 1)], graph_of_a_layer(), [BUFFERS], distance, chip)
+    found = tile_memory([stream_of(1, 100.0, 1)], graph_of_a_layer(), [BUFFERS], chip)
     # the first tile fills tile 2 by 20, the second has 10 more there and 10 in tile 3
-    assert found.spilled_byte_hops == {0: pytest.approx(20 * 2 + 10 * 1 + 10 * 2)}
+    moves = {(move.tile, move.other): dict(move.bytes) for move in found.moves}
+    assert moves == {(0, 2): {0: pytest.approx(20)}, (1, 2): {0: pytest.approx(10)}, (1, 3): {0: pytest.approx(10)}}
 
 
 def test_too_little_memory_is_refused_by_name() -> None:

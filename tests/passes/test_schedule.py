@@ -122,9 +122,11 @@ def test_a_convolution_starts_when_its_first_window_is_there() -> None:
 
 
 def test_the_digital_units_of_all_tiles_share_the_work() -> None:
-    # 8 arrays a tile: a layer of 4 arrays shares its tile, one of 16 arrays has the units of two
-    for count, tiles in ((1, 1), (4, 2)):
-        keys = ("hierarchy.arrays_per_core=2", "hierarchy.cores_per_tile=4")
+    # 8 arrays a tile. Arrays that wait for digital units lie in as many tiles as there are, up to one array in each.
+    for count, chip_tiles, tiles in ((1, 1, 1), (4, 2, 2), (1, 16, 4)):
+        keys = (
+            "hierarchy.arrays_per_core=2", "hierarchy.cores_per_tile=4", f"hierarchy.tiles_per_chip={chip_tiles}"
+        )  # fmt: skip
 
         def build(source: ir.Value) -> list[ir.Node]:
             layer = placeholder("layer", source)
@@ -309,7 +311,7 @@ def test_energy_and_time_count_the_same_digital_work() -> None:
         layer = placeholder("layer", source)
         return [layer, node("Relu", [layer.outputs[0]], "relu")]
 
-    chip = target(*KEYS, "digital.operations_per_cycle=1", "digital.clock_hz=1e6")
+    chip = target(*KEYS, "hierarchy.tiles_per_chip=1", "digital.operations_per_cycle=1", "digital.clock_hz=1e6")
     op = matrix_op(ONES, name="layer", vectors=5)
     program = scheduled(matrix_program([op], model=skeleton(build), digital={"relu": 15}), chip)
     cost = estimate(program, chip)
