@@ -13,10 +13,12 @@ import numpy as np
 import numpy.typing as npt
 
 from mcompiler.dataflow import StageKind
+from mcompiler.declarations import ARRAY_SHAPE_KEYS
 from mcompiler.geometry import array_shape
 from mcompiler.ir import NO_BITS, BitRange, ScheduledProgram
 from mcompiler.naming import shown_name
 from mcompiler.target import Component, Event, HierarchyUnit, Target
+from mcompiler.target.view import target_view
 
 WRITING = "(writing)"
 """Row of the component table for rewriting cells, where layers take turns on the arrays."""
@@ -203,9 +205,13 @@ class Cost:
         )
 
 
+COUNT_KEYS = ARRAY_SHAPE_KEYS
+"""Keys of the target that ``count`` reads; it is given no others, so that prices of counts can change all others."""
+
+
 def estimate(program: ScheduledProgram, target: Target) -> Cost:
     """Price a scheduled program."""
-    return price(count(program, target), target)
+    return price(count(program, target_view(target, COUNT_KEYS)), target)
 
 
 def count(program: ScheduledProgram, target: Target) -> PricedQuantities:
