@@ -32,6 +32,7 @@ from mcompiler.target.layers import (
 from mcompiler.target.locate import did_you_mean, find_target, target_names
 from mcompiler.target.measured import with_measured_levels
 from mcompiler.target.messages import describe_value_errors
+from mcompiler.target.ranges import range_violations
 from mcompiler.target.rules import violations
 from mcompiler.target.scaling import scaled
 from mcompiler.target.schema import Target
@@ -219,9 +220,11 @@ def _load(name_or_path: str | Path, overrides: Sequence[str]) -> tuple[Target | 
     if error is not None:
         for key, message in violations(*_valid_sections(error, data)):
             problems.append(TargetProblem(_origin(layers, key.split(".")), key, message))
+    for path, message in range_violations(data):
+        problems.append(TargetProblem(_origin(layers, path), ".".join(path), message))
     for layer in layers:
         problems.extend(_source_problems(layer))
-    return (None if target is None else scaled(target)), problems
+    return (None if target is None or problems else scaled(target)), problems
 
 
 def load_target(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Target:

@@ -8,7 +8,7 @@ from enum import Enum
 from typing import Any, TypeVar
 
 from mcompiler.errors import UndeclaredKeyError
-from mcompiler.target.base import Section
+from mcompiler.target.base import KeyPath, Section
 from mcompiler.target.schema import Target
 
 AnySection = TypeVar("AnySection", bound=Section)
@@ -21,10 +21,6 @@ EVERY = "*"
 
 _PROSE = frozenset(["source", "sources", "description"])
 """Keys that no result depends on: a view leaves them out."""
-
-
-KeyPath = tuple[str, ...]
-"""Sections and key, outermost first; names of components and layers may contain dots."""
 
 
 @dataclass(frozen=True)
