@@ -12,25 +12,60 @@ from dataclasses import Field, dataclass, fields, replace
 from enum import Enum, StrEnum
 from typing import Annotated, Any, ClassVar, Protocol, TypeVar, get_type_hints, runtime_checkable
 
+from mcompiler.encodings import Decoding
 from mcompiler.errors import CompileError
 from mcompiler.target import Target
+from mcompiler.target.view import KeysWhere
 
 In = TypeVar("In", contravariant=True)
 Out = TypeVar("Out", covariant=True)
 
-ARRAY_SHAPE_KEYS = (
+Reads = tuple[str | KeysWhere, ...]
+"""Keys of the target that a pass reads, some of them under a condition."""
+
+_CONDUCTANCES = ("device.g_max_siemens", "device.g_min_siemens")
+
+
+def _has_level_table(target: Target) -> bool:
+    return target.has_level_table
+
+
+def _converts_pedestal(target: Target) -> bool:
+    return target.weight_encoding.decoding is not Decoding.CLEAN
+
+
+LEVEL_KEYS: Reads = (
+    "device.level_means",
+    "device.levels",
+    "encoding.partner",
+    KeysWhere(_CONDUCTANCES, _has_level_table),
+)
+"""Keys of the target that ``Target.cell_steps`` reads: equidistant levels are whole numbers at any conductance."""
+
+ARRAY_SHAPE_KEYS: Reads = (
     "array.columns",
     "array.rows",
     "array.rows_active",
-    "device.g_max_siemens",
-    "device.g_min_siemens",
-    "device.level_means",
-    "device.levels",
+    *LEVEL_KEYS,
     "encoding",
 )
 """Keys of the target that ``geometry.array_shape`` reads."""
 
-TIMING_KEYS = (
+CONVERTER_KEYS: Reads = (
+    "array.rows",
+    "array.rows_active",
+    *LEVEL_KEYS,
+    "converters.adc.bits",
+    "converters.adc.range",
+    "converters.adc.range_per",
+    "converters.adc.rounding",
+    "converters.dac.bits",
+    "encoding",
+    KeysWhere(_CONDUCTANCES, _converts_pedestal),
+)
+"""Keys of the target that determine the codes of its ADCs: g_min counts where it adds to what they convert."""
+
+TIMING_KEYS: Reads = (
     *ARRAY_SHAPE_KEYS,
     "calibration",
     "components.*.event",
@@ -71,7 +106,10 @@ class Pass(Protocol[In, Out]):
     """
 
     name: ClassVar[str]
-    reads: ClassVar[tuple[str, ...]]
+
+    @property
+    def reads(self) -> Reads:
+        """A class variable of the pass."""
 
     def run(self, program: In, target: Target) -> Out:
         """Return the program at the next level; pure."""

@@ -12,7 +12,7 @@ from typing import ClassVar
 import numpy as np
 
 from mcompiler.conductance import MappedMatrix, column_sums, fit_ranges, is_lossless, largest_sum, make_adc
-from mcompiler.declarations import ARRAY_SHAPE_KEYS
+from mcompiler.declarations import ARRAY_SHAPE_KEYS, CONVERTER_KEYS, Reads
 from mcompiler.encodings import CodesDoNotFitError
 from mcompiler.errors import CompileError
 from mcompiler.geometry import ArrayShape, TileTable, array_shape, tile_blocks
@@ -25,15 +25,9 @@ class Assign:
     """Encode weight codes as cell levels, flip columns, and set each layer's converter range."""
 
     name: ClassVar[str] = "assign"
-    reads: ClassVar[tuple[str, ...]] = (
+    reads: ClassVar[Reads] = (
         *ARRAY_SHAPE_KEYS,
-        "converters.adc.bits",
-        "converters.adc.range",
-        "converters.adc.range_per",
-        "converters.adc.rounding",
-        "converters.dac.bits",
-        "device.g_max_siemens",
-        "device.g_min_siemens",
+        *CONVERTER_KEYS,
         "digital.accumulator_bits",
     )
 

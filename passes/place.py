@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
-from mcompiler.declarations import TIMING_KEYS, Chips, Option, Seed
+from mcompiler.declarations import TIMING_KEYS, Chips, Option, Reads, Seed
 from mcompiler.errors import CompileError
 from mcompiler.ir import AnalogProgram, PlacedProgram
 from mcompiler.network import Aim, array_counts, best_placement, in_order
@@ -32,7 +32,7 @@ class Place:
     """
 
     name: ClassVar[str] = "place"
-    reads: ClassVar[tuple[str, ...]] = TIMING_KEYS
+    reads: ClassVar[Reads] = TIMING_KEYS
     chips: Chips = None
     effort: Annotated[
         int,

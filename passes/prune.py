@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from mcompiler.declarations import ARRAY_SHAPE_KEYS
+from mcompiler.declarations import ARRAY_SHAPE_KEYS, Reads
 from mcompiler.geometry import TileTable, array_shape, used_tiles
 from mcompiler.ir import TiledProgram, WeightMatrix
 from mcompiler.target import Target
@@ -18,7 +18,7 @@ class Prune:
     """Drop all-zero tiles, with all arrays (slices, polarities) of their position."""
 
     name: ClassVar[str] = "prune"
-    reads: ClassVar[tuple[str, ...]] = ARRAY_SHAPE_KEYS
+    reads: ClassVar[Reads] = ARRAY_SHAPE_KEYS
 
     def run(self, program: TiledProgram, target: Target) -> TiledProgram:
         """Return the tile tables without the empty positions."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar
 
 from mcompiler.dataflow import program_stages
-from mcompiler.declarations import TIMING_KEYS, Chips, Option
+from mcompiler.declarations import TIMING_KEYS, Chips, Option, Reads
 from mcompiler.errors import CompileError
 from mcompiler.ir import AnalogProgram
 from mcompiler.target import Target
@@ -25,7 +25,7 @@ class Reload:
     """
 
     name: ClassVar[str] = "reload"
-    reads: ClassVar[tuple[str, ...]] = (*TIMING_KEYS, "device.write")
+    reads: ClassVar[Reads] = (*TIMING_KEYS, "device.write")
     excludes: ClassVar[dict[str, str]] = dict.fromkeys(
         ("replicate", "remap"),
         "layers that take turns have neither copies nor known stuck cells; drop reload, or replicate and faults",

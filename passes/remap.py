@@ -29,7 +29,7 @@ from mcompiler.conductance import (
     spare_places,
     unpack_levels,
 )
-from mcompiler.declarations import ARRAY_SHAPE_KEYS, Option
+from mcompiler.declarations import ARRAY_SHAPE_KEYS, Option, Reads
 from mcompiler.effects.faults import stuck_siemens
 from mcompiler.geometry import ArrayShape, array_shape
 from mcompiler.ir import CodeArray, IntArray, PlacedProgram, Remapping
@@ -62,7 +62,7 @@ class Remap:
     excludes: ClassVar[dict[str, str]] = {
         "replicate": "copies of an array have different stuck cells, and lines move once; drop replicate or faults"
     }
-    reads: ClassVar[tuple[str, ...]] = (
+    reads: ClassVar[Reads] = (
         *ARRAY_SHAPE_KEYS,
         "array.spare_columns",
         "array.spare_rows",

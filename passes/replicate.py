@@ -35,7 +35,7 @@ from mcompiler.dataflow import (
     tile_work,
     timed_stages,
 )
-from mcompiler.declarations import TIMING_KEYS, Chips, Option
+from mcompiler.declarations import TIMING_KEYS, Chips, Option, Reads
 from mcompiler.errors import CompileError
 from mcompiler.geometry import array_shape
 from mcompiler.ir import AnalogProgram, Replication
@@ -65,7 +65,7 @@ class Replicate:
     """
 
     name: ClassVar[str] = "replicate"
-    reads: ClassVar[tuple[str, ...]] = TIMING_KEYS
+    reads: ClassVar[Reads] = TIMING_KEYS
     goal: Annotated[
         Goal,
         Option(

@@ -33,7 +33,7 @@ from mcompiler.dataflow import (
     tile_work,
     tiles_of,
 )
-from mcompiler.declarations import TIMING_KEYS
+from mcompiler.declarations import TIMING_KEYS, Reads
 from mcompiler.geometry import TileTable, array_shape
 from mcompiler.ir import (
     LayerSchedule,
@@ -60,7 +60,7 @@ class Schedule:
     """Layers work on a vector as soon as its inputs are there; inferences follow each other as a pipeline."""
 
     name: ClassVar[str] = "schedule"
-    reads: ClassVar[tuple[str, ...]] = (
+    reads: ClassVar[Reads] = (
         *TIMING_KEYS,
         "device.write",
         "digital.buffer_bytes",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from mcompiler.declarations import ARRAY_SHAPE_KEYS
+from mcompiler.declarations import ARRAY_SHAPE_KEYS, Reads
 from mcompiler.geometry import ArrayShape, array_shape, count_dense, tile_positions, tile_table
 from mcompiler.ir import MatrixProgram, TiledProgram, WeightMatrix
 from mcompiler.target import Target
@@ -16,7 +16,7 @@ class Tile:
     """Cut the kept rows and columns into the target's arrays; small groups share an array on its diagonal."""
 
     name: ClassVar[str] = "tile"
-    reads: ClassVar[tuple[str, ...]] = ARRAY_SHAPE_KEYS
+    reads: ClassVar[Reads] = ARRAY_SHAPE_KEYS
 
     def run(self, program: MatrixProgram, target: Target) -> TiledProgram:
         """Return the tile tables, and the array count of the dense mapping."""

@@ -133,7 +133,7 @@ class CellErrors(nn.Module):
         self.signed_fragments = encoding.signed_fragments
         shift = encoding.nominal_shift(shape)
         table = encoding.level_table(shape, shift)[:-1]  # [codes, polarities, slices]
-        self.smallest = encoding.code_range(shape, shift).smallest
+        self.smallest = encoding.table_range(shape, shift).smallest
         slices = 2.0 ** (shape.cell_bits * np.arange(shape.slices))
         place_value = np.array(encoding.polarity_signs, dtype=float)[:, None] * slices
         levels = np.arange(int(table.max()) + 1, dtype=np.uint8)

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     "--set",
     "overrides",
     multiple=True,
-    metavar="components.NAME.key=VALUE",
-    help="Override a value of a component without compiling again; repeatable.",
+    metavar="KEY=VALUE",
+    help="Override a value of the target that changes prices only; others name the stage to run again. Repeatable.",
 )
 @click.option(
     "--rate",

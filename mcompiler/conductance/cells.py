@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mcompiler.conductance.codes import (
+    code_span,
     held_levels,
     row_runs,
     run_levels,
@@ -56,8 +57,8 @@ def encode_cells(mapped: MappedMatrix) -> Iterator[Cells]:
     """Level codes of the arrays of a matrix, in table order, packed: uint8 [n, rows, row_bytes] a step."""
     matrix, table, shape = mapped.matrix, mapped.table, mapped.shape
     shift, flips = mapped.encoded.shift, mapped.encoded.flips
-    lut = shape.encoding.level_table(shape, shift)
-    smallest = shape.encoding.code_range(shape, shift).smallest
+    codes = code_span(matrix)
+    lut = shape.encoding.level_table(shape, shift, codes)
     bits = shape.storage_bits
     weight_bits = shape.columns_per_weight * bits
     words = {8: np.uint8, 16: np.uint16, 32: np.uint32}
@@ -69,7 +70,7 @@ def encode_cells(mapped: MappedMatrix) -> Iterator[Cells]:
     else:
         packed = []
     full = np.uint8((1 << shape.cell_bits) - 1)
-    for run in tile_runs(matrix, table, shape, smallest):
+    for run in tile_runs(matrix, table, shape, codes.smallest):
         count = len(run.index) * shape.arrays_per_tile
         cells = np.zeros((count, shape.rows, shape.row_bytes), dtype=np.uint8)
         if packed:

@@ -10,12 +10,19 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mcompiler.encodings import Levels
+from mcompiler.encodings import CodeRange, Levels
 from mcompiler.geometry import ArrayShape, TileTable, span, tile_blocks
 from mcompiler.ir import CodeArray, IntArray, WeightMatrix
 
 MAX_BYTES_PER_RUN = 64 << 20
 """Bound on the working set of one step of encoding."""
+
+
+def code_span(matrix: WeightMatrix) -> CodeRange:
+    """The smallest and the largest code of a matrix, 0 included, which stands where packed groups have no weight."""
+    if not matrix.codes.size:
+        return CodeRange(0, 0)
+    return CodeRange(min(0, int(matrix.codes.min())), max(0, int(matrix.codes.max())))
 
 
 def steps_of(levels: npt.NDArray[np.unsignedinteger[Any]], shape: ArrayShape) -> npt.NDArray[Any]:

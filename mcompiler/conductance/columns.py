@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mcompiler.conductance.codes import TileRun, step_table, tile_runs
+from mcompiler.conductance.codes import TileRun, code_span, step_table, tile_runs
 from mcompiler.conductance.converters import AdcTransfer, make_adc, needed_bits
 from mcompiler.encodings import Levels
 from mcompiler.errors import CompileError
@@ -54,8 +54,8 @@ def column_sums(matrix: WeightMatrix, table: TileTable, shape: ArrayShape, targe
     bits = np.zeros(len(table), dtype=np.int64)
     steps = np.zeros(len(table), dtype=np.int64)
     lowest = highest = inputs = 0
-    adc, span = make_adc(target), encoding.code_range(shape, shift)
-    lanes = _Lanes.of(encoding.level_table(shape, shift), shape)
+    adc, span = make_adc(target), code_span(matrix)
+    lanes = _Lanes.of(encoding.level_table(shape, shift, span), shape)
     full = int(step_table(shape)[(1 << shape.cell_bits) - 1])
     for run in tile_runs(matrix, table, shape, span.smallest):
         live = _live(run, shape)  # [tiles, reads]

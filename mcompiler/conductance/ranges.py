@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mcompiler.conductance.codes import TileRun, run_levels, steps_of, tile_runs
+from mcompiler.conductance.codes import TileRun, code_span, run_levels, steps_of, tile_runs
 from mcompiler.conductance.converters import convert, eight_bit_floor, make_adc, round_codes
 from mcompiler.conductance.mapped import MappedMatrix
 from mcompiler.encodings import Levels
@@ -187,14 +187,14 @@ class _Sampled:
         """
         matrix, table, shape, target = self.mapped.matrix, self.mapped.table, self.mapped.shape, self.mapped.target
         shift, flips = self.mapped.encoded.shift, self.mapped.encoded.flips
-        lut = shape.encoding.level_table(shape, shift)
-        smallest = shape.encoding.code_range(shape, shift).smallest
+        codes = code_span(matrix)
+        lut = shape.encoding.level_table(shape, shift, codes)
         copies = shape.arrays_per_tile
         heads = table[::copies]
         pedestal, full = make_adc(target).pedestal, (1 << shape.cell_bits) - 1
         for position in tiles:
             arrays = slice(position * copies, (position + 1) * copies)
-            run = next(tile_runs(matrix, table[arrays], shape, smallest))
+            run = next(tile_runs(matrix, table[arrays], shape, codes.smallest))
             levels = steps_of(_flipped(run_levels(run, lut, shape), run, flips[arrays], full, shape), shape)
             height, width = int(heads[position]["rows"]), int(heads[position]["cols"]) * shape.columns_per_weight
             columns = _converted(levels[:, :height, :width], shape).astype(np.float32)

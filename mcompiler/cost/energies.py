@@ -12,11 +12,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from mcompiler.cost.tables import DIGITAL, IDLE, WRITING, Cost, LayerCounts, Price, PricedQuantities, count
+from mcompiler.cost.tables import COUNT_KEYS, DIGITAL, IDLE, WRITING, Cost, LayerCounts, Price, PricedQuantities, count
 from mcompiler.errors import UserError
 from mcompiler.ir import ScheduledProgram
 from mcompiler.network import topology_of
 from mcompiler.target import ComponentPrice, Event, Target, prices, stale_prices
+from mcompiler.target.view import target_view
 
 _BUFFER = (Event.BUFFER_READ_BYTE, Event.BUFFER_WRITE_BYTE)
 _SHARING: Mapping[Event, tuple[Event, ...]] = {
@@ -30,7 +31,7 @@ _SHARING: Mapping[Event, tuple[Event, ...]] = {
 
 def estimate(program: ScheduledProgram, target: Target) -> Cost:
     """Price a scheduled program at its highest rate."""
-    return price(count(program, target), target)
+    return price(count(program, target_view(target, COUNT_KEYS)), target)
 
 
 def price(counts: PricedQuantities, target: Target, rate: float | None = None) -> Cost:

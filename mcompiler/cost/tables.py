@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mcompiler.dataflow import StageKind
+from mcompiler.declarations import ARRAY_SHAPE_KEYS
 from mcompiler.geometry import ArrayShape, TileTable, array_shape
 from mcompiler.ir import NO_BITS, BitRange, EncodedMatrix, ScheduledProgram
 from mcompiler.naming import shown_name
@@ -271,6 +272,10 @@ class Cost(InferenceEnergy):
 def _price(row: Mapping[str, Any]) -> Price:
     """The price of a row of JSON, without what follows from the rest."""
     return Price(**{each.name: row[each.name] for each in fields(Price) if each.name in row})
+
+
+COUNT_KEYS = ARRAY_SHAPE_KEYS
+"""Keys of the target that ``count`` reads; it is given no others, so that prices of counts can change all others."""
 
 
 def count(program: ScheduledProgram, target: Target) -> PricedQuantities:

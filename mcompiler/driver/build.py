@@ -30,6 +30,7 @@ from mcompiler.declarations import Record
 from mcompiler.driver.arrays import BuildArrays
 from mcompiler.driver.content import Compiled, mapped_from_cells
 from mcompiler.driver.proof import Inputs, SampleRequest, layer_probes, misplaced, shipped_session, verified
+from mcompiler.driver.repricing import StageReads, check_prices_only, stage_reads
 from mcompiler.driver.saving import versions, write_files
 from mcompiler.errors import BuildError
 from mcompiler.fates import stored_fate
@@ -58,6 +59,7 @@ class Build(BuildArrays, PacksModels):
         target: the chip.
         fates: fate of every node of the model.
         options: options of the compilation.
+        reads: keys of the target that each stage read, first stage first.
         seconds: time of each pass that ran (empty for a loaded build).
         cached: names of passes whose results came from the cache.
         records: results of passes and their bounds, by the key that JSON outputs use.
@@ -65,6 +67,7 @@ class Build(BuildArrays, PacksModels):
 
     fates: tuple[NodeFate, ...]
     options: BuildOptions
+    reads: StageReads
     seconds: Mapping[str, float] = field(default_factory=dict)
     cached: tuple[str, ...] = ()
     records: Mapping[str, Record] = field(default_factory=dict)
@@ -85,6 +88,7 @@ class Build(BuildArrays, PacksModels):
             _content=Compiled(program, pipeline.target, source.model, source.external),
             fates=final_fates(program.placed.analog.tiled.matrix.lowered),
             options=options,
+            reads=stage_reads(pipeline),
             seconds=outcome.seconds,
             cached=outcome.cached,
             records=outcome.records,
@@ -108,25 +112,19 @@ class Build(BuildArrays, PacksModels):
         return nx.DiGraph(nx.node_link_graph(plain_attributes(self._content.placement), edges="edges"))
 
     def cost_with(self, target: Target | None = None, *, rate: float | None = None) -> Cost:
-        """Cost of the same build with other component values or at another rate; events are not counted again.
+        """Cost of the same build on a target with other prices or at another rate; events are not counted again.
 
         Args:
-            target: the target of the build with other components; None: its own.
+            target: as that of the build in every key that a stage of the compilation reads; None: that of the build.
             rate: inferences per second, at most ``cost.throughput_per_s``; None: that.
 
         Raises:
-            BuildError: the targets differ elsewhere; names the sections.
+            BuildError: another key differs; names it and the first stage that reads it.
             UserError: a rate that the build cannot have; names the highest.
         """
         if target is None:
             return price(self.cost.counts, self.target, rate)
-        ours = self.target.model_copy(update={"components": target.components})
-        if ours != target:
-            other = [name for name in type(target).model_fields if getattr(ours, name) != getattr(target, name)]
-            raise BuildError(
-                f"another {', '.join(other)} changes what is counted, not only what it costs; compile the model again "
-                "with --set"
-            )
+        check_prices_only(self.reads, self.target, target)
         return price(self.cost.counts, target, rate)
 
     def data_energy(self) -> tuple[DataEnergy, ...]:
@@ -291,7 +289,8 @@ class Build(BuildArrays, PacksModels):
             write_files(writer, content, self.target, self.cost, self.report())
             nodes = [stored_fate(fate) for fate in self.fates]
             records = {key: {"values": each.as_json(), "text": each.text()} for key, each in self.records.items()}
-            return {"versions": versions(), "options": self.options.as_json(), "nodes": nodes, "records": records}
+            about = {"options": self.options.as_json(), "reads": self.reads, "nodes": nodes, "records": records}
+            return {"versions": versions(), **about}
 
         write_build(out, force, fill, say)
         return out

@@ -27,9 +27,10 @@ def load(directory: str | Path) -> Build:
     try:
         fates = tuple(restored_fate(record) for record in manifest["nodes"])
         options = BuildOptions.from_json(manifest["options"])
+        reads = {name: tuple(keys) for name, keys in manifest["reads"].items()}
         records = {
             key: StoredRecord(key, each["values"], each["text"]) for key, each in manifest.get("records", {}).items()
         }
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise BuildError(f"{root / 'manifest.json'}: damaged; compile the model again") from error
-    return Build(target, Stored(root, manifest, array_shape(target)), fates, options, records=records)
+    return Build(target, Stored(root, manifest, array_shape(target)), fates, options, reads, records=records)

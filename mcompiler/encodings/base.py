@@ -88,6 +88,10 @@ class CodesDoNotFitError(ValueError):
     """Codes of a matrix that its cells cannot hold; the message says why, and what to do."""
 
 
+MAX_CODE_BITS = 16
+"""Bits of the largest weight code, sign included."""
+
+
 @dataclass(frozen=True)
 class CodeRange:
     """Weight codes that the cells of a target can hold, both ends included."""
@@ -192,14 +196,25 @@ class WeightEncoding(ABC):
             )
         return 0
 
-    def level_table(self, shape: ArrayShape, shift: int) -> Levels:
+    def level_table(self, shape: ArrayShape, shift: int, codes: CodeRange | None = None) -> Levels:
         """Levels of every code: uint8 [codes + 1, polarities, slices], lowest slice first.
 
-        Row i belongs to code ``code_range().smallest + i``; the last row is a cell that holds no weight (all zero).
+        Args:
+            shape: array geometry.
+            shift: of the matrix.
+            codes: those of the matrix, so that cells which no code needs take no memory; None: ``table_range``.
+
+        Returns:
+            Row i belongs to code ``codes.smallest + i``; the last row is a cell that holds no weight (all zero).
         """
-        span = self.code_range(shape, shift)
+        span = self.table_range(shape, shift) if codes is None else codes
         levels = shape.digits(self.magnitudes(np.arange(span.smallest, span.largest + 1, dtype=np.int64), shift))
         return np.concatenate([levels, np.zeros((1, *levels.shape[1:]), dtype=np.int64)]).astype(np.uint8)
+
+    def table_range(self, shape: ArrayShape, shift: int) -> CodeRange:
+        """The codes that the cells hold and a weight can have: a weight has at most 16 bits, however many cells."""
+        span, half = self.code_range(shape, shift), 1 << (MAX_CODE_BITS - 1)
+        return CodeRange(max(span.smallest, -half), min(span.largest, half - 1))
 
     def polarities_of(self, polarity: int) -> tuple[int, ...]:
         """Which polarities an array holds whose entry in the tile table is +1, -1, or 0 for all of them."""

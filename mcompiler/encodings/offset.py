@@ -12,6 +12,7 @@ from typing import ClassVar, Self
 import numpy as np
 
 from mcompiler.encodings.base import (
+    MAX_CODE_BITS,
     BoolArray,
     CodeRange,
     CodesDoNotFitError,
@@ -62,8 +63,8 @@ class Offset(WeightEncoding):
         return (codes + shift)[:, None]
 
     def nominal_shift(self, shape: ArrayShape) -> int:
-        """Half of the range of the cells."""
-        return 1 << (shape.cell_bits * shape.slices - 1)
+        """Half of the range of the cells, as far as weight codes need it."""
+        return 1 << (min(shape.cell_bits * shape.slices, MAX_CODE_BITS) - 1)
 
     def fit_codes(self, low: int, high: int, shape: ArrayShape) -> int:
         """Half of the range where that is enough, and so one for most matrices; else what ``low`` needs."""

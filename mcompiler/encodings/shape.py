@@ -114,5 +114,5 @@ class ArrayShape:
             known = np.isin(magnitudes, self.steps)
             levels: npt.NDArray[Any] = np.where(known, np.searchsorted(self.steps, magnitudes), 0)[..., None]
             return levels
-        places = self.cell_bits * np.arange(self.slices)
+        places = np.minimum(self.cell_bits * np.arange(self.slices), 62)  # a shift by 64 is none; nothing is as large
         return (magnitudes[..., None] >> places) & ((1 << self.cell_bits) - 1)

@@ -23,11 +23,13 @@ from mcompiler.pipeline.options import option_table
 from mcompiler.pipeline.runner import Observer, Outcome, Runner
 from mcompiler.pipeline.standard import GRAPH_PASSES, PASSES, default
 from mcompiler.pipeline.value import Pipeline, Source
+from mcompiler.target.view import KeysWhere
 
 __all__ = [
     "GRAPH_PASSES",
     "PASSES",
     "Cache",
+    "KeysWhere",
     "Observer",
     "Option",
     "Outcome",

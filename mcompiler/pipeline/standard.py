@@ -50,6 +50,7 @@ from mcompiler.pipeline.runner import Observer
 from mcompiler.pipeline.value import Pipeline, Source
 from mcompiler.runtime import input_specs
 from mcompiler.target import Target, load_target
+from mcompiler.target.wire_drop import wire_note
 
 GRAPH_PASSES: tuple[PassClass, ...] = (
     Inline,  # functions and bodies that always run become nodes of the graph
@@ -109,6 +110,8 @@ def default(
     values = checked_options(PASSES, options or {})
     chip = target if isinstance(target, Target) else load_target(target, overrides)
     array_shape(chip)
+    if (note := wire_note(chip)) is not None:
+        say(note)
     faults = values["faults"]
     stuck = read_faults(Path(faults), chip) if isinstance(faults, str | Path) else faults
     program, origin = imported(model)

@@ -18,6 +18,9 @@ PositiveInt = Annotated[int, Field(ge=1, strict=True)]
 NonNegativeInt = Annotated[int, Field(ge=0, strict=True)]
 Bool = Annotated[bool, Field(strict=True)]
 
+KeyPath = tuple[str, ...]
+"""Sections and key, outermost first; names of components and layers may contain dots."""
+
 
 @dataclass(frozen=True)
 class Choices:

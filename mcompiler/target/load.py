@@ -35,6 +35,7 @@ from mcompiler.target.locate import did_you_mean, find_target, target_names
 from mcompiler.target.measured import with_measured_levels
 from mcompiler.target.messages import describe_value_errors
 from mcompiler.target.prices import prices
+from mcompiler.target.ranges import range_violations
 from mcompiler.target.references import with_references
 from mcompiler.target.rules import violations
 from mcompiler.target.schema import Target
@@ -253,11 +254,13 @@ def _load(name_or_path: str | Path, overrides: Sequence[str]) -> tuple[Target | 
     if error is not None:
         for key, message in violations(*_valid_sections(error, data)):
             problems.append(TargetProblem(_origin(layers, key.split(".")), key, message))
+    for path, message in range_violations(data):
+        problems.append(TargetProblem(_origin(layers, path), ".".join(path), message))
     for layer in layers:
         problems.extend(_source_problems(layer))
     if target is not None and not problems:
         problems.extend(_computed_figures(target, layers))
-    return (None if target is None else with_references(target, layers)), problems
+    return (None if target is None or problems else with_references(target, layers)), problems
 
 
 def load_target(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Target:

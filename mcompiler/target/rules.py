@@ -7,16 +7,35 @@ problems of a file are reported at once. Rules about one effect are in its file 
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Mapping
 from itertools import pairwise
 
 from mcompiler.effects.registry import rules_of
 from mcompiler.encodings import Decoding, Partner, encoding_of, encoding_violations, find_encoding
-from mcompiler.encodings.base import Violations
+from mcompiler.encodings.base import MAX_CODE_BITS, Violations
 from mcompiler.target.base import Section
+from mcompiler.target.chip import Digital, Hierarchy, NetworkSection
 from mcompiler.target.converters import AdcRange, ChipCalibration, Converters, RangePer
 from mcompiler.target.counts import given_counts
-from mcompiler.target.sections import Array, Device, Encoding, Layout, Precision
+from mcompiler.target.ranges import in_range
+from mcompiler.target.sections import MEAN_STEPS, Array, Device, Encoding, Layout, Precision
+
+MAX_HELD_BITS = 62
+"""Bits of all slices of a weight: their place values are integers of 64 bits."""
+
+
+MAX_ARRAY_CELLS = 1 << 26
+"""Cells of the largest array: 8,192 x 8,192."""
+
+MAX_TILES = 4096
+"""Tiles of the largest chip; placement holds a number for every pair of tiles."""
+
+MAX_ARRAYS = 1 << 50
+"""Array positions of all chips: they are numbered by integers of 64 bits."""
+
+MAX_CLOCKS = 1 << 40
+"""Clocks of the longest step; a schedule adds up to 2^22 of them."""
 
 
 def _conductances(device: Device) -> Violations:
@@ -61,6 +80,13 @@ def _capacity(device: Device, encoding: Encoding, precision: Precision) -> Viola
     where = find_encoding(encoding.weights).sign_place
     sign = 1 if where else 0
     held = device.bits * encoding.slices
+    if held > MAX_HELD_BITS:
+        yield (
+            "encoding.slices",
+            f"{encoding.slices} x {device.bits} bits of a cell (device.levels = {device.levels}) hold {held} bits, and "
+            f"a weight has at most {MAX_CODE_BITS}; give at most {MAX_HELD_BITS // device.bits}",
+        )
+        return
     wanted = {"precision.weights": precision.weights}
     for name, layer in precision.layers.items():
         if layer.weights is not None:
@@ -87,6 +113,14 @@ def _level_table(device: Device, encoding: Encoding) -> Violations:
         yield key, f"weight codes are conductances of one cell, but encoding.slices is {encoding.slices}; give 1"
     if unformed and device.levels > 255:
         yield "device.levels", f"{device.levels} levels and an unformed one are too many; give at most 255"
+    if unformed and means is None and device.formed_steps[-1] >= 1 << (MAX_CODE_BITS - 1):
+        ratio = 1 + MEAN_STEPS / ((1 << (MAX_CODE_BITS - 1)) - 1 - MEAN_STEPS)
+        yield (
+            "device.g_min_siemens",
+            f"the highest level is {device.formed_steps[-1]} x (g_max - g_min) / 4096 above an unformed cell, and a "
+            f"weight code has at most {MAX_CODE_BITS} bits; give at most g_max_siemens / {ratio:.4g} = "
+            f"{device.g_max_siemens / ratio:.4g} S",
+        )
     if unformed and means is None and device.formed_steps[0] < 1:
         yield (
             "device.g_min_siemens",
@@ -157,6 +191,75 @@ def _exact_reads(device: Device, array: Array, encoding: Encoding, converters: C
         )
 
 
+def _signed_codes(encoding: Encoding, converters: Converters) -> Violations:
+    if converters.adc.bits == 1 and encoding_of(encoding).signed:
+        yield (
+            "converters.adc.bits",
+            "1 bit, sign included, has no positive code for the difference of a pair; give at least 2",
+        )
+
+
+def _array_size(array: Array) -> Violations:
+    if array.rows * array.columns > MAX_ARRAY_CELLS:
+        key, other = ("rows", array.columns) if array.rows >= array.columns else ("columns", array.rows)
+        yield (
+            f"array.{key}",
+            f"an array of {array.rows} x {array.columns} cells, and {MAX_ARRAY_CELLS} are the most that are held in "
+            f"memory at once; give at most {max(1, MAX_ARRAY_CELLS // other)} {key}",
+        )
+
+
+def _tiles(hierarchy: Hierarchy) -> Violations:
+    if hierarchy.tiles_per_chip > MAX_TILES:
+        yield (
+            "hierarchy.tiles_per_chip",
+            f"{hierarchy.tiles_per_chip} tiles, and placement weighs every pair of them; give at most {MAX_TILES}, and "
+            "more chips",
+        )
+
+
+def _arrays(hierarchy: Hierarchy) -> Violations:
+    chips = 1 if hierarchy.chips == "as needed" else hierarchy.chips
+    parts = {
+        "arrays_per_core": hierarchy.arrays_per_core,
+        "cores_per_tile": hierarchy.cores_per_tile,
+        "tiles_per_chip": hierarchy.tiles_per_chip,
+        "chips": chips,
+    }
+    total, largest = math.prod(parts.values()), max(parts, key=lambda key: parts[key])
+    if total > MAX_ARRAYS and hierarchy.tiles_per_chip <= MAX_TILES:
+        yield (
+            f"hierarchy.{largest}",
+            f"{total:.3g} arrays in all, and positions are counted up to {MAX_ARRAYS:.3g}; give at most "
+            f"{max(1, MAX_ARRAYS * parts[largest] // total)}",
+        )
+
+
+def _countable_times(
+    device: Device, array: Array, converters: Converters, digital: Digital, network: NetworkSection
+) -> Violations:
+    """The schedule counts clocks of the digital units as integers of 64 bits."""
+    conversions = min(converters.adc.columns, array.columns) / converters.adc.rate_hz
+    read = max(device.read_pulse_s, conversions)
+    steps = (
+        ("device.read_pulse_s", device.read_pulse_s, device.read_pulse_s),
+        ("converters.adc.rate_hz", converters.adc.rate_hz, conversions),
+        ("digital.fill_reads", digital.fill_reads, min(digital.fill_reads, 1e300) * read),
+        ("network.hop_cycles", network.hop_cycles, min(network.hop_cycles, 1e300) / network.clock_hz),
+        ("network.clock_hz", network.clock_hz, 1 / network.clock_hz),
+        ("network.chip_link_latency_s", network.chip_link_latency_s, network.chip_link_latency_s),
+    )
+    for key, value, duration in steps:
+        clocks = duration * digital.clock_hz
+        if clocks > MAX_CLOCKS and in_range(key, value) and in_range("clock_hz", digital.clock_hz):
+            yield (
+                key,
+                f"{value:g} makes a step of {duration:.3g} s, {clocks:.3g} clocks at digital.clock_hz = "
+                f"{digital.clock_hz:g}, and a schedule counts at most {MAX_CLOCKS:.3g} for one; make it shorter, or "
+                f"digital.clock_hz at most {MAX_CLOCKS / duration:.3g}",
+            )
+
+
 def _one_weight_fits(array: Array, encoding: Encoding) -> Violations:
     polarities = len(find_encoding(encoding.weights).polarity_signs) if encoding.pairs_in is Layout.ADJACENT else 1
     columns = (encoding.slices if encoding.slices_in is Layout.ADJACENT else 1) * polarities
@@ -179,9 +282,14 @@ _RULES: tuple[Callable[..., Violations], ...] = (
     _gates,
     _predistortion,
     _ranges,
+    _signed_codes,
     _exact_reads,
     _one_weight_fits,
     given_counts,
+    _array_size,
+    _tiles,
+    _arrays,
+    _countable_times,
 )
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from enum import Enum
 from typing import Any, TypeVar
 
 from mcompiler.errors import UndeclaredKeyError
-from mcompiler.target.base import Section
+from mcompiler.target.base import KeyPath, Section
 from mcompiler.target.schema import Target
 
 AnySection = TypeVar("AnySection", bound=Section)
@@ -22,7 +23,31 @@ _PROSE = frozenset(["source", "sources", "description"])
 """Keys that no result depends on: a view leaves them out."""
 
 
-def target_view(target: Target, keys: Sequence[str]) -> Target:
+@dataclass(frozen=True)
+class KeysWhere:
+    """Keys that a pass reads of some targets only.
+
+    Attributes:
+        keys: as ``target_view`` takes them.
+        where: of which targets; it reads keys only that the pass declares in any case.
+    """
+
+    keys: tuple[str, ...]
+    where: Callable[[Target], bool]
+
+
+def declared_keys(target: Target, reads: Sequence[str | KeysWhere]) -> tuple[str, ...]:
+    """The keys that a declaration names for this target."""
+    found: list[str] = []
+    for each in reads:
+        if isinstance(each, str):
+            found.append(each)
+        elif each.where(target):
+            found.extend(each.keys)
+    return tuple(dict.fromkeys(found))
+
+
+def target_view(target: Target, keys: Sequence[str | KeysWhere]) -> Target:
     """The target with the declared keys and its name; reading any other key raises ``UndeclaredKeyError``.
 
     The view is a separate ``Target``: properties and methods work on it as far as they read declared keys, views that
@@ -30,13 +55,14 @@ def target_view(target: Target, keys: Sequence[str]) -> Target:
 
     Args:
         target: the whole target.
-        keys: paths of sections or keys: ``array``, ``converters.adc.bits``, ``components.*.latency_s``.
+        keys: paths of sections or keys: ``array``, ``converters.adc.bits``, ``components.*.latency_s``; or such paths
+            with a condition.
 
     Raises:
         KeyError: a path that no target has.
     """
     tree: KeyTree = {"name": {}}
-    for path in keys:
+    for path in declared_keys(target, keys):
         _insert(tree, path.split("."))
     return _section_view(target, tree)
 
@@ -47,6 +73,30 @@ def view_content(view: Target) -> dict[str, Any]:
     assert isinstance(content, dict)
     content.pop("name")
     return content
+
+
+def changed_keys(before: Target, after: Target) -> dict[KeyPath, Any]:
+    """The keys in which two targets differ, with their values in the second; None for one that it does not have.
+
+    Sources and descriptions are no such keys.
+    """
+    old, new = dict(_leaves(_content(before))), dict(_leaves(_content(after)))
+    return {path: new.get(path) for path in {**old, **new} if old.get(path) != new.get(path)}
+
+
+def covers(key: str, path: KeyPath) -> bool:
+    """Whether a declared key is the key at a path, lies above it, or lies below it."""
+    pairs = zip(key.split("."), path, strict=False)
+    return all(declared in (EVERY, given) for declared, given in pairs)
+
+
+def _leaves(content: Any, path: KeyPath = ()) -> Iterator[tuple[KeyPath, Any]]:
+    if not isinstance(content, Mapping):
+        yield path, content
+        return
+    for key, value in content.items():
+        if key not in _PROSE:
+            yield from _leaves(value, (*path, key))
 
 
 def _insert(tree: KeyTree, path: Sequence[str]) -> None:
@@ -92,4 +142,13 @@ def _content(value: Any) -> Any:
     return value.value if isinstance(value, Enum) else value
 
 
-__all__ = ["UndeclaredKeyError", "target_view", "view_content"]
+__all__ = [
+    "KeyPath",
+    "KeysWhere",
+    "UndeclaredKeyError",
+    "changed_keys",
+    "covers",
+    "declared_keys",
+    "target_view",
+    "view_content",
+]

@@ -11,7 +11,7 @@ from typing import Annotated, ClassVar
 
 from mcompiler.data import InputSpec, Samples, batch_size
 from mcompiler.dataflow import digital_operations
-from mcompiler.declarations import Option, Seed
+from mcompiler.declarations import LEVEL_KEYS, Option, Reads, Seed
 from mcompiler.errors import CompileError
 from mcompiler.ir import (
     CodeSample,
@@ -49,15 +49,11 @@ class Quantise:
     """
 
     name: ClassVar[str] = "quantise"
-    reads: ClassVar[tuple[str, ...]] = (
+    reads: ClassVar[Reads] = (
+        *LEVEL_KEYS,
         "converters.adc.range",
         "converters.dac.bits",
-        "device.g_max_siemens",
-        "device.g_min_siemens",
-        "device.level_means",
-        "device.levels",
         "digital.skip",
-        "encoding.partner",
         "precision",
     )
     samples: Samples

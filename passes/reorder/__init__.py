@@ -13,7 +13,7 @@ from typing import Annotated, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from mcompiler.declarations import ARRAY_SHAPE_KEYS, Option, Seed
+from mcompiler.declarations import ARRAY_SHAPE_KEYS, Option, Reads, Seed
 from mcompiler.errors import CompileError
 from mcompiler.geometry import ArrayShape, array_shape, tile_positions, tile_table, used_tiles
 from mcompiler.ir import IntArray, Kept, MatrixProgram, Reordering, WeightMatrix
@@ -39,7 +39,7 @@ class Reorder:
     """
 
     name: ClassVar[str] = "reorder"
-    reads: ClassVar[tuple[str, ...]] = ARRAY_SHAPE_KEYS
+    reads: ClassVar[Reads] = ARRAY_SHAPE_KEYS
     effort: int = 1
     seed: Seed = 0
     enabled: Annotated[

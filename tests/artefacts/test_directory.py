@@ -80,7 +80,7 @@ def test_no_paths_and_no_times(kept: Path) -> None:
     text = b"".join(contents(kept).values())
     for word in (str(kept.parent), str(ROOT), "/tmp"):
         assert word.encode() not in text, word
-    assert {"versions", "options", "records", "nodes", "parts", "files", "format"} == set(read_manifest(kept))
+    assert {"versions", "reads", "options", "records", "nodes", "parts", "files", "format"} == set(read_manifest(kept))
 
 
 def test_models_run_in_plain_onnxruntime_with_the_models_interface(kept: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from mcompiler.errors import UndeclaredKeyError
 from mcompiler.target import list_targets, load_target
-from mcompiler.target.view import target_view, view_content
+from mcompiler.target.view import KeysWhere, changed_keys, covers, declared_keys, target_view, view_content
 
 NAMES = [name for name, _ in list_targets()]
 
@@ -43,6 +43,39 @@ def test_keys_of_every_entry_of_a_table() -> None:
         assert component.latency_s >= 0
         with pytest.raises(UndeclaredKeyError):
             _ = component.energy_j
+
+
+def test_keys_under_a_condition() -> None:
+    reads = ("device.levels", KeysWhere(("device.g_max_siemens",), lambda target: target.device.levels > 4))
+    whole = load_target("generic_128")
+    assert declared_keys(whole, reads) == ("device.levels",)
+    with pytest.raises(UndeclaredKeyError):
+        _ = target_view(whole, reads).device.g_max_siemens
+    more = load_target("generic_128", ["device.levels=8"])
+    assert declared_keys(more, reads) == ("device.levels", "device.g_max_siemens")
+    assert target_view(more, reads).device.g_max_siemens == more.device.g_max_siemens
+
+
+def test_changed_keys_have_their_new_values() -> None:
+    overrides = ["array.rows=64", "precision.layers.a.inputs=4", "device.faults.stuck_on=0.1"]
+    before = load_target("generic_128", ["array.rows_active=8"])
+    after = load_target("generic_128", ["array.rows_active=8", *overrides])
+    found = changed_keys(before, after)
+    assert found[("array", "rows")] == 64
+    assert found[("precision", "layers", "a", "inputs")] == 4
+    assert found[("device", "faults", "stuck_on")] == 0.1
+    assert ("array", "columns") not in found
+    assert "source" not in {path[-1] for path in found}
+    assert changed_keys(after, before)[("precision", "layers", "a", "inputs")] is None
+    assert changed_keys(after, after) == {}
+
+
+def test_a_declared_key_covers_what_is_below_and_above() -> None:
+    assert covers("array", ("array", "rows"))
+    assert covers("device.noise.proportional", ("device", "noise"))
+    assert covers("components.*.event", ("components", "my.adc", "event"))
+    assert not covers("components.*.event", ("components", "adc", "energy_j"))
+    assert not covers("array.rows", ("array", "rows_active"))
 
 
 def test_a_key_that_no_target_has_is_refused() -> None:
