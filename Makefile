@@ -88,7 +88,8 @@ constraints:
 		grep '^torch==' constraints.txt > "$$fresh/held" && \
 		"$$fresh/venv/bin/python" -m pip install --quiet --constraint "$$fresh/held" --editable '.[dev,admm,benchmarks]' && \
 		"$$fresh/venv/bin/python" -m pip freeze --all --exclude pip --exclude-editable > "$$fresh/found" && \
-		{ sed '/^[^#]/,$$d' constraints.txt; sed 's/ @ .*//; s/+[a-z0-9.]*$$//; /^nvidia-/d; /^cuda-/d; /^triton=/d' "$$fresh/found"; } \
+		{ sed '/^[^#]/,$$d' constraints.txt; sed 's/ @ .*//; s/+[a-z0-9.]*$$//; /^nvidia-/d; /^cuda-/d; /^triton=/d' "$$fresh/found"; \
+		grep ' ; python_version' constraints.txt; } \
 		> "$$fresh/new" && cp "$$fresh/new" constraints.txt
 
 clean:

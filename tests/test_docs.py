@@ -59,6 +59,7 @@ NOT_RUN = {
     ("README.md", "$ mcompiler compress my_task.py:task"): "your task",
     ("docs/architecture.md", " model.onnx"): "diagram",
     ("docs/architecture.md", "cli"): "diagram",
+    ("docs/cost.md", "$ pip install 'mcompiler[second-opinion]'"): "needs Python 3.12",
     ("docs/netlists.md", "from pathlib import Path"): "needs ngspice",
     ("docs/results.md", "$ python benchmarks/paper.py lenet5"): "hours of training",
 }
@@ -69,6 +70,7 @@ REASONS = {
     "diagram": "a diagram, no code",
     "installs": "changes the environment of the tests; .ci/run installs the wheel",
     "your task": "the files are the reader's; docs/admm.md has a task that runs",
+    "needs Python 3.12": "the packages of an extra do; tests/cost/test_opinion.py runs the command",
     "needs ngspice": "ngspice is no dependency; tests/netlist runs the same function where ngspice is installed",
     "hours of training": "training of four networks, on data that do not ship",
 }

@@ -43,6 +43,11 @@ if TYPE_CHECKING:
     help="Add the same energies at these inputs: estimated from densities, and exact for every vector.",
 )
 @click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Use the first N samples of --exact.")
+@click.option(
+    "--second-opinion",
+    type=click.Choice(["hwcomponents"]),
+    help="Price the same events with the models behind CiMLoop too; needs the extra [second-opinion].",
+)
 @json_option
 def cost(
     directory: Path,
@@ -51,10 +56,12 @@ def cost(
     with_data: bool,
     exact: Path | None,
     limit: int | None,
+    second_opinion: str | None,
     as_json: bool,
 ) -> None:
     """Print the cost of one inference: latency, energy, area, by layer and by component."""
     from mcompiler.cost import chip_calibration_cost, data_energy
+    from mcompiler.cost.opinion import price_again
     from mcompiler.driver import load
     from mcompiler.summary import cost_summary
     from mcompiler.target import assumptions, load_target
@@ -69,16 +76,23 @@ def cost(
     if exact is not None:
         energies, vectors = build.exact_energy(build.samples(exact, limit=limit), target=target)
     calibration = chip_calibration_cost(build.layer_data, target)
+    other = None if second_opinion is None else price_again(found, target)
     if as_json:
         parts = {"data_energy": energies, "data_energy_exact": vectors}
         more: dict[str, Any] = {key: [each.as_json() for each in part] for key, part in parts.items() if part}
         if calibration:
             more["calibration"] = [each.as_json() for each in calibration]
+        if other is not None:
+            more["second_opinion"] = other.as_json()
         print_json({**found.as_json(), **more})
         return
     click.echo(cost_summary(found, len(assumptions(target))))
     if calibration:
         click.echo(f"\n{_calibration_table(calibration)}")
+    if other is not None:
+        from mcompiler.cli.opinion import opinion_text
+
+        click.echo(f"\n{opinion_text(other)}")
     if energies:
         click.echo(
             f"\n{_exact_table(energies, vectors, build.labels) if vectors else _data_table(energies, build.labels)}"
