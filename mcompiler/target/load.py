@@ -61,8 +61,10 @@ def _choices(path: Sequence[str]) -> list[str]:
     field = section.model_fields[path[-1]]
     kinds = [field.annotation]
     words = [word for each in field.metadata if isinstance(each, Choices) for word in each.names()]
-    for kind in kinds:  # grows by the members of unions
-        if isinstance(kind, type) and issubclass(kind, Enum):
+    for kind in kinds:  # grows by the members of unions, and by the metadata of those that are annotated
+        if isinstance(kind, Choices):
+            words += kind.names()
+        elif isinstance(kind, type) and issubclass(kind, Enum):
             words += [member.value for member in kind]
         elif get_origin(kind) is Literal:
             words += get_args(kind)

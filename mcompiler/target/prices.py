@@ -161,8 +161,7 @@ def tile_area(found: Mapping[str, ComponentPrice], counts: UnitCounts) -> float:
 
 def price_quantities(target: Target) -> dict[Quantity, float]:
     """All quantities of a target, the length of a link included."""
-    found = prices(target)
-    side = math.sqrt(tile_area(found, unit_counts(target)))
+    side = math.sqrt(tile_area(prices(target), unit_counts(target)))
     return {**quantities(target), **({Quantity.LINK_M: side} if side else {})}
 
 

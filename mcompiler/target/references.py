@@ -17,6 +17,7 @@ from mcompiler.pricing import Figure, Quantity
 from mcompiler.target.components import Component
 from mcompiler.target.layers import TargetLayer, has_key, merged
 from mcompiler.target.prices import price_quantities
+from mcompiler.target.quantities import quantities
 from mcompiler.target.schema import Target
 
 Points = list[dict[Quantity, float]]
@@ -33,11 +34,12 @@ def with_references(target: Target, layers: Sequence[TargetLayer]) -> Target:
     points: Points = []
     for count in range(1, len(files) + 1):
         points.append(_point(files[:count], points))
-    last = _complete(target, layers, points)  # overrides need no points of their own: they hold as given
-    if len(layers) > len(files):
-        points.extend([price_quantities(last)] * (len(layers) - len(files)))
-        return _complete(target, layers, points)
-    return last
+    complete = _complete(target, layers, points)
+    overrides = layers[len(files) :]
+    if not any(has_key(layer.data, ("components",)) for layer in overrides):
+        return complete  # they give no figures
+    points.extend([_quantities(complete)] * len(overrides))
+    return _complete(target, layers, points)
 
 
 def _point(files: Sequence[TargetLayer], before: Points) -> dict[Quantity, float]:
@@ -46,8 +48,21 @@ def _point(files: Sequence[TargetLayer], before: Points) -> dict[Quantity, float
         target = Target.model_validate(merged(files))
     except (ValidationError, TargetError):
         return {}
-    here = price_quantities(target)  # the figures that this file gives hold here, so that no rule scales them
-    return price_quantities(_complete(target, files, [*before, here]))
+    here = quantities(target)
+    if not _has_links(target):
+        return here
+    # Of the figures that this file gives no rule scales any, so that the areas that decide a link's length are known.
+    side = _quantities(_complete(target, files, [*before, _quantities(target)]))
+    return _quantities(_complete(target, files, [*before, side]))
+
+
+def _has_links(target: Target) -> bool:
+    """Whether the price of a component follows the length of a link, which follows from all areas."""
+    return any(Quantity.LINK_M in component.price_rule.quantities() for component in target.components.values())
+
+
+def _quantities(target: Target) -> dict[Quantity, float]:
+    return price_quantities(target) if _has_links(target) else quantities(target)
 
 
 def _complete(target: Target, layers: Sequence[TargetLayer], points: Points) -> Target:
