@@ -107,7 +107,7 @@ class ScheduleRecord:
         copied = data["replication"]
         return cls(
             **{
-                **data,
+                **{key: value for key, value in data.items() if key != "busy"},
                 "replication": None if copied is None else ReplicationRecord(Replication(**copied)),
                 "placement": PlacementRecord.of(data["placement"]),
                 "turns": tuple(Turn(**turn) for turn in data["turns"]),
@@ -117,11 +117,17 @@ class ScheduleRecord:
             }
         )
 
+    @property
+    def busy(self) -> dict[str, float]:
+        """Share of its time that the busiest unit of each kind works in steady state; of turns, in the busiest one."""
+        return {name: seconds / self.interval_s for name, seconds in self.bounds_s.items()}
+
     def as_json(self) -> dict[str, Any]:
         """The content of schedule.json."""
         names = {stage.id: stage.name for stage in self.stages}
         return {
             **{each.name: getattr(self, each.name) for each in fields(self)},
+            "busy": self.busy,
             "replication": None if self.replication is None else self.replication.as_json(),
             "placement": self.placement.as_json(),
             **{key: [asdict(each) for each in getattr(self, key)] for key in ("turns", "layers", "stages")},

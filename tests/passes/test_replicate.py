@@ -92,6 +92,22 @@ def test_no_inference_is_through_before_what_it_shares(unit: str) -> None:
     assert max(stage.end_s for stage in scheduled.stages) < scheduled.bounds_s[unit] == scheduled.latency_s
 
 
+def test_bounds_and_placement_know_the_digital_units() -> None:
+    """Copies of one layer that all have the same digital work lie in as many tiles as their units must keep pace."""
+    chip = target(*KEYS, *SLOW)
+    found = Replicate(Goal.THROUGHPUT, arrays=64).run(convolutions([8], [1]), chip)
+    figures, scheduled = found.replication, Schedule().run(Place().run(found, chip), chip)
+    assert figures is not None
+    operations = sum(stage.operations for stage in scheduled.stages)
+    assert figures.interval_before_s >= operations / 1e8, "one array has one unit"
+    assert figures.interval_bound_s <= figures.interval_s <= scheduled.interval_s * (1 + 1e-9)
+    assert scheduled.bounds_s["digital"] <= 1.1 * max(figures.interval_bound_s, scheduled.bounds_s["array"])
+    tight = target(*KEYS, *SLOW, "hierarchy.tiles_per_chip=2")
+    two = Replicate(Goal.THROUGHPUT, arrays=64).run(convolutions([8], [1]), tight).replication
+    assert two is not None
+    assert two.interval_bound_s >= operations / 1e8 / 2, "two units do all of it"
+
+
 def test_without_a_budget_the_chips_that_are_used_are_filled() -> None:
     chip = target(*KEYS, "hierarchy.arrays_per_core=2", "hierarchy.cores_per_tile=3", "hierarchy.tiles_per_chip=4")
     found = Replicate(Goal.THROUGHPUT).run(convolutions([8], [1, 1]), chip)

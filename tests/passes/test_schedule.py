@@ -141,6 +141,26 @@ def test_the_digital_units_of_all_tiles_share_the_work() -> None:
         assert program.interval_s == pytest.approx(1e-3 / tiles, rel=1e-4)
 
 
+def test_a_stage_of_one_token_has_the_units_of_all_copies() -> None:
+    """A node without a rule works on everything at once: the copies of its layer do not leave its units idle."""
+
+    def build(source: ir.Value) -> list[ir.Node]:
+        layer = placeholder("layer", source)
+        layer.outputs[0].shape = ir.Shape(["N", 8, 4])
+        return [layer, node("Unheard", [layer.outputs[0]], "all")]
+
+    keys = ("hierarchy.arrays_per_core=1", "hierarchy.cores_per_tile=1", "hierarchy.tiles_per_chip=16")
+    chip = target(*KEYS, *keys)
+    made = matrix_program([matrix_op([[1] * 4] * 4, name="layer", vectors=8)], model=skeleton(build),
+                          digital={"all": 16_000_000})  # fmt: skip
+    found = replace(analog(made, chip), replicas=(8,))
+    program = Schedule().run(Place().run(found, chip), chip)
+    arrays = 8 * len(program.placed.analog.tiled.tables[0])
+    (stage,) = (stage for stage in program.stages if stage.kind == "digital")
+    assert stage.tokens == stage.copies == 1
+    assert stage.service_s == pytest.approx(1e-3 / arrays)
+
+
 def test_a_subgraph_waits_for_what_it_captures() -> None:
     def build(source: ir.Value) -> list[ir.Node]:
         layer = placeholder("layer", source)
