@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mcompiler.encodings import (
+    CodeRange,
     CodesDoNotFitError,
     Decoding,
     Differential,
@@ -48,6 +49,47 @@ def test_cells_of_every_code_decode_to_it(keys: tuple[str, ...], shift: int) -> 
             total *= 1 if code > 0 else -1
         in_table = not chip.has_level_table or abs(code) in chip.cell_steps
         assert total == (code if in_table else 0)
+
+
+@settings(max_examples=25, deadline=None)
+@given(overrides(), st.integers(-3, 0), st.integers(0, 3))
+def test_a_table_of_some_codes_is_a_part_of_the_whole(keys: tuple[str, ...], low: int, high: int) -> None:
+    chip = target(*keys)
+    shape, encoding = array_shape(chip), chip.weight_encoding
+    span = encoding.code_range(shape, shift := encoding.nominal_shift(shape))
+    codes = CodeRange(max(low, span.smallest), min(high, span.largest))
+    whole = encoding.level_table(shape, shift)
+    first = codes.smallest - span.smallest
+    wanted = [*whole[first : first + codes.largest - codes.smallest + 1], whole[-1]]
+    np.testing.assert_array_equal(encoding.level_table(shape, shift, codes), wanted)
+
+
+@pytest.mark.parametrize("weights", ["differential", "offset", "polarised"])
+@pytest.mark.parametrize(("slices", "levels"), [(16, 4), (31, 4), (7, 256)])
+def test_a_table_has_the_codes_of_16_bits_at_most(weights: str, slices: int, levels: int) -> None:
+    pedestal = "pair" if weights == "differential" else "digital_count"
+    chip = target(
+        f"encoding.weights={weights}",
+        f"encoding.pedestal={pedestal}",
+        f"encoding.slices={slices}",
+        f"device.levels={levels}",
+        "encoding.slices_in=separate",
+    )
+    shape, encoding = array_shape(chip), chip.weight_encoding
+    shift = encoding.nominal_shift(shape)
+    table, span = encoding.level_table(shape, shift), encoding.table_range(shape, shift)
+    assert (span.smallest, span.largest) == (-(1 << 15), (1 << 15) - 1)
+    assert len(table) == (1 << 16) + 1
+    bits = int(np.log2(levels))
+    for code in (-(1 << 15), -1, 0, 1, 12345, (1 << 15) - 1):
+        cells = table[code - span.smallest]
+        places = [1 << (bits * place) for place in range(slices)]
+        total = sum(
+            sign * sum(int(level) * place for level, place in zip(line, places, strict=True))
+            for sign, line in zip(encoding.polarity_signs, cells, strict=True)
+        )
+        wanted = {"differential": code, "offset": code + shift, "polarised": abs(code)}[weights]
+        assert total == wanted
 
 
 @PROPERTY

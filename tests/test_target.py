@@ -497,12 +497,12 @@ def test_override_faults(override: str, fault: str) -> None:
     numbers=st.fixed_dictionaries(
         {},
         optional={
-            "converters.adc.bits": st.integers(1, 24),
-            "converters.adc.rate_hz": st.floats(1e-300, 1e300),
-            "device.read_pulse_s": st.floats(5e-324, 1.0),
-            "array.wire_resistance_ohm": st.floats(0, 1e6),
+            "converters.adc.bits": st.integers(2, 24),
+            "converters.adc.rate_hz": st.floats(1, 1e12),
+            "device.read_pulse_s": st.floats(1e-15, 1.0),
+            "array.wire_resistance_ohm": st.just(0.0) | st.floats(1e-6, 1e6),
             "hierarchy.chips": st.integers(1, 10**12) | st.just("as needed"),
-            "components.adc.energy_j": st.floats(0, 1),
+            "components.adc.energy_j": st.just(0.0) | st.floats(1e-24, 1),
             "hierarchy.core_name": st.text(st.characters(blacklist_categories=["Cs"]), min_size=1),
             "encoding.slices_in": st.sampled_from(["adjacent", "separate"]),
         },

@@ -31,7 +31,7 @@ MAX_ARRAY_CELLS = 1 << 26
 MAX_TILES = 4096
 """Tiles of the largest chip; placement holds a number for every pair of tiles."""
 
-MAX_ARRAYS = 1 << 50
+MAX_ARRAYS = 1 << 60
 """Array positions of all chips: they are numbered by integers of 64 bits."""
 
 MAX_CLOCKS = 1 << 40

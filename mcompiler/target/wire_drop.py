@@ -49,7 +49,7 @@ def wire_note(target: Target) -> str | None:
     return (
         f"array.rows = {array.rows}, array.columns = {array.columns}: wires ({wires}) take at least {least:.0%} of the "
         f"current of a column, and {wire_loss(target, mean):.0%} with cells at the mean conductance, which neither the "
-        f"codes nor the cost contain; {remedy}run verify --trials --effects wires, or make arrays of at most "
+        f"codes nor the cost contain; {remedy}run verify --effects wires, or make arrays of at most "
         f"{_largest_square(target)} x {_largest_square(target)}"
     )
 

@@ -1,0 +1,53 @@
+"""Cells that no code needs cost no memory: compile and prove in a process whose memory is limited."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import onnx_ir as ir
+import pytest
+
+from tests.support.builds import gemm_case
+
+LIMIT_BYTES = 512 << 20
+"""Resident memory of the process; libraries and these models take less than half of it."""
+
+SCRIPT = """
+import json, resource, sys
+resource.setrlimit(resource.RLIMIT_AS, (6 << 30, 6 << 30))  # gigabytes fail at once
+import mcompiler
+build = mcompiler.compile(sys.argv[1], "{base}", calibration="random", overrides={overrides})
+verified = build.verify(limit=2)
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
+print(json.dumps([list(verified.failures), peak, build.cost.crossbars]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("base", "overrides"),
+    [
+        ("generic_128", ["device.levels=256"]),
+        ("generic_128", ["encoding.slices=16"]),
+        ("generic_128", ["encoding.slices=16", "converters.adc.bits=4"]),
+        ("generic_128", ["encoding.slices=7", "device.levels=256", "converters.adc.bits=6"]),
+        ("isaac", ["encoding.slices=16"]),
+        ("isaac", ["encoding.slices=31", "converters.adc.bits=6"]),
+    ],
+)
+def test_tables_of_codes_grow_with_the_codes_in_use(base: str, overrides: list[str], tmp_path: Path) -> None:
+    model = tmp_path / "m.onnx"
+    ir.save(gemm_case(transposed=True, rows=128, cols=128).model, model)
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT.format(base=base, overrides=overrides), str(model)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    failures, peak, crossbars = json.loads(done.stdout)
+    assert failures == []
+    assert crossbars > 0
+    assert peak < LIMIT_BYTES
