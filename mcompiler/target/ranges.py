@@ -44,6 +44,7 @@ RANGES: Mapping[str, UnitRange] = {
     "hz": UnitRange(1.0, 1e12, "Hz"),
     "j": UnitRange(1e-24, 1e3, "J"),
     "w": UnitRange(1e-18, 1e6, "W"),
+    "m": UnitRange(1e-10, 1e2, "m"),
     "m2": UnitRange(1e-20, 1e2, "m2"),
     "nm": UnitRange(0.1, 1e6, "nm"),
     "bytes": UnitRange(1.0, 1e15, "B"),
