@@ -18,7 +18,7 @@ from mcompiler.admm.lowering import find_layers
 from mcompiler.driver import Build
 from mcompiler.geometry import array_shape
 from mcompiler.runtime import Session, open_file, open_model
-from mcompiler.target import Event, HierarchyUnit, Target, load_target
+from mcompiler.target import Event, HierarchyUnit, Target, load_target, prices
 
 CALIBRATION = 512
 """Training images on which converter ranges are fitted, then frozen."""
@@ -126,7 +126,7 @@ def power_and_area(model: Path, network: str, target: str) -> dict[str, Any]:
 
 
 def _sum_array_costs(build: Build) -> list[Any]:
-    return [part for part in build.target.components.values() if part.per is HierarchyUnit.ARRAY]
+    return [part for part in prices(build.target).values() if part.per is HierarchyUnit.ARRAY]
 
 
 def _figures(build: Build, rate: float) -> dict[str, float]:

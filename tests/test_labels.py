@@ -56,6 +56,7 @@ def test_names_stay_the_names_of_nodes_and_labels_are_added(tmp_path: Path) -> N
         "node_linear": "features.0",
         "node_linear_1": "head",
         "(digital)": "(digital)",
+        "(idle)": "(idle)",
     }
     nodes = json.loads((saved / "manifest.json").read_text())["nodes"]
     assert [(node["name"], node["label"]) for node in nodes] == [

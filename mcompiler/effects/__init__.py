@@ -41,7 +41,7 @@ from mcompiler.effects.registry import (
 from mcompiler.effects.telegraph import TELEGRAPH
 from mcompiler.effects.temperature import TEMPERATURE
 from mcompiler.effects.wires import WIRES
-from mcompiler.encodings.base import Violations
+from mcompiler.encodings.settings import Violations
 
 __all__ = [
     "ACCESS",

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeAlias
 from pydantic import Field
 
 from mcompiler.effects.lazy_numpy import np
-from mcompiler.encodings.base import Violations as Violations
+from mcompiler.encodings.settings import Violations as Violations
 from mcompiler.target.base import Float
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from mcompiler.effects.base import Effect, Values
 from mcompiler.effects.lazy_numpy import np
-from mcompiler.encodings.base import Violations
+from mcompiler.encodings.settings import Violations
 from mcompiler.target.base import PositiveFloat, Section
 
 if TYPE_CHECKING:

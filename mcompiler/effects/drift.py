@@ -22,7 +22,7 @@ from mcompiler.effects.base import (
     polynomial_deviation,
 )
 from mcompiler.effects.lazy_numpy import np
-from mcompiler.encodings.base import Violations
+from mcompiler.encodings.settings import Violations
 from mcompiler.target.base import Float, NonNegativeFloat, PositiveFloat, Section
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from mcompiler.effects.base import ArrayOnChip, CellMask, Effect, Siemens
 from mcompiler.effects.lazy_numpy import np
-from mcompiler.encodings.base import Violations
+from mcompiler.encodings.settings import Violations
 from mcompiler.target.base import NonNegativeFloat, Section, Share
 
 if TYPE_CHECKING:

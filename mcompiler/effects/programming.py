@@ -25,7 +25,7 @@ from mcompiler.effects.base import (
 )
 from mcompiler.effects.drift import first_look_s, relaxed_deviation
 from mcompiler.effects.lazy_numpy import np
-from mcompiler.encodings.base import Violations
+from mcompiler.encodings.settings import Violations
 from mcompiler.target.base import NonNegativeFloat, Section
 
 if TYPE_CHECKING:

@@ -23,7 +23,7 @@ from mcompiler.effects.programming import PROGRAMMING
 from mcompiler.effects.telegraph import TELEGRAPH
 from mcompiler.effects.temperature import TEMPERATURE
 from mcompiler.effects.wires import WIRES
-from mcompiler.encodings.base import Violations
+from mcompiler.encodings.settings import Violations
 from mcompiler.errors import TargetError, UserError
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from mcompiler.effects.base import ArrayOnChip, Effect, Siemens
-from mcompiler.encodings.base import Violations
+from mcompiler.encodings.settings import Violations
 from mcompiler.target.base import Float, PositiveFloat, Section
 
 if TYPE_CHECKING:

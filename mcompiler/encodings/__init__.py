@@ -12,21 +12,11 @@ import difflib
 import importlib.metadata
 from functools import lru_cache
 
-from mcompiler.encodings.base import (
-    CodeRange,
-    CodesDoNotFitError,
-    Decoding,
-    EncodingSettings,
-    Levels,
-    Partner,
-    Pedestal,
-    Violations,
-    WeightEncoding,
-    capacity,
-)
+from mcompiler.encodings.base import CodeRange, CodesDoNotFitError, Decoding, Levels, WeightEncoding, capacity
 from mcompiler.encodings.differential import Differential
 from mcompiler.encodings.offset import Offset
 from mcompiler.encodings.polarised import Polarised
+from mcompiler.encodings.settings import EncodingSettings, Partner, Pedestal, Violations
 from mcompiler.encodings.shape import ArrayShape
 from mcompiler.errors import TargetError
 

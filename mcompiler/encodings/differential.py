@@ -7,12 +7,11 @@ from typing import ClassVar, Self
 
 import numpy as np
 
-from mcompiler.encodings.base import (
-    CodeRange,
+from mcompiler.encodings.base import CodeRange, WeightEncoding
+from mcompiler.encodings.settings import (
     EncodingSettings,
     Pedestal,
     Violations,
-    WeightEncoding,
     flip_violations,
     other_pedestals,
     partner_violations,

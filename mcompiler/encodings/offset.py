@@ -11,17 +11,8 @@ from typing import ClassVar, Self
 
 import numpy as np
 
-from mcompiler.encodings.base import (
-    MAX_CODE_BITS,
-    BoolArray,
-    CodeRange,
-    CodesDoNotFitError,
-    EncodingSettings,
-    Violations,
-    WeightEncoding,
-    capacity,
-    pair_violations,
-)
+from mcompiler.encodings.base import MAX_CODE_BITS, BoolArray, CodeRange, CodesDoNotFitError, WeightEncoding, capacity
+from mcompiler.encodings.settings import EncodingSettings, Violations, pair_violations
 from mcompiler.encodings.shape import ArrayShape, IntArray
 
 

@@ -10,7 +10,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from mcompiler.encodings.base import CodeRange, EncodingSettings, WeightEncoding
+from mcompiler.encodings.base import CodeRange, WeightEncoding
+from mcompiler.encodings.settings import EncodingSettings
 from mcompiler.encodings.shape import ArrayShape, IntArray
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mcompiler.encodings import encoding_of
-from mcompiler.encodings.base import Violations
+from mcompiler.encodings.settings import Violations
 from mcompiler.target.chip import Digital, Hierarchy
 from mcompiler.target.components import Component, Each, HierarchyUnit
 from mcompiler.target.converters import Converters

@@ -13,7 +13,8 @@ from itertools import pairwise
 
 from mcompiler.effects.registry import rules_of
 from mcompiler.encodings import Decoding, Partner, encoding_of, encoding_violations, find_encoding
-from mcompiler.encodings.base import MAX_CODE_BITS, Violations
+from mcompiler.encodings.base import MAX_CODE_BITS
+from mcompiler.encodings.settings import Violations
 from mcompiler.target.base import Section
 from mcompiler.target.chip import Digital, Hierarchy, NetworkSection
 from mcompiler.target.converters import AdcRange, ChipCalibration, Converters, RangePer

@@ -102,16 +102,20 @@ def three(value: float) -> str:
     return f"{value:#.3g}".rstrip(".")
 
 
+def joules(value: float) -> str:
+    return f"{three(value * 1e6)} \u00b5J" if value >= 1e-6 else f"{three(value * 1e9)} nJ"
+
+
 def test_totals_are_there() -> None:
     text = Page(digits_build().report()).text.replace("\u00a0", " ")
     cost = digits_build().cost
     for name, value in [
         ("Latency", f"{three(cost.latency_s * 1e6)} \u00b5s"),
         ("Throughput", f"{three(cost.throughput_per_s / 1e3)} k/s"),
-        ("Energy", f"{three(cost.energy_j * 1e6)} \u00b5J"),
-        ("Active", f"{three(cost.energy_active_j * 1e6)} \u00b5J"),
-        ("Standby", f"{three(cost.energy_standby_used_j * 1e9)} nJ"),
-        ("Chip standby", f"{three(cost.energy_standby_chip_j * 1e6)} \u00b5J"),
+        ("Energy", joules(cost.energy_j)),
+        ("Active", joules(cost.energy_active_j)),
+        ("Standby", joules(cost.energy_standby_used_j)),
+        ("Chip standby", joules(cost.energy_standby_chip_j)),
         ("Power", f"{three(cost.power_w * 1e3)} mW"),
         ("Peak power", f"{three(cost.peak_power_w * 1e3)} mW"),
         ("Area", f"{three(cost.area_m2 * 1e6)} mm\u00b2"),

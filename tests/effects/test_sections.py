@@ -232,14 +232,19 @@ def test_one_time_of_relaxation_is_given_once(tmp_path: Path) -> None:
     assert fault.endswith("daily.after_s: 86400 s, as device.relaxation.day; give each time once")
 
 
+def numbers(low: float, high: float) -> st.SearchStrategy[float]:
+    """Numbers within the ranges of targets, which start at magnitudes of 1e-18 (``mcompiler.target.ranges``)."""
+    return st.floats(low, high).map(lambda value: value if abs(value) >= 1e-18 else 0.0)
+
+
 SECTIONS: dict[str, dict[str, Any]] = {
-    "programming": {"log_normal": st.floats(0, 2), "absolute_siemens": st.floats(0, 1e-3)},
-    "faults": {"stuck_on": st.floats(0, 0.5), "stuck_off": st.floats(0, 0.5), "open_bit_lines": st.floats(0, 1)},
-    "drift": {"t0_s": st.floats(1e-9, 1e9), "nu": st.floats(-1, 1), "spread": st.floats(-1, 1)},
+    "programming": {"log_normal": numbers(0, 2), "absolute_siemens": numbers(0, 1e-3)},
+    "faults": {"stuck_on": numbers(0, 0.5), "stuck_off": numbers(0, 0.5), "open_bit_lines": numbers(0, 1)},
+    "drift": {"t0_s": numbers(1e-9, 1e9), "nu": numbers(-1, 1), "spread": numbers(-1, 1)},
     "temperature": {
-        "kelvin": st.floats(200, 400),
-        "reference_kelvin": st.floats(200, 400),
-        "per_kelvin": st.floats(-4e-3, 4e-3),
+        "kelvin": numbers(200, 400),
+        "reference_kelvin": numbers(200, 400),
+        "per_kelvin": numbers(-4e-3, 4e-3),
     },
 }
 
