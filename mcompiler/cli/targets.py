@@ -58,7 +58,7 @@ def show(target: str, overrides: tuple[str, ...], as_json: bool) -> None:
 @click.option(
     "--published",
     is_flag=True,
-    help="Compare computed figures with those that the target's source publishes; without a target for all.",
+    help="Compile a product and compare its cost with the figures of the target's source; without a target for all.",
 )
 @json_option
 def check(target: str | None, overrides: tuple[str, ...], published: bool, as_json: bool) -> int:
@@ -92,14 +92,14 @@ def check(target: str | None, overrides: tuple[str, ...], published: bool, as_js
 
 def _check_published(target: str | None, overrides: tuple[str, ...], as_json: bool) -> int:
     """Compare and print; exit code 1 if a figure is off without an explanation in the file."""
-    from mcompiler.cost.published import compare
+    from mcompiler.driver.published import check_published
     from mcompiler.target import list_targets, load_target
 
     names = [name for name, _ in list_targets()] if target is None else [target]
     loaded = {name: load_target(name, overrides) for name in names}
     if target is not None and loaded[target].published is None:
         raise TargetError(f"{target}: no [published] section: nothing to compare with (docs/targets.md)")
-    found = {name: compare(each) for name, each in loaded.items() if each.published is not None}
+    found = {name: check_published(each) for name, each in loaded.items() if each.published is not None}
     failed = [(name, row) for name, rows in found.items() for row in rows if not row.holds]
     if as_json:
         print_json(
@@ -113,6 +113,7 @@ def _check_published(target: str | None, overrides: tuple[str, ...], as_json: bo
                         "allowed": row.allowed,
                         "within": row.within,
                         "explained": row.explained or None,
+                        "network": row.network,
                     }
                     for row in rows
                 ]
@@ -133,13 +134,14 @@ def _check_published(target: str | None, overrides: tuple[str, ...], as_json: bo
 
 
 def _published_table(name: str, rows: Sequence[Comparison]) -> str:
-    """The figures of one target, and below them the explanations."""
+    """The figures of one target, and below them the network that was compiled and the explanations."""
     from mcompiler.text import table
 
     cells = [
         [row.figure, f"{row.ours:.4g}", f"{row.theirs:.4g}", f"{row.difference:+.1%}", _verdict(row)] for row in rows
     ]
-    notes = [f"  {row.figure}: {row.explained}" for row in rows if row.explained]
+    notes = [f"  compiled: {network}" for network in dict.fromkeys(row.network for row in rows)]
+    notes += [f"  {row.figure}: {row.explained}" for row in rows if row.explained]
     return "\n".join([table([name, "ours", "published", "difference", ""], cells, "lrrrl"), *notes])
 
 

@@ -1,16 +1,37 @@
-"""Compare figures computed from a target with those that its source publishes."""
+"""Figures that a paper publishes, read off the cost of a compiled product, and their comparison.
+
+The product is priced as any network. At full activity each unit works all the time at what the product makes it do:
+the energy of its events over the time for which the schedule keeps it busy. A larger place holds so many of the units
+that the product takes up; standby and area are those of its parts.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from mcompiler.dataflow import read_time
-from mcompiler.geometry import ArrayShape, array_shape
-from mcompiler.target import LEVELS, Event, HierarchyUnit, Target, prices, unit_counts
+from mcompiler.cost.tables import Cost, LayerCounts
+from mcompiler.target import LEVELS, Event, HierarchyUnit, Target, unit_counts
 
-ROLLED_UP, DERIVED = 0.02, 0.10
-"""Allowed relative difference of sums of components, and of derived figures."""
+ALLOWED = 0.02
+"""Largest relative difference that needs no explanation."""
+
+_ARRAY = ("array", HierarchyUnit.ARRAY)
+_BUFFER = ("buffer", HierarchyUnit.TILE)
+_WORKS_IN: Mapping[Event, tuple[str, HierarchyUnit]] = {
+    Event.ARRAY_READ: _ARRAY,
+    Event.CELL_READ: _ARRAY,
+    Event.DAC_DRIVE: _ARRAY,
+    Event.ADC_CONVERSION: _ARRAY,
+    Event.SAMPLE_HOLD: _ARRAY,
+    Event.SHIFT_ADD: _ARRAY,
+    Event.DIGITAL_OP: ("digital", HierarchyUnit.TILE),
+    Event.BUFFER_READ_BYTE: _BUFFER,
+    Event.BUFFER_WRITE_BYTE: _BUFFER,
+    Event.LINK_BYTE: ("link", HierarchyUnit.TILE),
+    Event.CHIP_LINK_BYTE: ("chip_link", HierarchyUnit.CHIP),
+}
+"""Name of the bound (``ScheduledProgram.bounds_s``) of the resource that does an event, and where the resource is."""
 
 
 @dataclass(frozen=True)
@@ -19,13 +40,14 @@ class Comparison:
 
     Attributes:
         figure: its name, unit included.
+        network: that was compiled, for people.
         ours, theirs: the computed and the published value.
-        difference: relative difference from the published figure.
-        allowed: largest allowed difference.
+        allowed: largest difference without an explanation.
         explained: the target's explanation of a difference or contradiction; empty if it has none.
     """
 
     figure: str
+    network: str
     ours: float
     theirs: float
     allowed: float
@@ -47,137 +69,113 @@ class Comparison:
         return abs(self.difference) <= self.allowed
 
 
-def compare(target: Target) -> list[Comparison]:
-    """Compare every figure of the section [published]; empty for a target without it."""
-    published = target.published
+@dataclass(frozen=True)
+class ProductCost:
+    """Cost of one product of a vector with a matrix as large as an array, compiled for a target.
+
+    Attributes:
+        target: the chip.
+        cost: of the build; its only layer is the product.
+        bounds_s: time per product of each resource, as in ``ScheduledProgram``.
+        weights: of the matrix.
+        network: what was compiled, for people.
+    """
+
+    target: Target
+    cost: Cost
+    bounds_s: Mapping[str, float]
+    weights: int
+    network: str
+
+    @property
+    def layer(self) -> LayerCounts:
+        """Counted quantities of the product."""
+        return next(layer for layer in self.cost.counts.layers.values() if layer.crossbars)
+
+    def times(self, inner: HierarchyUnit, outer: HierarchyUnit) -> float:
+        """How often the units that the product takes up are in a unit of another kind; less than once in a smaller."""
+        return unit_counts(self.target).units(inner, outer) / self.layer.shares[inner]
+
+    def power(self, place: HierarchyUnit) -> float:
+        """Power of one unit and all that is in it at full activity, in W."""
+        total = 0.0
+        for name, part in self._parts(place).items():
+            price = self.cost.components[name]
+            total += price.static_power_w * self.times(part, place)
+            event = self.target.components[name].event
+            if event is not None and price.energy_active_j:
+                bound, where = _WORKS_IN[event]
+                # A resource of which the target states no capacity keeps pace with the arrays.
+                busy_s = self.bounds_s[bound] or self.bounds_s["array"]
+                total += price.energy_active_j / busy_s * self.times(where, place)
+        return total
+
+    def area(self, place: HierarchyUnit) -> float:
+        """Area of one unit and all that is in it, in m2."""
+        parts = self._parts(place)
+        return sum(self.cost.components[name].area_m2 * self.times(per, place) for name, per in parts.items())
+
+    def _parts(self, place: HierarchyUnit) -> dict[str, HierarchyUnit]:
+        """The units that components within a unit belong to, by component."""
+        every = {name: component.per for name, component in self.target.components.items()}
+        return {name: per for name, per in every.items() if LEVELS.index(per) <= LEVELS.index(place)}
+
+    @property
+    def read_s(self) -> float:
+        """Time of one read of an array, as the schedule counts it."""
+        return self.layer.busy_s / (self.layer.events[Event.ARRAY_READ] / self.layer.crossbars)
+
+    @property
+    def product_j(self) -> float:
+        """Energy of arrays, converters and all that works with every read."""
+        return sum(
+            self.cost.components[name].energy_active_j
+            for name, component in self.target.components.items()
+            if component.event is not None and _WORKS_IN[component.event] is _ARRAY
+        )
+
+    @property
+    def peak_operations(self) -> float:
+        """Operations per second of a chip whose arrays read all the time."""
+        return 2 * self.weights / self.bounds_s["array"] * self.times(HierarchyUnit.ARRAY, HierarchyUnit.CHIP)
+
+    @property
+    def storage_bytes(self) -> float:
+        """Bytes of weights that the arrays of a chip hold."""
+        each = self.weights * self.target.precision.weights / 8
+        return each * self.times(HierarchyUnit.ARRAY, HierarchyUnit.CHIP)
+
+
+def compare(product: ProductCost) -> list[Comparison]:
+    """Compare every figure of the section [published] of a product's target; empty for a target without it."""
+    published = product.target.published
     if published is None:
         return []
     found = []
-    for name, (compute, allowed) in FIGURES.items():
+    for name, compute in FIGURES.items():
         theirs = getattr(published, name)
         if theirs is not None:
-            found.append(Comparison(name, compute(target), theirs, allowed, published.explained.get(name, "")))
+            reason = published.explained.get(name, "")
+            found.append(Comparison(name, product.network, compute(product), theirs, ALLOWED, reason))
     return found
 
 
-def event_rate(event: Event, target: Target) -> float:
-    """Events per second in one array at full activity, or of digital events in one tile."""
-    shape, cycle = array_shape(target), read_time(array_shape(target), target)
-    lines = shape.columns + shape.extra
-    conversions = lines / shape.lines_per_conversion
-    per_read = {
-        Event.ARRAY_READ: 1.0,
-        Event.CELL_READ: float(shape.rows_active * lines),
-        Event.DAC_DRIVE: float(shape.rows_active),
-        Event.ADC_CONVERSION: float(conversions),
-        Event.SAMPLE_HOLD: float(lines),
-        Event.SHIFT_ADD: float(conversions),
-    }
-    if event in per_read:
-        return per_read[event] / cycle
-    if event is Event.DIGITAL_OP:
-        return target.digital.operations_per_cycle * target.digital.clock_hz
-    if event in (Event.BUFFER_READ_BYTE, Event.BUFFER_WRITE_BYTE):
-        return (target.digital.buffer_bytes_per_s or 0.0) / 2
-    if event is Event.LINK_BYTE:
-        return target.network.link_bits / 8 * target.network.clock_hz
-    return target.network.chip_link_bytes_per_s
-
-
-_PER_ARRAY = frozenset(
-    {Event.ARRAY_READ, Event.CELL_READ, Event.DAC_DRIVE, Event.ADC_CONVERSION, Event.SAMPLE_HOLD, Event.SHIFT_ADD}
-)
-
-
-def power(place: HierarchyUnit, target: Target) -> float:
-    """Power of one unit and all that is in it at full activity, in W."""
-    total, counts = 0.0, unit_counts(target)
-    for part in prices(target).values():
-        if LEVELS.index(part.per) > LEVELS.index(place):
-            continue
-        total += part.count * part.static_power_w * counts.units(part.per, place)
-        if part.event is not None and part.energy_j:
-            where = HierarchyUnit.ARRAY if part.event in _PER_ARRAY else HierarchyUnit.TILE
-            where = HierarchyUnit.CHIP if part.event is Event.CHIP_LINK_BYTE else where
-            rate = event_rate(part.event, target)
-            # The rate of a tile is shared by its components in arrays or cores.
-            if where is HierarchyUnit.TILE and part.per in (HierarchyUnit.ARRAY, HierarchyUnit.CORE):
-                rate, where = rate / counts.units(part.per, HierarchyUnit.TILE), part.per
-            if LEVELS.index(where) <= LEVELS.index(place):
-                total += part.energy_j * rate * counts.units(where, place)
-    return total
-
-
-def area(place: HierarchyUnit, target: Target) -> float:
-    """Area of one unit and all that is in it, in m2."""
-    counts = unit_counts(target)
-    return sum(
-        part.count * part.area_m2 * counts.units(part.per, place)
-        for part in prices(target).values()
-        if LEVELS.index(part.per) <= LEVELS.index(place)
-    )
-
-
-def weights_per_array(shape: ArrayShape) -> float:
-    """Weights that one array holds, counting the arrays that share a position."""
-    return shape.rows * shape.tile_columns / shape.arrays_per_tile
-
-
-def _phases(target: Target) -> int:
-    return -(-target.precision.inputs // target.converters.dac.bits)
-
-
-def _vector_reads(target: Target) -> int:
-    return _phases(target) * array_shape(target).reads
-
-
-def peak_operations(target: Target) -> float:
-    """Operations per second of a chip whose arrays read all the time."""
-    shape = array_shape(target)
-    arrays = unit_counts(target).units(HierarchyUnit.ARRAY, HierarchyUnit.CHIP)
-    return 2 * arrays * weights_per_array(shape) / (_vector_reads(target) * read_time(shape, target))
-
-
-def storage_bytes(target: Target) -> float:
-    """Bytes of weights that the cells of a chip hold, at whole bits a cell."""
-    arrays = unit_counts(target).units(HierarchyUnit.ARRAY, HierarchyUnit.CHIP)
-    cells = target.array.rows * target.array.columns * arrays
-    return cells * target.device.bits / 8 / target.weight_encoding.polarities
-
-
-def _pipeline_reads(target: Target) -> float:
-    return float(_vector_reads(target) + target.digital.fill_reads)
-
-
-def _product_s(target: Target) -> float:
-    return _pipeline_reads(target) * read_time(array_shape(target), target)
-
-
-def _product_j(target: Target) -> float:
-    """Arrays, converters and all that works with every read, for a matrix with as many columns as an array."""
-    copies = target.encoding.slices * target.weight_encoding.polarities
-    each = sum(
-        part.energy_j * event_rate(part.event, target) for part in prices(target).values() if part.event in _PER_ARRAY
-    )
-    return copies * each * _product_s(target)
-
-
-FIGURES: dict[str, tuple[Callable[[Target], float], float]] = {
-    "array_power_w": (lambda target: power(HierarchyUnit.ARRAY, target), ROLLED_UP),
-    "array_area_m2": (lambda target: area(HierarchyUnit.ARRAY, target), ROLLED_UP),
-    "core_power_w": (lambda target: power(HierarchyUnit.CORE, target), ROLLED_UP),
-    "core_area_m2": (lambda target: area(HierarchyUnit.CORE, target), ROLLED_UP),
-    "tile_power_w": (lambda target: power(HierarchyUnit.TILE, target), ROLLED_UP),
-    "tile_area_m2": (lambda target: area(HierarchyUnit.TILE, target), ROLLED_UP),
-    "chip_power_w": (lambda target: power(HierarchyUnit.CHIP, target), ROLLED_UP),
-    "chip_area_m2": (lambda target: area(HierarchyUnit.CHIP, target), ROLLED_UP),
-    "read_s": (lambda target: read_time(array_shape(target), target), DERIVED),
-    "pipeline_reads": (_pipeline_reads, DERIVED),
-    "product_s": (_product_s, DERIVED),
-    "product_j": (_product_j, DERIVED),
-    "peak_ops_per_s": (peak_operations, DERIVED),
-    "peak_ops_per_j": (lambda target: peak_operations(target) / power(HierarchyUnit.CHIP, target), DERIVED),
-    "peak_ops_per_s_m2": (lambda target: peak_operations(target) / area(HierarchyUnit.CHIP, target), DERIVED),
-    "storage_bytes_per_m2": (lambda target: storage_bytes(target) / area(HierarchyUnit.CHIP, target), DERIVED),
+FIGURES: Mapping[str, Callable[[ProductCost], float]] = {
+    "array_power_w": lambda product: product.power(HierarchyUnit.ARRAY),
+    "array_area_m2": lambda product: product.area(HierarchyUnit.ARRAY),
+    "core_power_w": lambda product: product.power(HierarchyUnit.CORE),
+    "core_area_m2": lambda product: product.area(HierarchyUnit.CORE),
+    "tile_power_w": lambda product: product.power(HierarchyUnit.TILE),
+    "tile_area_m2": lambda product: product.area(HierarchyUnit.TILE),
+    "chip_power_w": lambda product: product.power(HierarchyUnit.CHIP),
+    "chip_area_m2": lambda product: product.area(HierarchyUnit.CHIP),
+    "read_s": lambda product: product.read_s,
+    "pipeline_reads": lambda product: product.layer.span_s / product.read_s,
+    "product_s": lambda product: product.layer.span_s,
+    "product_j": lambda product: product.product_j,
+    "peak_ops_per_s": lambda product: product.peak_operations,
+    "peak_ops_per_j": lambda product: product.peak_operations / product.power(HierarchyUnit.CHIP),
+    "peak_ops_per_s_m2": lambda product: product.peak_operations / product.area(HierarchyUnit.CHIP),
+    "storage_bytes_per_m2": lambda product: product.storage_bytes / product.area(HierarchyUnit.CHIP),
 }
-"""How each figure is computed, and its allowed relative difference."""
+"""How each figure is computed."""

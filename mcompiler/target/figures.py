@@ -8,9 +8,9 @@ from mcompiler.target.base import PositiveFloat, Section
 
 
 class Published(Section):
-    """Figures as published. ``mcompiler targets check --published`` computes each from the target and compares.
+    """Figures as published. ``mcompiler targets check --published`` compiles a product and compares its cost with each.
 
-    Sums of components must be within 2%, derived figures within 10%, or ``explained`` gives the reason.
+    Figures must be within 2%, or ``explained`` gives the reason.
     """
 
     array_power_w: PositiveFloat | None = Field(
