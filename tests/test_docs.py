@@ -37,6 +37,7 @@ from tests.support.pages import (
     same_line,
     updated,
 )
+from tests.support.tables import MARKED, TABLES, with_tables
 
 NEEDS_TORCH = pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="training needs the extra [admm]")
 PAGES = page_names()
@@ -206,6 +207,14 @@ def test_every_recipe_names_its_test() -> None:
     recipes = [set(re.findall(r"`(tests/recipes/\w+\.py)`", part)) for part in page.split("\n### ")[1:]]
     assert all(len(tests) == 1 for tests in recipes)
     assert set().union(*recipes) == written
+
+
+def test_tables_that_follow_from_the_code_are_of_today() -> None:
+    """``python -m tests.support.tables`` writes them."""
+    texts = {page: (ROOT / page).read_text(encoding="utf-8") for page in PAGES}
+    for page, text in texts.items():
+        assert with_tables(text) == text, page
+    assert {name for text in texts.values() for _, name, *_ in MARKED.findall(text)} == set(TABLES)
 
 
 # --- public names ----------------------------------------------------------------------------------------------------

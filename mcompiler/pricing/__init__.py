@@ -23,7 +23,7 @@ from mcompiler.pricing.sample_hold import SampleHold
 from mcompiler.pricing.unmoved import ConstantPrice, FixedPrice
 from mcompiler.pricing.wires import BufferBus, ChipLink, MeshRouter, TileLink
 
-__all__ = ["ENTRY_POINT_GROUP", "Figure", "PriceRule", "Quantities", "Quantity", "find_rule", "rule_names"]
+__all__ = ["ENTRY_POINT_GROUP", "Figure", "PriceRule", "Quantities", "Quantity", "find_rule", "is_known", "rule_names"]
 
 ENTRY_POINT_GROUP = "mcompiler.price_rules"
 
@@ -56,6 +56,11 @@ def rule_names() -> tuple[str, ...]:
     return (*_SHIPPED, *sorted(set(_entry_points()) - set(_SHIPPED)))
 
 
+def is_known(name: str) -> bool:
+    """Whether there is a rule of this name; its module is not imported."""
+    return name in _SHIPPED or name in _entry_points()
+
+
 @lru_cache
 def find_rule(name: str) -> PriceRule:
     """The rule of a name.
@@ -81,6 +86,5 @@ def find_rule(name: str) -> PriceRule:
     return rule
 
 
-@lru_cache
 def _entry_points() -> dict[str, importlib.metadata.EntryPoint]:
     return {point.name: point for point in importlib.metadata.entry_points(group=ENTRY_POINT_GROUP)}

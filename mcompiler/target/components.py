@@ -8,7 +8,7 @@ from typing import Annotated
 from pydantic import BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from mcompiler.pricing import Figure, PriceRule, Quantity, find_rule, rule_names
+from mcompiler.pricing import Figure, PriceRule, Quantity, find_rule, is_known, rule_names
 from mcompiler.target.base import Bool, Choices, NonNegativeFloat, PositiveFloat, Section
 
 
@@ -94,7 +94,7 @@ DEPENDS: dict[Event, tuple[Quantity, ...]] = {
 
 def _known_rule(name: object) -> object:
     """A registered rule; for another name the error of an enumeration, which lists the choices."""
-    if isinstance(name, str) and name in rule_names():
+    if isinstance(name, str) and is_known(name):
         return name
     names = [f"'{known}'" for known in rule_names()]
     expected = f"{', '.join(names[:-1])} or {names[-1]}"

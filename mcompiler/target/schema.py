@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 from pydantic import Field, create_model, model_validator
 
 from mcompiler.encodings import Partner, WeightEncoding, encoding_names, encoding_of
+from mcompiler.pricing import rule_names
 from mcompiler.target.base import Section
 from mcompiler.target.chip import Digital, Hierarchy, NetworkSection
 from mcompiler.target.components import Component
@@ -129,6 +130,7 @@ def json_schema() -> dict[str, Any]:
         "description": "CSV file with mean_siemens and deviation_siemens of each level, lowest first",
     }
     definitions["Encoding"]["properties"]["weights"]["enum"] = list(encoding_names())
+    definitions["Component"]["properties"]["rule"]["anyOf"][0]["enum"] = list(rule_names())
     extends = {"type": "string", "description": "name of a target, or path of a file relative to this one"}
     part = _partial(whole)
     part["properties"]["extends"] = extends

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 
 import pytest
 
-import mcompiler.pricing
 from mcompiler.errors import TargetError
 from mcompiler.pricing import ENTRY_POINT_GROUP, find_rule, rule_names
 
@@ -24,11 +23,9 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         )
     ]
     monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: points)
-    for cache in (mcompiler.pricing._entry_points, find_rule):
-        cache.cache_clear()
+    find_rule.cache_clear()
     yield
-    for cache in (mcompiler.pricing._entry_points, find_rule):
-        cache.cache_clear()
+    find_rule.cache_clear()
 
 
 def test_an_unknown_rule_is_refused_with_the_closest() -> None:

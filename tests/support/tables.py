@@ -1,0 +1,58 @@
+"""Tables of the documentation that follow from the code, and a program that writes them anew.
+
+A page has ``<!-- table: NAME -->`` above a table and ``<!-- end of table -->`` below it. ``python -m
+tests.support.tables`` writes all of them; ``tests/test_docs.py`` compares them with the code.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+
+from mcompiler.pricing import PriceRule, find_rule, rule_names
+from mcompiler.target.components import DEFAULT_RULES
+from tests.support.pages import ROOT, page_names
+
+MARKED = re.compile(r"(<!-- table: ([\w ]+) -->\n\n?)(.*?)(\n\n?<!-- end of table -->)", re.DOTALL)
+
+
+def markdown(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table of a page."""
+    lines = [headers, ["---"] * len(headers), *rows]
+    return "\n".join(f"| {' | '.join(each.replace('|', '/') for each in line)} |" for line in lines)
+
+
+def _followed(rule: PriceRule) -> str:
+    """Which figure follows what, figures that follow the same in one part."""
+    parts: dict[tuple[str, ...], list[str]] = {}
+    for figure, quantities in rule.follows.items():
+        parts.setdefault(tuple(each.value for each in quantities), []).append(f"`{figure.value}`")
+    shown = [f"{', '.join(figures)}: {', '.join(names)}" for names, figures in parts.items()]
+    return "; ".join(shown) or "nothing"
+
+
+def price_rules() -> str:
+    """All shipped rules, with what the figures of a component follow and where the formula comes from."""
+    rows = []
+    for name in rule_names():
+        rule = find_rule(name)
+        events = [f"`{event.value}`" for event, default in DEFAULT_RULES.items() if default == name]
+        if name == "constant":
+            events = ["no event"]
+        rows.append([f"`{name}`", ", ".join(events), rule.summary, _followed(rule), rule.source])
+    return markdown(["rule", "default of", "how figures follow", "quantities", "source"], rows)
+
+
+TABLES: dict[str, Callable[[], str]] = {"price rules": price_rules}
+"""What writes each table, by its name."""
+
+
+def with_tables(text: str) -> str:
+    """A page with the tables of today."""
+    return MARKED.sub(lambda found: f"{found[1]}{TABLES[found[2]]()}{found[4]}", text)
+
+
+if __name__ == "__main__":
+    for page in page_names():
+        path = ROOT / page
+        path.write_text(with_tables(path.read_text(encoding="utf-8")), encoding="utf-8")
