@@ -47,14 +47,19 @@ def price(counts: PricedQuantities, target: Target, rate: float | None = None) -
     """
     highest, priced = 1 / counts.interval_s, prices(target)
     interval = counts.interval_s if rate is None or rate == highest else _interval(rate, highest)
-    components = {name: _component(each, counts, target, interval) for name, each in priced.items()}
+    pedestal, unit = target.pedestal, target.unit_siemens
+    siemens = {name: (layer.mean_step + pedestal) * unit for name, layer in counts.layers.items()}
+    cells = {name: _cell_energies(each, siemens) for name, each in priced.items() if each.follows_cells}
+    components = {
+        name: _component(each, counts, target, _Rate(interval, cells.get(name))) for name, each in priced.items()
+    }
     if any(layer.written_cells for layer in counts.layers.values()):
         components[WRITING] = _writing(counts, target)
     layers = {name: _layer(name, layer, components) for name, layer in counts.layers.items()}
     layers[IDLE] = Price(energy_standby_chip_j=sum(each.idle_j for each in components.values()))
     table = {name: each.price for name, each in components.items()}
     active = sum(row.energy_active_j for row in table.values())
-    cells = sum(layer.cells for layer in counts.layers.values())
+    every_cell = sum(layer.cells for layer in counts.layers.values())
     static = sum(row.static_power_w for row in table.values())
     return Cost(
         latency_s=counts.latency_s,
@@ -67,7 +72,7 @@ def price(counts: PricedQuantities, target: Target, rate: float | None = None) -
         area_m2=sum(row.area_m2 for row in table.values()),
         crossbars=sum(layer.crossbars for layer in counts.layers.values()),
         crossbars_dense=sum(layer.crossbars_dense for layer in counts.layers.values()),
-        utilisation=sum(layer.live for layer in counts.layers.values()) / cells if cells else 0.0,
+        utilisation=sum(layer.live for layer in counts.layers.values()) / every_cell if every_cell else 0.0,
         layers=layers,
         components=table,
         counts=counts,
@@ -104,6 +109,13 @@ class _Priced:
     idle_j: float = 0.0
 
 
+class _Rate(NamedTuple):
+    """The time between two inferences, and the energies by layer of an event that follows the mapped levels."""
+
+    interval_s: float
+    cells: Mapping[str, float] | None
+
+
 def _layer(name: str, layer: LayerCounts, components: Mapping[str, _Priced]) -> Price:
     parts = [priced.layers[name] for priced in components.values()]
     return Price(
@@ -119,8 +131,8 @@ def _layer(name: str, layer: LayerCounts, components: Mapping[str, _Priced]) -> 
     )
 
 
-def _component(each: ComponentPrice, counts: PricedQuantities, target: Target, interval: float) -> _Priced:
-    component, event = each.component, each.event
+def _component(each: ComponentPrice, counts: PricedQuantities, target: Target, at: _Rate) -> _Priced:
+    component, event, interval = each.component, each.event, at.interval_s
     instances = {name: each.count * layer.shares[each.per] for name, layer in counts.layers.items()}
     in_use = sum(instances.values())
     standby = {
@@ -131,7 +143,7 @@ def _component(each: ComponentPrice, counts: PricedQuantities, target: Target, i
     idle = 0.0 if component.gated else max(0.0, each.per_chip * counts.chips - in_use) * each.static_power_w * interval
     layers = {
         name: _Part(
-            _active(each, layer, target),
+            _active(each, name, layer, at.cells),
             used[name],
             standby[name],
             instances[name] * each.area_m2,
@@ -148,10 +160,15 @@ def _component(each: ComponentPrice, counts: PricedQuantities, target: Target, i
     return _Priced(row, layers, idle)
 
 
-def _active(each: ComponentPrice, layer: LayerCounts, target: Target) -> float:
-    """Energy of a layer's events; of a cell at the mean conductance of the layer's mapped levels."""
+def _cell_energies(each: ComponentPrice, siemens: Mapping[str, float]) -> dict[str, float]:
+    """Energy of an event in every layer, at the mean conductance of its mapped levels."""
+    return {name: each.energy_with(mean) for name, mean in siemens.items()}
+
+
+def _active(each: ComponentPrice, name: str, layer: LayerCounts, cells: Mapping[str, float] | None) -> float:
+    """Energy of a layer's events."""
     number = 0.0 if each.event is None else layer.events.get(each.event, 0.0)
-    return number * each.energy_with(layer.siemens(target)) if number else 0.0
+    return number * (each.energy_j if cells is None else cells[name]) if number else 0.0
 
 
 def _used(

@@ -92,6 +92,14 @@ class PriceRule(ABC):
     covers_all: ClassVar[bool] = False
     """Whether naming the rule states that the figures depend on nothing that it does not follow."""
 
+    _quantities: ClassVar[tuple[Quantity, ...]] = ()
+
+    def __init_subclass__(cls) -> None:
+        """List the quantities once: prices ask for them again and again."""
+        super().__init_subclass__()
+        used = {quantity for each in getattr(cls, "follows", {}).values() for quantity in each}
+        cls._quantities = tuple(quantity for quantity in Quantity if quantity in used)
+
     @abstractmethod
     def value(self, figure: Figure, at: Quantities) -> float:
         """The size of a figure at a point: in SI units where the rule computes it, else up to a constant factor.
@@ -107,5 +115,4 @@ class PriceRule(ABC):
 
     def quantities(self) -> tuple[Quantity, ...]:
         """All quantities that its figures follow, in the order of the enumeration."""
-        used = {quantity for each in self.follows.values() for quantity in each}
-        return tuple(quantity for quantity in Quantity if quantity in used)
+        return self._quantities

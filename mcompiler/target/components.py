@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from functools import lru_cache
 from typing import Annotated
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -105,6 +106,13 @@ RuleName = Annotated[str, BeforeValidator(_known_rule), Choices(rule_names)]
 """Name of a price rule, shipped or of an installed package (mcompiler.pricing)."""
 
 
+@lru_cache
+def _dependence(rule: PriceRule, event: Event | None) -> tuple[Quantity, ...]:
+    physical = () if event is None or rule.covers_all else DEPENDS[event]
+    used = {*rule.quantities(), *physical}
+    return tuple(quantity for quantity in Quantity if quantity in used)
+
+
 class Component(Section):
     """A line of the target's cost table: price of one instance, number of instances, event that it serves.
 
@@ -169,10 +177,7 @@ class Component(Section):
     @property
     def depends_on(self) -> tuple[Quantity, ...]:
         """Quantities that its price depends on, those that its rule does not follow included."""
-        rule = self.price_rule
-        physical = () if self.event is None or rule.covers_all else DEPENDS[self.event]
-        used = {*rule.quantities(), *physical}
-        return tuple(quantity for quantity in Quantity if quantity in used)
+        return _dependence(self.price_rule, self.event)
 
     def reference_of(self, figure: Figure) -> dict[Quantity, float]:
         """The point at which a figure holds."""

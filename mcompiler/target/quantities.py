@@ -27,7 +27,8 @@ def segment_farads(array: Array) -> float:
 
 def level_siemens(target: Target) -> tuple[float, ...]:
     """Conductance of a cell at each level code that it stores."""
-    return tuple((step + target.pedestal) * target.unit_siemens for step in target.cell_steps)
+    pedestal, unit = target.pedestal, target.unit_siemens
+    return tuple((step + pedestal) * unit for step in target.cell_steps)
 
 
 def input_power(bits: int) -> float:
