@@ -8,7 +8,7 @@ from typing import ClassVar
 from mcompiler.declarations import TIMING_KEYS, Chips, Effort, Reads, Seed
 from mcompiler.errors import CompileError
 from mcompiler.ir import AnalogProgram, PlacedProgram
-from mcompiler.network import Aim, array_counts, in_order, layout
+from mcompiler.network import Aim, array_counts, in_order, scheduled_placement
 from mcompiler.target import Target
 
 
@@ -57,7 +57,9 @@ class Place:
         effort = self.effort
         if program.replication is not None and program.replication.placement_effort is not None:
             effort = min(effort, program.replication.placement_effort)  # the copies were chosen for that placement
-        return PlacedProgram(program, layout(program, effort, target, Aim(self.latency, self.seed)).addresses, chips)
+        return PlacedProgram(
+            program, scheduled_placement(program, effort, target, Aim(self.latency, self.seed)).addresses, chips
+        )
 
     def _in_turns(self, program: AnalogProgram, target: Target) -> PlacedProgram:
         """Every turn for itself, on the same chips."""

@@ -14,7 +14,7 @@ from mcompiler.dataflow import Choice, CopySearch, best_within, budget_levels, c
 from mcompiler.declarations import TIMING_KEYS, Chips, Effort, Option, Reads, Seed
 from mcompiler.errors import CompileError
 from mcompiler.ir import AnalogProgram
-from mcompiler.network import Aim, layout, likely_time
+from mcompiler.network import Aim, likely_time, scheduled_placement
 from mcompiler.records import ReplicationRecord
 from mcompiler.target import Target
 
@@ -169,7 +169,7 @@ class _PlacedSearch:
         key = effort, copies
         if key not in self._placed:
             program = replace(self.program, replicas=copies)
-            first, second, _ = layout(program, effort, self.target, self.aim).objective
+            first, second, _ = scheduled_placement(program, effort, self.target, self.aim).objective
             self._placed[key] = Choice((first, second), int(self._plain.arrays @ copies), copies)
         return self._placed[key]
 

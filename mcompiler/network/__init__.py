@@ -3,11 +3,11 @@
 from mcompiler.network.flows import OUTSIDE, Flows, network_flows
 from mcompiler.network.locations import LayerLocation, layer_locations
 from mcompiler.network.placing import (
-    Layout,
+    ScheduledPlacement,
     in_order,
-    layout,
     likely_time,
     place_filled,
+    scheduled_placement,
 )
 from mcompiler.network.spills import Spills, spills
 from mcompiler.network.timing import PlacedTiming, placed_timing
@@ -23,8 +23,8 @@ __all__ = [
     "Flows",
     "LayerLocation",
     "LayerTraffic",
-    "Layout",
     "PlacedTiming",
+    "ScheduledPlacement",
     "Spills",
     "Topology",
     "Traffic",
@@ -33,7 +33,6 @@ __all__ = [
     "array_counts",
     "in_order",
     "layer_locations",
-    "layout",
     "likely_time",
     "lower_bound",
     "measured",
@@ -42,6 +41,7 @@ __all__ = [
     "place_filled",
     "placed_timing",
     "program_flows",
+    "scheduled_placement",
     "spills",
     "topology_of",
     "traffic",

@@ -28,7 +28,7 @@ def in_order(program: AnalogProgram, target: Target) -> Addresses:
 
 
 @dataclass(frozen=True)
-class Layout:
+class ScheduledPlacement:
     """Arrays with addresses, and how fast they are.
 
     Attributes:
@@ -41,7 +41,7 @@ class Layout:
     addresses: Addresses
 
 
-def layout(program: AnalogProgram, effort: int, target: Target, aim: Aim = INTERVAL) -> Layout:
+def scheduled_placement(program: AnalogProgram, effort: int, target: Target, aim: Aim = INTERVAL) -> ScheduledPlacement:
     """The best of the arrays in order and of all placements that this effort and all below it find.
 
     Args:
@@ -54,7 +54,7 @@ def layout(program: AnalogProgram, effort: int, target: Target, aim: Aim = INTER
     chips = max(1, -(-sum(array_counts(program)) // target.hierarchy.arrays_per_chip))
     graph = program_stages(program.tiled, target)
 
-    def scheduled(addresses: Addresses) -> Layout:
+    def scheduled(addresses: Addresses) -> ScheduledPlacement:
         placed = PlacedProgram(program, addresses, chips)
         nodes = nodes_of(addresses, target)
         flows = program_flows(program, nodes, target, graph)
@@ -62,9 +62,9 @@ def layout(program: AnalogProgram, effort: int, target: Target, aim: Aim = INTER
         try:
             timing = placed_timing(placed, graph, moved, target)
         except CompileError:  # activations do not fit; the schedule says so where no placement is better
-            return Layout((np.inf, np.inf, moved.byte_hops), addresses)
+            return ScheduledPlacement((np.inf, np.inf, moved.byte_hops), addresses)
         seconds = timing.interval_s, timing.latency_s
-        return Layout((*(seconds[::-1] if aim.latency else seconds), moved.byte_hops), addresses)
+        return ScheduledPlacement((*(seconds[::-1] if aim.latency else seconds), moved.byte_hops), addresses)
 
     found = scheduled(plain)
     if effort:
