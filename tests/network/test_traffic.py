@@ -255,7 +255,7 @@ def test_tiles_that_move_take_their_flows_along(widths: list[int], tokens: int, 
 def test_one_flow_for_each_pair() -> None:
     rng = np.random.default_rng(3)
     source, sink = rng.integers(OUTSIDE, 3, 40), rng.integers(OUTSIDE, 3, 40)
-    flows = Flows(source, sink, rng.random(40), rng.integers(0, 4, 40), rng.random(40) < 0.5)
+    flows = Flows(source, sink, rng.random(40), rng.integers(0, 4, 40), rng.random(40) < 0.5, rng.random(40))
     added = flows.added_up()
     pairs = list(zip(added.source.tolist(), added.sink.tolist(), strict=True))
     assert len(set(pairs)) == len(pairs)
