@@ -1,6 +1,6 @@
 """Layouts of six networks of ImageNet size on the architectures of PIMCOMP's paper, against bounds and against others.
 
-    python benchmarks/layout.py FOLDER [--networks vgg16,...] [--architectures arch_a,...]
+    python benchmarks/layout.py FOLDER [--networks vgg16,...] [--architectures arch_a,...] [--multicast]
 
 FOLDER takes the models of `imagenet.py` (VGG-16 is 553 MB). Every network is compiled (fully connected layers included,
 8-bit weights, 2-bit cells) for the smallest number of chips that holds it, and laid out step by step; every step is
@@ -16,10 +16,11 @@ scheduled by the same model:
     pimcomp_*_cores   its arrays in the cores that it puts them in (results/pimcomp_cores.npz), these cores placed by us
     pimcomp_*_mapped  its mapping as it stands: the cores too where they are counted
 
-`bound_s` of a step is the shortest interval that arrays, converters, buffer ports, links and the links of chips allow;
-`array_bound_s` and `latency_bound_s` are those that no copies within the budget beat. Byte-hops are given beside those
-of arrays in the order of the layers along a snake through the mesh, and a lower bound.
-Results: benchmarks/results/layout.json.
+`bound_s` of a step is the shortest interval that arrays, converters, digital units, buffer ports, links and the links
+of chips allow; `array_bound_s` and `latency_bound_s` (of arrays, digital units and buffers) are those that no copies
+within the budget beat. With --multicast the networks on the chips have `network.multicast`. Byte-hops are given beside
+those of arrays in the order of the layers along a snake through the mesh, and a lower bound.
+Results: benchmarks/results/layout.json, with --multicast layout_multicast.json.
 """
 
 from __future__ import annotations
@@ -47,8 +48,8 @@ from mcompiler.passes.replicate import Goal, Replicate
 from mcompiler.passes.schedule import Schedule
 from mcompiler.target import Target
 
-COUNTED = ("array", "converter", "buffer", "link", "chip_link")
-"""Resources of `bound_s`; digital units are reported separately."""
+COUNTED = ("array", "converter", "digital", "buffer", "link", "chip_link")
+"""Resources of `bound_s`."""
 
 
 def along_a_snake(program: AnalogProgram, target: Target) -> PlacedProgram:
@@ -85,12 +86,15 @@ def one_after_the_other(program: ScheduledProgram) -> float:
     return sum(stage.busy_s for stage in program.stages)
 
 
-def laid_out(
-    program: AnalogProgram, copies: Sequence[int], target: Target, latency: bool = False
-) -> tuple[ScheduledProgram, float]:
+def laid_out(program: AnalogProgram, copies: Sequence[int], target: Target) -> tuple[ScheduledProgram, float]:
     """The schedule with these copies, placed by us, and the seconds that it took."""
+    return scheduled(replace(program, replicas=tuple(copies)), target)
+
+
+def scheduled(program: AnalogProgram, target: Target, latency: bool = False) -> tuple[ScheduledProgram, float]:
+    """The schedule of a program placed by us, and the seconds that it took."""
     start = time.perf_counter()
-    placed = Place(latency=latency).run(replace(program, replicas=tuple(copies)), target)
+    placed = Place(latency=latency).run(program, target)
     return Schedule().run(placed, target), time.perf_counter() - start
 
 
@@ -116,7 +120,7 @@ def measure(model: Path, network: str, architecture: str, target: Target, chips:
     figures_of = copied.replication
     assert figures_of is not None
     result["replicated"] = figures(Schedule().run(along_a_snake(copied, target), target), searched)
-    placed, seconds = laid_out(analog, copied.copies, target)
+    placed, seconds = scheduled(copied, target)
     result["placed"] = figures(placed, seconds) | {"copies": list(copied.copies)}
     result["array_bound_s"] = figures_of.interval_bound_s
     result["total_seconds"] = round(compiled + searched + seconds, 2)
@@ -129,7 +133,7 @@ def measure(model: Path, network: str, architecture: str, target: Target, chips:
     }
     quick = Replicate(Goal.LATENCY, arrays=budget).run(analog, target)
     assert quick.replication is not None
-    found, seconds = laid_out(analog, quick.copies, target, latency=True)
+    found, seconds = scheduled(quick, target, latency=True)
     result["latency"] = figures(found, seconds) | {"copies": list(quick.copies)}
     result["latency_bound_s"] = quick.replication.latency_bound_s
     vectors = [op.site.vectors for op in analog.tiled.matrix.layers]
@@ -230,18 +234,21 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--networks", default=",".join(imagenet.NETWORKS))
     parser.add_argument("--architectures", default="arch_a,arch_b,arch_c")
+    parser.add_argument("--multicast", action="store_true", help="networks on the chips with multicast")
     arguments = parser.parse_args()
+    results = "layout_multicast" if arguments.multicast else "layout"
     arguments.folder.mkdir(parents=True, exist_ok=True)
     targets = architectures()
-    rows = known("layout").get("rows", [])
+    rows = known(results).get("rows", [])
     for network in arguments.networks.split(","):
         model = imagenet.model(network, arguments.folder)
         for name in arguments.architectures.split(","):
-            target = targets[name]
-            chips = target.chips(imagenet.NETWORKS[network]().layers)
-            row = measure(model, network, name, target.target, chips)
+            target, chips = targets[name].target, targets[name].chips(imagenet.NETWORKS[network]().layers)
+            if arguments.multicast:
+                target = target.model_copy(update={"network": target.network.model_copy(update={"multicast": True})})
+            row = measure(model, network, name, target, chips)
             rows = [r for r in rows if (r["network"], r["architecture"]) != (network, name)] + [row]
-            write("layout", {"summary": summary(rows), "rows": rows})
+            write(results, {"summary": summary(rows), "rows": rows})
             best, peers = row["placed"], {k: row[k]["interval_s"] for k in row if k.startswith(("pimcomp", "puma"))}
             print(f"{network} {name}: {chips} chips, {best['interval_s']:.3e} s ({best['of_bound']:.2f} of the bound, "
                   f"{best['bounds_s']}), {row['total_seconds']} s; others {peers}", flush=True)  # fmt: skip

@@ -76,6 +76,7 @@ TIMING_KEYS: Reads = (
     "device.drift",
     "device.read_pulse_s",
     "digital.accumulator_bits",
+    "digital.buffer_bytes",
     "digital.buffer_bytes_per_s",
     "digital.clock_hz",
     "digital.fill_reads",
@@ -215,6 +216,17 @@ class Option:
 
 Seed = Annotated[int, Option(key="seed", help="Seed of all random numbers.", recorded=True)]
 """Field of a pass that draws random numbers."""
+
+Effort = Annotated[
+    int,
+    Option(
+        key="effort",
+        help="Effort of the placement: 0 keeps the order of the layers, each step doubles the search.",
+        minimum=0,
+        maximum=10,
+    ),
+]
+"""Field of a pass that places arrays."""
 
 Chips = Annotated[int | None, Option(key="chips", help="Largest number of chips.", minimum=1, recorded=True)]
 """Field of a pass that needs the number of chips; None: what the target says."""

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import ClassVar
 
-from mcompiler.declarations import TIMING_KEYS, Chips, Option, Reads, Seed
+from mcompiler.declarations import TIMING_KEYS, Chips, Effort, Reads, Seed
 from mcompiler.errors import CompileError
 from mcompiler.ir import AnalogProgram, PlacedProgram
-from mcompiler.network import Aim, array_counts, best_placement, in_order
+from mcompiler.network import Aim, array_counts, in_order, scheduled_placement
 from mcompiler.target import Target
 
 
@@ -34,14 +34,7 @@ class Place:
     name: ClassVar[str] = "place"
     reads: ClassVar[Reads] = TIMING_KEYS
     chips: Chips = None
-    effort: Annotated[
-        int,
-        Option(
-            help="Effort of the placement: 0 keeps the order of the layers, each step doubles the search.",
-            minimum=0,
-            maximum=10,
-        ),
-    ] = 1
+    effort: Effort = 1
     latency: bool = False
     seed: Seed = 0
 
@@ -59,10 +52,14 @@ class Place:
         limit = self.chips if self.chips is not None else target.hierarchy.chips
         if limit != "as needed" and chips > limit:
             raise CompileError(_too_large(program, counts, limit, per_chip))
-        if self.effort == 0 or not total:
+        if not total:
             return PlacedProgram(program, in_order(program, target), chips)
-        found = best_placement(program, chips, self.effort, target, Aim(self.latency, self.seed))
-        return PlacedProgram(program, found, chips)
+        effort = self.effort
+        if program.replication is not None and program.replication.placement_effort is not None:
+            effort = min(effort, program.replication.placement_effort)  # the copies were chosen for that placement
+        return PlacedProgram(
+            program, scheduled_placement(program, effort, target, Aim(self.latency, self.seed)).addresses, chips
+        )
 
     def _in_turns(self, program: AnalogProgram, target: Target) -> PlacedProgram:
         """Every turn for itself, on the same chips."""

@@ -20,18 +20,12 @@ from mcompiler.dataflow import (
     StageGraph,
     StageKind,
     check_depths,
-    clocks,
     conversion_time,
-    dataflow,
     layer_events,
     program_stages,
     read_time,
-    reads_per_vector,
     remaining,
     stage_bounds,
-    streams,
-    tile_work,
-    tiles_of,
 )
 from mcompiler.declarations import TIMING_KEYS, Reads
 from mcompiler.geometry import TileTable, array_shape
@@ -44,12 +38,9 @@ from mcompiler.ir import (
     Stream,
     Turn,
 )
-from mcompiler.network import Traffic, in_order, layer_locations, nodes_of, spills, traffic
+from mcompiler.network import Traffic, in_order, placed_timing, traffic
 from mcompiler.records import PlacementRecord
 from mcompiler.target import Event, Skip, Target
-
-_SHARED = ("buffer", "link", "chip_link", "digital")
-"""Units that serve many stages: their time for an inference is in the interval, not in the time of a token."""
 
 _ELSEWHERE = LayerSchedule(np.zeros(0, np.int64), 0.0, 0.0, 0.0, {})
 """Schedule of a layer that has another turn."""
@@ -63,7 +54,6 @@ class Schedule:
     reads: ClassVar[Reads] = (
         *TIMING_KEYS,
         "device.write",
-        "digital.buffer_bytes",
         "digital.fifo_bytes",
         "digital.skip",
     )
@@ -86,38 +76,22 @@ class Schedule:
 def _pipeline(program: PlacedProgram, target: Target, elsewhere: frozenset[int]) -> ScheduledProgram:
     """The schedule of layers that are there at once; the results of layers elsewhere are there from the start."""
     whole = program_stages(program.analog.tiled, target)
-    graph = whole.without(elsewhere)
     moved = traffic(program, target, whole, elsewhere)
-    events, plans = _events(program, whole, moved, target), _plans(program, moved, target)
-    addresses = program.site_addresses
-    loads = tile_work(program.analog.tiled, graph, target).at(addresses)
-    free = _shared_limits(moved, target) | loads.bounds(target)
+    timing = placed_timing(program, whole, moved, target, elsewhere)
+    events, flow, waiting, spilled = _events(program, whole, moved, target), timing.flow, timing.waiting, timing.spilled
     shape = array_shape(target)
     cycle = read_time(shape, target)
-    nodes = nodes_of(program.addresses, target)
-    buffers = [each.buffers for each in layer_locations(program.analog.tiled, graph, nodes, target)]
-    limits = free
-    while True:
-        flow = dataflow(graph, plans, max([cycle, *limits.values()]), target)
-        waiting = streams(graph, flow.runs, flow.interval)
-        spilled = spills(waiting, flow, buffers, target)
-        limits = spilled.bounds(free, loads, moved.busiest_link_bytes, target)
-        if clocks(max(limits.values()), target) <= flow.interval:
-            break
-        # Activations on their way to other tiles fill a link or a buffer: with a longer interval fewer have to wait.
-    check_depths(waiting, graph, target)
+    check_depths(waiting, flow.graph, target)
     for index, link_bytes in spilled.byte_hops.items():
         events[index][Event.LINK_BYTE] += link_bytes
-    bounds = stage_bounds(flow, conversion_time(shape, target) / cycle, target) | limits
+    bounds = stage_bounds(flow, conversion_time(shape, target) / cycle, target) | timing.limits
     plain = traffic(replace(program, addresses=in_order(program.analog, target)), target, whole, elsewhere)
-    clock = target.digital.clock_hz
-    shared = max(bounds[unit] for unit in _SHARED)  # no inference is through before the fullest of them has served it
     return ScheduledProgram(
         placed=program,
-        layers=_layer_schedules(program, flow, events, plans, target),
+        layers=_layer_schedules(program, flow, events, timing.plans, target),
         cycle_s=cycle,
-        latency_s=max(flow.latency / clock, shared),
-        interval_s=flow.interval / clock,
+        latency_s=timing.latency_s,
+        interval_s=timing.interval_s,
         stages=_stage_schedules(flow, target),
         streams=waiting,
         bounds_s=bounds,
@@ -143,44 +117,12 @@ def _events(program: PlacedProgram, graph: StageGraph, moved: Traffic, target: T
     return found
 
 
-def _plans(program: PlacedProgram, moved: Traffic, target: Target) -> list[LayerPlan]:
-    """What determines the timing of each layer."""
-    tiled, shape = program.analog.tiled, array_shape(target)
-    return [
-        LayerPlan(
-            layer=layer,
-            reads=reads_per_vector(layer, table, shape, target),
-            copies=copies,
-            tiles=tiles_of(where),
-            hops=way.hops,
-            chip_hops=way.chip_hops,
-        )
-        for layer, table, copies, where, way in zip(
-            tiled.matrix.layers,
-            tiled.site_tables,
-            program.analog.site_copies,
-            program.site_addresses,
-            moved.layers,
-            strict=True,
-        )
-    ]
-
-
 def _remaining(matrix: MatrixProgram, index: int, table: TileTable, target: Target) -> Remaining | None:
     """Reads and drives that skipping zeros leaves; starts keep to the worst case, as they are known beforehand."""
     sample = matrix.sample(index)
     if target.digital.skip is Skip.NONE or sample is None:
         return None
     return remaining(matrix.layers[index], table, sample, target)
-
-
-def _shared_limits(moved: Traffic, target: Target) -> dict[str, float]:
-    """Shortest interval that links allow, in seconds."""
-    network = target.network
-    return {
-        "link": moved.busiest_link_bytes * 8 / (network.link_bits * network.clock_hz),
-        "chip_link": moved.busiest_chip_bytes / network.chip_link_bytes_per_s,
-    }
 
 
 def _stage_schedules(flow: Dataflow, target: Target) -> tuple[StageSchedule, ...]:

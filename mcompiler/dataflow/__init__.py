@@ -5,7 +5,9 @@ the times on a target, ``capacity`` the work of every tile, ``timing`` the start
 in between, ``replicas`` how many copies of its arrays a matrix is worth.
 """
 
+from mcompiler.dataflow.budgets import Choice, best_within, budget_levels
 from mcompiler.dataflow.capacity import TileLoads, TileWork, tile_work
+from mcompiler.dataflow.copies import CopySearch
 from mcompiler.dataflow.durations import (
     LayerPlan,
     clocks,
@@ -58,6 +60,8 @@ from mcompiler.dataflow.timing import (
 __all__ = [
     "OUTPUT",
     "Candidate",
+    "Choice",
+    "CopySearch",
     "CriticalPath",
     "Dataflow",
     "DigitalWork",
@@ -81,6 +85,8 @@ __all__ = [
     "Transfer",
     "arrays_for",
     "best_interval",
+    "best_within",
+    "budget_levels",
     "check_depths",
     "clocks",
     "conversion_time",

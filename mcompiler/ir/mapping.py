@@ -111,13 +111,14 @@ NO_BITS = BitRange(None, None)
 
 @dataclass(frozen=True)
 class Replication:
-    """Gain of copies of arrays, estimated before they are placed: transfers between tiles are not included.
+    """Gain of copies of arrays in arrays, digital units and buffers; transfers between tiles are not included.
 
     Attributes:
         budget, arrays: arrays that may be used, and that are used.
         interval_before_s, interval_s, interval_bound_s: between two inferences with one copy of each layer, as it is,
             and the shortest that any copies within the budget allow.
         latency_before_s, latency_s, latency_bound_s: of one inference alone; no copies within the budget go below.
+        placement_effort: effort of the placement that they were chosen with; None: not chosen for a placement.
     """
 
     budget: int
@@ -128,6 +129,7 @@ class Replication:
     latency_before_s: float
     latency_s: float
     latency_bound_s: float
+    placement_effort: int | None = None
 
 
 @dataclass(frozen=True)

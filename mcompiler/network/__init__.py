@@ -3,14 +3,14 @@
 from mcompiler.network.flows import OUTSIDE, Flows, network_flows
 from mcompiler.network.locations import LayerLocation, layer_locations
 from mcompiler.network.placing import (
-    best_placement,
+    ScheduledPlacement,
     in_order,
-    likely_interval,
+    likely_time,
     place_filled,
-    placed_interval,
-    placed_latency,
+    scheduled_placement,
 )
 from mcompiler.network.spills import Spills, spills
+from mcompiler.network.timing import PlacedTiming, placed_timing
 from mcompiler.network.topology import PORT, Topology, topology_of
 from mcompiler.network.traffic import LayerTraffic, Traffic, lower_bound, measured, nodes_of, program_flows, traffic
 from mcompiler.network.utilisation import Unit, Utilisation, utilisations
@@ -23,24 +23,25 @@ __all__ = [
     "Flows",
     "LayerLocation",
     "LayerTraffic",
+    "PlacedTiming",
+    "ScheduledPlacement",
     "Spills",
     "Topology",
     "Traffic",
     "Unit",
     "Utilisation",
     "array_counts",
-    "best_placement",
     "in_order",
     "layer_locations",
-    "likely_interval",
+    "likely_time",
     "lower_bound",
     "measured",
     "network_flows",
     "nodes_of",
     "place_filled",
-    "placed_interval",
-    "placed_latency",
+    "placed_timing",
     "program_flows",
+    "scheduled_placement",
     "spills",
     "topology_of",
     "traffic",

@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from mcompiler.dataflow import OUTPUT, NetworkStage, Relation, StageGraph, StageKind, Transfer
 from mcompiler.network.locations import NOWHERE, Floats, Ints, LayerLocation, TileShares, distinct_rows
+from mcompiler.network.multicast import SharedWords
 from mcompiler.target import Target
 
 OUTSIDE = -1
@@ -32,6 +33,9 @@ class Flows:
         bytes: that go from one to the other; 0 where the same bytes go there for another reader anyway.
         layer: the analog layer that is charged: the one that receives them, or whose sums or results they are.
         sums: whether they are partial sums.
+        port_bytes: those that pass the chip's port for this flow where it goes to another chip: a word that several
+            tiles of a chip read passes it once.
+        shared: which flows carry the same words; None: flows added up.
     """
 
     source: Ints
@@ -39,6 +43,8 @@ class Flows:
     bytes: Floats
     layer: Ints
     sums: npt.NDArray[np.bool_]
+    port_bytes: Floats
+    shared: SharedWords | None = None
 
     def between(self, node: Ints) -> Flows:
         """The same with other numbers for the nodes: ``node[n]`` for n."""
@@ -48,9 +54,11 @@ class Flows:
     def added_up(self) -> Flows:
         """One flow for each pair of nodes, charged to no layer."""
         pairs = distinct_rows(self.source - OUTSIDE, self.sink - OUTSIDE)
-        size: Floats = np.bincount(pairs.which, weights=self.bytes).astype(np.float64)
+        size, ports = (
+            np.bincount(pairs.which, weights=each).astype(np.float64) for each in (self.bytes, self.port_bytes)
+        )
         source, sink = (end + OUTSIDE for end in pairs.columns)
-        return Flows(source, sink, size, np.full(len(size), -1), np.zeros(len(size), dtype=np.bool_))
+        return Flows(source, sink, size, np.full(len(size), -1), np.zeros(len(size), dtype=np.bool_), ports)
 
 
 def network_flows(
@@ -64,9 +72,11 @@ def network_flows(
         target: the chip.
         elsewhere: layers whose arrays are not on the chips in this turn: tensors that they read leave the chip.
     """
-    collected = _Collected(graph, locations)
+    collected = _Collected(graph, locations, target.hierarchy.tiles_per_chip)
     for layer, location in enumerate(locations):
-        collected.add(location.senders, location.adders, location.sum_bytes, _Charge(layer, sums=True))
+        every = np.arange(len(location.senders))  # no two sums are the same
+        part = _Part(location.senders, location.adders, location.sum_bytes, every, location.sum_bytes)
+        collected.add(part, _Charge(layer, sums=True))
     kept = {transfer.producer for transfer in graph.outputs}
     for reader, transfer in graph.transfers:
         stage = graph.stages[reader] if reader != OUTPUT else None
@@ -106,13 +116,13 @@ class _Collected:
 
     graph: StageGraph
     locations: Sequence[LayerLocation]
-    parts: list[tuple[Ints, Ints, Floats]] = field(default_factory=list)
+    tiles: int
+    parts: list[_Part] = field(default_factory=list)
     charges: list[_Charge] = field(default_factory=list)
 
-    def add(self, source: Ints, sink: Ints, size: Floats, charge: _Charge) -> None:
+    def add(self, part: _Part, charge: _Charge) -> None:
         """Flows between nodes; those that stay in a node are none."""
-        moving = source != sink
-        self.parts.append((source[moving], sink[moving], size[moving]))
+        self.parts.append(_Part(*(column[part.source != part.sink] for column in part.columns)))
         self.charges.append(charge)
 
     def maker(self, transfer: Transfer) -> LayerLocation:
@@ -133,7 +143,8 @@ class _Collected:
         layer = self.graph.stages[transfer.producer].layer
         if layer >= 0:
             nodes, sizes = self.made(transfer)
-            self.add(nodes, np.full(len(nodes), OUTSIDE), sizes, _Charge(layer, transfer.tensor))
+            part = _Part(nodes, np.full(len(nodes), OUTSIDE), sizes, np.zeros(len(nodes), np.int64), sizes)
+            self.add(part, _Charge(layer, transfer.tensor))
 
     def read(self, stage: NetworkStage, transfer: Transfer) -> None:
         """A stage of a layer's arrays or a digital node reads a tensor."""
@@ -149,10 +160,12 @@ class _Collected:
             return
         sources, sizes = self.made(transfer)
         nodes, shares = (own.nodes, own.needs) if arrays else own.makers.by_node(own.copies)
+        words = own.words if arrays else np.arange(len(nodes))
         # A sink needs a share of the whole tensor and takes it from all sources, from each in proportion to its part:
         # the channels of a source and the rows of a sink are not related.
         source, sink = np.repeat(sources, len(nodes)), np.tile(nodes, len(sources))
-        self.add(source, sink, np.outer(sizes, shares).reshape(-1), charge)
+        size, whole = np.outer(sizes, shares).reshape(-1), np.repeat(sizes, len(nodes))
+        self.add(_Part(source, sink, size, np.tile(words, len(sources)), whole), charge)
 
     def _in_turn(self, other: LayerLocation, sinks: TileShares, copies: int, size: float, charge: _Charge) -> None:
         """Token by token: copy a of one layer sends to copy b of the other the tokens that both serve.
@@ -172,17 +185,42 @@ class _Collected:
         inside = np.arange(len(turn)) - np.repeat(np.cumsum(pairs) - pairs, pairs)
         source = begins[source_copy[turn]] + inside // taken[turn]
         sink = enters[sink_copy[turn]] + inside % taken[turn]
-        part = other.makers.part[source] * sinks.part[sink] / len(turns)
-        self.add(other.makers.node[source], sinks.node[sink], size * part, charge)
+        made_bytes = size * other.makers.part[source] / len(turns)
+        words = sinks.words[sink] * len(turns) + turn
+        firsts = distinct_rows(source, turn).first  # what a tile sends in all its turns
+        node, node_which = np.unique(other.makers.node[source], return_inverse=True)
+        sent: Floats = np.bincount(node_which.reshape(-1)[firsts], made_bytes[firsts], len(node)).astype(np.float64)
+        part = _Part(
+            source=other.makers.node[source],
+            sink=sinks.node[sink],
+            bytes=made_bytes * sinks.part[sink],
+            words=words,
+            whole=sent[node_which.reshape(-1)],
+        )
+        self.add(part, charge)
 
     def flows(self) -> Flows:
         """All flows, tensors that several readers in a tile share counted once."""
-        none: tuple[Ints, Ints, Floats] = (np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))
-        source, sink, size = (np.concatenate(column) for column in zip(none, *self.parts, strict=True))
-        counts = [len(part[0]) for part in self.parts]
+        source, sink, size, words, whole = (
+            np.concatenate(c) for c in zip(_NONE, *(p.columns for p in self.parts), strict=True)
+        )
+        counts = [len(part.source) for part in self.parts]
         layer = np.repeat(np.array([charge.layer for charge in self.charges], dtype=np.int64), counts)
         sums = np.repeat(np.array([charge.sums for charge in self.charges], dtype=np.bool_), counts)
-        flows = Flows(source, sink, size, layer, sums)
+        flows = Flows(source, sink, size, layer, sums, size)
+        flows = self._once_in_a_tile(flows, counts)
+        # Numbers of tensors; sums of a layer are one too.
+        tensors: dict[tuple[int, int, int], int] = {}
+        keys = [(*charge.tensor, charge.layer if charge.sums else -1) for charge in self.charges]
+        tensor = np.repeat(np.array([tensors.setdefault(k, len(tensors)) for k in keys], dtype=np.int64), counts)
+        part = np.repeat(np.arange(len(counts)), counts)
+        group = distinct_rows(tensor, source - OUTSIDE).which
+        shared = SharedWords(group, distinct_rows(part, words).which, np.where(sums, np.inf, whole))
+        chip = np.where(sink == OUTSIDE, 0, 1 + sink // self.tiles)
+        return replace(flows, shared=shared, port_bytes=shared.carried(chip, flows.bytes))
+
+    def _once_in_a_tile(self, flows: Flows, counts: list[int]) -> Flows:
+        """Flows where tensors that several readers in a tile share are counted once."""
         readers: dict[tuple[int, int], set[int]] = {}
         for charge in self.charges:
             if not charge.sums:
@@ -195,6 +233,32 @@ class _Collected:
             return flows
         reader = np.repeat(np.array([charge.reader for charge in self.charges], dtype=np.int64), counts)
         return _once(flows, chosen, tensor[chosen], reader[chosen])
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Some flows, [flows].
+
+    Attributes:
+        source, sink, bytes: as in ``Flows``.
+        words: number of the part of the tensor that they carry.
+        whole: bytes of the tensor that the source sends in all.
+    """
+
+    source: Ints
+    sink: Ints
+    bytes: Floats
+    words: Ints
+    whole: Floats
+
+    @property
+    def columns(self) -> tuple[Ints, Ints, Floats, Ints, Floats]:
+        """All of them, in this order."""
+        return self.source, self.sink, self.bytes, self.words, self.whole
+
+
+_NONE = (np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0), np.zeros(0, np.int64), np.zeros(0))
+"""Columns of no flows."""
 
 
 def _once(flows: Flows, chosen: Ints, tensor: Ints, reader: Ints) -> Flows:

@@ -25,11 +25,14 @@ class TileShares:
     Attributes:
         copy, node: number of the copy and of the tile.
         part: of the copy's input rows (of what is read), or of its results (parts of a copy add up to 1).
+        words: number of the set of row blocks: entries of a copy with the same number read the same rows. Of results,
+            each entry its own.
     """
 
     copy: Ints
     node: Ints
     part: Floats
+    words: Ints
 
     def by_node(self, copies: int) -> tuple[Ints, Floats]:
         """Tiles, and the part of all results that each makes."""
@@ -46,6 +49,7 @@ class LayerLocation:
         readers: rows of its input, by copy and tile.
         makers: results, by copy and tile.
         nodes, needs: tiles, and the part of the whole input that each takes in, overlaps of windows included.
+        words: number of the set of copies and row blocks in each of these tiles.
         senders, adders, sum_bytes: tiles of arrays, the tiles that add up their sums, and bytes from one to the other.
     """
 
@@ -54,6 +58,7 @@ class LayerLocation:
     makers: TileShares
     nodes: Ints
     needs: Floats
+    words: Ints
     senders: Ints
     adders: Ints
     sum_bytes: Floats
@@ -82,7 +87,7 @@ def layer_locations(
     ]
 
 
-_NO_SHARES = TileShares(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))
+_NO_SHARES = TileShares(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0), np.zeros(0, np.int64))
 
 NOWHERE = LayerLocation(
     copies=1,
@@ -90,6 +95,7 @@ NOWHERE = LayerLocation(
     makers=_NO_SHARES,
     nodes=np.zeros(0, np.int64),
     needs=np.zeros(0),
+    words=np.zeros(0, np.int64),
     senders=np.zeros(0, np.int64),
     adders=np.zeros(0, np.int64),
     sum_bytes=np.zeros(0),
@@ -112,7 +118,7 @@ def _location(layer: AnalogLayer, table: TileTable, where: Ints, columns: int, t
     copies = len(where) // len(table)
     heads = table[:: shape.arrays_per_tile]
     node = where.reshape(copies, len(table))[:, :: shape.arrays_per_tile]  # [copies, positions]
-    readers, tiles, needs = _needs(layer, heads, node, columns)
+    readers, tiles, needs, words = _needs(layer, heads, node, columns)
     blocks = distinct_rows(heads["group"].astype(np.int64), heads["col"].astype(np.int64))
     width, count = np.zeros(len(blocks.first)), len(blocks.first)
     width[blocks.which] = heads["cols"]
@@ -131,6 +137,7 @@ def _location(layer: AnalogLayer, table: TileTable, where: Ints, columns: int, t
         makers=makers,
         nodes=tiles,
         needs=needs,
+        words=words,
         senders=tile,
         adders=adder,
         sum_bytes=bytes_each,
@@ -198,11 +205,11 @@ def _added_up(copy: Ints, node: Ints, part: Floats) -> TileShares:
     """Entries of one copy and tile added up, in the order of the copies."""
     both = distinct_rows(copy, node)
     total: Floats = np.bincount(both.which, weights=part).astype(np.float64)
-    return TileShares(both.columns[0], both.columns[1], total)
+    return TileShares(both.columns[0], both.columns[1], total, np.arange(len(total)))
 
 
-def _needs(layer: AnalogLayer, heads: TileTable, node: Ints, columns: int) -> tuple[TileShares, Ints, Floats]:
-    """Tiles that read the input of a layer: rows by copy and tile, and parts of all input by tile.
+def _needs(layer: AnalogLayer, heads: TileTable, node: Ints, columns: int) -> tuple[TileShares, Ints, Floats, Ints]:
+    """Tiles that read the input of a layer: rows by copy and tile, parts of all input by tile, and numbers of words.
 
     Args:
         layer: which.
@@ -217,7 +224,11 @@ def _needs(layer: AnalogLayer, heads: TileTable, node: Ints, columns: int) -> tu
     tile, block, number = distinct_rows(node.reshape(-1), kind, copy).columns
     height = np.minimum(1.0, input_shares(layer, heads)[kinds.first])
     readers = _added_up(number, tile, height[block])
-    readers = replace(readers, part=np.minimum(1.0, readers.part))  # blocks of reordered rows may share channels
+    readers = replace(
+        readers,
+        part=np.minimum(1.0, readers.part),  # blocks of reordered rows may share channels
+        words=_same_sets(distinct_rows(number, tile).which, block),
+    )
     # Copies that share a block of rows in a tile, and how many runs of neighbours they are.
     begins = np.ones(len(tile), dtype=np.int64)
     begins[1:] = (np.diff(tile) != 0) | (np.diff(block) != 0) | (np.diff(number) != 1)
@@ -225,4 +236,18 @@ def _needs(layer: AnalogLayer, heads: TileTable, node: Ints, columns: int) -> tu
     runs = np.add.reduceat(begins, held.first)
     tiles, which = np.unique(held.columns[0], return_inverse=True)
     part = input_share(layer, copies, held.count, runs, columns) * height[held.columns[1]]
-    return readers, tiles, np.minimum(1.0, np.bincount(which.reshape(-1), weights=part))
+    held_words = _same_sets(np.unique(tile, return_inverse=True)[1].reshape(-1), block * copies + number)
+    return readers, tiles, np.minimum(1.0, np.bincount(which.reshape(-1), weights=part)), held_words
+
+
+def _same_sets(owner: Ints, member: Ints) -> Ints:
+    """Number of the set of members of each owner; equal sets have equal numbers: [owners].
+
+    Args:
+        owner: from 0 on, each at least once.
+        member: that it has, elementwise.
+    """
+    order = np.lexsort((member, owner))
+    sets = np.split(member[order], np.searchsorted(owner[order], np.arange(1, int(owner.max(initial=0)) + 1)))
+    known: dict[bytes, int] = {}
+    return np.array([known.setdefault(each.tobytes(), len(known)) for each in sets], dtype=np.int64)

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
-from mcompiler.ir import AnalogProgram
+from mcompiler.dataflow import program_stages
+from mcompiler.errors import CompileError
+from mcompiler.ir import AnalogProgram, PlacedProgram
 from mcompiler.network.filling import cut_chips, orders, spread_copies, spread_digital
 from mcompiler.network.locations import Ints
 from mcompiler.network.positions import SearchLimits, arrange_tiles, relieve_busiest_links
+from mcompiler.network.timing import placed_timing
+from mcompiler.network.traffic import measured, nodes_of, program_flows
 from mcompiler.network.work import INTERVAL, Addresses, Aim, Filling, Work, addresses_of, array_counts
 from mcompiler.target import Target
 
@@ -21,19 +27,52 @@ def in_order(program: AnalogProgram, target: Target) -> Addresses:
     return addresses_of(counts, np.arange(sum(counts)), None, target)
 
 
-def best_placement(program: AnalogProgram, chips: int, effort: int, target: Target, aim: Aim = INTERVAL) -> Addresses:
-    """The best of all orders of filling tiles and arrangements of tiles that this effort and all below it find.
+@dataclass(frozen=True)
+class ScheduledPlacement:
+    """Arrays with addresses, and how fast they are.
+
+    Attributes:
+        objective: what the placement is for and then the other one of interval and latency, in seconds, as scheduled;
+            then bytes times links.
+        addresses: of the arrays of each matrix.
+    """
+
+    objective: tuple[float, float, float]
+    addresses: Addresses
+
+
+def scheduled_placement(program: AnalogProgram, effort: int, target: Target, aim: Aim = INTERVAL) -> ScheduledPlacement:
+    """The best of the arrays in order and of all placements that this effort and all below it find.
 
     Args:
         program: with the tables of the arrays and the copies of each matrix.
-        chips: to be used.
-        effort: doubles the rounds.
+        effort: 0 keeps the order of the layers, each step doubles the rounds.
         target: the chip.
         aim: interval or latency.
     """
-    work = Work(program, target, aim)
-    _, filling, position = _placement(work, chips, effort)
-    return addresses_of(work.counts, filling.slots, position, target)
+    plain = in_order(program, target)
+    chips = max(1, -(-sum(array_counts(program)) // target.hierarchy.arrays_per_chip))
+    graph = program_stages(program.tiled, target)
+
+    def scheduled(addresses: Addresses) -> ScheduledPlacement:
+        placed = PlacedProgram(program, addresses, chips)
+        nodes = nodes_of(addresses, target)
+        flows = program_flows(program, nodes, target, graph)
+        moved = measured(flows, len(program.tiled.matrix.sites), target, 0.0)
+        try:
+            timing = placed_timing(placed, graph, moved, target)
+        except CompileError:  # activations do not fit; the schedule says so where no placement is better
+            return ScheduledPlacement((np.inf, np.inf, moved.byte_hops), addresses)
+        seconds = timing.interval_s, timing.latency_s
+        return ScheduledPlacement((*(seconds[::-1] if aim.latency else seconds), moved.byte_hops), addresses)
+
+    found = scheduled(plain)
+    if effort:
+        work = Work(program, target, aim)
+        for _, filling, position in _placements(work, chips, effort):
+            other = scheduled(addresses_of(work.counts, filling.slots, position, target))
+            found = min(found, other, key=lambda each: each.objective)
+    return found
 
 
 def place_filled(program: AnalogProgram, slots: Ints, chips: int, target: Target, effort: int | None = 1) -> Addresses:
@@ -54,26 +93,22 @@ def place_filled(program: AnalogProgram, slots: Ints, chips: int, target: Target
     return addresses_of(work.counts, slots, min(found, key=lambda each: each[0])[2], target)
 
 
-def _placement(work: Work, chips: int, effort: int) -> Arrangement:
-    """The best arrangement that the efforts up to this one find."""
+def _placements(work: Work, chips: int, effort: int) -> list[Arrangement]:
+    """The best arrangement of each effort; the first effort includes a quick look."""
     slots = []
     for order in orders(work):
         cut = cut_chips(work, order, chips, work.target)
         slots += [cut, *(spread_digital(work, cut, work.target, least) for least in (1.0, 0.0))]
-    if work.aim.latency:
+    if work.aim.latency or max(work.program.copies, default=1) > 1:
         slots.append(spread_copies(work, slots[0], work.target))
     # Ways to fill the tiles in which links alone decide come first; what is slower without links is left out.
     fillings = sorted((work.filling(each, chips) for each in slots), key=lambda each: each.without_links_s)
-    found: list[Arrangement] = []
-    for each in range(effort + 1):
-        found += _arranged(
-            work, fillings, min((objective[0] for objective, _, _ in found), default=np.inf), chips, each
-        )
-    plain = work.filling(np.arange(sum(work.counts)), chips)
-    if plain.without_links_s <= min(objective[0] for objective, _, _ in found):
-        in_place = np.tile(np.arange(work.target.hierarchy.tiles_per_chip), chips)
-        found.append((work.objective(plain, in_place), plain, in_place))
-    return min(found, key=lambda each: each[0])
+    found = _arranged(work, fillings, np.inf, chips, 0)
+    best = []
+    for each in range(1, effort + 1):
+        found += _arranged(work, fillings, min(objective[0] for objective, _, _ in found), chips, each)
+        best.append(min(found, key=lambda arrangement: arrangement[0]))
+    return best
 
 
 def _arranged(work: Work, fillings: list[Filling], known: float, chips: int, effort: int) -> list[Arrangement]:
@@ -96,28 +131,13 @@ _RELIEVED = 3
 """Arrangements, the best ones, whose busiest links are relieved."""
 
 
-def placed_interval(program: AnalogProgram, chips: int, target: Target, effort: int = 0) -> float:
-    """The interval in seconds that arrays, digital units and links allow in the placement that an effort finds."""
-    return _placed(program, chips, target, effort, latency=False)
-
-
-def placed_latency(program: AnalogProgram, chips: int, target: Target, effort: int = 0) -> float:
-    """Seconds of one inference alone in the placement that an effort finds."""
-    return _placed(program, chips, target, effort, latency=True)
-
-
-def _placed(program: AnalogProgram, chips: int, target: Target, effort: int, latency: bool) -> float:
-    counts = array_counts(program)
-    needed = -(-sum(counts) // target.hierarchy.arrays_per_chip)
-    (seconds, _), _, _ = _placement(Work(program, target, Aim(latency)), min(chips, needed), effort)
-    return seconds
-
-
-def likely_interval(program: AnalogProgram, chips: int, target: Target) -> float:
-    """The interval in seconds in one arrangement of one way to fill tiles: digital work spread, no links relieved."""
-    counts = array_counts(program)
-    chips = min(chips, -(-sum(counts) // target.hierarchy.arrays_per_chip))
-    work = Work(program, target)
-    slots = spread_digital(work, cut_chips(work, orders(work)[0], chips, target), target)
-    filling = work.filling(slots, chips)
-    return work.objective(filling, arrange_tiles(filling.flows, slots, chips, 0, target)[0])[0]
+def likely_time(program: AnalogProgram, target: Target, aim: Aim = INTERVAL) -> float:
+    """Seconds of an interval or an inference with one arrangement of each filling, and no links relieved."""
+    chips = max(1, -(-sum(array_counts(program)) // target.hierarchy.arrays_per_chip))
+    work = Work(program, target, aim)
+    cut = cut_chips(work, orders(work)[0], chips, target)
+    spreads = (spread_digital, spread_copies) if aim.latency else (spread_digital,)
+    found = []
+    for filling in (work.filling(spread(work, cut, target), chips) for spread in spreads):
+        found.append(work.objective(filling, arrange_tiles(filling.flows, filling.slots, chips, 0, target)[0])[0])
+    return min(found)

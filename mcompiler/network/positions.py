@@ -113,7 +113,8 @@ def _directed(flows: Flows, chip: int, tiles: int) -> _Directed:
     ours, theirs = ours & (flows.source >= 0), theirs & (flows.sink >= 0)
     source, sink = np.where(ours, flows.source % tiles, tiles), np.where(theirs, flows.sink % tiles, tiles)
     here = ours | theirs
-    return _Directed(source[here], sink[here], flows.bytes[here])
+    size = np.where(ours & ~theirs, flows.port_bytes, flows.bytes)  # on the way to the port, once for each chip
+    return _Directed(source[here], sink[here], size[here])
 
 
 def _between(flows: Flows, chip: int, tiles: int) -> tuple[Floats, Floats]:
@@ -123,9 +124,9 @@ def _between(flows: Flows, chip: int, tiles: int) -> tuple[Floats, Floats]:
     ours, theirs = source // tiles == chip, sink // tiles == chip
     inside = ours & theirs & (source >= 0) & (sink >= 0)
     np.add.at(traffic, (source[inside] % tiles, sink[inside] % tiles), flows.bytes[inside])
-    for end, here in ((source, ours), (sink, theirs)):
+    for end, here, size in ((source, ours, flows.port_bytes), (sink, theirs, flows.bytes)):
         through = here & ~inside & (end >= 0)
-        np.add.at(ports, end[through] % tiles, flows.bytes[through])
+        np.add.at(ports, end[through] % tiles, size[through])
     return traffic + traffic.T, ports
 
 

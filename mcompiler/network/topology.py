@@ -100,6 +100,35 @@ class Topology:
         steps: Floats = np.bincount(ends, np.concatenate([half, -half]), 4 * side * (side + 1)).astype(np.float64)
         return np.cumsum(steps.reshape(4 * side, side + 1), axis=1)[:, :-1].reshape(-1)
 
+    def routes(self, source: Ints, sink: Ints) -> list[tuple[Ints, Ints, float]]:
+        """Links that flows cross, route by route: number of the flow, number of the link, part of the bytes.
+
+        Links have the numbers of ``loads`` on a mesh; [flows x links of each].
+        """
+        if self.kind == "bus":
+            moving = np.flatnonzero(source != sink)
+            return [(moving, np.zeros_like(moving), 1.0)]
+        if self.kind == "htree":
+            return [self._tree_route(source, sink)]
+        side = self.side
+        (from_row, from_column), (to_row, to_column) = np.divmod(source, side), np.divmod(sink, side)
+        rows_first = _line(0, from_row, from_column, to_column, side), _line(2, to_column, from_row, to_row, side)
+        columns_first = _line(2, from_column, from_row, to_row, side), _line(0, to_row, from_column, to_column, side)
+        return [
+            (np.concatenate([one[0], other[0]]), np.concatenate([one[1], other[1]]), 0.5)
+            for one, other in (rows_first, columns_first)
+        ]
+
+    def _tree_route(self, source: Ints, sink: Ints) -> tuple[Ints, Ints, float]:
+        flows, links, level = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)], 0
+        while (self.tiles - 1) >> level:
+            apart = np.flatnonzero(source >> level != sink >> level)
+            for down, ends in enumerate((source, sink)):
+                flows.append(apart)
+                links.append((2 * level + down) * self.tiles + (ends[apart] >> level))
+            level += 1
+        return np.concatenate(flows), np.concatenate(links), 1.0
+
     def link(self, index: int) -> tuple[int, int, int]:
         """(way, line, step) of a link of a mesh in ``loads``: 0, 1 forward and backward along a row, 2, 3 a column."""
         line, step = divmod(index, self.side)
@@ -136,6 +165,16 @@ class Topology:
             )  # an endless mesh: 4d tiles at distance d
             return around[:count].astype(np.int64)
         return np.sort(self.hops(np.zeros(self.tiles, np.int64), every))[:count]
+
+
+def _line(way: int, line: Ints, start: Ints, end: Ints, side: int) -> tuple[Ints, Ints]:
+    """Numbers of flows and of the links that they cross along lines of a mesh; ``way``: 0 rows, 2 columns."""
+    count = np.abs(end - start)
+    flow = np.repeat(np.arange(len(count)), count)
+    inside = np.arange(len(flow)) - np.repeat(np.cumsum(count) - count, count)
+    step = np.minimum(start, end)[flow] + inside
+    found: Ints = ((way + (end < start)[flow]) * side + line[flow]) * side + step
+    return flow, found
 
 
 def topology_of(target: Target) -> Topology:

@@ -12,6 +12,7 @@ from mcompiler.geometry import array_shape
 from mcompiler.ir import AnalogProgram, PlacedProgram
 from mcompiler.network.flows import OUTSIDE, Flows, network_flows
 from mcompiler.network.locations import Floats, Ints, input_share, layer_locations
+from mcompiler.network.multicast import SharedWords
 from mcompiler.network.topology import PORT, Topology, topology_of
 from mcompiler.target import Target
 
@@ -99,15 +100,21 @@ def measured(flows: Flows, layers: int, target: Target, bound: float) -> Traffic
     crosses = (from_chip != to_chip) | (flows.source == OUTSIDE) | (flows.sink == OUTSIDE)
     out = np.where(crosses, PORT, to_tile)  # the leg on the chip of the source, then that on the sink's
     hops = net.hops(from_tile, out) + np.where(crosses, net.hops(np.full_like(to_tile, PORT), to_tile), 0)
-    chips = np.where(crosses, flows.bytes, 0.0)
+    chips = np.where(crosses, flows.port_bytes, 0.0)
     leaves, enters = np.where(flows.source == OUTSIDE, 0.0, chips), np.where(flows.sink == OUTSIDE, 0.0, chips)
+    count = 1 + int(np.maximum(from_chip, to_chip).max(initial=0))
+    multicast = flows.shared if target.network.multicast else None
+    # Without multicast a word goes to the port once for each chip that reads it; with it, as it does to any reader.
+    to_port = flows.bytes if multicast is not None else np.where(crosses, flows.port_bytes, flows.bytes)
     legs = _Legs(
+        flow=np.concatenate([np.arange(len(source)), np.flatnonzero(crosses)]),
         chip=np.concatenate([from_chip, to_chip[crosses]]),
         source=np.concatenate([from_tile, np.full(int(crosses.sum()), PORT)]),
         sink=np.concatenate([out, to_tile[crosses]]),
-        bytes=np.concatenate([flows.bytes, flows.bytes[crosses]]),
+        bytes=np.concatenate([to_port, flows.bytes[crosses]]),
     )
-    count = 1 + int(np.maximum(from_chip, to_chip).max(initial=0))
+    busiest, leg_hops = legs.carried(net, count, multicast)
+    byte_hops = np.bincount(legs.flow, weights=leg_hops, minlength=len(source))
     ports = np.bincount(from_chip, leaves, minlength=count) + np.bincount(to_chip, enters, minlength=count)
     rows = []
     for index in range(layers):
@@ -115,14 +122,12 @@ def measured(flows: Flows, layers: int, target: Target, bound: float) -> Traffic
         sums, data = own & flows.sums, own & ~flows.sums & (flows.sink != OUTSIDE)
         far = [int(hops[part].max(initial=0)) for part in (data, sums)]
         far_chips = [int(crosses[part].any()) for part in (data, sums)]
-        rows.append(
-            LayerTraffic(float((flows.bytes * hops)[own].sum()), float(chips[own].sum()), sum(far), sum(far_chips))
-        )
+        rows.append(LayerTraffic(float(byte_hops[own].sum()), float(chips[own].sum()), sum(far), sum(far_chips)))
     return Traffic(
         layers=tuple(rows),
-        byte_hops=float((flows.bytes * hops).sum()),
+        byte_hops=float(byte_hops.sum()),
         chip_bytes=float(chips.sum()),
-        busiest_link_bytes=legs.busiest_link(net),
+        busiest_link_bytes=busiest,
         busiest_chip_bytes=float(ports.max(initial=0.0)),
         lower_bound_byte_hops=bound,
     )
@@ -133,23 +138,50 @@ class _Legs:
     """Ways within one chip, [legs]; a flow between chips has one on each, to the port and from it.
 
     Attributes:
+        flow: number of the flow.
         chip: where it is.
         source, sink: tiles of the chip.
         bytes: that go.
     """
 
+    flow: Ints
     chip: Ints
     source: Ints
     sink: Ints
     bytes: Floats
 
-    def busiest_link(self, net: Topology) -> float:
-        """Bytes on the busiest link of any chip."""
+    def carried(self, net: Topology, chips: int, shared: SharedWords | None) -> tuple[float, Floats]:
+        """Bytes on the busiest link of any chip, and bytes times links of each leg.
+
+        Args:
+            net: links of a chip.
+            chips: in use.
+            shared: with multicast, which flows carry the same words; else None.
+        """
+        if shared is not None:
+            return self._multicast(net, shared)
         worst = 0.0
-        for chip in np.unique(self.chip).tolist():
+        for chip in range(chips):
             own = self.chip == chip
             worst = max(worst, float(net.loads(self.source[own], self.sink[own], self.bytes[own]).max(initial=0.0)))
-        return worst
+        return worst, self.bytes * net.hops(self.source, self.sink)
+
+    def _multicast(self, net: Topology, shared: SharedWords) -> tuple[float, Floats]:
+        """As ``carried``: a word crosses the links of a tree to its readers once each."""
+        words = shared.of(self.flow)
+        loads: dict[int, float] = {}
+        hops = np.zeros(len(self.bytes))
+        for leg, link, part in net.routes(self.source, self.sink):
+            each = words.of(leg).carried(self.chip[leg] * _LINKS + link, self.bytes[leg]) * part
+            hops += np.bincount(leg, weights=each, minlength=len(hops))
+            ids, which = np.unique(self.chip[leg] * _LINKS + link, return_inverse=True)
+            for number, load in zip(ids.tolist(), np.bincount(which.reshape(-1), weights=each).tolist(), strict=True):
+                loads[number] = loads.get(number, 0.0) + load
+        return max(loads.values(), default=0.0), hops
+
+
+_LINKS = 1 << 32
+"""More than the links of a chip."""
 
 
 def lower_bound(program: AnalogProgram, graph: StageGraph, target: Target) -> float:
@@ -184,5 +216,8 @@ def lower_bound(program: AnalogProgram, graph: StageGraph, target: Target) -> fl
         filled[-1] = arrays * copies - room * (tiles - 1)
         # Layers that read the same tensor may share what a tile takes in: only the one that needs most counts.
         tensor = inputs[index][0].tensor
-        tensors[tensor] = max(tensors.get(tensor, 0.0), float((near * filled).sum()) * per_array)
+        needed = (np.minimum(near, 1) if target.network.multicast else near) * filled
+        # With multicast the tree to n tiles has n - 1 links at least; one transfer on a bus serves all.
+        least = needed.max(initial=0.0) if target.network.multicast and net.kind == "bus" else needed.sum()
+        tensors[tensor] = max(tensors.get(tensor, 0.0), float(least) * per_array)
     return sum(tensors.values())

@@ -104,6 +104,8 @@ class Work:
         nodes = filled_tiles(slots, self.target)
         if not self.aim.latency:
             units = max(units, self.array_s)
+            if self.target.network.multicast:  # needs to know which flows carry the same words
+                return Filling(slots, lambda: self.flows_between(nodes), units, units)
             return Filling(slots, lambda: self.flows_between(nodes).added_up(), units, units)
         found = Filling(slots, lambda: self.flows_between(nodes), units, 0.0)
         in_place = np.tile(np.arange(self.target.hierarchy.tiles_per_chip), chips)

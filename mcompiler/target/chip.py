@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from mcompiler.target.base import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Section
+from mcompiler.target.base import Bool, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Section
 
 
 class Skip(StrEnum):
@@ -84,6 +84,10 @@ class NetworkSection(Section):
     clock_hz: PositiveFloat = Field(description="clock of the links between tiles")
     chip_link_bytes_per_s: PositiveFloat = Field(
         description="bandwidth of all links of one chip to other chips together"
+    )
+    multicast: Bool = Field(
+        default=False,
+        description="a word that several tiles of a chip read crosses each link on the way to them once",
     )
     hop_cycles: NonNegativeInt = Field(default=0, description="clock cycles of delay in a router")
     chip_link_latency_s: NonNegativeFloat = Field(default=0.0, description="delay from one chip to another")

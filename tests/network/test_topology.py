@@ -140,7 +140,9 @@ def test_the_busiest_link_gets_no_busier(seed: int, effort: int) -> None:
     chip = target("hierarchy.tiles_per_chip=16", "network.topology=mesh")
     room = chip.hierarchy.arrays_per_core * chip.hierarchy.cores_per_tile
     ends = rng.integers(OUTSIDE, 32, (2, 60))
-    flows = Flows(ends[0], ends[1], rng.random(60) ** 4, np.zeros(60, np.int64), np.zeros(60, np.bool_)).added_up()
+    flows = Flows(
+        ends[0], ends[1], rng.random(60) ** 4, np.zeros(60, np.int64), np.zeros(60, np.bool_), np.zeros(60)
+    ).added_up()
     position = np.tile(np.arange(16), 2)
     found = relieve_busiest_links(position, flows, np.arange(32) * room, SearchLimits(effort, seed), chip)
     assert sorted(found[:16]) == sorted(found[16:]) == list(range(16))
@@ -159,7 +161,9 @@ def test_an_exchange_that_halves_the_busiest_link_is_found() -> None:
     chip = target("hierarchy.tiles_per_chip=9", "network.topology=mesh")
     room = chip.hierarchy.arrays_per_core * chip.hierarchy.cores_per_tile
     source, sink = np.array([3, 3, 3, 3]), np.array([5, 5, 4, 2])
-    flows = Flows(source, sink, np.array([4.0, 4.0, 1.0, 1.0]), np.zeros(4, np.int64), np.zeros(4, np.bool_)).added_up()
+    flows = Flows(
+        source, sink, np.array([4.0, 4.0, 1.0, 1.0]), np.zeros(4, np.int64), np.zeros(4, np.bool_), np.zeros(4)
+    ).added_up()
     position = np.arange(9)
     found = relieve_busiest_links(position, flows, np.arange(9) * room, SearchLimits(0), chip)
     before, after = (measured(flows.between(each), 0, chip, 0.0).busiest_link_bytes for each in (position, found))

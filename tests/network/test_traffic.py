@@ -16,7 +16,7 @@ from mcompiler.ir import ANALOG_DOMAIN, AnalogProgram, ConvShape, PlacedProgram
 from mcompiler.network import OUTSIDE, array_counts, program_flows, traffic
 from mcompiler.network.flows import Flows
 from mcompiler.network.locations import input_share
-from mcompiler.network.placing import _placement
+from mcompiler.network.placing import _placements
 from mcompiler.network.positions import _between, _State
 from mcompiler.network.topology import PORT, Topology, topology_of
 from mcompiler.network.work import Aim, Work, addresses_of
@@ -247,7 +247,7 @@ def test_tiles_that_move_take_their_flows_along(widths: list[int], tokens: int, 
     counts = array_counts(program)
     chips = -(-sum(counts) // chip.hierarchy.arrays_per_chip)
     work = Work(program, chip, Aim(latency))
-    found, filling, position = _placement(work, chips, 1)
+    found, filling, position = _placements(work, chips, 1)[-1]
     placed = PlacedProgram(program, addresses_of(counts, filling.slots, position, chip), chips)
     assert found == pytest.approx(from_scratch(work, placed))
 
@@ -255,7 +255,7 @@ def test_tiles_that_move_take_their_flows_along(widths: list[int], tokens: int, 
 def test_one_flow_for_each_pair() -> None:
     rng = np.random.default_rng(3)
     source, sink = rng.integers(OUTSIDE, 3, 40), rng.integers(OUTSIDE, 3, 40)
-    flows = Flows(source, sink, rng.random(40), rng.integers(0, 4, 40), rng.random(40) < 0.5)
+    flows = Flows(source, sink, rng.random(40), rng.integers(0, 4, 40), rng.random(40) < 0.5, rng.random(40))
     added = flows.added_up()
     pairs = list(zip(added.source.tolist(), added.sink.tolist(), strict=True))
     assert len(set(pairs)) == len(pairs)

@@ -17,6 +17,8 @@ from mcompiler.ir import ANALOG_DOMAIN, AnalogProgram, ConvShape
 from mcompiler.passes.place import Place
 from mcompiler.passes.replicate import Goal, Replicate
 from mcompiler.passes.schedule import Schedule
+from mcompiler.target import Target
+from tests.support.models import SHARED_MODELS
 from tests.support.programs import analog, matrix_op, matrix_program, placeholder, target
 
 KEYS = ("array.rows=8", "array.rows_active=8", "array.columns=16")
@@ -190,3 +192,65 @@ def test_mistakes_get_a_sentence(build: Path) -> None:
         mcompiler.compile(build / "model.onnx", "generic_128", calibration="random", arrays=4)
     with pytest.raises(CompileError, match="replicate 'speed' is unknown"):
         mcompiler.compile(build / "model.onnx", "generic_128", calibration="random", replicate="speed")
+
+
+SMALL_TILES = ("hierarchy.arrays_per_core=1", "hierarchy.cores_per_tile=4", "hierarchy.tiles_per_chip=9")
+LIMITS = {
+    "arrays": (),
+    "links": ("network.clock_hz=2e7", "network.link_bits=8"),
+    "digital": ("digital.operations_per_cycle=1", "digital.clock_hz=2e7"),
+    "ports": ("digital.buffer_bytes_per_s=2e7",),
+}
+NETWORKS = st.tuples(st.integers(4, 8), st.lists(st.sampled_from([1, 2]), min_size=1, max_size=3))
+
+
+def reached(network: tuple[int, list[int]], chip: Target, goal: Goal, arrays: int, effort: int = 1) -> float:
+    """Interval or latency of the schedule, whichever is the goal; copies checked on the way."""
+    program = convolutions([network[0]], network[1])
+    found = Replicate(goal, arrays=arrays, effort=effort).run(program, chip)
+    for copies, site in zip(found.site_copies, program.tiled.matrix.sites, strict=True):
+        assert 1 <= copies <= site.vectors
+    scheduled = Schedule().run(Place(effort=effort, latency=goal is Goal.LATENCY).run(found, chip), chip)
+    figures = found.replication
+    assert figures is not None
+    assert figures.arrays <= figures.budget
+    assert scheduled.interval_s >= figures.interval_bound_s * (1 - 1e-9)
+    assert scheduled.latency_s >= figures.latency_bound_s * (1 - 1e-9)
+    return scheduled.interval_s if goal is Goal.THROUGHPUT else scheduled.latency_s
+
+
+@pytest.mark.parametrize("goal", [Goal.THROUGHPUT, Goal.LATENCY])
+@pytest.mark.parametrize("limit", LIMITS)
+@settings(max_examples=3, deadline=None)
+@given(NETWORKS, st.lists(st.integers(0, 90), min_size=3, max_size=3))
+def test_more_arrays_are_never_worse(limit: str, goal: Goal, network: tuple[int, list[int]], more: list[int]) -> None:
+    chip = target(*KEYS, *SMALL_TILES, *LIMITS[limit])
+    one = sum(len(table) for table in convolutions([network[0]], network[1]).tiled.tables)
+    found = [reached(network, chip, goal, one + extra) for extra in sorted(more)]
+    assert found == sorted(found, reverse=True)
+
+
+@pytest.mark.parametrize("goal", [Goal.THROUGHPUT, Goal.LATENCY])
+@settings(max_examples=3, deadline=None)
+@given(NETWORKS, st.sampled_from(sorted(LIMITS)), st.integers(0, 60))
+def test_more_effort_is_never_worse(goal: Goal, network: tuple[int, list[int]], limit: str, more: int) -> None:
+    chip = target(*KEYS, *SMALL_TILES, *LIMITS[limit])
+    one = sum(len(table) for table in convolutions([network[0]], network[1]).tiled.tables)
+    found = [reached(network, chip, goal, one + more, effort) for effort in range(3)]
+    assert found == sorted(found, reverse=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("goal", ["throughput", "latency"])
+def test_more_arrays_are_never_worse_for_a_real_model(goal: str) -> None:
+    found = []
+    for arrays in (40, 57, 120, 500, None):
+        made = mcompiler.compile(
+            SHARED_MODELS / "mnist_lenet5.torch-ts.op13.onnx",
+            "isaac",
+            calibration="random",
+            replicate=goal,
+            arrays=arrays,
+        )
+        found.append(made.schedule.interval_s if goal == "throughput" else made.schedule.latency_s)
+    assert found == sorted(found, reverse=True)
