@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import click
@@ -12,6 +12,8 @@ from mcompiler.errors import TargetError
 
 if TYPE_CHECKING:
     from mcompiler.cost.published import Comparison
+    from mcompiler.driver.keys import KeyUse
+    from mcompiler.target.numbers import Number
 
 
 @click.group()
@@ -62,7 +64,11 @@ def show(target: str, overrides: tuple[str, ...], as_json: bool) -> None:
 )
 @json_option
 def check(target: str | None, overrides: tuple[str, ...], published: bool, as_json: bool) -> int:
-    """Report all problems of a target and list its assumptions, or compare it with its publication."""
+    """Report all problems of a target, or list its assumptions and what follows each of its numbers.
+
+    With --published, compare it with its publication.
+    """
+    from mcompiler.driver.keys import key_uses
     from mcompiler.target import assumptions, check_target, load_target
 
     if published:
@@ -72,13 +78,15 @@ def check(target: str | None, overrides: tuple[str, ...], published: bool, as_js
     problems = check_target(target, overrides)
     if problems:
         raise TargetError("\n".join(problems))
-    assumed = assumptions(load_target(target, overrides))
+    loaded = load_target(target, overrides)
+    assumed, uses = assumptions(loaded), key_uses(loaded)
     if as_json:
         print_json(
             {
                 "target": target,
                 "faults": [],
                 "assumptions": [{"key": key, "value": value, "source": source} for key, value, source in assumed],
+                "keys": [use.as_json() for use in uses],
             }
         )
         return 0
@@ -87,7 +95,48 @@ def check(target: str | None, overrides: tuple[str, ...], published: bool, as_js
         click.echo(f"{len(assumed)} of its numbers are assumptions:")
         for key, value, source in assumed:
             click.echo(f"  {key} = {value}  ({source})")
+    click.echo("")
+    click.echo(_key_table(uses))
     return 0
+
+
+_NAMED = 3
+"""Most names that a cell of the table lists; of more, it says how many."""
+
+
+def _key_table(uses: Sequence[KeyUse]) -> str:
+    """The numbers of a target, and what follows each of them."""
+    from mcompiler.text import table
+
+    rows = [[use.key, _value(use.value), "; ".join(_follows(use))] for use in uses]
+    return table(["key", "value", "what follows"], rows, "lrl")
+
+
+def _value(value: Number) -> str:
+    return " ".join(f"{each:g}" for each in value) if isinstance(value, tuple) else f"{value:.12g}"
+
+
+def _follows(use: KeyUse) -> Iterator[str]:
+    """What follows a number, in a few words each."""
+    figures: dict[tuple[str, ...], list[str]] = {}
+    for figure, names in use.prices.items():
+        figures.setdefault(names, []).append(figure)
+    for names, changed in figures.items():
+        yield f"{', '.join(changed)} of {_some(names, 'components')}"
+    if use.stages:
+        yield f"stages {', '.join(use.stages)}" if len(use.stages) <= _NAMED else f"stages from {use.stages[0]} on"
+    if use.effects:
+        yield f"{'effect' if len(use.effects) == 1 else 'effects'} {', '.join(use.effects)}"
+    if use.elsewhere:
+        yield use.elsewhere
+    if use.reason:
+        yield f"nothing: {use.reason}"
+    elif use.refused and not (use.prices or use.stages or use.effects):
+        yield f"refused: {use.refused}"
+
+
+def _some(names: Sequence[str], many: str) -> str:
+    return ", ".join(names) if len(names) <= _NAMED else f"{len(names)} {many}"
 
 
 def _check_published(target: str | None, overrides: tuple[str, ...], as_json: bool) -> int:

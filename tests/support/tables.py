@@ -9,7 +9,10 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 
+from mcompiler.driver.keys import key_uses
 from mcompiler.pricing import PriceRule, find_rule, rule_names
+from mcompiler.target import list_targets, load_target
+from mcompiler.target.base import KeyPath
 from mcompiler.target.components import DEFAULT_RULES
 from tests.support.pages import ROOT, page_names
 
@@ -43,7 +46,28 @@ def price_rules() -> str:
     return markdown(["rule", "default of", "how figures follow", "quantities", "source"], rows)
 
 
-TABLES: dict[str, Callable[[], str]] = {"price rules": price_rules}
+def keys_without_effect() -> str:
+    """Numbers of shipped targets that move nothing, with reasons; components by any name."""
+    found: dict[str, list[str]] = {}
+    for name, _ in list_targets():
+        for use in key_uses(load_target(name)):
+            if use.reason:
+                found.setdefault(use.reason, []).append(_pattern(use.path))
+    rows = [[", ".join(f"`{key}`" for key in dict.fromkeys(keys)), reason] for reason, keys in found.items()]
+    return markdown(["key", "reason"], rows)
+
+
+def _pattern(path: KeyPath) -> str:
+    """The key, with a word in place of the names of components and of figures of a paper."""
+    match path:
+        case ("components", _, *rest):
+            return ".".join(("components", "NAME", *rest))
+        case ("published", _):
+            return "published.FIGURE"
+    return ".".join(path)
+
+
+TABLES: dict[str, Callable[[], str]] = {"price rules": price_rules, "keys without effect": keys_without_effect}
 """What writes each table, by its name."""
 
 
