@@ -9,7 +9,9 @@ MODEL is ResNet-20 for CIFAR-10 unless given. Results: benchmarks/results/second
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from common import SHARED, write
 
@@ -21,6 +23,32 @@ UNPOLARISED = ("encoding.weights=differential", "encoding.pedestal=pair")
 """FORMS takes weights of one sign in each fragment, which training provides; for others it needs pairs of columns."""
 
 TARGETS: dict[str, tuple[str, ...]] = {"isaac": (), "puma": (), "forms": UNPOLARISED, "neurosim_22nm": ()}
+
+
+KINDS = ("converter", "array", "buffer", "network", "digital")
+
+
+def share_table(chips: Mapping[str, Any]) -> str:
+    """Shares of the energy of events by kind, ours and theirs, and our energy that they have no model for."""
+    lines = ["| chip | " + " | ".join(KINDS) + " | ours without a model |", "| --- |" + " --: |" * (len(KINDS) + 1)]
+    for name, chip in chips.items():
+        totals = {total["kind"]: total for total in chip["totals"]}
+        shares = [f"{totals[kind]['ours_share']:.0%}, {totals[kind]['theirs_share']:.0%}" for kind in KINDS]
+        missing = sum(total["ours_without_model_j"] for total in chip["totals"])
+        active = missing + sum(total["ours_j"] for total in chip["totals"])
+        lines.append(f"| `{name}` | " + " | ".join(shares) + f" | {missing / active:.0%} |")
+    return "\n".join(lines)
+
+
+def ratio_table(chips: Mapping[str, Any]) -> str:
+    """Their prices over ours by component: energy of events, and area."""
+    lines = ["| chip | component | model | energy | area |", "| --- | --- | --- | --: | --: |"]
+    for name, chip in chips.items():
+        for row in chip["components"]:
+            if row["model"] is not None:
+                ratios = " | ".join("-" if each is None else f"{each:.2f}" for each in (row["ratio"], row["ratio_area"]))
+                lines.append(f"| `{name}` | {row['component']} | {row['model']} | {ratios} |")
+    return "\n".join(lines)
 
 
 def main() -> None:
