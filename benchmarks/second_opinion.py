@@ -46,7 +46,8 @@ def ratio_table(chips: Mapping[str, Any]) -> str:
     for name, chip in chips.items():
         for row in chip["components"]:
             if row["model"] is not None:
-                ratios = " | ".join("-" if each is None else f"{each:.2f}" for each in (row["ratio"], row["ratio_area"]))
+                both = (row["ratio"], row["ratio_area"])
+                ratios = " | ".join("-" if each is None else f"{each:.2f}" for each in both)
                 lines.append(f"| `{name}` | {row['component']} | {row['model']} | {ratios} |")
     return "\n".join(lines)
 
