@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     )
     from mcompiler.netlist import run_deck
     from mcompiler.pipeline import Observer
+    from mcompiler.pricing import Quantity
     from mcompiler.records import (
         BuildOptions,
         LayerRemap,
@@ -52,7 +53,7 @@ if TYPE_CHECKING:
         ReplicationRecord,
     )
     from mcompiler.simulate import Accuracy, ChipResult, LayerCauses, LayerResult, Trials, Verification
-    from mcompiler.target import Event, HierarchyUnit, Target, assumptions, list_targets, load_target
+    from mcompiler.target import Event, HierarchyUnit, Stale, Target, assumptions, list_targets, load_target
 
 
 __version__ = "0.1.0"

@@ -91,7 +91,7 @@ def _interval(rate: float, highest: float) -> float:
     return 1 / rate
 
 
-class _Part(NamedTuple):
+class _LayerShare(NamedTuple):
     """Cost of one component in one layer; one for each pair, so a tuple, which is made fastest."""
 
     active_j: float = 0.0
@@ -105,7 +105,7 @@ class _Priced:
     """Cost of one component: its row, its part in each layer, and the standby of instances that no layer uses."""
 
     price: Price
-    layers: dict[str, _Part]
+    layers: dict[str, _LayerShare]
     idle_j: float = 0.0
 
 
@@ -142,7 +142,7 @@ def _component(each: ComponentPrice, counts: PricedQuantities, target: Target, a
     used = _used(standby, event, counts, _joules_per_byte(each.per_chip * each.static_power_w, event, target))
     idle = 0.0 if component.gated else max(0.0, each.per_chip * counts.chips - in_use) * each.static_power_w * interval
     layers = {
-        name: _Part(
+        name: _LayerShare(
             _active(each, name, layer, at.cells),
             used[name],
             standby[name],
@@ -209,7 +209,7 @@ def _writing(counts: PricedQuantities, target: Target) -> _Priced:
     """Cost of writing the cells where layers take turns on the same arrays."""
     write = target.device.write
     each = 0.0 if write is None else write.pulses * (write.pulse_energy_j + write.verify_energy_j)
-    layers = {name: _Part(layer.written_cells * each) for name, layer in counts.layers.items()}
+    layers = {name: _LayerShare(layer.written_cells * each) for name, layer in counts.layers.items()}
     return _Priced(Price(energy_active_j=sum(part.active_j for part in layers.values())), layers)
 
 

@@ -156,7 +156,16 @@ def compare(product: ProductCost) -> list[Comparison]:
         theirs = getattr(published, name)
         if theirs is not None:
             reason = published.explained.get(name, "")
-            found.append(Comparison(name, product.network, compute(product), theirs, ALLOWED, reason))
+            found.append(
+                Comparison(
+                    figure=name,
+                    network=product.network,
+                    ours=compute(product),
+                    theirs=theirs,
+                    allowed=ALLOWED,
+                    explained=reason,
+                )
+            )
     return found
 
 

@@ -205,9 +205,7 @@ class _Trial:
             if effect.is_described(target)
         }
 
-    def _acts(
-        self, effect: Effect, G: npt.NDArray[np.float64], array: ArrayOnChip
-    ) -> list[npt.NDArray[np.float64]]:
+    def _acts(self, effect: Effect, G: npt.NDArray[np.float64], array: ArrayOnChip) -> list[npt.NDArray[np.float64]]:
         target, unit = array.target, array.target.unit_siemens
         parts = [(effect.change_cells(G, array) - G) / unit, (effect.apply_faults(G, array) - G) / unit]
         noise = effect.fluctuation(G, array)

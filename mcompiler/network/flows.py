@@ -58,7 +58,14 @@ class Flows:
             np.bincount(pairs.which, weights=each).astype(np.float64) for each in (self.bytes, self.port_bytes)
         )
         source, sink = (end + OUTSIDE for end in pairs.columns)
-        return Flows(source, sink, size, np.full(len(size), -1), np.zeros(len(size), dtype=np.bool_), ports)
+        return Flows(
+            source=source,
+            sink=sink,
+            bytes=size,
+            layer=np.full(len(size), -1),
+            sums=np.zeros(len(size), dtype=np.bool_),
+            port_bytes=ports,
+        )
 
 
 def network_flows(
@@ -207,7 +214,7 @@ class _Collected:
         counts = [len(part.source) for part in self.parts]
         layer = np.repeat(np.array([charge.layer for charge in self.charges], dtype=np.int64), counts)
         sums = np.repeat(np.array([charge.sums for charge in self.charges], dtype=np.bool_), counts)
-        flows = Flows(source, sink, size, layer, sums, size)
+        flows = Flows(source=source, sink=sink, bytes=size, layer=layer, sums=sums, port_bytes=size)
         flows = self._once_in_a_tile(flows, counts)
         # Numbers of tensors; sums of a layer are one too.
         tensors: dict[tuple[int, int, int], int] = {}

@@ -83,7 +83,15 @@ def placed_timing(
             break
         # Activations on their way to other tiles fill a link or a buffer: with a longer interval fewer have to wait.
     latency = max(flow.latency / clock, *limits.values())
-    return PlacedTiming(plans, limits, flow, waiting, spilled, flow.interval / clock, latency)
+    return PlacedTiming(
+        plans=plans,
+        limits=limits,
+        flow=flow,
+        waiting=waiting,
+        spilled=spilled,
+        interval_s=flow.interval / clock,
+        latency_s=latency,
+    )
 
 
 def _plans(program: PlacedProgram, moved: Traffic, target: Target) -> list[LayerPlan]:
