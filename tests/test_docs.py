@@ -221,6 +221,7 @@ def test_tables_that_follow_from_the_code_are_of_today() -> None:
 
 PRIVATE_IMPORTS = {
     ("docs/admm.md", "mcompiler.admm.digits"): "the task on scikit-learn's digits, which the page trains",
+    ("docs/sweeps.md", "$ python benchmarks/sweep_sense.py"): "minutes",
     ("examples/own_loop.py", "mcompiler.admm.digits"): "the same task",
 }
 """Page or script, and the module that it imports although the module is not public: why."""
