@@ -339,6 +339,11 @@ def test_targets_commands(capsys: Capture, tmp_path: Path) -> None:
     assert code == 0
     (tmp_path / "copy.toml").write_text(shown)
     assert call(capsys, "targets", "check", tmp_path / "copy.toml")[0] == 0
+    _, checked, _ = call_json(capsys, "targets", "check", tmp_path / "copy.toml")
+    keys = {row["key"]: row for row in checked["keys"]}
+    assert keys["network.link_bits"]["prices"]["area_m2"] == ["router"]
+    assert "schedule" in keys["digital.clock_hz"]["stages"]
+    assert keys["published.chip_power_w"]["reason"].startswith("figures of the paper")
     (tmp_path / "bad.toml").write_text(shown.replace("rows_active", "rows_activ", 1))
     code, _, err = call(capsys, "targets", "check", tmp_path / "bad.toml")
     assert code == 1

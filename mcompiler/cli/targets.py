@@ -118,6 +118,9 @@ def _value(value: Number) -> str:
 
 def _follows(use: KeyUse) -> Iterator[str]:
     """What follows a number, in a few words each."""
+    if use.reason:
+        yield f"nothing: {use.reason}"
+        return
     figures: dict[tuple[str, ...], list[str]] = {}
     for figure, names in use.prices.items():
         figures.setdefault(names, []).append(figure)
@@ -129,9 +132,7 @@ def _follows(use: KeyUse) -> Iterator[str]:
         yield f"{'effect' if len(use.effects) == 1 else 'effects'} {', '.join(use.effects)}"
     if use.elsewhere:
         yield use.elsewhere
-    if use.reason:
-        yield f"nothing: {use.reason}"
-    elif use.refused and not (use.prices or use.stages or use.effects):
+    if use.refused and not (use.prices or use.stages or use.effects):
         yield f"refused: {use.refused}"
 
 

@@ -31,12 +31,14 @@ Draws = Mapping[str, tuple[npt.NDArray[np.float64], ...]]
 """What each effect does to an array, by name of the effect."""
 
 ELSEWHERE: Mapping[str, str] = {
+    "components.*.code_share": "energy of conversions at the data (cost --data)",
     "calibration": "cost of the chip's calibration, corrections in trials",
     "device.write": "time and energy of writing the cells (cells --summary, compile --reload)",
 }
 """Keys that act outside of an inference, and where."""
 
 WITHOUT_EFFECT: Mapping[str, str] = {
+    "array.cell_pitch_m": "array.wire_capacitance_f is given in its place",
     "components.*.node_nm": "a label, unless scales_node is set and digital.node_nm is given",
     "device.write.tolerance_siemens": "printed with the cost of writing; the errors that remain are in "
     "[device.programming] or [device.relaxation]",
@@ -44,7 +46,7 @@ WITHOUT_EFFECT: Mapping[str, str] = {
 }
 """Keys that move nothing, and why. A key that is none of these must move something."""
 
-_ROWS, _COLUMNS = 512, 64
+_ROWS, _COLUMNS = 160, 160
 _TIMES_S = (30.0, 40_000.0, 140_000.0)
 """Array and times of the trial: enough cells for rare faults, times between and beyond the measured ones."""
 
@@ -62,7 +64,7 @@ class KeyUse:
         effects: of trials, that act differently.
         elsewhere: where it acts outside of an inference; may be empty.
         refused: why the target refuses a larger value; empty if it does not.
-        reason: why nothing follows; empty if something does, and if nobody knows.
+        reason: why nothing follows, although a stage may read it with others; empty if something does.
     """
 
     path: KeyPath
@@ -112,32 +114,22 @@ def key_uses(target: Target) -> tuple[KeyUse, ...]:
 def _key_use(
     target: Target, path: KeyPath, value: Number, stages: StageReads, now: tuple[_Trial, Figures, Draws]
 ) -> KeyUse:
-    trial, figures, draws = now
-    other, refused = _with_another(target, path, value)
-    use = KeyUse(path, value, {}, refused=refused)
-    if other is not None:
-        acts_on_cells = path[0] not in ("components", "digital", "hierarchy", "network", "published")
-        use = replace(
-            use,
-            prices=_changed(figures, _figures(other)),
-            effects=_differing(draws, trial.draws(other)) if acts_on_cells else (),
-        )
-    reason = _listed(WITHOUT_EFFECT, path)
-    if reason and not use.prices and not use.effects:
-        return replace(use, reason=reason)
     readers = tuple(name for name, keys in stages.items() if any(covers(key, path) for key in keys))
-    return replace(use, stages=readers, elsewhere=_listed(ELSEWHERE, path))
-
-
-def _with_another(target: Target, path: KeyPath, value: Number) -> tuple[Target | None, str]:
-    """The target with the nearest other value of a key that it allows, and why it does not allow a larger one."""
-    refused = ""
-    for other in other_values(path[-1], value):
+    use = KeyUse(path, value, {}, stages=readers, elsewhere=_listed(ELSEWHERE, path))
+    trial, figures, draws = now
+    acts_on_cells = path[0] not in ("components", "digital", "hierarchy", "network", "published")
+    for number in other_values(path[-1], value):
         try:
-            return with_number(target, path, other), refused
+            other = with_number(target, path, number)
         except TargetError as error:
-            refused = refused or str(error)
-    return None, refused
+            use = replace(use, refused=use.refused or str(error))
+            continue
+        changed = _changed(figures, _figures(other))
+        differing = _differing(draws, trial.draws(other)) if acts_on_cells else ()
+        use = replace(use, prices=changed, effects=differing)
+        if changed or differing or readers:
+            break
+    return use if use.prices or use.effects else replace(use, reason=_listed(WITHOUT_EFFECT, path))
 
 
 def _listed(reasons: Mapping[str, str], path: KeyPath) -> str:

@@ -27,7 +27,7 @@ def numeric_keys(target: Target) -> dict[KeyPath, Number]:
 
 
 def other_values(key: str, value: Number) -> Iterator[Number]:
-    """Other values of a key: larger ones first, whole numbers doubled, others times 1.5.
+    """Other values of a key: first larger by a factor (whole numbers 2, others 1.5), then smaller, then much larger.
 
     Zero becomes a small number of the unit.
     """
@@ -39,7 +39,9 @@ def other_values(key: str, value: Number) -> Iterator[Number]:
         smaller = (value // 2, value - 1) if value > 1 else ()
         yield from dict.fromkeys(each for each in (2 * value, value + 1, *smaller) if each != value)
     elif value:
-        yield from (value * FACTOR, value / FACTOR)
+        yield from (value * FACTOR, value / FACTOR, value * 10)
+        if 0 < value < 0.5:
+            yield 0.5  # a share of few lines may need as many to change one of them
     else:
         unit = range_of(key)
         yield 0.1 if unit is OTHERS else unit.smallest
