@@ -63,6 +63,7 @@ NOT_RUN = {
     ("docs/cost.md", "$ pip install 'mcompiler[second-opinion]'"): "needs Python 3.12",
     ("docs/netlists.md", "from pathlib import Path"): "needs ngspice",
     ("docs/results.md", "$ python benchmarks/paper.py lenet5"): "hours of training",
+    ("docs/sweeps.md", "$ python benchmarks/sweep_sense.py"): "minutes",
 }
 """Page and beginning of every block that does not run: the reason that the page gives."""
 
@@ -74,6 +75,7 @@ REASONS = {
     "needs Python 3.12": "the packages of an extra do; tests/cost/test_opinion.py runs the command",
     "needs ngspice": "ngspice is no dependency; tests/netlist runs the same function where ngspice is installed",
     "hours of training": "training of four networks, on data that do not ship",
+    "minutes": "many compilations; the benchmark's own test compiles some of them",
 }
 
 
@@ -221,7 +223,6 @@ def test_tables_that_follow_from_the_code_are_of_today() -> None:
 
 PRIVATE_IMPORTS = {
     ("docs/admm.md", "mcompiler.admm.digits"): "the task on scikit-learn's digits, which the page trains",
-    ("docs/sweeps.md", "$ python benchmarks/sweep_sense.py"): "minutes",
     ("examples/own_loop.py", "mcompiler.admm.digits"): "the same task",
 }
 """Page or script, and the module that it imports although the module is not public: why."""

@@ -117,12 +117,13 @@ class _Rate(NamedTuple):
 
 
 def _layer(name: str, layer: LayerCounts, components: Mapping[str, _Priced]) -> Price:
-    parts = [priced.layers[name] for priced in components.values()]
+    parts = (priced.layers[name] for priced in components.values())
+    total = _LayerShare(*map(sum, zip(_LayerShare(), *parts, strict=True)))
     return Price(
-        energy_active_j=sum(part.active_j for part in parts),
-        energy_standby_used_j=sum(part.used_j for part in parts),
-        energy_standby_chip_j=sum(part.chip_j for part in parts),
-        area_m2=sum(part.area_m2 for part in parts),
+        energy_active_j=total.active_j,
+        energy_standby_used_j=total.used_j,
+        energy_standby_chip_j=total.chip_j,
+        area_m2=total.area_m2,
         crossbars=layer.crossbars,
         crossbars_dense=layer.crossbars_dense,
         utilisation=layer.live / layer.cells if layer.cells else 0.0,
@@ -132,30 +133,28 @@ def _layer(name: str, layer: LayerCounts, components: Mapping[str, _Priced]) -> 
 
 
 def _component(each: ComponentPrice, counts: PricedQuantities, target: Target, at: _Rate) -> _Priced:
-    component, event, interval = each.component, each.event, at.interval_s
+    watts, square_metres, interval = each.static_power_w, each.area_m2, at.interval_s
     instances = {name: each.count * layer.shares[each.per] for name, layer in counts.layers.items()}
-    in_use = sum(instances.values())
-    standby = {
-        name: instances[name] * each.static_power_w * (min(layer.busy_s, interval) if component.gated else interval)
-        for name, layer in counts.layers.items()
-    }
-    used = _used(standby, event, counts, _joules_per_byte(each.per_chip * each.static_power_w, event, target))
-    idle = 0.0 if component.gated else max(0.0, each.per_chip * counts.chips - in_use) * each.static_power_w * interval
+    in_use, gated = sum(instances.values()), each.component.gated
+    active = _active(each, counts, at.cells)
+    standby = used = dict.fromkeys(counts.layers, 0.0)
+    if watts:
+        standby = {
+            name: instances[name] * watts * (min(layer.busy_s, interval) if gated else interval)
+            for name, layer in counts.layers.items()
+        }
+        used = _used(standby, each.event, counts, _joules_per_byte(each.per_chip * watts, each.event, target))
+    idle = 0.0 if gated else max(0.0, each.per_chip * counts.chips - in_use) * watts * interval
     layers = {
-        name: _LayerShare(
-            _active(each, name, layer, at.cells),
-            used[name],
-            standby[name],
-            instances[name] * each.area_m2,
-        )
-        for name, layer in counts.layers.items()
+        name: _LayerShare(active[name], used[name], standby[name], number * square_metres)
+        for name, number in instances.items()
     }
     row = Price(
-        energy_active_j=sum(part.active_j for part in layers.values()),
+        energy_active_j=sum(active.values()),
         energy_standby_used_j=sum(used.values()),
         energy_standby_chip_j=sum(standby.values()) + idle,
-        area_m2=sum(part.area_m2 for part in layers.values()),
-        static_power_w=in_use * each.static_power_w,
+        area_m2=in_use * square_metres,
+        static_power_w=in_use * watts,
     )
     return _Priced(row, layers, idle)
 
@@ -165,10 +164,15 @@ def _cell_energies(each: ComponentPrice, siemens: Mapping[str, float]) -> dict[s
     return {name: each.energy_with(mean) for name, mean in siemens.items()}
 
 
-def _active(each: ComponentPrice, name: str, layer: LayerCounts, cells: Mapping[str, float] | None) -> float:
-    """Energy of a layer's events."""
-    number = 0.0 if each.event is None else layer.events.get(each.event, 0.0)
-    return number * (each.energy_j if cells is None else cells[name]) if number else 0.0
+def _active(each: ComponentPrice, counts: PricedQuantities, cells: Mapping[str, float] | None) -> dict[str, float]:
+    """Energy of the events of every layer."""
+    event, joules = each.event, each.energy_j
+    if event is None or not (joules or cells):
+        return dict.fromkeys(counts.layers, 0.0)
+    return {
+        name: layer.events.get(event, 0.0) * (joules if cells is None else cells[name])
+        for name, layer in counts.layers.items()
+    }
 
 
 def _used(

@@ -13,7 +13,7 @@ from mcompiler.target import load_target
 from tests.support.builds import conv_case, target
 
 CASE = conv_case([3, 3], channels=4, outputs=6, pads=[1, 1, 1, 1])
-OTHER = "components.adc.energy_j=7e-12"
+OTHER = "components.adc.energy_j=7e-11"
 
 
 @pytest.fixture(scope="module")
