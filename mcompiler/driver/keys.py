@@ -16,7 +16,7 @@ from mcompiler.conductance.cells import conductances
 from mcompiler.cost.tables import COUNT_KEYS
 from mcompiler.driver.repricing import COUNT, StageReads
 from mcompiler.effects import ArrayOnChip, Circuit, Effect
-from mcompiler.effects.registry import registered
+from mcompiler.effects.registry import SHIPPED, find, in_order
 from mcompiler.errors import TargetError
 from mcompiler.pipeline import PASSES
 from mcompiler.target import Target, prices
@@ -171,7 +171,7 @@ class _Trial:
     Attributes:
         codes: level codes [rows, columns].
         circuit: without effects.
-        effects: all that there are.
+        effects: the shipped ones, and those of packages of which the target has tables.
     """
 
     codes: npt.NDArray[np.int64]
@@ -181,7 +181,9 @@ class _Trial:
     @classmethod
     def of(cls, target: Target) -> _Trial:
         codes = np.random.default_rng(0).integers(len(target.cell_steps), size=(_ROWS, _COLUMNS))
-        return cls(codes, Circuit.without_effects(target), registered())
+        # A package whose effect the target does not describe is not imported: it may be broken.
+        own = [effect for name in target.effects if (effect := find(name)) is not None]
+        return cls(codes, Circuit.without_effects(target), in_order([*SHIPPED, *own]))
 
     def draws(self, target: Target) -> Draws:
         """What the effects that a target describes change, conductances in units of its codes."""
