@@ -7,9 +7,10 @@ from dataclasses import replace
 from mcompiler.artefacts import LayerData
 from mcompiler.cost import Cost, LayerCounts, Price, PricedQuantities
 from mcompiler.ir import BitRange, Fate, NodeFate, Reason, ReasonKind
+from mcompiler.pricing import Quantity
 from mcompiler.simulate import LayerResult, Verification
 from mcompiler.summary import compile_summary, cost_summary, verify_summary
-from mcompiler.target import Event, HierarchyUnit
+from mcompiler.target import Event, HierarchyUnit, Stale
 from tests.support.digits import digits_build
 from tests.support.models import model_node
 from tests.support.programs import with_site
@@ -136,6 +137,13 @@ def test_cost_summary_names_a_rate_below_the_highest() -> None:
     text = cost_summary(replace(COST, rate_per_s=1e3), 0)
     assert "power        4.00 mW at 1.00 k/s, 5.00 W peak" in text
     assert "throughput   1.00 M/s" in text
+
+
+def test_summaries_name_prices_that_no_rule_covers() -> None:
+    old = Stale("adc", Quantity.ADC_BITS, "energy_j holds at adc_bits = 8, and rule 'fixed' does not follow it to 6")
+    line = "stale        adc (adc_bits): no rule covers the change, so rank nothing by these totals"
+    assert line in cost_summary(replace(COST, stale=(old,)), assumed=0)
+    assert "stale" not in cost_summary(COST, assumed=0)
 
 
 def test_cost_summary_of_nothing() -> None:

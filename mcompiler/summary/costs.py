@@ -22,20 +22,12 @@ def cost_summary(cost: Cost, assumed: int) -> str:
         "(active), and static power over the time of one inference at this rate (standby); of ports, links",
         "and buffers it is the share of their capacity that is used. Chip standby is that of whole chips.",
     ]
-    if cost.stale:
-        notes.append(stale_line(cost))
     if assumed:
         notes.append(
             f"{plural(assumed, 'value')} of the target {'is an assumption' if assumed == 1 else 'are assumptions'};"
             " the report lists them with their sources."
         )
     return "\n\n".join([facts(totals), _layer_costs(cost), _component_costs(cost), "\n".join(notes)])
-
-
-def stale_line(cost: Cost) -> str:
-    """One line that names the components whose price does not follow the target."""
-    named = ", ".join(f"{each.component} ({each.quantity.value})" for each in cost.stale)
-    return f"Stale: {named}; no rule follows this change, so rank nothing by these totals (--json gives the reasons)."
 
 
 def _share(part: float, whole: float) -> str:
@@ -88,7 +80,7 @@ def cost_totals(cost: Cost) -> list[tuple[str, str]]:
     active, used = quantity(cost.energy_active_j, "J"), quantity(cost.energy_standby_used_j, "J")
     whole = "whole chip" if cost.counts.chips <= 1 else "whole chips"
     rate = "that throughput" if cost.rate_per_s == cost.throughput_per_s else quantity(cost.rate_per_s, "/s")
-    return [
+    totals = [
         ("latency", f"{quantity(cost.latency_s, 's')} per inference"),
         ("throughput", f"{quantity(cost.throughput_per_s, '/s')}, one inference after the other in a pipeline"),
         ("energy", f"{quantity(cost.energy_j, 'J')} per inference, parts in use: {active} active, {used} standby"),
@@ -96,3 +88,7 @@ def cost_totals(cost: Cost) -> list[tuple[str, str]]:
         ("power", f"{quantity(cost.power_w, 'W')} at {rate}, {quantity(cost.peak_power_w, 'W')} peak"),
         ("area", area(cost.area_m2)),
     ]
+    if cost.stale:
+        named = ", ".join(f"{each.component} ({each.quantity.value})" for each in cost.stale)
+        totals.append(("stale", f"{named}: no rule covers the change, so rank nothing by these totals"))
+    return totals
