@@ -42,7 +42,9 @@ class Chip:
         self.extra = int(encoding["weights"] == "offset" and encoding["input_sum"] == "unit_column")
         self.extra += encoding["pedestal"] in ("reference_column", "digitised_reference")
         sharing = self.polarities if encoding["pairs_in"] == "separate" else 1  # arrays that share converters
-        self.adcs = math.ceil(sharing * array["columns"] / target["converters"]["adc"]["columns"]) / sharing
+        pairs = self.polarities == 2 and encoding["subtract"] == "before_adc"  # one conversion for two bit lines
+        shared = max(target["converters"]["adc"]["columns"], 2 if pairs else 1)
+        self.adcs = math.ceil(sharing * array["columns"] / shared) / sharing
         self.rows = array["rows"] + array["spare_rows"]
         self.columns = array["columns"] + self.extra + array["spare_columns"]
         inside = {

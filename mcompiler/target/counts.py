@@ -42,12 +42,14 @@ class Adcs:
 def adcs_of(array: Array, encoding: Encoding, converters: Converters) -> Adcs:
     """Converters of an array: ``converters.adc.columns`` bit lines of weights, of both arrays of a pair, share one.
 
-    Unit and reference columns are distributed among them.
+    Unit and reference columns are distributed among them. Where one conversion serves both lines of a pair, there are no
+    more converters than conversions.
     """
     cells = encoding_of(encoding)
     adjacent = cells.polarities if encoding.pairs_in is Layout.ADJACENT else 1
     arrays = cells.polarities // adjacent
-    count = -(-arrays * array.columns // converters.adc.columns)
+    weights = arrays * array.columns
+    count = min(-(-weights // converters.adc.columns), -(-weights // cells.lines_per_conversion))
     lines = arrays * (array.columns + int(cells.unit_column) + int(cells.reference_column))
     return Adcs(arrays, count, -(-lines // count))
 

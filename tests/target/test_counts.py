@@ -47,6 +47,8 @@ def test_counts_follow_geometry_and_sharing() -> None:
     assert (small["cell"], small["dac"], small["sample_hold"], small["adc"]) == (1024, 32, 32, 1)
     shared = counts(load_target("generic_128", ["converters.adc.columns=16"]))
     assert shared["adc"] == 8
+    single = counts(load_target("generic_128", ["converters.adc.columns=1"]))
+    assert single["adc"] == 64, "one conversion serves both lines of a pair: more converters would have nothing to do"
     spare = counts(load_target("generic_128", ["array.spare_rows=4", "array.spare_columns=2"]))
     assert spare["cell"] == 132 * 130
 
