@@ -42,8 +42,8 @@ class Adcs:
 def adcs_of(array: Array, encoding: Encoding, converters: Converters) -> Adcs:
     """Converters of an array: ``converters.adc.columns`` bit lines of weights, of both arrays of a pair, share one.
 
-    Unit and reference columns are distributed among them. Where one conversion serves both lines of a pair, there are no
-    more converters than conversions.
+    Unit and reference columns are distributed among them. Where one conversion serves both lines of a pair, there are
+    no more converters than conversions.
     """
     cells = encoding_of(encoding)
     adjacent = cells.polarities if encoding.pairs_in is Layout.ADJACENT else 1
