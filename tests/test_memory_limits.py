@@ -31,12 +31,12 @@ print(json.dumps([list(verified.failures), peak, build.cost.crossbars]))
 @pytest.mark.parametrize(
     ("base", "overrides"),
     [
-        ("generic_128", ["device.levels=256"]),
-        ("generic_128", ["encoding.slices=16"]),
-        ("generic_128", ["encoding.slices=16", "converters.adc.bits=4"]),
         ("generic_128", ["encoding.slices=7", "device.levels=256", "converters.adc.bits=6"]),
-        ("isaac", ["encoding.slices=16"]),
         ("isaac", ["encoding.slices=31", "converters.adc.bits=6"]),
+        pytest.param("generic_128", ["device.levels=256"], marks=pytest.mark.slow),
+        pytest.param("generic_128", ["encoding.slices=16"], marks=pytest.mark.slow),
+        pytest.param("generic_128", ["encoding.slices=16", "converters.adc.bits=4"], marks=pytest.mark.slow),
+        pytest.param("isaac", ["encoding.slices=16"], marks=pytest.mark.slow),
     ],
 )
 def test_tables_of_codes_grow_with_the_codes_in_use(base: str, overrides: list[str], tmp_path: Path) -> None:

@@ -219,8 +219,10 @@ def reached(network: tuple[int, list[int]], chip: Target, goal: Goal, arrays: in
     return scheduled.interval_s if goal is Goal.THROUGHPUT else scheduled.latency_s
 
 
-@pytest.mark.parametrize("goal", [Goal.THROUGHPUT, Goal.LATENCY])
-@pytest.mark.parametrize("limit", LIMITS)
+@pytest.mark.parametrize("goal", [Goal.THROUGHPUT, pytest.param(Goal.LATENCY, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "limit", [pytest.param(name, marks=[] if name == "links" else pytest.mark.slow) for name in LIMITS]
+)
 @settings(max_examples=3, deadline=None)
 @given(NETWORKS, st.lists(st.integers(0, 90), min_size=3, max_size=3))
 def test_more_arrays_are_never_worse(limit: str, goal: Goal, network: tuple[int, list[int]], more: list[int]) -> None:
@@ -230,7 +232,7 @@ def test_more_arrays_are_never_worse(limit: str, goal: Goal, network: tuple[int,
     assert found == sorted(found, reverse=True)
 
 
-@pytest.mark.parametrize("goal", [Goal.THROUGHPUT, Goal.LATENCY])
+@pytest.mark.parametrize("goal", [Goal.THROUGHPUT, pytest.param(Goal.LATENCY, marks=pytest.mark.slow)])
 @settings(max_examples=3, deadline=None)
 @given(NETWORKS, st.sampled_from(sorted(LIMITS)), st.integers(0, 60))
 def test_more_effort_is_never_worse(goal: Goal, network: tuple[int, list[int]], limit: str, more: int) -> None:

@@ -24,7 +24,7 @@ from mcompiler.target.numbers import numeric_keys, other_values, with_number
 from mcompiler.target.view import covers
 
 SHIPPED = [name for name, _ in list_targets()]
-QUICK = ("generic_128", "isaac", "pcm_hermes")
+QUICK = ("generic_128", "pcm_hermes")
 EACH = [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in SHIPPED]
 
 SPREAD = ("hierarchy.arrays_per_core=1", "hierarchy.cores_per_tile=1", "hierarchy.tiles_per_chip=3")
