@@ -55,7 +55,7 @@ test: setup-dev
 	@$(BIN)/python -m pytest -n auto -m "not slow" $(TESTS)
 
 test-slow: setup-all
-	@$(BIN)/python -m pytest -m slow $(TESTS)
+	@$(BIN)/python -m pytest -n auto -m slow $(TESTS)
 
 # The options of passes for the command line, from the fields of the passes.
 options: setup-dev
