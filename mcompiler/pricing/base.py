@@ -29,8 +29,6 @@ class Quantity(StrEnum):
     """Mean conductance of a cell: of the mapped levels of a layer; without a network, of levels equally likely."""
     WORD_SEGMENT_F = "word_segment_f"
     """Capacitance of a word line from one cell to the next."""
-    BIT_SEGMENT_F = "bit_segment_f"
-    """Capacitance of a bit line from one cell to the next."""
     INPUT_BITS = "input_bits"
     """Bits of an activation."""
     ACCUMULATOR_BITS = "accumulator_bits"

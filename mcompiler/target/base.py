@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
+from pydantic_core import PydanticCustomError
 
 from mcompiler.errors import UndeclaredKeyError
 
@@ -31,6 +32,23 @@ class Choices:
     """
 
     names: Callable[[], tuple[str, ...]]
+
+
+def registered_name(
+    is_known: Callable[[str], bool], names: Callable[[], tuple[str, ...]]
+) -> Callable[[object], object]:
+    """A validator of a text field whose values are registered names.
+
+    For another value it raises the error of an enumeration, which lists the choices.
+    """
+
+    def checked(name: object) -> object:
+        if isinstance(name, str) and is_known(name):
+            return name
+        *others, last = (f"'{known}'" for known in names())
+        raise PydanticCustomError("enum", "Input should be {expected}", {"expected": f"{', '.join(others)} or {last}"})
+
+    return checked
 
 
 class Section(BaseModel):

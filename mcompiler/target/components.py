@@ -7,10 +7,9 @@ from functools import lru_cache
 from typing import Annotated
 
 from pydantic import BeforeValidator, Field, model_validator
-from pydantic_core import PydanticCustomError
 
 from mcompiler.pricing import Figure, PriceRule, Quantity, find_rule, is_known, rule_names
-from mcompiler.target.base import Bool, Choices, NonNegativeFloat, PositiveFloat, Section
+from mcompiler.target.base import Bool, Choices, NonNegativeFloat, PositiveFloat, Section, registered_name
 
 
 class Event(StrEnum):
@@ -93,16 +92,7 @@ DEPENDS: dict[Event, tuple[Quantity, ...]] = {
 """Quantities that the price of an event depends on, whether the component's rule follows them or not."""
 
 
-def _known_rule(name: object) -> object:
-    """A registered rule; for another name the error of an enumeration, which lists the choices."""
-    if isinstance(name, str) and is_known(name):
-        return name
-    names = [f"'{known}'" for known in rule_names()]
-    expected = f"{', '.join(names[:-1])} or {names[-1]}"
-    raise PydanticCustomError("enum", "Input should be {expected}", {"expected": expected})
-
-
-RuleName = Annotated[str, BeforeValidator(_known_rule), Choices(rule_names)]
+RuleName = Annotated[str, BeforeValidator(registered_name(is_known, rule_names)), Choices(rule_names)]
 """Name of a price rule, shipped or of an installed package (mcompiler.pricing)."""
 
 

@@ -107,6 +107,8 @@ def _unknown(path: tuple[str, ...]) -> str:
         names = list(known_tables())
         installed = did_you_mean(path[-1], names) or (f"; installed: {', '.join(names)}" if names else "")
         return f"no installed package adds an effect of this name to targets{installed}"
+    if path[0] == "components" and path[-1] == "scales_with":
+        return "no longer a key: rule names how figures follow the target, reference is a table of quantities"
     known = list(shape.model_fields) if isinstance(shape, type) else []
     close = did_you_mean(path[-1], known)
     if not close and len(path) == 1:

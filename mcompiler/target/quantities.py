@@ -40,7 +40,7 @@ def input_power(bits: int) -> float:
 def quantities(target: Target) -> dict[Quantity, float]:
     """All quantities but the length of a link, which follows from areas (``target.prices``)."""
     counts, device, digital, network = unit_counts(target), target.device, target.digital, target.network
-    segment, inputs = segment_farads(target.array), target.precision.inputs
+    inputs = target.precision.inputs
     found = {
         Quantity.ROWS: float(counts.word_lines),
         Quantity.COLUMNS: float(counts.bit_lines),
@@ -52,8 +52,7 @@ def quantities(target: Target) -> dict[Quantity, float]:
         Quantity.READ_VOLTAGE_V: device.read_voltage_v,
         Quantity.READ_PULSE_S: device.read_pulse_s,
         Quantity.CELL_SIEMENS: _mean_siemens(target),
-        Quantity.WORD_SEGMENT_F: segment,
-        Quantity.BIT_SEGMENT_F: segment,
+        Quantity.WORD_SEGMENT_F: segment_farads(target.array),
         Quantity.INPUT_BITS: float(inputs),
         Quantity.ACCUMULATOR_BITS: float(digital.accumulator_bits),
         Quantity.INPUT_REGISTER_BYTES: counts.word_lines * counts.arrays_per_core * inputs / 8,

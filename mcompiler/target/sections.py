@@ -12,7 +12,6 @@ from fractions import Fraction
 from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field
-from pydantic_core import PydanticCustomError
 
 from mcompiler.effects.curve import Curve
 from mcompiler.effects.drift import Drift, Relaxation
@@ -22,23 +21,23 @@ from mcompiler.effects.programming import ProgrammingVariation
 from mcompiler.effects.telegraph import Telegraph
 from mcompiler.effects.temperature import Temperature
 from mcompiler.encodings import Partner, Pedestal, encoding_names, is_known
-from mcompiler.target.base import Bool, Choices, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Section
+from mcompiler.target.base import (
+    Bool,
+    Choices,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    Section,
+    registered_name,
+)
 from mcompiler.target.writing import Write
 
 MEAN_STEPS = 4096
 """Units of ``device.level_means`` in the range from g_min to g_max."""
 
 
-def _known_encoding(name: object) -> object:
-    """A registered encoding; for another name the error of an enumeration, which lists the choices."""
-    if isinstance(name, str) and is_known(name):
-        return name
-    names = [f"'{known}'" for known in encoding_names()]
-    expected = f"{', '.join(names[:-1])} or {names[-1]}"
-    raise PydanticCustomError("enum", "Input should be {expected}", {"expected": expected})
-
-
-EncodingName = Annotated[str, BeforeValidator(_known_encoding), Choices(encoding_names)]
+EncodingName = Annotated[str, BeforeValidator(registered_name(is_known, encoding_names)), Choices(encoding_names)]
 """Name of a weight encoding, shipped or of an installed package (mcompiler.encodings)."""
 
 

@@ -16,7 +16,6 @@ POINT: dict[Quantity, float] = {
     Quantity.READ_PULSE_S: 1e-8,
     Quantity.CELL_SIEMENS: 5e-5,
     Quantity.WORD_SEGMENT_F: 1e-16,
-    Quantity.BIT_SEGMENT_F: 1e-16,
     Quantity.INPUT_BITS: 8,
     Quantity.ACCUMULATOR_BITS: 32,
     Quantity.BUFFER_BYTES: 65536,
