@@ -210,7 +210,7 @@ def _sum_array_costs(build: Build, layer: str, currency: str) -> float:
     if currency == "area_m2":
         return arrays * sum(part.count * part.area_m2 for part in parts)
     counts = {event: count for name, event, count in build.cost.events if name == layer}
-    siemens = build.cost.counts.layers[layer].siemens(build.target)
+    siemens = build.cost.counts.cell_siemens(build.target)[layer]
     dynamic = sum(part.energy_with(siemens) * counts.get(part.event, 0.0) for part in parts if part.event is not None)
     idle_w = arrays * sum(part.count * part.static_power_w for part in parts)
     return dynamic + idle_w / build.cost.throughput_per_s

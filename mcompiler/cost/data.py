@@ -222,7 +222,7 @@ def _layer(layer: LayerData, inputs: LayerInputs, counts: PricedQuantities, targ
     device, array, vectors = target.device, target.array, layer.op.site.vectors
     volts = device.read_voltage_v**2
     segment = segment_farads(array) * unit_counts(target).bit_lines
-    rate, wires = _event_prices(counts.layers[layer.op.site.name].siemens(target), target)
+    rate, wires = _event_prices(counts.cell_siemens(target)[layer.op.site.name], target)
     conversions = events[Event.ADC_CONVERSION]
     return DataEnergy(
         name=layer.op.site.name,

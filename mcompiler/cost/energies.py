@@ -47,8 +47,7 @@ def price(counts: PricedQuantities, target: Target, rate: float | None = None) -
     """
     highest, priced = 1 / counts.interval_s, prices(target)
     interval = counts.interval_s if rate is None or rate == highest else _interval(rate, highest)
-    pedestal, unit = target.pedestal, target.unit_siemens
-    siemens = {name: (layer.mean_step + pedestal) * unit for name, layer in counts.layers.items()}
+    siemens = counts.cell_siemens(target)
     cells = {name: _cell_energies(each, siemens) for name, each in priced.items() if each.follows_cells}
     components = {
         name: _component(each, counts, target, _Rate(interval, cells.get(name))) for name, each in priced.items()

@@ -116,10 +116,6 @@ class LayerCounts:
     label: str = ""
     mean_step: float = 0.0
 
-    def siemens(self, target: Target) -> float:
-        """Mean conductance of its cells in driven rows and used columns."""
-        return (self.mean_step + target.pedestal) * target.unit_siemens
-
 
 @dataclass(frozen=True)
 class PricedQuantities:
@@ -140,6 +136,11 @@ class PricedQuantities:
     def chips(self) -> int:
         """Chips in use; layers divide each of them between them."""
         return round(sum(layer.shares[HierarchyUnit.CHIP] for layer in self.layers.values()))
+
+    def cell_siemens(self, target: Target) -> dict[str, float]:
+        """Mean conductance of the cells of every layer, in driven rows and used columns."""
+        pedestal, unit = target.pedestal, target.unit_siemens
+        return {name: (layer.mean_step + pedestal) * unit for name, layer in self.layers.items()}
 
 
 @dataclass(frozen=True)
