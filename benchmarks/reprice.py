@@ -1,8 +1,10 @@
-"""Estimating a compiled network again for other component values, what is counted cached.
+"""Seconds of a point of a sweep: a compiled network priced again, and networks compiled and priced from their file.
 
     python benchmarks/reprice.py [MODEL.onnx]
 
-MODEL is ResNet-50 of the ONNX project's light models unless given. Results: benchmarks/results/reprice.json.
+MODEL is ResNet-50 of the ONNX project's light models unless given: it is compiled once and priced many times. LeNet-5
+and ResNet-20 are compiled and priced in this process, each time for another target (`full_point_s`).
+Results: benchmarks/results/reprice.json.
 """
 
 from __future__ import annotations
@@ -16,8 +18,22 @@ from common import SHARED, write
 
 import mcompiler
 from mcompiler.cost import count, price
+from mcompiler.target import load_target
 
 ROUNDS = 50
+POINTS = {"lenet5": "mnist_lenet5.torch-ts.op13.onnx", "resnet20": "cifar10_resnet20.torch-ts.op13.dynb.onnx"}
+FULL_ROUNDS = 10
+
+
+def full_point(model: Path) -> dict[str, float]:
+    """Seconds to load a target, compile a model for it and price it, for targets that differ in the ADC's bits."""
+    seconds = []
+    for turn in range(FULL_ROUNDS):
+        start = time.perf_counter()
+        target = load_target("generic_128", [f"converters.adc.bits={10 + turn % 3}"])
+        assert mcompiler.compile(model, target, calibration="random").cost.energy_j > 0
+        seconds.append(time.perf_counter() - start)
+    return {"median": round(statistics.median(seconds), 4), "least": round(min(seconds), 4)}
 
 
 def main() -> None:
@@ -45,6 +61,7 @@ def main() -> None:
         "compile_s": round(compiled, 3), "count_s": round(counted, 4),
         "price_s": {"median": round(statistics.median(seconds), 6), "most": round(max(seconds), 6), "rounds": ROUNDS},
         "compile_over_price": round(compiled / statistics.median(seconds)),
+        "full_point_s": {name: full_point(SHARED / "models" / file) for name, file in POINTS.items()},
     }  # fmt: skip
     print(result)
     print(write("reprice", result))
