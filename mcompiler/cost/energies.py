@@ -10,14 +10,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
 
 from mcompiler.cost.tables import COUNT_KEYS, DIGITAL, IDLE, WRITING, Cost, LayerCounts, Price, PricedQuantities, count
 from mcompiler.errors import UserError
 from mcompiler.ir import ScheduledProgram
 from mcompiler.network import topology_of
-from mcompiler.target import ComponentPrice, Event, Target, prices, stale_prices
+from mcompiler.target import ComponentPrice, Event, HierarchyUnit, Target, prices, stale_prices
 from mcompiler.target.view import target_view
+
+Floats = npt.NDArray[np.float64]
 
 _BUFFER = (Event.BUFFER_READ_BYTE, Event.BUFFER_WRITE_BYTE)
 _SHARING: Mapping[Event, tuple[Event, ...]] = {
@@ -47,18 +51,19 @@ def price(counts: PricedQuantities, target: Target, rate: float | None = None) -
     """
     highest, priced = 1 / counts.interval_s, prices(target)
     interval = counts.interval_s if rate is None or rate == highest else _interval(rate, highest)
-    siemens = counts.cell_siemens(target)
-    cells = {name: _cell_energies(each, siemens) for name, each in priced.items() if each.follows_cells}
-    components = {
-        name: _component(each, counts, target, _Rate(interval, cells.get(name))) for name, each in priced.items()
-    }
+    columns = _Columns.of(counts, target)
+    components = {name: _component(each, columns, target, interval) for name, each in priced.items()}
     if any(layer.written_cells for layer in counts.layers.values()):
-        components[WRITING] = _writing(counts, target)
-    layers = {name: _layer(name, layer, components) for name, layer in counts.layers.items()}
+        components[WRITING] = _writing(columns, target)
+    sums = sum((each.parts for each in components.values()), np.zeros((_PARTS, len(counts.layers))))
+    layers = {
+        name: _layer(layer, column)
+        for (name, layer), column in zip(counts.layers.items(), sums.T.tolist(), strict=True)
+    }
     layers[IDLE] = Price(energy_standby_chip_j=sum(each.idle_j for each in components.values()))
     table = {name: each.price for name, each in components.items()}
     active = sum(row.energy_active_j for row in table.values())
-    every_cell = sum(layer.cells for layer in counts.layers.values())
+    cells = sum(layer.cells for layer in counts.layers.values())
     static = sum(row.static_power_w for row in table.values())
     return Cost(
         latency_s=counts.latency_s,
@@ -67,11 +72,11 @@ def price(counts: PricedQuantities, target: Target, rate: float | None = None) -
         energy_active_j=active,
         energy_standby_used_j=sum(row.energy_standby_used_j for row in table.values()),
         energy_standby_chip_j=sum(row.energy_standby_chip_j for row in table.values()),
-        peak_power_w=static + max(_peak(components, counts, target), active * highest),
+        peak_power_w=static + max(_peak(components, columns, target), active * highest),
         area_m2=sum(row.area_m2 for row in table.values()),
         crossbars=sum(layer.crossbars for layer in counts.layers.values()),
         crossbars_dense=sum(layer.crossbars_dense for layer in counts.layers.values()),
-        utilisation=sum(layer.live for layer in counts.layers.values()) / every_cell if every_cell else 0.0,
+        utilisation=sum(layer.live for layer in counts.layers.values()) / cells if cells else 0.0,
         layers=layers,
         components=table,
         counts=counts,
@@ -90,39 +95,60 @@ def _interval(rate: float, highest: float) -> float:
     return 1 / rate
 
 
-class _LayerShare(NamedTuple):
-    """Cost of one component in one layer; one for each pair, so a tuple, which is made fastest."""
+_PARTS = 4
+"""Rows of the parts of a component: active energy, standby in use, standby of the chips (J), area (m2)."""
 
-    active_j: float = 0.0
-    used_j: float = 0.0
-    chip_j: float = 0.0
-    area_m2: float = 0.0
+
+@dataclass(frozen=True)
+class _Columns:
+    """Counted quantities as arrays, one entry a layer, [layers]: every component is priced with the same ones.
+
+    Attributes:
+        counts: the quantities.
+        shares, events: as in ``LayerCounts``; an event that no layer counts is absent.
+        busy_s: as in ``LayerCounts``.
+        siemens: mean conductance of the cells.
+    """
+
+    counts: PricedQuantities
+    shares: dict[HierarchyUnit, Floats]
+    events: dict[Event, Floats]
+    busy_s: Floats
+    siemens: list[float]
+
+    @staticmethod
+    def of(counts: PricedQuantities, target: Target) -> _Columns:
+        layers = counts.layers.values()
+        counted = dict.fromkeys(event for layer in layers for event in layer.events)
+        return _Columns(
+            counts=counts,
+            shares={unit: np.array([layer.shares[unit] for layer in layers]) for unit in HierarchyUnit},
+            events={event: np.array([layer.events.get(event, 0.0) for layer in layers]) for event in counted},
+            busy_s=np.array([layer.busy_s for layer in layers]),
+            siemens=list(counts.cell_siemens(target).values()),
+        )
+
+    def number(self, event: Event | None) -> Floats:
+        """How often an event happens in each layer."""
+        return np.zeros(len(self.busy_s)) if event is None or event not in self.events else self.events[event]
 
 
 @dataclass(frozen=True)
 class _Priced:
-    """Cost of one component: its row, its part in each layer, and the standby of instances that no layer uses."""
+    """Cost of one component: its row, its parts in the layers [_PARTS, layers], and standby that no layer uses."""
 
     price: Price
-    layers: dict[str, _LayerShare]
+    parts: Floats
     idle_j: float = 0.0
 
 
-class _Rate(NamedTuple):
-    """The time between two inferences, and the energies by layer of an event that follows the mapped levels."""
-
-    interval_s: float
-    cells: Mapping[str, float] | None
-
-
-def _layer(name: str, layer: LayerCounts, components: Mapping[str, _Priced]) -> Price:
-    parts = (priced.layers[name] for priced in components.values())
-    total = _LayerShare(*map(sum, zip(_LayerShare(), *parts, strict=True)))
+def _layer(layer: LayerCounts, parts: list[float]) -> Price:
+    active, used, chip, area = parts
     return Price(
-        energy_active_j=total.active_j,
-        energy_standby_used_j=total.used_j,
-        energy_standby_chip_j=total.chip_j,
-        area_m2=total.area_m2,
+        energy_active_j=active,
+        energy_standby_used_j=used,
+        energy_standby_chip_j=chip,
+        area_m2=area,
         crossbars=layer.crossbars,
         crossbars_dense=layer.crossbars_dense,
         utilisation=layer.live / layer.cells if layer.cells else 0.0,
@@ -131,64 +157,38 @@ def _layer(name: str, layer: LayerCounts, components: Mapping[str, _Priced]) -> 
     )
 
 
-def _component(each: ComponentPrice, counts: PricedQuantities, target: Target, at: _Rate) -> _Priced:
-    watts, square_metres, interval = each.static_power_w, each.area_m2, at.interval_s
-    instances = {name: each.count * layer.shares[each.per] for name, layer in counts.layers.items()}
-    in_use, gated = sum(instances.values()), each.component.gated
-    active = _active(each, counts, at.cells)
-    standby = used = dict.fromkeys(counts.layers, 0.0)
-    if watts:
-        standby = {
-            name: instances[name] * watts * (min(layer.busy_s, interval) if gated else interval)
-            for name, layer in counts.layers.items()
-        }
-        used = _used(standby, each.event, counts, _joules_per_byte(each.per_chip * watts, each.event, target))
-    idle = 0.0 if gated else max(0.0, each.per_chip * counts.chips - in_use) * watts * interval
-    layers = {
-        name: _LayerShare(active[name], used[name], standby[name], number * square_metres)
-        for name, number in instances.items()
-    }
+def _component(each: ComponentPrice, columns: _Columns, target: Target, interval: float) -> _Priced:
+    watts, gated = each.static_power_w, each.component.gated
+    instances = each.count * columns.shares[each.per]
+    # The energy of a cell is that at the mean conductance of the layer's mapped levels.
+    joules = [each.energy_with(mean) for mean in columns.siemens] if each.follows_cells else each.energy_j
+    standby = instances * watts * (np.minimum(columns.busy_s, interval) if gated else interval)
+    used = _used(standby, each.event, columns, _joules_per_byte(each.per_chip * watts, each.event, target))
+    parts = np.stack([columns.number(each.event) * joules, used, standby, instances * each.area_m2])
+    in_use = float(instances.sum())
+    unused = 0.0 if gated else max(0.0, each.per_chip * columns.counts.chips - in_use)
+    idle = unused * watts * interval
+    active_j, used_j, chip_j, area = parts.sum(axis=1).tolist()
     row = Price(
-        energy_active_j=sum(active.values()),
-        energy_standby_used_j=sum(used.values()),
-        energy_standby_chip_j=sum(standby.values()) + idle,
-        area_m2=in_use * square_metres,
+        energy_active_j=active_j,
+        energy_standby_used_j=used_j,
+        energy_standby_chip_j=chip_j + idle,
+        area_m2=area,
         static_power_w=in_use * watts,
     )
-    return _Priced(row, layers, idle)
+    return _Priced(row, parts, idle)
 
 
-def _cell_energies(each: ComponentPrice, siemens: Mapping[str, float]) -> dict[str, float]:
-    """Energy of an event in every layer, at the mean conductance of its mapped levels."""
-    return {name: each.energy_with(mean) for name, mean in siemens.items()}
-
-
-def _active(each: ComponentPrice, counts: PricedQuantities, cells: Mapping[str, float] | None) -> dict[str, float]:
-    """Energy of the events of every layer."""
-    event, joules = each.event, each.energy_j
-    if event is None or not (joules or cells):
-        return dict.fromkeys(counts.layers, 0.0)
-    return {
-        name: layer.events.get(event, 0.0) * (joules if cells is None else cells[name])
-        for name, layer in counts.layers.items()
-    }
-
-
-def _used(
-    standby: dict[str, float], event: Event | None, counts: PricedQuantities, joules_per_byte: float | None
-) -> dict[str, float]:
+def _used(standby: Floats, event: Event | None, columns: _Columns, joules_per_byte: float | None) -> Floats:
     """Standby of the instances in use by layer, of a shared component in proportion to the bytes that layers move.
 
     Power over capacity is the standby of one byte, whatever the rate; no component has more than all its standby.
     """
     if event is None or joules_per_byte is None:
         return standby
-    moved = {
-        name: sum(layer.events.get(each, 0.0) for each in _SHARING[event]) for name, layer in counts.layers.items()
-    }
-    every = sum(moved.values())
-    each = min(joules_per_byte, sum(standby.values()) / every) if every else 0.0
-    return {name: each * number for name, number in moved.items()}
+    moved = sum((columns.number(each) for each in _SHARING[event]), np.zeros(len(standby)))
+    every = float(moved.sum())
+    return moved * (min(joules_per_byte, float(standby.sum()) / every) if every else 0.0)
 
 
 def _joules_per_byte(power_w: float, event: Event | None, target: Target) -> float | None:
@@ -208,23 +208,24 @@ def _joules_per_byte(power_w: float, event: Event | None, target: Target) -> flo
     return None
 
 
-def _writing(counts: PricedQuantities, target: Target) -> _Priced:
+def _writing(columns: _Columns, target: Target) -> _Priced:
     """Cost of writing the cells where layers take turns on the same arrays."""
     write = target.device.write
     each = 0.0 if write is None else write.pulses * (write.pulse_energy_j + write.verify_energy_j)
-    layers = {name: _LayerShare(layer.written_cells * each) for name, layer in counts.layers.items()}
-    return _Priced(Price(energy_active_j=sum(part.active_j for part in layers.values())), layers)
+    parts = np.zeros((_PARTS, len(columns.busy_s)))
+    parts[0] = [layer.written_cells * each for layer in columns.counts.layers.values()]
+    return _Priced(Price(energy_active_j=float(parts[0].sum())), parts)
 
 
-def _peak(components: Mapping[str, _Priced], counts: PricedQuantities, target: Target) -> float:
+def _peak(components: Mapping[str, _Priced], columns: _Columns, target: Target) -> float:
     """Power of events with everything active at once: every layer's arrays, the digital units of all tiles."""
-    peak = 0.0
-    for name, layer in counts.layers.items():
-        if layer.busy_s > 0:
-            peak += sum(priced.layers[name].active_j for priced in components.values()) / layer.busy_s
-    operations = counts.layers[DIGITAL].events[Event.DIGITAL_OP]
+    active = sum((each.parts[0] for each in components.values()), np.zeros(len(columns.busy_s)))
+    works = columns.busy_s > 0
+    peak = float((active[works] / columns.busy_s[works]).sum())
+    digital = list(columns.counts.layers).index(DIGITAL)
+    operations = float(columns.number(Event.DIGITAL_OP)[digital])
     if operations:
         units = [name for name, each in target.components.items() if each.event is Event.DIGITAL_OP]
-        each = sum(components[name].layers[DIGITAL].active_j for name in units) / operations
-        peak += each * target.digital.operations_per_cycle * target.digital.clock_hz * counts.tiles
+        each = sum(float(components[name].parts[0, digital]) for name in units) / operations
+        peak += each * target.digital.operations_per_cycle * target.digital.clock_hz * columns.counts.tiles
     return peak
