@@ -70,8 +70,9 @@ def scheduled_placement(program: AnalogProgram, effort: int, target: Target, aim
     if effort:
         work = Work(program, target, aim)
         for _, filling, position in _placements(work, chips, effort):
-            other = scheduled(addresses_of(work.counts, filling.slots, position, target))
-            found = min(found, other, key=lambda each: each.objective)
+            addresses = addresses_of(work.counts, filling.slots, position, target)
+            if any(not np.array_equal(here, there) for here, there in zip(addresses, found.addresses, strict=True)):
+                found = min(found, scheduled(addresses), key=lambda each: each.objective)
     return found
 
 
