@@ -177,24 +177,31 @@ class _PlacedSearch:
         """Copies with which links and digital units are likely to hold the arrays back least."""
         search = self.within(budget)
         first = search.for_latency(self.rounds) if self.aim.latency else search.for_throughput(self.rounds // 18)
-        best = self._likely_time(first), tuple(first)
-        if best[0] <= _CLOSE * self.bound(budget):
-            return [best[1]]
-        others = dict.fromkeys(each for each in self._propose(budget) if each != best[1] and _few_turns(each))
-        likely = sorted([best, *((self._likely_time(each), each) for each in others)])
-        return [copies for _, copies in likely[:_PLACED]]
+        likely = [(self._likely_time(first), tuple(first))]
+        if likely[0][0] <= _CLOSE * self.bound(budget):
+            return [likely[0][1]]
+        for copies in dict.fromkeys(self._propose(budget)):
+            arrays_s = search.interval(copies) / self.target.digital.clock_hz
+            hopeless = len(likely) == _PLACED and arrays_s > likely[-1][0]
+            if not hopeless and copies not in {known for _, known in likely} and _few_turns(copies):
+                likely = sorted([*likely, (self._likely_time(copies), copies)])[:_PLACED]
+        return [copies for _, copies in likely]
 
     def _likely_time(self, copies: Sequence[int]) -> float:
         return likely_time(replace(self.program, replicas=tuple(copies)), self.target, self.aim)
 
     def _propose(self, budget: int) -> Iterator[tuple[int, ...]]:
         search = self.within(budget)
-        least = copies_for_throughput(search.candidates, budget)
         yield tuple(copies_by_turns(search.candidates, budget))
-        yield tuple(search.for_digital(least))
+        yield tuple(search.for_digital(copies_for_throughput(search.candidates, budget)))
         yield tuple(search.for_throughput(self.rounds // 6))
         for factor in _SLOWER:
-            yield from (tuple(each) for each in search.slower(factor) if each is not None)
+            plain, aligned = search.slower(factor)
+            if aligned is not None:
+                yield tuple(aligned)
+            if plain is not None:
+                yield tuple(plain)
+                yield tuple(search.for_digital(plain))
 
 
 def _few_turns(copies: Sequence[int]) -> bool:
@@ -205,11 +212,11 @@ def _few_turns(copies: Sequence[int]) -> bool:
 _CLOSE = 1.01
 """Multiple of the bound up to which no other choice is tried."""
 
-_PLACED = 2
+_PLACED = 4
 """Choices for a budget that are placed with full effort."""
 
-_SLOWER = (1.0, 1.15, 1.3, 1.6)
+_SLOWER = (1.0, 1.1, 1.2, 1.3, 1.45, 1.6, 1.8, 2.0)
 """Intervals of arrays that are tried, as multiples of the best; longer ones are those of smaller budgets."""
 
-_TURNS = 1 << 14
+_TURNS = 1 << 17
 """Most turns after which the same copies of two layers meet again."""

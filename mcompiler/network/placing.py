@@ -133,12 +133,23 @@ _RELIEVED = 3
 
 
 def likely_time(program: AnalogProgram, target: Target, aim: Aim = INTERVAL) -> float:
-    """Seconds of an interval or an inference with one arrangement of each filling, and no links relieved."""
+    """Seconds of an interval or an inference with few ways to fill the tiles and a quick look for positions."""
     chips = max(1, -(-sum(array_counts(program)) // target.hierarchy.arrays_per_chip))
     work = Work(program, target, aim)
     cut = cut_chips(work, orders(work)[0], chips, target)
-    spreads = (spread_digital, spread_copies) if aim.latency else (spread_digital,)
-    found = []
-    for filling in (work.filling(spread(work, cut, target), chips) for spread in spreads):
-        found.append(work.objective(filling, arrange_tiles(filling.flows, filling.slots, chips, 0, target)[0])[0])
+    slots = [cut, spread_digital(work, cut, target), *([spread_copies(work, cut, target)] if aim.latency else [])]
+    found: list[float] = []
+    for filling in sorted((work.filling(each, chips) for each in slots), key=lambda each: each.without_links_s):
+        if filling.without_links_s > min(found, default=np.inf):
+            break
+        position = arrange_tiles(filling.flows, filling.slots, chips, 0, target)[0]
+        found.append(work.objective(filling, position)[0])
+        if work.limited_by_links(filling, position):
+            limits = SearchLimits(_QUICK, aim.seed)
+            position = relieve_busiest_links(position, filling.flows, filling.slots, limits, target)
+            found.append(work.objective(filling, position)[0])
     return min(found)
+
+
+_QUICK = -2
+"""Effort of a quick look."""

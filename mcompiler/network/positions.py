@@ -44,7 +44,7 @@ class SearchLimits:
     """How long to search for better positions.
 
     Attributes:
-        effort: doubles the rounds.
+        effort: doubles the rounds; below 0: a quick look.
         seed: of the exchanges that are tried.
     """
 
@@ -188,63 +188,104 @@ class _State:
 
 
 def _relieved(position: Ints, flows: _Directed, net: Topology, used: int, limits: SearchLimits) -> Ints:
-    """Exchange tiles that load the busiest links with others where that takes traffic off the busiest links."""
-    if net.kind != "mesh" or used < 3:
+    """Exchange tiles that load the busiest links with others where that takes traffic off the busiest links.
+
+    Exchanges are tried in batches; the best of a batch is made where it is better than none.
+    """
+    if net.kind != "mesh" or used < 3 or not len(flows.bytes):
         return position
     rng = np.random.default_rng(limits.seed)
     tiles, ends = len(position), np.append(position, PORT)
-    source, sink, size = flows.source, flows.sink, flows.bytes
-    load = net.loads(ends[source], ends[sink], size)
-    touching = [np.flatnonzero((source == tile) | (sink == tile)) for tile in range(tiles)]
-    score, moves = _norm(load), np.zeros(len(size), dtype=np.bool_)
-    for _ in range(min(_TRIALS, 16 * used) << limits.effort):
-        full = _loading(load, ends[source], ends[sink], net, rng)
-        with_it = _near(full, net, rng) if rng.random() < 0.5 else int(rng.integers(tiles))
-        one, other = (int(np.flatnonzero(ends[:tiles] == place)[0]) for place in (full, with_it))
+    touching = _Touching(flows, tiles)
+    load = net.loads(*flows.between(ends[:tiles]))
+    scale = max(float(load.max()), 1e-300)
+    score = float(_norm(load / scale))
+    for _ in range(max(1, int(min(_TRIALS, 16 * used) * 2.0**limits.effort) // _BATCH)):
+        at = np.argsort(ends[:tiles])  # the tile at each position
+        full, other = _pairs(load, (ends[flows.source], ends[flows.sink]), net, rng)
+        one, two = at[full], at[other]
         # Only the flows of the two tiles change their links: their old loads are taken off, their new ones added.
-        moves[:] = False
-        moves[touching[one]] = moves[touching[other]] = True
-        moved = np.flatnonzero(moves)
-        begin, end, change = source[moved], sink[moved], np.tile(size[moved], 2)
-        change[: len(moved)] *= -1
-        before = ends[begin], ends[end]
-        ends[one], ends[other] = ends[other], ends[one]
-        starts, stops = np.append(before[0], ends[begin]), np.append(before[1], ends[end])
-        changed = load + net.loads(starts, stops, change)
-        found = _norm(changed)
-        if found < score:
-            load, score = changed, found
-        else:
-            ends[one], ends[other] = ends[other], ends[one]
+        case, flow = touching.either(one, two)
+        size, before = flows.bytes[flow], (ends[flows.source[flow]], ends[flows.sink[flow]])
+        after = [
+            np.where(end == full[case], other[case], np.where(end == other[case], full[case], end)) for end in before
+        ]
+        for end, tile in zip(after, (flows.source[flow], flows.sink[flow]), strict=True):
+            end[tile == tiles] = PORT  # the port stays where it is, whichever tile comes to its position
+        changed = load + net.mesh_loads(
+            np.concatenate([before[0], after[0]]),
+            np.concatenate([before[1], after[1]]),
+            np.concatenate([-size, size]),
+            np.tile(case, 2),
+            _BATCH,
+        )
+        found = _norm(changed / scale)
+        best = int(np.argmin(found))
+        if found[best] < score:
+            load, score = changed[best], float(found[best])
+            ends[[one[best], two[best]]] = ends[[two[best], one[best]]]
     return ends[:tiles]
 
 
 _TRIALS = 800
 """Exchanges that are tried to relieve links on a large chip at effort 0; each effort doubles them."""
 
+_BATCH = 16
+"""Exchanges of which the best is made."""
 
-def _norm(load: Floats) -> float:
-    """Sum of the 16th powers of the loads: close to the power of the maximum, and the next ones count too."""
+
+def _norm(load: Floats) -> Floats:
+    """Sum over the last axis of the 16th powers: close to that of the maximum, and the next ones count too."""
     power = load
     for _ in range(4):
         power = power * power
-    return float(power.sum())
+    found: Floats = power.sum(axis=-1)
+    return found
 
 
-def _near(tile: int, net: Topology, rng: np.random.Generator) -> int:
-    """A tile at most two rows and two columns away."""
-    row, column = (min(max(0, at + int(rng.integers(-2, 3))), net.side - 1) for at in divmod(tile, net.side))
-    return min(row * net.side + column, net.tiles - 1)
+class _Touching:
+    """Which flows start or end at a tile."""
+
+    def __init__(self, flows: _Directed, tiles: int) -> None:
+        self._count = len(flows.bytes)
+        every = np.concatenate([flows.source, flows.sink])
+        order = np.argsort(every, kind="stable")
+        self._flows = order % self._count
+        self._begin = np.searchsorted(every[order], np.arange(tiles + 1))
+
+    def either(self, one: Ints, other: Ints) -> tuple[Ints, Ints]:
+        """Flows of the first or the second tile of each pair, every flow once: number of the pair, and the flow."""
+        ends = np.concatenate([one, other])
+        first, counts = self._begin[ends], self._begin[ends + 1] - self._begin[ends]
+        pair = np.repeat(np.tile(np.arange(len(one)), 2), counts)
+        places = np.repeat(first - (np.cumsum(counts) - counts), counts) + np.arange(len(pair))
+        return np.divmod(np.unique(pair * self._count + self._flows[places]), self._count)
 
 
-def _loading(load: Floats, source: Ints, sink: Ints, net: Topology, rng: np.random.Generator) -> int:
-    """A tile at an end of one of the busiest links, or of a flow over it."""
-    way, line, step = net.link(int(rng.choice(np.argpartition(load, -4)[-4:])))
-    if rng.random() < 0.5:
-        over = np.flatnonzero(net.over(way, line, step, source, sink))
-        if len(over):
-            flow = int(rng.choice(over))
-            return int(source[flow] if rng.random() < 0.5 else sink[flow])
-    near = min(step + int(rng.integers(2)), net.side - 1)
-    row, column = (line, near) if way < 2 else (near, line)
-    return min(row * net.side + column, net.tiles - 1)
+def _pairs(load: Floats, ends: tuple[Ints, Ints], net: Topology, rng: np.random.Generator) -> tuple[Ints, Ints]:
+    """Positions of a batch of exchanges: of a tile at a busy link or of a flow over it, and of any other or one near.
+
+    Args:
+        load: of the links.
+        ends: positions at which each flow starts and ends.
+        net: the mesh.
+        rng: chooses.
+    """
+    links = [net.link(int(each)) for each in np.argpartition(load, -4)[-4:]]
+    which, near = rng.integers(len(links), size=_BATCH), rng.integers(2, size=_BATCH)
+    of_flow, at_source = rng.random((2, _BATCH)) < 0.5
+    full = np.empty(_BATCH, np.int64)
+    for number, (way, line, step) in enumerate(links):
+        mine = which == number
+        at = np.minimum(step + near[mine], net.side - 1)
+        full[mine] = line * net.side + at if way < 2 else at * net.side + line
+        over = np.flatnonzero(net.over(way, line, step, *ends))
+        mine = np.flatnonzero(mine & of_flow)
+        if len(over) and len(mine):
+            flow = over[rng.integers(len(over), size=len(mine))]
+            full[mine] = np.where(at_source[mine], ends[0][flow], ends[1][flow])
+    full = np.minimum(full, net.tiles - 1)
+    row, column = np.divmod(full, net.side)
+    around = [np.clip(place + rng.integers(-2, 3, size=_BATCH), 0, net.side - 1) for place in (row, column)]
+    close = np.minimum(around[0] * net.side + around[1], net.tiles - 1)
+    return full, np.where(rng.random(_BATCH) < 0.5, close, rng.integers(net.tiles, size=_BATCH))

@@ -86,6 +86,20 @@ class Topology:
 
     def _mesh(self, source: Ints, sink: Ints, size: Floats) -> Floats:
         """Links along rows forward and backward, then along columns: four times [side * side]."""
+        found: Floats = self.mesh_loads(source, sink, size, np.zeros(len(source), np.int64), 1)[0]
+        return found
+
+    def mesh_loads(self, source: Ints, sink: Ints, size: Floats, case: Ints, cases: int) -> Floats:
+        """Bytes on the links of a mesh in several cases at once, links numbered as in ``loads``.
+
+        Args:
+            source, sink, size: as for ``loads``.
+            case: that each flow belongs to, [flows].
+            cases: their number.
+
+        Returns:
+            [cases, links].
+        """
         side = self.side
         (from_row, from_column), (to_row, to_column) = np.divmod(source, side), np.divmod(sink, side)
         line = np.concatenate([from_row, to_row, from_column, to_column])
@@ -93,12 +107,13 @@ class Topology:
         end = np.concatenate([to_column, to_column, to_row, to_row])
         # A flow enters a line of links at one place and leaves it at another: the sum over the places up to a link is
         # what the link carries.
-        way = np.repeat([0, 2], 2 * len(source)) + (end < start)
+        way = np.repeat([0, 2], 2 * len(source)) + (end < start) + 4 * np.tile(case, 4)
         place = (way * side + line) * (side + 1)
         ends = np.concatenate([place + np.minimum(start, end), place + np.maximum(start, end)])
         half = np.tile(size / 2, 4)
-        steps: Floats = np.bincount(ends, np.concatenate([half, -half]), 4 * side * (side + 1)).astype(np.float64)
-        return np.cumsum(steps.reshape(4 * side, side + 1), axis=1)[:, :-1].reshape(-1)
+        steps = np.bincount(ends, np.concatenate([half, -half]), cases * 4 * side * (side + 1)).astype(np.float64)
+        found: Floats = np.cumsum(steps.reshape(cases, 4 * side, side + 1), axis=2)[:, :, :-1].reshape(cases, -1)
+        return found
 
     def routes(self, source: Ints, sink: Ints) -> list[tuple[Ints, Ints, float]]:
         """Links that flows cross, route by route: number of the flow, number of the link, part of the bytes.

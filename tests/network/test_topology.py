@@ -103,6 +103,17 @@ def test_loads_are_those_of_a_walk(net_of: tuple[str, int], data: st.DataObject)
     assert loads.sum() == pytest.approx(float((size * hops).sum()))
 
 
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.sampled_from([1, 7, 16]))
+def test_cases_at_once_load_links_as_one_after_the_other(seed: int, tiles: int) -> None:
+    rng = np.random.default_rng(seed)
+    net, (source, sink) = Topology("mesh", tiles), rng.integers(0, tiles, (2, 30))
+    size, case = rng.normal(size=30), rng.integers(0, 4, 30)  # what is taken off is negative
+    found = net.mesh_loads(source, sink, size, case, 4)
+    alone = [net.loads(source[case == each], sink[case == each], size[case == each]) for each in range(4)]
+    np.testing.assert_allclose(found, alone, atol=1e-12)
+
+
 @pytest.mark.parametrize(("kind", "tiles"), [("mesh", 16), ("htree", 8), ("bus", 5)])
 def test_no_tile_has_nearer_neighbours_than_the_nearest(kind: str, tiles: int) -> None:
     net = Topology(kind, tiles)
