@@ -119,37 +119,41 @@ def _arranged(work: Work, fillings: list[Filling], known: float, chips: int, eff
         if filling.without_links_s > min([known, *(objective[0] for objective, _, _ in found)]):
             break
         for position in arrange_tiles(filling.flows, filling.slots, chips, effort, work.target):
-            found.append((work.objective(filling, position), filling, position))
-    for _, filling, start in sorted(found, key=lambda each: each[0])[:_RELIEVED]:
-        if work.limited_by_links(filling, start):
-            limits = SearchLimits(effort, work.aim.seed)
-            position = relieve_busiest_links(start, filling.flows, filling.slots, limits, work.target)
-            found.append((work.objective(filling, position), filling, position))
-    return found
+            found.append(_relieved(work, filling, position, _QUICK))
+    best = sorted(found, key=lambda each: each[0])[:_RELIEVED]
+    return found + [_relieved(work, filling, position, effort) for _, filling, position in best]
+
+
+def _relieved(work: Work, filling: Filling, position: Ints, effort: int) -> Arrangement:
+    """An arrangement whose busiest links are relieved, where they take longer than all else and where that helps."""
+    plain = work.objective(filling, position), filling, position
+    if not work.limited_by_links(filling, position):
+        return plain
+    limits = SearchLimits(effort, work.aim.seed)
+    position = relieve_busiest_links(position, filling.flows, filling.slots, limits, work.target)
+    return min(plain, (work.objective(filling, position), filling, position), key=lambda each: each[0])
 
 
 _RELIEVED = 3
-"""Arrangements, the best ones, whose busiest links are relieved."""
+"""Arrangements, the best ones after a quick look, whose busiest links are relieved."""
+
+_QUICK = -2
+"""Effort of a quick look."""
 
 
 def likely_time(program: AnalogProgram, target: Target, aim: Aim = INTERVAL) -> float:
     """Seconds of an interval or an inference with few ways to fill the tiles and a quick look for positions."""
     chips = max(1, -(-sum(array_counts(program)) // target.hierarchy.arrays_per_chip))
     work = Work(program, target, aim)
-    cut = cut_chips(work, orders(work)[0], chips, target)
-    slots = [cut, spread_digital(work, cut, target), *([spread_copies(work, cut, target)] if aim.latency else [])]
+    spreads = (spread_digital, spread_copies) if aim.latency else (spread_digital,)
+    slots = []
+    for order in orders(work):
+        cut = cut_chips(work, order, chips, target)
+        slots += [cut, *(spread(work, cut, target) for spread in spreads)]
     found: list[float] = []
     for filling in sorted((work.filling(each, chips) for each in slots), key=lambda each: each.without_links_s):
         if filling.without_links_s > min(found, default=np.inf):
             break
         position = arrange_tiles(filling.flows, filling.slots, chips, 0, target)[0]
-        found.append(work.objective(filling, position)[0])
-        if work.limited_by_links(filling, position):
-            limits = SearchLimits(_QUICK, aim.seed)
-            position = relieve_busiest_links(position, filling.flows, filling.slots, limits, target)
-            found.append(work.objective(filling, position)[0])
+        found.append(_relieved(work, filling, position, _QUICK)[0][0])
     return min(found)
-
-
-_QUICK = -2
-"""Effort of a quick look."""
