@@ -42,7 +42,7 @@ from pimcomp import cores_of
 
 import mcompiler
 from mcompiler.ir import AnalogProgram, PlacedProgram, ScheduledProgram
-from mcompiler.network import place_filled, topology_of, traffic
+from mcompiler.network import located, place_filled, topology_of
 from mcompiler.passes.place import Place
 from mcompiler.passes.replicate import Goal, Replicate
 from mcompiler.passes.schedule import Schedule
@@ -125,11 +125,11 @@ def measure(model: Path, network: str, architecture: str, target: Target, chips:
     result["array_bound_s"] = figures_of.interval_bound_s
     result["total_seconds"] = round(compiled + searched + seconds, 2)
     result["byte_hops"] = {
-        "snake": traffic(along_a_snake(copied, target), target).byte_hops,
-        "placed": traffic(placed.placed, target).byte_hops,
-        "lower_bound": traffic(placed.placed, target).lower_bound_byte_hops,
-        "one_copy_snake": traffic(snake, target).byte_hops,
-        "one_copy_placed": traffic(Place().run(analog, target), target).byte_hops,
+        "snake": located(along_a_snake(copied, target), target).traffic().byte_hops,
+        "placed": located(placed.placed, target).traffic().byte_hops,
+        "lower_bound": located(placed.placed, target).traffic().lower_bound_byte_hops,
+        "one_copy_snake": located(snake, target).traffic().byte_hops,
+        "one_copy_placed": located(Place().run(analog, target), target).traffic().byte_hops,
     }
     quick = Replicate(Goal.LATENCY, arrays=budget).run(analog, target)
     assert quick.replication is not None

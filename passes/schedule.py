@@ -38,7 +38,7 @@ from mcompiler.ir import (
     Stream,
     Turn,
 )
-from mcompiler.network import Traffic, in_order, placed_timing, traffic
+from mcompiler.network import Traffic, in_order, located, placed_timing
 from mcompiler.records import PlacementRecord
 from mcompiler.target import Event, Skip, Target
 
@@ -76,8 +76,9 @@ class Schedule:
 def _pipeline(program: PlacedProgram, target: Target, elsewhere: frozenset[int]) -> ScheduledProgram:
     """The schedule of layers that are there at once; the results of layers elsewhere are there from the start."""
     whole = program_stages(program.analog.tiled, target)
-    moved = traffic(program, target, whole, elsewhere)
-    timing = placed_timing(program, whole, moved, target, elsewhere)
+    placed = located(program, target, whole)
+    moved = placed.traffic(elsewhere)
+    timing = placed_timing(placed, moved, elsewhere)
     events, flow, waiting, spilled = _events(program, whole, moved, target), timing.flow, timing.waiting, timing.spilled
     shape = array_shape(target)
     cycle = read_time(shape, target)
@@ -85,7 +86,10 @@ def _pipeline(program: PlacedProgram, target: Target, elsewhere: frozenset[int])
     for index, link_bytes in spilled.byte_hops.items():
         events[index][Event.LINK_BYTE] += link_bytes
     bounds = stage_bounds(flow, conversion_time(shape, target) / cycle, target) | timing.limits
-    plain = traffic(replace(program, addresses=in_order(program.analog, target)), target, whole, elsewhere)
+    plain = moved
+    addresses = in_order(program.analog, target)
+    if any(not np.array_equal(one, other) for one, other in zip(addresses, program.addresses, strict=True)):
+        plain = located(replace(program, addresses=addresses), target, whole).traffic(elsewhere)
     return ScheduledProgram(
         placed=program,
         layers=_layer_schedules(program, flow, events, timing.plans, target),

@@ -12,7 +12,16 @@ from mcompiler.network.placing import (
 from mcompiler.network.spills import Spills, spills
 from mcompiler.network.timing import PlacedTiming, placed_timing
 from mcompiler.network.topology import PORT, Topology, topology_of
-from mcompiler.network.traffic import LayerTraffic, Traffic, lower_bound, measured, nodes_of, program_flows, traffic
+from mcompiler.network.traffic import (
+    LayerTraffic,
+    LocatedProgram,
+    Traffic,
+    located,
+    lower_bound,
+    measured,
+    nodes_of,
+    program_flows,
+)
 from mcompiler.network.utilisation import Unit, Utilisation, utilisations
 from mcompiler.network.work import Aim, array_counts
 
@@ -23,6 +32,7 @@ __all__ = [
     "Flows",
     "LayerLocation",
     "LayerTraffic",
+    "LocatedProgram",
     "PlacedTiming",
     "ScheduledPlacement",
     "Spills",
@@ -34,6 +44,7 @@ __all__ = [
     "in_order",
     "layer_locations",
     "likely_time",
+    "located",
     "lower_bound",
     "measured",
     "network_flows",
@@ -44,6 +55,5 @@ __all__ = [
     "scheduled_placement",
     "spills",
     "topology_of",
-    "traffic",
     "utilisations",
 ]

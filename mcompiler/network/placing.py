@@ -13,7 +13,7 @@ from mcompiler.network.filling import cut_chips, orders, spread_copies, spread_d
 from mcompiler.network.locations import Ints
 from mcompiler.network.positions import SearchLimits, arrange_tiles, relieve_busiest_links
 from mcompiler.network.timing import placed_timing
-from mcompiler.network.traffic import measured, nodes_of, program_flows
+from mcompiler.network.traffic import located
 from mcompiler.network.work import INTERVAL, Addresses, Aim, Filling, Work, addresses_of, array_counts
 from mcompiler.target import Target
 
@@ -55,12 +55,10 @@ def scheduled_placement(program: AnalogProgram, effort: int, target: Target, aim
     graph = program_stages(program.tiled, target)
 
     def scheduled(addresses: Addresses) -> ScheduledPlacement:
-        placed = PlacedProgram(program, addresses, chips)
-        nodes = nodes_of(addresses, target)
-        flows = program_flows(program, nodes, target, graph)
-        moved = measured(flows, len(program.tiled.matrix.sites), target, 0.0)
+        placed = located(PlacedProgram(program, addresses, chips), target, graph)
+        moved = placed.traffic()
         try:
-            timing = placed_timing(placed, graph, moved, target)
+            timing = placed_timing(placed, moved)
         except CompileError:  # activations do not fit; the schedule says so where no placement is better
             return ScheduledPlacement((np.inf, np.inf, moved.byte_hops), addresses)
         seconds = timing.interval_s, timing.latency_s

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from mcompiler.dataflow import (
     Dataflow,
     LayerPlan,
-    StageGraph,
     clocks,
     dataflow,
     read_time,
@@ -18,9 +17,8 @@ from mcompiler.dataflow import (
 )
 from mcompiler.geometry import array_shape
 from mcompiler.ir import PlacedProgram, Stream
-from mcompiler.network.locations import layer_locations
 from mcompiler.network.spills import Spills, spills
-from mcompiler.network.traffic import Traffic, nodes_of
+from mcompiler.network.traffic import LocatedProgram, Traffic
 from mcompiler.target import Target
 
 
@@ -48,22 +46,19 @@ class PlacedTiming:
     latency_s: float
 
 
-def placed_timing(
-    program: PlacedProgram, graph: StageGraph, moved: Traffic, target: Target, elsewhere: frozenset[int] = frozenset()
-) -> PlacedTiming:
+def placed_timing(placed: LocatedProgram, moved: Traffic, elsewhere: frozenset[int] = frozenset()) -> PlacedTiming:
     """When the stages of a placed program work.
 
     Args:
-        program: with the addresses of all arrays.
-        graph: all its stages.
+        placed: with the tiles in which its layers work.
         moved: what the links carry.
-        target: the chip.
         elsewhere: layers that are not there in this turn; their results are there from the start.
 
     Raises:
         CompileError: activations do not fit the chips' memory.
     """
-    graph = graph.without(elsewhere) if elsewhere else graph
+    program, target = placed.program, placed.target
+    graph = placed.graph.without(elsewhere) if elsewhere else placed.graph
     tiled, network, clock = program.analog.tiled, target.network, target.digital.clock_hz
     plans, cycle = _plans(program, moved, target), read_time(array_shape(target), target)
     loads = tile_work(tiled, graph, target).at(program.site_addresses)
@@ -72,8 +67,7 @@ def placed_timing(
         "chip_link": moved.busiest_chip_bytes / network.chip_link_bytes_per_s,
         **loads.bounds(target),
     }
-    where = layer_locations(tiled, graph, nodes_of(program.addresses, target), target)
-    buffers, limits = [each.buffers for each in where], free
+    buffers, limits = [each.buffers for each in placed.where], free
     while True:
         flow = dataflow(graph, plans, max([cycle, *limits.values()]), target)
         waiting = streams(graph, flow.runs, flow.interval)

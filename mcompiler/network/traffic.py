@@ -11,7 +11,7 @@ from mcompiler.dataflow import StageGraph, StageKind, program_stages
 from mcompiler.geometry import array_shape
 from mcompiler.ir import AnalogProgram, PlacedProgram
 from mcompiler.network.flows import OUTSIDE, Flows, network_flows
-from mcompiler.network.locations import Floats, Ints, input_share, layer_locations
+from mcompiler.network.locations import Floats, Ints, LayerLocation, input_share, layer_locations
 from mcompiler.network.multicast import SharedWords
 from mcompiler.network.topology import PORT, Topology, topology_of
 from mcompiler.target import Target
@@ -53,22 +53,42 @@ class Traffic:
     lower_bound_byte_hops: float
 
 
-def traffic(
-    program: PlacedProgram, target: Target, graph: StageGraph | None = None, elsewhere: frozenset[int] = frozenset()
-) -> Traffic:
-    """What the links of a placed program carry.
+@dataclass(frozen=True)
+class LocatedProgram:
+    """A placed program, its stages, and the tiles in which its layers work.
+
+    Attributes:
+        program: with the addresses of all arrays.
+        graph: all its stages.
+        where: of each layer.
+        target: the chip.
+    """
+
+    program: PlacedProgram
+    graph: StageGraph
+    where: Sequence[LayerLocation]
+    target: Target
+
+    def traffic(self, elsewhere: frozenset[int] = frozenset()) -> Traffic:
+        """What the links carry; ``elsewhere``: layers that are not there in this turn."""
+        analog = self.program.analog
+        flows = network_flows(self.graph, self.where, self.target, elsewhere)
+        bound = lower_bound(analog, self.graph, self.target)
+        return measured(flows, len(analog.tiled.matrix.sites), self.target, bound)
+
+
+def located(program: PlacedProgram, target: Target, graph: StageGraph | None = None) -> LocatedProgram:
+    """A placed program with the tiles in which its layers work.
 
     Args:
         program: with the addresses of all arrays.
         target: the chip.
         graph: stages of the network, where they are known already.
-        elsewhere: layers that are not there in this turn.
     """
     tiled = program.analog.tiled
     graph = program_stages(tiled, target) if graph is None else graph
-    locations = layer_locations(tiled, graph, nodes_of(program.addresses, target), target)
-    flows = network_flows(graph, locations, target, elsewhere)
-    return measured(flows, len(tiled.matrix.sites), target, lower_bound(program.analog, graph, target))
+    where = layer_locations(tiled, graph, nodes_of(program.addresses, target), target)
+    return LocatedProgram(program, graph, where, target)
 
 
 def nodes_of(addresses: Sequence[np.ndarray[tuple[int, ...], np.dtype[np.int32]]], target: Target) -> list[Ints]:

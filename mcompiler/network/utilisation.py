@@ -11,7 +11,7 @@ import numpy as np
 from mcompiler.dataflow import conversion_time, program_stages, tile_work
 from mcompiler.geometry import array_shape
 from mcompiler.ir import PlacedProgram, ScheduledProgram
-from mcompiler.network.traffic import Traffic, traffic
+from mcompiler.network.traffic import Traffic, located
 from mcompiler.target import Target
 
 
@@ -89,7 +89,7 @@ def _traffic(program: PlacedProgram, target: Target) -> Iterator[Traffic]:
     analog = program.analog
     graph = program_stages(analog.tiled, target)
     if not analog.turns:
-        yield traffic(program, target, graph)
+        yield located(program, target, graph).traffic()
         return
     none, sites = np.zeros((0, 4), np.int32), analog.tiled.matrix.sites
     for number in range(max(analog.turns) + 1):
@@ -97,4 +97,4 @@ def _traffic(program: PlacedProgram, target: Target) -> Iterator[Traffic]:
             each if turn == number else none for each, turn in zip(program.addresses, analog.turns, strict=True)
         )
         away = frozenset(index for index, site in enumerate(sites) if analog.turns[site.matrix] != number)
-        yield traffic(PlacedProgram(analog.turn(number), where, program.chips), target, graph, away)
+        yield located(PlacedProgram(analog.turn(number), where, program.chips), target, graph).traffic(away)

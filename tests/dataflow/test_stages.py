@@ -15,7 +15,7 @@ from mcompiler.dataflow import OUTPUT, Relation, StageGraph, StageKind, program_
 from mcompiler.dataflow.grids import everything, same_place
 from mcompiler.driver import Build
 from mcompiler.ir import ANALOG_DOMAIN, AnalogProgram
-from mcompiler.network import program_flows, traffic
+from mcompiler.network import located, program_flows
 from mcompiler.passes.place import Place
 from mcompiler.passes.schedule import Schedule
 from tests.support.builds import model
@@ -101,7 +101,7 @@ def test_a_program_means_the_same_after_pickling() -> None:
     assert found.stages == travelled.stages
     assert found.streams == travelled.streams
     assert pickle.loads(pickle.dumps(found)).stages == found.stages
-    assert traffic(pickle.loads(pickle.dumps(placed)), CHIP) == traffic(placed, CHIP)
+    assert located(pickle.loads(pickle.dumps(placed)), CHIP).traffic() == located(placed, CHIP).traffic()
 
 
 @pytest.mark.parametrize("length", [4, 8, 16])

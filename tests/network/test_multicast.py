@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mcompiler.ir import PlacedProgram
-from mcompiler.network import traffic
+from mcompiler.network import located
 from tests.network.test_traffic import KEYS, sequence
 from tests.support.programs import target
 
@@ -132,7 +132,7 @@ def test_every_word_followed_on_its_own(
     addresses = tuple(
         np.array([[tile // TILES, tile % TILES, 0, 0] for tile in each], dtype=np.int32) for each in nodes
     )
-    found = traffic(PlacedProgram(program, addresses, 2), chip)
+    found = located(PlacedProgram(program, addresses, 2), chip).traffic()
     followed = Followed(topology, multicast)
     follow(widths, nodes, followed)
     assert found.chip_bytes == pytest.approx(followed.chip_bytes)

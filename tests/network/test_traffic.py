@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mcompiler.ir import ANALOG_DOMAIN, AnalogProgram, ConvShape, PlacedProgram
-from mcompiler.network import OUTSIDE, array_counts, program_flows, traffic
+from mcompiler.network import OUTSIDE, array_counts, located, program_flows
 from mcompiler.network.flows import Flows
 from mcompiler.network.locations import input_share
 from mcompiler.network.placing import _placements
@@ -158,7 +158,7 @@ def test_the_bound_holds_for_every_arrangement(topology: str) -> None:
     least = []
     for order in permutations(range(4)):
         addresses = np.split(moved(where, order), np.cumsum(counts)[:-1])
-        found = traffic(PlacedProgram(program, tuple(addresses), 1), chip)
+        found = located(PlacedProgram(program, tuple(addresses), 1), chip).traffic()
         assert found.byte_hops == pytest.approx(sum(layer.link_byte_hops for layer in found.layers))
         least.append(found.byte_hops)
         assert found.lower_bound_byte_hops > 0
@@ -205,7 +205,7 @@ def test_what_leaves_a_chip_goes_through_its_port() -> None:
     _, ports = _between(flows, 1, 4)
     assert ports.tolist() == [0, 0, 6.0 + 6.0, 0]
     addresses = (np.array([[0, 1, 0, 0]], np.int32), np.array([[1, 2, 0, 0]], np.int32))
-    found = traffic(PlacedProgram(program, addresses, 2), chip)
+    found = located(PlacedProgram(program, addresses, 2), chip).traffic()
     assert found.chip_bytes == 12 + 6 + 6
     assert found.busiest_chip_bytes == 12 + 6
     # A side of the 2 x 2 mesh on either chip, to the port and from it.
@@ -220,7 +220,7 @@ def test_more_effort_is_never_worse(widths: list[int], tokens: int, topology: st
     chip = target(*KEYS, "hierarchy.arrays_per_core=1", "hierarchy.cores_per_tile=2", "hierarchy.tiles_per_chip=16",
                   f"network.topology={topology}", "network.link_bits=1")  # fmt: skip
     program = sequence(widths, tokens)
-    found = [traffic(Place(effort=effort).run(program, chip), chip) for effort in range(4)]
+    found = [located(Place(effort=effort).run(program, chip), chip).traffic() for effort in range(4)]
     work = Work(program, chip)
     objectives = [from_scratch(work, Place(effort=effort).run(program, chip)) for effort in range(4)]
     assert objectives == sorted(objectives, reverse=True)

@@ -27,7 +27,7 @@ from mcompiler.driver import Build
 from mcompiler.errors import CompileError
 from mcompiler.geometry import array_shape, span, tile_positions, tile_table
 from mcompiler.ir import AnalogLayer, ConvShape, Kept, PlacedProgram, TiledProgram
-from mcompiler.network import traffic
+from mcompiler.network import located
 from mcompiler.passes.compact import Compact
 from mcompiler.passes.prune import Prune
 from mcompiler.passes.reorder import Reorder, Search, fewest_tiles
@@ -436,8 +436,8 @@ def test_whole_channels_travel_to_where_reordered_rows_are() -> None:
     matrix = placed.analog.tiled.matrix
     free_of = tuple(replace(each, reorder=None) for each in matrix.matrices)
     tiled = replace(placed.analog.tiled, matrix=replace(matrix, matrices=free_of))
-    free = traffic(replace(placed, analog=replace(placed.analog, tiled=tiled)), chip)
-    charged = traffic(placed, chip)
+    free = located(replace(placed, analog=replace(placed.analog, tiled=tiled)), chip).traffic()
+    charged = located(placed, chip).traffic()
     assert charged.byte_hops > free.byte_hops
     for op, one, other in zip(matrix.layers, charged.layers, free.layers, strict=True):
         assert op.matrix.reorder is not None
