@@ -212,7 +212,7 @@ def _few_turns(copies: Sequence[int]) -> bool:
 _CLOSE = 1.01
 """Multiple of the bound up to which no other choice is tried."""
 
-_PLACED = 3
+_PLACED = 4
 """Choices for a budget that are placed with full effort."""
 
 _SLOWER = (1.0, 1.1, 1.2, 1.3, 1.45, 1.6, 1.8, 2.0)

@@ -92,16 +92,20 @@ def place_filled(program: AnalogProgram, slots: Ints, chips: int, target: Target
     return addresses_of(work.counts, slots, min(found, key=lambda each: each[0])[2], target)
 
 
-def _placements(work: Work, chips: int, effort: int) -> list[Arrangement]:
-    """The best arrangement of each effort; the first effort includes a quick look."""
+def _fillings(work: Work, chips: int) -> list[Filling]:
+    """Ways to fill the tiles; those in which links alone decide come first."""
     slots = []
     for order in orders(work):
         cut = cut_chips(work, order, chips, work.target)
         slots += [cut, *(spread_digital(work, cut, work.target, least) for least in (1.0, 0.0))]
     if work.aim.latency or max(work.program.copies, default=1) > 1:
         slots.append(spread_copies(work, slots[0], work.target))
-    # Ways to fill the tiles in which links alone decide come first; what is slower without links is left out.
-    fillings = sorted((work.filling(each, chips) for each in slots), key=lambda each: each.without_links_s)
+    return sorted((work.filling(each, chips) for each in slots), key=lambda each: each.without_links_s)
+
+
+def _placements(work: Work, chips: int, effort: int) -> list[Arrangement]:
+    """The best arrangement of each effort; the first effort includes a quick look."""
+    fillings = _fillings(work, chips)
     found = _arranged(work, fillings, np.inf, chips, 0)
     best = []
     for each in range(1, effort + 1):
@@ -140,16 +144,11 @@ _QUICK = -2
 
 
 def likely_time(program: AnalogProgram, target: Target, aim: Aim = INTERVAL) -> float:
-    """Seconds of an interval or an inference with few ways to fill the tiles and a quick look for positions."""
+    """Seconds of an interval or an inference with a quick look for positions only."""
     chips = max(1, -(-sum(array_counts(program)) // target.hierarchy.arrays_per_chip))
     work = Work(program, target, aim)
-    spreads = (spread_digital, spread_copies) if aim.latency else (spread_digital,)
-    slots = []
-    for order in orders(work):
-        cut = cut_chips(work, order, chips, target)
-        slots += [cut, *(spread(work, cut, target) for spread in spreads)]
     found: list[float] = []
-    for filling in sorted((work.filling(each, chips) for each in slots), key=lambda each: each.without_links_s):
+    for filling in _fillings(work, chips):
         if filling.without_links_s > min(found, default=np.inf):
             break
         position = arrange_tiles(filling.flows, filling.slots, chips, 0, target)[0]
