@@ -36,6 +36,7 @@ __all__ = [
     "tile_positions",
     "tile_table",
     "used_tiles",
+    "vector_view",
 ]
 
 TileTable = npt.NDArray[np.void]
@@ -173,6 +174,25 @@ def tile_table(positions: Sequence[tuple[int, int, int, int, int, int]], shape: 
     table["slice"] = np.tile([s for s, _ in copies], len(positions))
     table["polarity"] = np.tile([p for _, p in copies], len(positions))
     return table
+
+
+def vector_view(tensor: npt.NDArray[Any], batch: tuple[int, ...]) -> npt.NDArray[Any]:
+    """The vectors that a product reads of x [..., M, K], as a view [..., M, *batch, K] without copies.
+
+    Leading dimensions of x and ``batch`` are joined as numpy does; a dimension of the batch that is 1 where x has more
+    brings further vectors of the same group.
+
+    Args:
+        tensor: x; one vector [K] counts as [1, K].
+        batch: leading dimensions of the constant [*batch, K, N].
+    """
+    tensor = np.atleast_2d(tensor)
+    lead = np.broadcast_shapes(tensor.shape[:-2], batch)
+    joined = np.broadcast_to(tensor, (*lead, *tensor.shape[-2:]))
+    outer = len(lead) - len(batch)
+    more = [axis for axis, size in enumerate(batch, outer) if size == 1]
+    groups = [axis for axis, size in enumerate(batch, outer) if size > 1]
+    return joined.transpose(*range(outer), *more, len(lead), *groups, len(lead) + 1)
 
 
 def count_dense(groups: int, rows: int, cols: int, shape: ArrayShape) -> int:

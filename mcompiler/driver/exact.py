@@ -11,6 +11,7 @@ from mcompiler.cost import DataEnergy, ExactInputs, PricedQuantities, data_energ
 from mcompiler.data import InputSpec, Samples, batch_size, batches
 from mcompiler.driver.content import Compiled, Stored
 from mcompiler.errors import DataError
+from mcompiler.geometry import vector_view
 from mcompiler.ir import AnalogLayer, ConvShape
 from mcompiler.onnx_export import code_names
 from mcompiler.runtime import RunError, open_model
@@ -66,11 +67,7 @@ def read_vectors(layer: AnalogLayer, codes: npt.NDArray[Any]) -> npt.NDArray[np.
     groups, rows, _ = layer.matrix.codes.shape
     codes = np.asarray(codes, dtype=np.uint16)
     if not isinstance(layer.site.shape, ConvShape):
-        if not layer.site.shape.batch:
-            return codes.reshape(-1, 1, rows)
-        outer = np.broadcast_shapes(codes.shape[:-2], layer.site.shape.batch)
-        all_codes = np.broadcast_to(codes, (*outer, *codes.shape[-2:])).reshape(-1, groups, *codes.shape[-2:])
-        return np.swapaxes(all_codes, 1, 2).reshape(-1, groups, rows)
+        return vector_view(codes, layer.site.shape.batch).reshape(-1, groups, rows)
     conv, rank = layer.site.shape, len(layer.site.shape.kernel)
     pads = [(0, 0), (0, 0), *((conv.pads[axis], conv.pads[axis + rank]) for axis in range(rank))]
     padded = np.pad(codes, pads, constant_values=layer.site.input.zero_point)

@@ -63,6 +63,8 @@ class FloatMatrix:
         weight_codes: int [G, K, N] with zero point subtracted and ``weight_scale`` [G, N], where the model brings them.
         bias: float32 [G, N] added after scaling, or None.
         tensor: name of the activation tensor in the normalised graph that is this operation's input.
+        order: axes of that tensor in the order in which the product reads them, matrix rows last (x @ A^T transposes
+            the tensor of A @ x); empty where the order is that of the tensor.
         label: for people: the PyTorch module path of the node where the file states one, else the layer name; unique.
         origin: the node of the user's model; None where the node was made from none.
         source: identity of the weights: layers with equal keys hold the same matrix.
@@ -84,6 +86,19 @@ class FloatMatrix:
     input_scale: float | None = None
     input_zero_point: int | None = None
     input_bits: int | None = None
+    order: tuple[int, ...] = ()
+
+    def fixed_axes(self, rank: int) -> frozenset[int]:
+        """Axes of the input tensor, of this rank, whose entries differ in what they are: rows, channels, groups.
+
+        The other axes have one sample, or one vector, after the other.
+        """
+        order = self.order or tuple(range(rank))
+        if isinstance(self.shape, ConvShape):
+            return frozenset(range(1, rank))
+        batch = self.shape.batch
+        groups = {-3 - place for place, size in enumerate(reversed(batch)) if size > 1 and place + 3 <= rank}
+        return frozenset(order[axis] for axis in (groups | {-1} if rank else ()))
 
 
 @dataclass(frozen=True)

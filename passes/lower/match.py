@@ -44,7 +44,8 @@ class Match:
         tensor: the activation.
         factor: multiplies the weights (Gemm's alpha).
         bias: [G, N] or None.
-        before, after: steps around the placeholder.
+        before, after: steps around the placeholder. What steps other than Transpose return has the matrix rows on the
+            same axis, counted from the last, as what they are given.
         bias_nodes: the nodes that prepared the bias.
         absorbed: an Add after the node that became its bias.
     """
@@ -59,6 +60,16 @@ class Match:
     after: tuple[LayoutStep, ...] = ()
     bias_nodes: tuple[ir.Node, ...] = ()
     absorbed: ir.Node | None = None
+
+    @property
+    def order(self) -> tuple[int, ...]:
+        """Axes of the activation in the order in which the placeholder reads them; empty: the order of the tensor."""
+        order: tuple[int, ...] = ()
+        for step in self.before:
+            if step.op == "Transpose":
+                perm = tuple(step.attributes["perm"])
+                order = tuple(order[axis] for axis in perm) if order else perm
+        return order
 
     @property
     def last(self) -> ir.Node:

@@ -68,6 +68,7 @@ def _float_matrix(layer: LayerName, match: Match, shared: bool) -> FloatMatrix:
         weights=weights,
         bias=bias,
         tensor=match.tensor.name or "",
+        order=match.order,
         element=element,
         label=layer.label,
         origin=source.origins[0] if source.origins else None,

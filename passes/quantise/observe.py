@@ -13,7 +13,7 @@ import onnx_ir as ir
 from mcompiler.bodies import nodes_with_branches, scheduled_nodes
 from mcompiler.data import InputSpec, Samples, Tensor, batch_size, batches
 from mcompiler.errors import CompileError
-from mcompiler.ir import LoweredProgram
+from mcompiler.ir import FloatMatrix, LoweredProgram
 from mcompiler.runtime import RunError, Session, open_model
 
 SUBSAMPLE = 1 << 18
@@ -83,7 +83,13 @@ class FloatModel:
             session = open_model(model, outputs=tensors, origin=self.origin)
         # One generator for all tensors: what is drawn depends on the order of the layers and on nothing else.
         rng = np.random.default_rng(self.seed)
-        seen = {tensor: TensorStatistics(rng, keep_values, keep_raw) for tensor in tensors}
+        readers: dict[str, list[FloatMatrix]] = {}
+        for matrix in program.matrices:
+            readers.setdefault(matrix.tensor, []).append(matrix)
+        seen = {
+            tensor: TensorStatistics(rng, tuple(matrices), keep_values, keep_raw)
+            for tensor, matrices in readers.items()
+        }
         shared = batch_size(self.specs)
         for feeds, count in batches(self.specs, self.samples) if tensors else ():
             values = self._run(session, feeds, tensors)
@@ -117,9 +123,17 @@ class FloatModel:
 
 @dataclass
 class TensorStatistics:
-    """Running statistics of one tensor over the calibration samples (mutable, local to one run of the pass)."""
+    """Running statistics of one tensor over the calibration samples (mutable, local to one run of the pass).
+
+    Attributes:
+        rng: for what is drawn.
+        readers: the matrices that the tensor is multiplied with; they say which of its axes are vectors and samples.
+        keep_values: sample single values.
+        keep_raw: keep pieces of the tensor, from which input vectors are drawn.
+    """
 
     rng: np.random.Generator
+    readers: tuple[FloatMatrix, ...]
     keep_values: bool
     keep_raw: bool
     low: float = 0.0
@@ -136,10 +150,11 @@ class TensorStatistics:
         if not tensor.size and tensor.ndim < 2:  # it lies in a branch that was not taken
             return
         self.shape, self.per_run = tensor.shape, per_run
-        if count is not None and tensor.ndim and tensor.shape[0] == per_run:
-            tensor = tensor[:count]
         if tensor.size == 0:
             return
+        fixed = frozenset[int]().union(*(matrix.fixed_axes(tensor.ndim) for matrix in self.readers))
+        if count is not None and tensor.ndim and tensor.shape[0] == per_run and 0 not in fixed:
+            tensor = tensor[:count]
         if not (np.isfinite(tensor.min()) and np.isfinite(tensor.max())):
             self.finite = False
             tensor = np.where(np.isfinite(tensor), tensor, tensor.dtype.type(0))
@@ -153,9 +168,11 @@ class TensorStatistics:
                 joined = np.concatenate(self.values)
                 self.values = [joined[self.rng.integers(0, joined.size, SUBSAMPLE // 2)]]
         if self.keep_raw and self.held < VECTORS and sum(part.nbytes for part in self.raw) < RAW_BYTES:
-            piece = tensor[: max(1, min(8, RAW_BYTES * len(tensor) // tensor.nbytes))].copy()
-            self.raw.append(piece)
-            self.held += len(piece) if tensor.ndim > 2 else piece.size // max(1, tensor.shape[-1])
+            axis = next((axis for axis in range(tensor.ndim) if axis not in fixed), None)
+            length = 1 if axis is None else tensor.shape[axis]
+            kept = max(1, min(8, RAW_BYTES * length // tensor.nbytes))
+            self.raw.append(tensor.copy() if axis is None else tensor.take(range(min(kept, length)), axis))
+            self.held += min(kept, length)
 
 
 def _inferred_shape(value: ir.Value) -> tuple[int, ...]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from mcompiler.geometry import vector_view
 from mcompiler.ir import CodeSample, ConvShape, FloatMatrix, InputStatistics, Quantiser
 from mcompiler.passes.quantise.observe import VECTORS, TensorStatistics
 
@@ -45,11 +47,10 @@ def code_sample(matrix: FloatMatrix, quantiser: Quantiser, seen: TensorStatistic
         if isinstance(matrix.shape, ConvShape):
             found.append(_windows(codes, matrix, quantiser.zero_point, share, rng))
         else:
-            vectors = (
-                codes.reshape(-1, rows) if codes.shape[-1] == rows else np.swapaxes(codes, -1, -2).reshape(-1, rows)
-            )
-            chosen = vectors[rng.integers(0, len(vectors), share)]
-            found.append(np.repeat(chosen[:, None, :], groups, axis=1))
+            view = vector_view(codes.transpose(matrix.order) if matrix.order else codes, matrix.shape.batch)
+            places = view.shape[: -1 - sum(size > 1 for size in matrix.shape.batch)]
+            chosen = np.unravel_index(rng.integers(0, math.prod(places), share), places)
+            found.append(view[chosen].reshape(-1, groups, rows))
     vectors = np.concatenate(found)[:VECTORS] if found else np.zeros((0, groups, rows), np.uint16)
     return CodeSample(vectors, quantiser.bits)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -449,6 +449,57 @@ def test_sampled_vectors_of_a_convolution_are_its_windows() -> None:
     drawn = {tuple(vector.ravel().tolist()) for vector in vectors}
     assert drawn <= windows
     assert len(drawn) > len(windows) / 2
+
+
+SIZES = 6
+"""Rows of the matrices below, and as many columns of their inputs, so that the sizes do not tell the axes apart."""
+
+
+def gemm(**attributes: Any) -> list[onnx.NodeProto]:
+    return [helper.make_node("Gemm", attributes.pop("inputs"), ["y"], name="fc", **attributes)]
+
+
+@pytest.mark.parametrize(
+    ("nodes", "shape", "weights", "vectors"),
+    [
+        (gemm(inputs=["x", "w"]), (SIZES, SIZES), (SIZES, 3), lambda x: x[:, None]),
+        (gemm(inputs=["x", "w"], transA=1), (SIZES, SIZES), (SIZES, 3), lambda x: x.T[:, None]),
+        (gemm(inputs=["w", "x"]), (SIZES, SIZES), (3, SIZES), lambda x: x.T[:, None]),
+        (gemm(inputs=["w", "x"], transB=1), (SIZES, SIZES), (3, SIZES), lambda x: x[:, None]),
+        (gemm(inputs=["w", "x"]), (SIZES, 20), (3, SIZES), lambda x: x.T[:, None]),
+        ("w x", (SIZES,), (3, SIZES), lambda x: x[None, None]),
+        ("x w", (40,), (40, 3), lambda x: x[None, None]),
+        ("w x", (2, SIZES, SIZES), (3, SIZES), lambda x: x.transpose(0, 2, 1).reshape(-1, 1, SIZES)),
+        ("w x", (2, SIZES, SIZES), (SIZES,), lambda x: x.transpose(0, 2, 1).reshape(-1, 1, SIZES)),
+        ("x w", (2, SIZES, SIZES), (2, SIZES, 3), lambda x: x.transpose(1, 0, 2)),
+        ("w x", (2, SIZES, SIZES), (2, 3, SIZES), lambda x: x.transpose(2, 0, 1)),
+        ("w x", (2, 5, SIZES, 4), (2, 1, 3, SIZES), lambda x: x.transpose(1, 3, 0, 2).reshape(-1, 2, SIZES)),
+        ("x w", (SIZES, SIZES), (2, SIZES, 3), lambda x: np.repeat(x[:, None], 2, axis=1)),
+    ],
+)
+def test_sampled_vectors_lie_along_the_axis_of_the_matrix(
+    nodes: str | list[onnx.NodeProto],
+    shape: tuple[int, ...],
+    weights: tuple[int, ...],
+    vectors: Callable[[Array], Array],
+) -> None:
+    if isinstance(nodes, str):
+        nodes = [helper.make_node("MatMul", nodes.split(), ["y"], name="fc")]
+    x = rng().uniform(-1, 1, shape).astype(np.float32)
+    # An input of one dimension or with a first one of fixed size has no sample axis of its own unless it is the batch.
+    fixed = model(nodes, {"x": shape, "one": ()}, {"w": rng(1).standard_normal(weights).astype(np.float32)})
+    data = {"x": x[None], "one": np.zeros(1, np.float32)}
+    fixed.graph.node.append(helper.make_node("Identity", ["one"], ["kept"]))
+    fixed.graph.output.append(helper.make_tensor_value_info("kept", TensorProto.FLOAT, None))
+    program = quantised(fixed, data, target(CALIBRATED))
+    expected = vectors(input_codes(program.layers[0], x))
+    found = sample_of(program).vectors
+    assert found.shape == (VECTORS, *expected.shape[1:])
+    assert program.layers[0].site.vectors == len(expected)
+    allowed = {vector.tobytes() for vector in expected}
+    drawn = {vector.astype(np.int64).tobytes() for vector in found}
+    assert drawn <= allowed
+    assert len(drawn) >= min(len(allowed), 2)
 
 
 # --- digital operations ----------------------------------------------------------------------------------------------
