@@ -23,9 +23,11 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
+from mcompiler.admm.agreement import check_exported
 from mcompiler.admm.alternation import Alternation, Residuals
 from mcompiler.admm.constraints import check_structure, project_structure
-from mcompiler.admm.export import build_deployed, get_mapped_weight, get_original_weight, to_onnx, write_onnx
+from mcompiler.admm.export import build_deployed, get_mapped_weight, get_original_weight, write_onnx
+from mcompiler.admm.inputs import as_inputs, unwrap_model
 from mcompiler.admm.lowering import as_matrix, as_weight, find_layers
 from mcompiler.admm.noise import make_cell_errors, select_effects
 from mcompiler.admm.quantise import Levels, MappedWeight, get_weight_levels
@@ -64,7 +66,7 @@ class Compressor:
                 "a [budget] needs training data to search with, which a loop of your own does not give; name "
                 "structures in `layers`, or use admm.compress"
             )
-        self._model = model
+        model = self._model = unwrap_model(model)
         self.target = target if isinstance(target, Target) else load_target(target)
         self.shape = array_shape(self.target)
         self.structures = {**(structures or {}), **self.spec.layers}
@@ -255,14 +257,14 @@ class Compressor:
         """Array positions of each layer without any pruning."""
         return {name: count_tiles(np.ones(layer.shape, dtype=bool), self.shape) for name, layer in self.layers.items()}
 
-    def export(self, path: str | Path, example: torch.Tensor | Sequence[torch.Tensor]) -> Path:
+    def export(self, path: str | Path, example: torch.Tensor | Sequence[torch.Tensor] | dict[str, Any]) -> Path:
         """Write the projected model as ONNX with the integer weights of training, normalisations folded.
 
         Inputs stay float: the compiler determines their ranges from the data that it is given for calibration.
 
         Args:
             path: the file.
-            example: an input of the model, or several.
+            example: an input of the model, several, or a dict by the names of its forward.
 
         Raises:
             CompileError: not projected yet.
@@ -272,11 +274,11 @@ class Compressor:
             raise CompileError(
                 "the weights are not projected yet; call project() first, and continue training if needed"
             )
-        inputs = (example,) if isinstance(example, torch.Tensor) else tuple(example)
+        inputs = as_inputs(example)
         plain = build_deployed(self._model, self.layers, (), exact=False)
         try:
             pairs = find_batchnorm_pairs(trace(plain, inputs))
         except CompileError:  # a model that cannot be traced keeps its normalisations as separate operations
             pairs = []
-        write_onnx(to_onnx(self._model, self.layers, pairs, inputs), Path(path))
+        write_onnx(check_exported(self._model, self.layers, pairs, inputs, "at the export"), Path(path))
         return Path(path)

@@ -8,6 +8,7 @@ predictions agree.
 from __future__ import annotations
 
 import copy
+import inspect
 import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
@@ -23,6 +24,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import parametrize
 
 from mcompiler.admm.input_quantiser import InputFakeQuantiser
+from mcompiler.admm.inputs import Inputs, find_given_parameters, move_inputs, take_samples
 from mcompiler.admm.lowering import CompressibleLayer
 from mcompiler.admm.quantise import MappedWeight
 from mcompiler.errors import CompileError, ModelError
@@ -225,7 +227,7 @@ def to_onnx(
     model: nn.Module,
     layers: Mapping[str, CompressibleLayer],
     pairs: Sequence[tuple[str, str]],
-    example: tuple[torch.Tensor, ...],
+    example: Inputs,
 ) -> ir.Model:
     """The trained model as QDQ ONNX with a free batch axis; nodes carry the layers' names.
 
@@ -277,10 +279,20 @@ def check_input_bits(name: str, bits: int) -> None:
         )
 
 
-def _export_float(model: nn.Module, example: tuple[torch.Tensor, ...]) -> ir.Model:
-    inputs = ["x"] if len(example) == 1 else [f"x{index}" for index in range(len(example))]
-    example = tuple(tensor[:1].cpu() for tensor in example)
+def name_file_inputs(model: nn.Module, example: Inputs) -> dict[str, torch.Tensor]:
+    """The inputs of the exported file by name, in order: names of a dict, ``x``, or ``x0``, ``x1``, ..."""
+    if isinstance(example, dict):
+        given = find_given_parameters(model, example) or list(inspect.signature(model.forward).parameters)
+        return {name: example[name] for name in given}
+    return {"x": example[0]} if len(example) == 1 else {f"x{index}": value for index, value in enumerate(example)}
+
+
+def _export_float(model: nn.Module, example: Inputs) -> ir.Model:
+    inputs = list(name_file_inputs(model, example))
+    example = move_inputs(take_samples(example, 1), "cpu")
     options: dict[str, Any] = {"dynamo": False}
+    if isinstance(example, dict):
+        options["kwargs"] = example
     with warnings.catch_warnings(), tempfile.TemporaryDirectory() as folder:
         warnings.simplefilter("ignore")  # the TorchScript exporter, which keeps readable names, is deprecated
         torch._C._jit_set_onnx_log_output_stream("stderr")  # on failure it prints the graph
@@ -288,7 +300,7 @@ def _export_float(model: nn.Module, example: tuple[torch.Tensor, ...]) -> ir.Mod
         try:
             torch.onnx.export(
                 model.cpu(),
-                example,
+                () if isinstance(example, dict) else example,
                 str(file),
                 opset_version=OPSET,
                 input_names=inputs,

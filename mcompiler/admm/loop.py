@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,12 +13,19 @@ from torch import nn
 
 from mcompiler.admm.distributed import ProcessRank, map_nested
 from mcompiler.admm.divergence import check_loss, check_penalty
+from mcompiler.admm.inputs import TARGETS, Inputs, as_inputs, list_tensors, run_model, take_samples
 from mcompiler.admm.spec import LearningRateSchedule, Optimiser
 from mcompiler.errors import CompileError
 
-Batch = tuple[Any, Any]
+Batch = tuple[Any, Any] | dict[str, Any]
 Batches = Iterable[Batch] | Callable[[int], Iterable[Batch]]
-"""(x, y) batches: an iterable that can be iterated again each epoch, or a function from the epoch to its batches."""
+"""(x, y) batches: an iterable that can be iterated again each epoch, or a function from the epoch to its batches.
+
+A batch may be a dict: its entry ``labels`` is y, the other entries are keyword arguments of the model.
+"""
+
+EXAMPLE_SAMPLES = 8
+"""Samples with which a model is traced, and on which the exported file is compared with it."""
 
 Loss = Callable[[Any, Any], torch.Tensor]
 
@@ -66,9 +73,23 @@ def get_batches(data: Batches, epoch: int) -> Iterable[Batch]:
     return data(epoch) if callable(data) else data
 
 
-def run_model(model: nn.Module, x: Any) -> Any:
-    """The model on one batch; several inputs come as a tuple."""
-    return model(*x) if isinstance(x, tuple | list) else model(x)
+def choose_example(train: Batches, given: Any) -> Inputs:
+    """The inputs that a user gave, or those of the first batch: at most EXAMPLE_SAMPLES of them.
+
+    Raises:
+        CompileError: data that can be iterated only once, or that give no inputs.
+    """
+    if isinstance(train, Iterator):
+        raise CompileError(
+            "the training data can be iterated only once; give a list, a DataLoader or a function of the epoch"
+        )
+    if given is None:
+        first = next(iter(get_batches(train, 0)), None)
+        if first is None:
+            raise CompileError("the training data give no pair (inputs, targets); give a list or DataLoader of them")
+        given, _ = split_batch(first)
+    inputs: Inputs = take_samples(as_inputs(given), EXAMPLE_SAMPLES)
+    return inputs
 
 
 def make_optimiser(model: nn.Module, options: Optimiser) -> torch.optim.Optimizer:
@@ -162,7 +183,7 @@ def train_epoch(
     total = torch.zeros(2, dtype=torch.float64)
     seen, steps, rate = 0.0, 0, 0.0
     for step, batch in enumerate(batches):
-        x, y = _check_batch(batch)
+        x, y = split_batch(batch)
         rate = compute_learning_rate(stage.options, progress(min(step / length, 1.0) if length else 0.5))
         for group in stage.optimiser.param_groups:
             group["lr"] = rate
@@ -212,22 +233,27 @@ def _backpropagate(stage: TrainingStage, x: Any, y: Any, label: str) -> tuple[fl
     return loss_value, penalty_value
 
 
-def _check_batch(batch: Any) -> Batch:
+def split_batch(batch: Any) -> tuple[Any, Any]:
+    """Inputs and targets of a batch.
+
+    Raises:
+        CompileError: neither a pair nor a dict with labels; inputs without tensors.
+    """
+    if isinstance(batch, Mapping):
+        if TARGETS not in batch:
+            raise CompileError(f"a batch is a dict without '{TARGETS}'; give that entry, or pairs (inputs, targets)")
+        batch = ({key: value for key, value in batch.items() if key != TARGETS}, batch[TARGETS])
     if not isinstance(batch, tuple | list) or len(batch) != 2:
         raise CompileError(f"a batch is a {type(batch).__name__}, not a pair (inputs, targets); targets may be a tuple")
-    if not isinstance(_first_tensor(batch[0]), torch.Tensor):
-        raise CompileError(
-            f"the inputs of a batch are of type {type(_first_tensor(batch[0])).__name__}, not tensors; use "
-            "torch.as_tensor"
-        )
+    if _first_tensor(batch[0]) is None:
+        kind = type(batch[0][0] if isinstance(batch[0], tuple | list) and batch[0] else batch[0]).__name__
+        raise CompileError(f"the inputs of a batch are of type {kind}, not tensors; use torch.as_tensor")
     return batch[0], batch[1]
 
 
-def _first_tensor(x: Any) -> Any:
-    """The first tensor of a nested tuple, list or dict."""
-    while isinstance(x, tuple | list | dict) and len(x):
-        x = next(iter(x.values())) if isinstance(x, dict) else x[0]
-    return x
+def _first_tensor(x: Any) -> torch.Tensor | None:
+    """The first tensor of a nested tuple, list or dict; None where there is none."""
+    return next(list_tensors(x), None)
 
 
 def count_batches(batches: Iterable[Any]) -> int | None:
@@ -240,7 +266,9 @@ def count_batches(batches: Iterable[Any]) -> int | None:
 
 def count_samples(x: Any) -> int:
     """Size of the first tensor's first axis."""
-    return int(_first_tensor(x).shape[0])
+    first = _first_tensor(x)
+    assert first is not None
+    return int(first.shape[0])
 
 
 def _compute_loss(loss: Loss, output: Any, y: Any, label: str) -> torch.Tensor:
@@ -278,8 +306,7 @@ def measure_accuracy(
         if not count_samples(x):
             continue
         output = _predict(model, x, compute, exact=exact)
-        labels = _first_tensor(y)
-        classes = _predict_classes(_first_tensor(output), labels)
+        classes, labels = _predict_classes(next(list_tensors(output), output), next(list_tensors(y), y))
         correct += float((classes == labels).sum())
         seen += float(labels.numel())
     model.train(training)
@@ -301,8 +328,8 @@ def _predict(model: nn.Module, x: Any, compute: ComputeSettings, *, exact: bool)
         raise CompileError(f"the model does not run on the test data: {first}") from error
 
 
-def _predict_classes(output: Any, labels: Any) -> torch.Tensor:
-    """Argmax over the classes."""
+def _predict_classes(output: Any, labels: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """Argmax over the classes, and the labels."""
     classes = output.argmax(dim=1) if isinstance(output, torch.Tensor) and output.ndim > 1 else None
     if classes is None or not isinstance(labels, torch.Tensor) or classes.shape != labels.shape:
         shapes = [list(v.shape) if isinstance(v, torch.Tensor) else type(v).__name__ for v in (output, labels)]
@@ -310,14 +337,14 @@ def _predict_classes(output: Any, labels: Any) -> torch.Tensor:
             f"the test data cannot be scored: outputs {shapes[0]} against labels {shapes[1]}; top-1 accuracy takes "
             "logits [n, classes] and class numbers [n]; leave the test data out where the model is no classifier"
         )
-    return classes
+    return classes, labels
 
 
-def iterate_pairs(batches: Iterable[Any]) -> Iterator[Batch]:
+def iterate_pairs(batches: Iterable[Any]) -> Iterator[tuple[Any, Any]]:
     """(inputs, targets) of each batch.
 
     Raises:
         CompileError: a batch that is no pair, or without tensors.
     """
     for batch in batches:
-        yield _check_batch(batch)
+        yield split_batch(batch)

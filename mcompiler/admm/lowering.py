@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn.parameter import UninitializedParameter
 from torch.nn.utils import parametrize
 
+from mcompiler.admm.arithmetic import describe_own_arithmetic, find_computed_parameter
 from mcompiler.errors import CompileError
 from mcompiler.geometry import conv_matrix
 
@@ -83,7 +84,8 @@ def find_layers(model: nn.Module, skip: Iterable[str] = (), named: Iterable[str]
 
     Raises:
         CompileError: a name that is not a compressible layer, or that is skipped and named; weights that two modules
-            share, that are empty, or that a parametrisation computes; no layer at all.
+            share, that are empty, or that a hook or a parametrisation computes; a layer with a forward or with hooks
+            of its own; no layer at all.
     """
     modules = dict(model.named_modules())
     compressible = {
@@ -122,7 +124,7 @@ def find_uncompressed(model: nn.Module, layers: Mapping[str, CompressibleLayer])
 
 
 def _check_layer(layer: CompressibleLayer) -> None:
-    """Refuse layers whose weight is not a parameter that can be projected."""
+    """Refuse layers whose weight is not a parameter that can be projected, or does not alone describe the layer."""
     module = layer.module
     if not layer.name:
         raise CompileError("the model is a single layer, which has no name; wrap it: nn.Sequential(layer)")
@@ -136,6 +138,17 @@ def _check_layer(layer: CompressibleLayer) -> None:
             "(torch.nn.utils.parametrize.remove_parametrizations), or name the layer in `skip`",
             layer.name,
         )
+    computed = find_computed_parameter(module)
+    if computed is not None:
+        raise CompileError(
+            f"its {computed} is computed from other parameters (by torch.nn.utils.prune, weight_norm or spectral_norm, "
+            f"for example); make it a plain parameter first (prune.remove, remove_weight_norm, remove_spectral_norm, "
+            "parametrize.remove_parametrizations), or name the layer in `skip`",
+            layer.name,
+        )
+    different = describe_own_arithmetic(module)
+    if different is not None:
+        raise CompileError(f"{different}; or name the layer in `skip`", layer.name)
     if not layer.weight.numel():
         shape = " x ".join(map(str, layer.weight.shape))
         raise CompileError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,8 @@ from torch import nn
 from mcompiler.admm.budget import SLACK, BudgetPlan, ChannelReader, LayerCost, SharedChannels, search
 from mcompiler.admm.compressor import Compressor
 from mcompiler.admm.export import to_onnx
-from mcompiler.admm.loop import Batch, ComputeSettings, Loss, run_model
+from mcompiler.admm.inputs import Inputs, run_model
+from mcompiler.admm.loop import Batch, ComputeSettings, Loss, iterate_pairs
 from mcompiler.admm.lowering import CompressibleLayer, as_matrix, find_layers
 from mcompiler.admm.spec import Budget, Spec, Structure
 from mcompiler.admm.surgery.channels import ChannelGraph, trace
@@ -35,7 +36,7 @@ def plan_structures(
     model: nn.Module,
     target: Target,
     spec: Spec,
-    example: tuple[torch.Tensor, ...],
+    example: Inputs,
     *,
     batches: Iterable[Batch],
     loss: Loss,
@@ -134,7 +135,7 @@ def compute_mapped_energy(
     target: Target,
     spec: Spec,
     *,
-    example: tuple[torch.Tensor, ...],
+    example: Inputs,
 ) -> float:
     """Energy per inference of the arrays of some layers, the model projected onto structures and compiled.
 
@@ -145,7 +146,7 @@ def compute_mapped_energy(
     with torch.no_grad():
         for name, mask in compressor.masks().items():
             compressor.layers[name].weight.mul_(mask)
-    build = compile(to_onnx(copied, find_layers(copied), (), example), target, calibration="random")
+    build = compile(to_onnx(copied, compressor.layers, (), example), target, calibration="random")
     return sum(_sum_array_costs(build, name, "energy_j") for name in layers)
 
 
@@ -164,7 +165,7 @@ def compute_saliencies(
     training = model.training
     model.eval()
     sums = {name: torch.zeros_like(layer.weight, dtype=torch.float64) for name, layer in layers.items()}
-    for x, y in batches:
+    for x, y in iterate_pairs(batches):
         model.zero_grad(set_to_none=True)
         value = loss(run_model(model, compute.move_batch(x)), compute.move_batch(y))
         value.backward()  # type: ignore[no-untyped-call]
@@ -182,7 +183,7 @@ def price_layers(
     layers: Mapping[str, CompressibleLayer],
     target: Target,
     budget: Budget,
-    example: tuple[torch.Tensor, ...],
+    example: Inputs,
 ) -> list[LayerCost]:
     """Price of one array position of each layer in the budget's currency, by the cost model of the dense mapping.
 
@@ -191,9 +192,7 @@ def price_layers(
     shape = array_shape(target)
     price = dict.fromkeys(layers, 1.0)
     if budget.currency != "crossbars":
-        every = find_layers(model)
-        pairs: Sequence[tuple[str, str]] = ()
-        build = compile(to_onnx(model, every, pairs, example), target, calibration="random")
+        build = compile(to_onnx(model, layers, (), example), target, calibration="random")
         for name in layers:
             tiles = max(1, build.cost.layers[name].crossbars // shape.arrays_per_tile)
             price[name] = _sum_array_costs(build, name, budget.currency) / tiles
@@ -217,7 +216,7 @@ def _sum_array_costs(build: Build, layer: str, currency: str) -> float:
 
 
 def find_shared_channels(
-    model: nn.Module, layers: Mapping[str, CompressibleLayer], example: tuple[torch.Tensor, ...]
+    model: nn.Module, layers: Mapping[str, CompressibleLayer], example: Inputs
 ) -> tuple[SharedChannels, ...]:
     """Channels that searched layers write and searched layers read.
 

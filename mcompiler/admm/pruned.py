@@ -12,8 +12,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from mcompiler.admm.agreement import check_same_outputs
 from mcompiler.admm.checkpoint import load_checkpoint, save_checkpoint
 from mcompiler.admm.compressor import Compressor
+from mcompiler.admm.inputs import Inputs
 from mcompiler.admm.lowering import as_matrix, as_weight
 from mcompiler.admm.spec import Spec
 from mcompiler.admm.surgery.channels import find_batchnorm_pairs, find_shared_inputs, trace
@@ -45,9 +47,7 @@ class PrunedModel:
     pinned_filters: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
 
-def prune(
-    model: nn.Module, compressor: Compressor, example: tuple[torch.Tensor, ...], spec: Spec, file: Path | None
-) -> PrunedModel:
+def prune(model: nn.Module, compressor: Compressor, example: Inputs, spec: Spec, file: Path | None) -> PrunedModel:
     """Project the weights, purify, remove unused paths.
 
     Args:
@@ -76,9 +76,7 @@ def prune(
     return _build_pruned_model(model, compressor, example, masks, spec)
 
 
-def restore_pruned(
-    model: nn.Module, compressor: Compressor, example: tuple[torch.Tensor, ...], spec: Spec, file: Path
-) -> PrunedModel:
+def restore_pruned(model: nn.Module, compressor: Compressor, example: Inputs, spec: Spec, file: Path) -> PrunedModel:
     """The result of ``prune``, from the weights that it saved."""
     state = load_checkpoint(file)
     model.load_state_dict(state["model"])
@@ -91,7 +89,7 @@ def restore_pruned(
 def _build_pruned_model(
     model: nn.Module,
     compressor: Compressor,
-    example: tuple[torch.Tensor, ...],
+    example: Inputs,
     masks: Mapping[str, torch.Tensor],
     spec: Spec,
 ) -> PrunedModel:
@@ -102,6 +100,7 @@ def _build_pruned_model(
         return PrunedModel(model, compressor, masks, pairs, shared)
     support = {name: as_matrix(mask, compressor.layers[name].groups) for name, mask in masks.items()}
     removal = remove_unused(model, example, support)
+    check_same_outputs(model, removal.model, example)
     kept = {
         name: as_weight(removal.support[name], removal.model.get_submodule(name).weight.shape)  # type: ignore[arg-type]
         for name in masks
@@ -127,9 +126,7 @@ def _build_pruned_model(
     )
 
 
-def _find_neighbours(
-    model: nn.Module, example: tuple[torch.Tensor, ...]
-) -> tuple[Sequence[tuple[str, str]], Sequence[Sequence[str]]]:
+def _find_neighbours(model: nn.Module, example: Inputs) -> tuple[Sequence[tuple[str, str]], Sequence[Sequence[str]]]:
     """Pairs (layer, batch normalisation) and groups of layers with the same input; none where tracing fails.
 
     The export of such a model is exact too; its normalisations stay digital.

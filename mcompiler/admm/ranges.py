@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from mcompiler.admm.input_quantiser import InputFakeQuantiser
-from mcompiler.admm.loop import Batch, ComputeSettings, iterate_pairs, run_model
+from mcompiler.admm.inputs import run_model
+from mcompiler.admm.loop import Batch, ComputeSettings, iterate_pairs
 from mcompiler.admm.lowering import CompressibleLayer
 from mcompiler.target import Target
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,29 +19,32 @@ from typing import Any
 import torch
 from torch import nn
 
+from mcompiler.admm.agreement import check_exported
 from mcompiler.admm.alternation import Residuals
 from mcompiler.admm.checkpoint import TrainingLog, hash_state, load_checkpoint, save_checkpoint
 from mcompiler.admm.compressor import Compressor
 from mcompiler.admm.display import Advance, progress_bar
 from mcompiler.admm.distributed import join_ranks, pick_device
 from mcompiler.admm.epochs import BUDGET_EPOCH, COUNT_EPOCH, RANGE_EPOCH, EpochNumber, EpochRunner, format_percent
+from mcompiler.admm.inputs import unwrap_model
 from mcompiler.admm.loop import (
     SLOW_BFLOAT16,
     Batches,
     ComputeSettings,
     Loss,
     TrainingStage,
+    choose_example,
     get_batches,
     make_optimiser,
 )
-from mcompiler.admm.lowering import find_uncompressed
+from mcompiler.admm.lowering import find_layers, find_uncompressed
 from mcompiler.admm.plan import plan_structures
 from mcompiler.admm.precheck import check_before_training
 from mcompiler.admm.pruned import PrunedModel, prune, restore_pruned
 from mcompiler.admm.ranges import attach_quantisers, freeze_ranges, observe_ranges
 from mcompiler.admm.result import Compressed
 from mcompiler.admm.spec import Optimiser, Spec, Structure, as_spec
-from mcompiler.errors import BuildError, CompileError
+from mcompiler.errors import BuildError
 from mcompiler.target import Target, load_target, resolved_toml
 
 Say = Callable[[str], None]
@@ -126,7 +129,9 @@ class _Compression:
 
     def run(self, example: Any, resume: bool) -> Compressed:
         """All stages, from the one that the checkpoint names on."""
-        self.model = self.compute.move_model(copy.deepcopy(self.source))
+        source = unwrap_model(self.source)
+        find_layers(source, self.spec.skip, self.spec.layers)  # refuses layers that cannot be copied, by name
+        self.model = self.compute.move_model(copy.deepcopy(source))
         self.compute.ranks.broadcast_model(self.model)
         self.fingerprint = (
             f"{self.spec.fingerprint()}\n{resolved_toml(self.target)}\n{hash_state(self.model.state_dict())}"
@@ -143,7 +148,8 @@ class _Compression:
             say=self.say,
         )
         self._announce(state)
-        self.example = self._get_example(example)
+        self.epochs.seed_preparation(COUNT_EPOCH)
+        self.example = self.compute.move_batch(choose_example(self.train, example))
         if not state:
             check_before_training(self.model, self.example, self.target, self.spec)
         self._prepare(state)
@@ -169,23 +175,6 @@ class _Compression:
             self.epochs.tell(SLOW_BFLOAT16)
         if state:
             self.epochs.tell(f"resuming from {self._checkpoint_file()}: {state['stage']}, epoch {state['epoch']}")
-
-    def _get_example(self, example: Any) -> tuple[Any, ...]:
-        """The given inputs, or those of the first batch: at most two samples of each."""
-        if isinstance(self.train, Iterator):
-            raise CompileError(
-                "the training data can be iterated only once; give a list, a DataLoader or a function of the epoch"
-            )
-        if example is None:
-            self.epochs.seed_preparation(COUNT_EPOCH)
-            first = next(iter(get_batches(self.train, 0)), None)
-            if not isinstance(first, tuple | list) or len(first) != 2:
-                raise CompileError(
-                    "the training data give no pair (inputs, targets); give a list or DataLoader of them"
-                )
-            example = first[0]
-        parts = tuple(example) if isinstance(example, tuple | list) else (example,)
-        return tuple(self.compute.move_batch(part[:2]) for part in parts)
 
     def _checkpoint_file(self) -> Path | None:
         return None if self.out is None else self.out / "checkpoint.pt"
@@ -381,6 +370,8 @@ class _Compression:
             pinned_filters=self.pruned.pinned_filters,
             uncompressed=self.uncompressed,
         )
+        layers, pairs = result.layers, result.batchnorm_pairs
+        check_exported(result.model, layers, pairs, self.example, "after the training")
         if self.test is not None:
             self.figures["quantised"] = self.epochs.measure(result.deployed(), exact=True)
             self.epochs.tell(f"quantised: {format_percent(self.figures['quantised'])}")

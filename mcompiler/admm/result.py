@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from mcompiler.admm.export import build_deployed, get_mapped_weight, get_original_weight, to_onnx, write_onnx
+from mcompiler.admm.inputs import Inputs
 from mcompiler.admm.lowering import CompressibleLayer
 from mcompiler.admm.spec import Structure
 from mcompiler.target import Target
@@ -41,7 +41,7 @@ class Compressed:
     target: Target
     layers: Mapping[str, CompressibleLayer]
     batchnorm_pairs: Sequence[tuple[str, str]]
-    example: tuple[torch.Tensor, ...]
+    example: Inputs
     structures: Mapping[str, Structure]
     figures: Mapping[str, Any]
     dense_tiles: Mapping[str, int]

@@ -18,6 +18,7 @@ from torch import nn  # noqa: E402
 
 from mcompiler import admm  # noqa: E402
 from mcompiler.admm.distributed import ProcessRank  # noqa: E402
+from mcompiler.admm.inputs import run_model  # noqa: E402
 from mcompiler.admm.loop import (  # noqa: E402
     ComputeSettings,
     EpochResult,
@@ -29,7 +30,6 @@ from mcompiler.admm.loop import (  # noqa: E402
     iterate_pairs,
     make_optimiser,
     measure_accuracy,
-    run_model,
     train_epoch,
 )
 from mcompiler.admm.spec import LearningRateSchedule, Optimiser  # noqa: E402

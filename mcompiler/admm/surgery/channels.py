@@ -9,11 +9,13 @@ channels of its inputs and outputs: they are kept, and the reason is reported.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from mcompiler.admm.inputs import as_inputs
 from mcompiler.admm.surgery.builder import ChannelGraphBuilder
 from mcompiler.admm.surgery.operators import SAME, SAME_MODULES, OpKind, operation
 from mcompiler.admm.surgery.rules import add_node
@@ -23,7 +25,7 @@ from mcompiler.admm.surgery.tracing import symbolic_trace
 __all__ = ["ChannelGraph", "find_batchnorm_pairs", "find_shared_inputs", "trace"]
 
 
-def trace(model: nn.Module, example: torch.Tensor | Sequence[torch.Tensor]) -> ChannelGraph:
+def trace(model: nn.Module, example: torch.Tensor | Sequence[torch.Tensor] | dict[str, Any]) -> ChannelGraph:
     """The channel graph of a model.
 
     A copy of the model is traced and run once in evaluation mode without gradient; the model keeps its mode and its
@@ -31,13 +33,12 @@ def trace(model: nn.Module, example: torch.Tensor | Sequence[torch.Tensor]) -> C
 
     Args:
         model: any module that torch.fx can trace; it is traced into the user's modules, not into layers.
-        example: the inputs, as they are passed to the model.
+        example: the inputs, as they are passed to the model; a dict: by the names of its forward.
 
     Raises:
         CompileError: the model cannot be traced, differs between training and evaluation, or does not take the example.
     """
-    inputs = (example,) if isinstance(example, torch.Tensor) else tuple(example)
-    traced = symbolic_trace(model, inputs)
+    traced = symbolic_trace(model, as_inputs(example))
     builder = ChannelGraphBuilder(model, traced)
     for node in traced.graph.nodes:
         add_node(builder, node)

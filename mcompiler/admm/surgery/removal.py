@@ -61,7 +61,7 @@ class RemovalResult:
 
 def remove_unused(
     model: nn.Module,
-    example: torch.Tensor | Sequence[torch.Tensor],
+    example: torch.Tensor | Sequence[torch.Tensor] | dict[str, Any],
     support: Support | None = None,
     *,
     graph: ChannelGraph | None = None,

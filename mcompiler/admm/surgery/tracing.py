@@ -12,6 +12,8 @@ from torch import fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 
+from mcompiler.admm.arithmetic import is_torch_arithmetic
+from mcompiler.admm.inputs import Inputs, find_given_parameters, order_inputs
 from mcompiler.admm.lowering import MAPPED_MODULES
 from mcompiler.errors import CompileError
 
@@ -50,27 +52,53 @@ class Trace:
 
 
 class _Tracer(fx.Tracer):
-    """Does not trace into layers, normalisations and the modules of torch.nn."""
+    """Does not trace into layers, normalisations and the modules of torch.nn.
+
+    Args:
+        given: parameters of forward that become inputs, the others keep their defaults; None: all become inputs.
+    """
+
+    def __init__(self, given: Sequence[str] | None) -> None:
+        super().__init__()
+        self._given = given
+
+    def create_args_for_root(
+        self, root_fn: Callable[..., Any], is_module: bool, concrete_args: Any = None
+    ) -> tuple[Callable[..., Any], list[Any]]:
+        """The function to trace, and its arguments: the model and a placeholder for each input."""
+        # An input that is not given must be its default while tracing: a placeholder for `labels=None` would pass the
+        # test `labels is not None`.
+        if self._given is None:
+            return super().create_args_for_root(root_fn, is_module, concrete_args)
+        inputs = {name: self.create_proxy("placeholder", name, (), {}) for name in self._given}
+
+        def run(root: nn.Module) -> Any:
+            return root_fn(root, **inputs)
+
+        return run, [self.root]
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return isinstance(m, _LEAVES) or super().is_leaf_module(m, module_qualified_name)
+        # A module with hooks or a forward of its own is traced into, so that the graph shows what it computes.
+        leaf = isinstance(m, _LEAVES) or super().is_leaf_module(m, module_qualified_name)
+        return leaf and is_torch_arithmetic(m)
 
 
-def symbolic_trace(model: nn.Module, example: Sequence[torch.Tensor]) -> Trace:
+def symbolic_trace(model: nn.Module, example: Inputs) -> Trace:
     """Trace a copy of the model in both modes and run it once in evaluation mode; the model itself is not changed.
 
     Raises:
         CompileError: it cannot be traced, differs between the modes, or does not take the example.
     """
     copy = deepcopy(model)
-    training = _trace_graph(copy.train())
-    graph = _trace_graph(copy.eval())
+    given = find_given_parameters(model, example)
+    training = _trace_graph(copy.train(), given)
+    graph = _trace_graph(copy.eval(), given)
     dropouts = _find_mode_differences(graph, training)
     recorder = _ShapeRecorder(fx.GraphModule(copy, graph))
     graph.owning_module = None
     try:
         with torch.no_grad():
-            recorder.run(*example)
+            recorder.run(*order_inputs(model, example))
     except Exception as error:  # whatever the model raises
         raise CompileError(f"the model does not run on the example inputs: {_first_line(error)}") from error
     return Trace(graph, recorder.shapes, dropouts)
@@ -84,9 +112,9 @@ def get_attribute(model: nn.Module, target: str) -> Any:
     return value
 
 
-def _trace_graph(model: nn.Module) -> fx.Graph:
+def _trace_graph(model: nn.Module, given: Sequence[str] | None) -> fx.Graph:
     try:
-        graph = _Tracer().trace(model)
+        graph = _Tracer(given).trace(model)
     except Exception as error:  # tracing runs the user's code
         raise CompileError(
             f"the model cannot be traced: {_first_line(error)}; remove control flow that depends on data from "
