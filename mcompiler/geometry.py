@@ -31,6 +31,7 @@ __all__ = [
     "fragments",
     "group_fragments",
     "kept_of",
+    "same_padding",
     "span",
     "tile_blocks",
     "tile_positions",
@@ -41,6 +42,25 @@ __all__ = [
 
 TileTable = npt.NDArray[np.void]
 BoolArray = npt.NDArray[np.bool_]
+
+
+def same_padding(size: int | None, kernel: int, stride: int, dilation: int, *, upper: bool) -> tuple[int, int] | None:
+    """Padding at the beginning and the end of a dimension of which a convolution keeps ceil(size / stride) positions.
+
+    Args:
+        size: of the input; None: not known, then the padding is known for a stride of 1 only.
+        kernel, stride, dilation: of the convolution.
+        upper: an odd element is added at the end (``SAME_UPPER`` of ONNX), else at the beginning.
+    """
+    window = dilation * (kernel - 1) + 1
+    if stride == 1:
+        total = window - 1
+    elif size is None:
+        return None
+    else:
+        total = max((-(-size // stride) - 1) * stride + window - size, 0)
+    small = total // 2
+    return (small, total - small) if upper else (total - small, small)
 
 
 def array_shape(target: Target) -> ArrayShape:

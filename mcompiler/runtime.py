@@ -102,7 +102,7 @@ def open_model(
         model: left as it is.
         outputs: further values to return, of the main graph or of branches of If nodes; a branch that is not taken
             gives a tensor without elements.
-        optimise: run onnxruntime's graph optimisations.
+        optimise: run onnxruntime's graph optimisations, unless they refuse the model.
         prepack: let onnxruntime copy weights into the layout of its kernels.
         origin: name for error messages.
         threads: number of threads, None: all cores. With one, sums have a fixed order.
@@ -141,10 +141,21 @@ def open_model(
         options.add_external_initializers(names, held)
     try:
         data = ir.to_proto(stub).SerializeToString()
-        session = ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+        session = _session(data, options)
     except Exception as error:  # as above
         raise ModelError(f"{origin}: onnxruntime does not run this model: {_one_line(error)}") from error
     return _wrap(session, tuple(held))
+
+
+def _session(model: bytes, options: Any) -> Any:
+    """A session with these options; without optimisations where they refuse the model (constant weights behind Pad)."""
+    try:
+        return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    except Exception:  # as above
+        if options.graph_optimization_level == ort.GraphOptimizationLevel.ORT_DISABLE_ALL:
+            raise
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
 def _with_distinct_names(path: Path) -> ir.Model | None:

@@ -230,8 +230,8 @@ def test_verify_prints_the_contract(built: Path, capsys: Capture) -> None:
     code, data, err = call_json(capsys, "verify", built, "--data", DEMO / "digits.npz")
     assert (code, err) == (0, "")
     assert list(data) == [
-        "samples", "exact", "max_code_error", "sqnr_db", "agreement", "top1_float", "top1_quantised", "top1_mapped",
-        "layers",
+        "samples", "exact", "max_code_error", "sqnr_db", "baseline", "agreement", "top1_float", "top1_quantised",
+        "top1_mapped", "layers",
     ]  # fmt: skip
     assert set(data["layers"][0]) == {"name", "exact", "max_code_error", "sqnr_db", "adc_clipped"}
     assert set(data["agreement"]) == {"mapped_quantised", "quantised_float"}

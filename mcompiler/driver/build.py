@@ -29,7 +29,16 @@ from mcompiler.data import Samples, load_samples
 from mcompiler.declarations import Record
 from mcompiler.driver.arrays import BuildArrays
 from mcompiler.driver.content import Compiled, mapped_from_cells
-from mcompiler.driver.proof import Inputs, SampleRequest, layer_probes, misplaced, shipped_session, verified
+from mcompiler.driver.proof import (
+    Inputs,
+    SampleRequest,
+    layer_probes,
+    misplaced,
+    model_inputs,
+    sampled_model,
+    shipped_session,
+    verified,
+)
 from mcompiler.driver.repricing import StageReads, check_prices_only, stage_reads
 from mcompiler.driver.saving import versions, write_files
 from mcompiler.errors import BuildError
@@ -40,7 +49,6 @@ from mcompiler.passes.lower import final_fates
 from mcompiler.pipeline import Outcome, Pipeline
 from mcompiler.pipeline.inputs import Say, silent
 from mcompiler.records import BuildOptions, RemapRecord, ReorderRecord
-from mcompiler.runtime import input_specs
 from mcompiler.simulate import Verification
 from mcompiler.target import Target
 
@@ -152,7 +160,7 @@ class Build(BuildArrays, PacksModels):
         from mcompiler.driver.exact import energies  # onnxruntime, needed here only
 
         chip, content = self.target if target is None else target, self._content
-        specs = input_specs(content.float_session(), content.skeleton)
+        specs = model_inputs(content, self.target, self.options.dims)
         samples = SampleRequest(x, limit=limit).samples(specs, self.options.dims)
         return energies(content, self.cost.counts, specs, samples, chip)
 
@@ -219,8 +227,7 @@ class Build(BuildArrays, PacksModels):
             self._content,
             self.target,
             self._mapped(ideal),
-            SampleRequest(x, y, limit, seed),
-            dims=self.options.dims,
+            sampled_model(self._content, self.target, SampleRequest(x, y, limit, seed), self.options.dims),
             ideal=ideal,
             progress=progress,
         )
@@ -250,13 +257,18 @@ class Build(BuildArrays, PacksModels):
         check_options(wanted)
         self.check_files()
         content = self._content
-        specs = input_specs(content.float_session(), content.skeleton)
-        samples = SampleRequest(x, y, limit, wanted.seed).samples(specs, self.options.dims)
+        request = SampleRequest(x, y, limit, wanted.seed)
+        model = sampled_model(content, self.target, request, self.options.dims)
         same, _ = shipped_session(content, self.mapped, ideal=False)
         probes = layer_probes(content, ideal=False)
-        run = TrialRun(content, self.target, probes, specs=specs, samples=samples, options=wanted)
+        run = TrialRun(content, self.target, probes, model=model, options=wanted)
         trials = run.run(progress)
-        plain = replace(trials.plain, same_as_shipped=same, misplaced=misplaced(content, self.target))
+        plain = replace(
+            trials.plain,
+            same_as_shipped=same,
+            misplaced=misplaced(content, self.target),
+            baseline=model.baseline.kind.value,
+        )
         return replace(trials, plain=plain)
 
     def check_files(self, *names: str) -> None:
@@ -309,7 +321,7 @@ class Build(BuildArrays, PacksModels):
         Raises:
             DataError: names the file, the array and the remedy.
         """
-        specs = input_specs(self._content.float_session(), self._content.skeleton)
+        specs = model_inputs(self._content, self.target, self.options.dims)
         if data is not None:
             return load_samples(data, specs, limit)
         return SampleRequest(limit=limit, seed=seed).samples(specs, self.options.dims)

@@ -35,7 +35,6 @@ from mcompiler.onnx_export import (
     build_reference,
     load_model_file,
 )
-from mcompiler.runtime import Session, open_file, open_model
 from mcompiler.target import Target
 
 if TYPE_CHECKING:
@@ -89,9 +88,10 @@ class Compiled(PacksModels):
         graph = program_stages(self.program.placed.analog.tiled, self.target)
         return placement_data(graph, self.skeleton, self.layers, self.target)
 
-    def float_session(self) -> Session:
-        """The source model in onnxruntime."""
-        return open_file(self.source) if isinstance(self.source, Path) else open_model(self.source)
+    @property
+    def model(self) -> Path | ir.Model:
+        """The source model."""
+        return self.source
 
     def check(self, names: Iterable[str] | None = None) -> None:
         """Nothing is on disk yet."""
@@ -161,9 +161,10 @@ class Stored(PacksModels):
         data: dict[str, Any] = self._json("placement.json")
         return data
 
-    def float_session(self) -> Session:
-        """The source model in onnxruntime."""
-        return open_file(self._checked("model.onnx"))
+    @property
+    def model(self) -> Path | ir.Model:
+        """The source model."""
+        return self._checked("model.onnx")
 
     def shipped(self) -> ir.Model | None:
         """mapped.onnx as it is on disk."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -11,10 +12,11 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from mcompiler.artefacts import placement_data, placement_faults, stored_stages
-from mcompiler.data import InputSpec, Samples, from_arrays, random_samples
+from mcompiler.data import InputSpec, Samples, batches, from_arrays, random_samples
 from mcompiler.driver.content import Compiled, Stored
 from mcompiler.errors import DataError
 from mcompiler.onnx_export import code_names, same_models
+from mcompiler.pipeline.baseline import Baseline, baselines, first_that_runs
 from mcompiler.runtime import Session, input_specs, open_model
 from mcompiler.simulate import LayerProbe, Models, Verification, verify
 from mcompiler.target import Target
@@ -59,30 +61,57 @@ class SampleRequest:
         return from_arrays(arrays, specs, "samples", self.limit)
 
 
+@dataclass(frozen=True)
+class SampledModel:
+    """The float model of a build, and samples for it."""
+
+    baseline: Baseline
+    specs: tuple[InputSpec, ...]
+    samples: Samples
+
+
+def sampled_model(
+    content: Compiled | Stored, target: Target, request: SampleRequest, dims: Mapping[str, int]
+) -> SampledModel:
+    """The first form of the float model that runs on the samples, with the samples.
+
+    Raises:
+        UserError: onnxruntime opens no form of the model; samples that do not fit it.
+    """
+    candidates = baselines(content.model, target, dims)
+    first = next(candidates)
+    specs = input_specs(first.session, content.skeleton)
+    samples = request.samples(specs, dims)
+    feeds, _ = next(batches(specs, samples, 1))
+    return SampledModel(first_that_runs(chain([first], candidates), feeds), specs, samples)
+
+
+def model_inputs(content: Compiled | Stored, target: Target, dims: Mapping[str, int]) -> tuple[InputSpec, ...]:
+    """Inputs of the model of a build."""
+    return input_specs(next(baselines(content.model, target, dims)).session, content.skeleton)
+
+
 def verified(
     content: Compiled | Stored,
     target: Target,
     mapped: ir.Model,
-    request: SampleRequest,
+    model: SampledModel,
     *,
-    dims: Mapping[str, int],
     ideal: bool,
     progress: Callable[[int], None],
 ) -> Verification:
     """Compare float, quantised and mapped model on the same samples; arguments as for ``Build.verify``."""
-    float_session = content.float_session()
-    specs = input_specs(float_session, content.skeleton)
-    samples = request.samples(specs, dims)
     same, session = shipped_session(content, mapped, ideal)
-    models = Models(float_session, content.reference, mapped, session, specs)
-    return verify(
+    models = Models(model.baseline.session, content.reference, mapped, session, model.specs)
+    found = verify(
         models,
         layer_probes(content, ideal),
-        samples,
+        model.samples,
         same_as_shipped=same,
         misplaced=misplaced(content, target),
         progress=progress,
     )
+    return replace(found, baseline=model.baseline.kind.value)
 
 
 def shipped_session(content: Compiled | Stored, mapped: ir.Model, ideal: bool) -> tuple[bool, Session]:

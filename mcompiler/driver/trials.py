@@ -14,6 +14,7 @@ import onnx_ir as ir
 from mcompiler.conductance import conductances, unpack_levels
 from mcompiler.data import MAX_BATCH, InputSpec, Samples, batches
 from mcompiler.driver.content import Compiled, Stored, mapped_from_cells, noise_bank
+from mcompiler.driver.proof import SampledModel
 from mcompiler.effects import chosen, in_order, start_s
 from mcompiler.errors import UserError
 from mcompiler.geometry import array_shape
@@ -77,16 +78,14 @@ class TrialRun:
         content: of the build.
         target: its chip.
         probes: one per layer.
-        specs: inputs.
-        samples: inputs and labels.
+        model: the float model, and samples for it.
         options: settings.
     """
 
     content: Compiled | Stored
     target: Target
     probes: Sequence[LayerProbe]
-    specs: tuple[InputSpec, ...]
-    samples: Samples
+    model: SampledModel
     options: TrialOptions
 
     def run(self, progress: Callable[[int], None]) -> Trials:
@@ -144,9 +143,19 @@ class TrialRun:
     def _ideal(self) -> ir.Model:
         return self._mapped(None)
 
-    @cached_property
+    @property
+    def specs(self) -> tuple[InputSpec, ...]:
+        """Inputs of the model."""
+        return self.model.specs
+
+    @property
+    def samples(self) -> Samples:
+        """Inputs and labels."""
+        return self.model.samples
+
+    @property
     def _float(self) -> Session:
-        return self.content.float_session()
+        return self.model.baseline.session
 
     def _mapped(self, chip: Chip | None) -> ir.Model:
         return mapped_from_cells(self.content.skeleton, self.content.layers, self.target, chip=chip)

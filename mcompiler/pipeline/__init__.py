@@ -19,9 +19,10 @@ What a pass declares is in ``mcompiler.declarations``.
 
 from mcompiler.declarations import Option, Pass, Record
 from mcompiler.pipeline.cache import Cache
+from mcompiler.pipeline.normalise import GRAPH_PASSES
 from mcompiler.pipeline.options import option_table
 from mcompiler.pipeline.runner import Observer, Outcome, Runner
-from mcompiler.pipeline.standard import GRAPH_PASSES, PASSES, default
+from mcompiler.pipeline.standard import PASSES, default
 from mcompiler.pipeline.value import Pipeline, Source
 from mcompiler.target.view import KeysWhere
 

@@ -14,7 +14,6 @@ import onnx_ir as ir
 from mcompiler.data import InputSpec, Samples, from_arrays, load_samples, random_samples
 from mcompiler.ir import GraphProgram
 from mcompiler.onnx_import import load_model, program_of
-from mcompiler.runtime import Session, open_file, open_model
 
 RANDOM = "random"
 RANDOM_SAMPLES = 4
@@ -34,19 +33,6 @@ def imported(model: str | Path | ir.Model) -> tuple[GraphProgram, Path | ir.Mode
         return program_of(model.clone()), model
     path = Path(model)
     return load_model(path), path
-
-
-def float_session_of(source: Path | ir.Model, model: ir.Model) -> Session:
-    """The model as it came, in onnxruntime: what it does not run is refused here.
-
-    The tensors of a large file are passed as they are memory-mapped, so that the file is not read again.
-    """
-    if isinstance(source, Path) and source.stat().st_size < LARGE_FILE:
-        return open_file(source, optimise=False, prepack=False)
-    return open_model(model, optimise=False, prepack=False, origin=str(source) if isinstance(source, Path) else "model")
-
-
-LARGE_FILE = 64 << 20
 
 
 def calibration_samples(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,17 +11,13 @@ import numpy as np
 import onnx_ir as ir
 
 from mcompiler.conductance import read_faults
+from mcompiler.data import InputSpec
+from mcompiler.errors import UserError
 from mcompiler.geometry import array_shape
+from mcompiler.ir import GraphProgram
 from mcompiler.onnx_import import EXTERNAL_KEY
 from mcompiler.passes.assign import Assign
-from mcompiler.passes.clean import Clean
 from mcompiler.passes.compact import Compact
-from mcompiler.passes.convert import Convert
-from mcompiler.passes.decompose import Decompose
-from mcompiler.passes.fold_batchnorm import FoldBatchNorm
-from mcompiler.passes.fold_constants import FoldConstants
-from mcompiler.passes.infer_shapes import InferShapes
-from mcompiler.passes.inline import Inline
 from mcompiler.passes.lower import Lower
 from mcompiler.passes.place import Place
 from mcompiler.passes.prune import Prune
@@ -32,7 +28,7 @@ from mcompiler.passes.reorder import Reorder
 from mcompiler.passes.replicate import Goal, Replicate
 from mcompiler.passes.schedule import Schedule
 from mcompiler.passes.tile import Tile
-from mcompiler.passes.widen import Widen
+from mcompiler.pipeline.baseline import Baseline, baselines
 from mcompiler.pipeline.cache import Cache
 from mcompiler.pipeline.dims import open_dims
 from mcompiler.pipeline.inputs import (
@@ -41,31 +37,16 @@ from mcompiler.pipeline.inputs import (
     Say,
     about_calibration,
     calibration_samples,
-    float_session_of,
     imported,
     silent,
 )
+from mcompiler.pipeline.normalise import GRAPH_PASSES
 from mcompiler.pipeline.options import PassClass, checked_options, made_passes
 from mcompiler.pipeline.runner import Observer
 from mcompiler.pipeline.value import Pipeline, Source
 from mcompiler.runtime import input_specs
 from mcompiler.target import Target, load_target
 from mcompiler.target.wire_drop import wire_note
-
-GRAPH_PASSES: tuple[PassClass, ...] = (
-    Inline,  # functions and bodies that always run become nodes of the graph
-    Decompose,  # fused operators become standard ones
-    Convert,  # one operator set from here on
-    InferShapes,
-    FoldConstants,  # shapes make shape arithmetic constant
-    InferShapes,  # and constants make shapes
-    FoldConstants,
-    Clean,  # before folding: a Dropout between Conv and BatchNormalization would prevent it
-    FoldBatchNorm,
-    InferShapes,
-    Widen,  # last: it reads the types of activations
-)
-"""Passes that leave a graph which runs in onnxruntime and computes what the model computes."""
 
 PASSES: tuple[PassClass, ...] = (
     *GRAPH_PASSES,
@@ -115,11 +96,8 @@ def default(
     faults = values["faults"]
     stuck = read_faults(Path(faults), chip) if isinstance(faults, str | Path) else faults
     program, origin = imported(model)
-    session = float_session_of(origin, program.model)
-    known = open_dims(program, session, dims or {}, say)
-    specs = input_specs(session, program.model)
+    known, specs = _dims_and_inputs(program, baselines(origin, chip, dims or {}, loaded=program.model), dims or {}, say)
     samples = calibration_samples(calibration, specs, np.random.default_rng(values["seed"]), known)
-    del session  # a large model is not kept open twice
     inputs: dict[str, dict[str, Any]] = {
         "lower": {"samples": samples, "specs": specs},
         "quantise": {
@@ -140,3 +118,23 @@ def default(
     )
     passes = made_passes(PASSES, values, inputs)
     return Pipeline(source, chip, passes, observers=observers, cache=cache, say=say)
+
+
+def _dims_and_inputs(
+    program: GraphProgram, candidates: Iterable[Baseline], dims: Mapping[str, int], say: Say
+) -> tuple[dict[str, int], tuple[InputSpec, ...]]:
+    """Sizes of the symbolic dimensions and the inputs, from the first form of the float model that runs with them.
+
+    Raises:
+        UserError: none of them does; the error of the first.
+    """
+    first: UserError | None = None
+    for baseline in candidates:
+        try:
+            known = open_dims(program, baseline.session, dims, say)
+        except UserError as error:
+            first = first or error
+            continue
+        return known, input_specs(baseline.session, program.model)
+    assert first is not None  # baselines yields at least one or raises
+    raise first

@@ -40,6 +40,7 @@ class Verification:
         outputs_equal: outputs of the shipped mapped and reference models are bit-equal.
         promised: layers whose converters are lossless.
         misplaced: faults of the placement.
+        baseline: which form of the float model ran.
     """
 
     samples: int
@@ -56,6 +57,7 @@ class Verification:
     outputs_equal: bool
     promised: frozenset[str]
     misplaced: tuple[str, ...] = ()
+    baseline: str = "source"
 
     @property
     def failures(self) -> tuple[str, ...]:
@@ -82,6 +84,7 @@ class Verification:
             "exact": self.exact,
             "max_code_error": self.max_code_error,
             "sqnr_db": self.sqnr_db,
+            "baseline": self.baseline,
             "agreement": {
                 "mapped_quantised": self.agreement_mapped_quantised, "quantised_float": self.agreement_quantised_float,
             },

@@ -13,6 +13,7 @@ import onnx_ir as ir
 from mcompiler.bodies import nodes_with_branches, scheduled_nodes
 from mcompiler.data import InputSpec, Samples, Tensor, batch_size, batches
 from mcompiler.errors import CompileError
+from mcompiler.graph import dequantizes
 from mcompiler.ir import FloatMatrix, LoweredProgram
 from mcompiler.runtime import RunError, Session, open_model
 
@@ -78,7 +79,7 @@ class FloatModel:
         large = sum(matrix.weights.nbytes for matrix in program.matrices) >= LARGE_MODEL
         session = open_model(model, outputs=[*known, *tensors], optimise=False, prepack=False, origin=self.origin)
         shapes = self._shapes(session, known)
-        if not large and not any(node.op_type == "DequantizeLinear" for node in model.graph):
+        if not large and not any(dequantizes(node) for node in model.graph):
             # Faster where weights may be copied; with QDQ, onnxruntime's fusions change what the float model computes.
             session = open_model(model, outputs=tensors, origin=self.origin)
         # One generator for all tensors: what is drawn depends on the order of the layers and on nothing else.

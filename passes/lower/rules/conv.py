@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from mcompiler.geometry import conv_matrix
+from mcompiler.geometry import conv_matrix, same_padding
 from mcompiler.graph import input_at, int_attr, ints_attr, string_attr
 from mcompiler.ir import ConvShape, Reason, ReasonKind
 from mcompiler.passes.lower.match import Match
@@ -52,22 +52,18 @@ def explicit_pads(
     if mode == "VALID":
         return (0,) * (2 * spatial)
     if mode not in ("SAME_UPPER", "SAME_LOWER"):
-        pads = ints_attr(node, "pads") or (0,) * (2 * spatial)
-        return pads if min(pads) >= 0 else Reason(ReasonKind.CONVOLUTION_NEGATIVE_PADDING)
+        given = ints_attr(node, "pads") or (0,) * (2 * spatial)
+        return given if min(given) >= 0 else Reason(ReasonKind.CONVOLUTION_NEGATIVE_PADDING)
     x = node.inputs[0]
     sizes = list(x.shape)[2:] if x is not None and x.shape is not None else [None] * spatial
-    begins, ends = [], []
-    for size, extent, stride, dilation in zip(sizes, kernel, strides, dilations, strict=True):
-        window = dilation * (extent - 1) + 1
-        if stride == 1:
-            total = window - 1
-        elif isinstance(size, int):
-            total = max((-(-size // stride) - 1) * stride + window - size, 0)
-        else:
-            return Reason(ReasonKind.CONVOLUTION_UNKNOWN_PADDING, operator=mode)
-        begins.append(total // 2 if mode == "SAME_UPPER" else total - total // 2)
-        ends.append(total - begins[-1])
-    return (*begins, *ends)
+    found = [
+        same_padding(size if isinstance(size, int) else None, *window, upper=mode == "SAME_UPPER")
+        for size, *window in zip(sizes, kernel, strides, dilations, strict=True)
+    ]
+    pads = [each for each in found if each is not None]
+    if len(pads) < spatial:
+        return Reason(ReasonKind.CONVOLUTION_UNKNOWN_PADDING, operator=mode)
+    return (*(begin for begin, _ in pads), *(end for _, end in pads))
 
 
 RULE = LoweringRule((("", "Conv"),), match_conv)
