@@ -209,7 +209,7 @@ class Option:
             for name in ("key", "help", "default", "minimum", "maximum", "flag", "metavar", "path", "needs")
         }
         found["shown_default"] = self.shown_default
-        found["flag_only"] = self.off is False
+        found["flag_only"] = self.default is False
         found["choices"] = None if self.choices is None else [choice.value for choice in self.choices]
         return found
 

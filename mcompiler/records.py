@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
-from mcompiler.ir import Remapping, Reordering, Replication
-from mcompiler.text import percent, plural, quantity
+from mcompiler.ir import MatrixProgram, Remapping, Reordering, Replication
+from mcompiler.text import clean, percent, plural, quantity
 
 
 @dataclass(frozen=True)
@@ -199,6 +199,83 @@ class PlacementRecord:
             f"links: {quantity(moved, 'B')} x links per inference{gained}; no placement needs less than "
             f"{quantity(self.byte_hops_bound, 'B')} x links; {quantity(self.chip_bytes, 'B')} in and out of chips"
         )
+
+
+POOR_DB = 20.0
+"""Signal to error of a layer below which it is named."""
+
+SMALL_SHARE = 0.5
+"""Share of the multiply-accumulates on crossbars below which the summary warns."""
+
+SHOWN = 4
+"""Layers and nodes that are named."""
+
+
+@dataclass(frozen=True)
+class QuantisationRecord:
+    """Products on crossbars and in digital units, and the error of each layer alone.
+
+    Attributes:
+        crossbar_products: multiply-accumulates on crossbars per inference.
+        digital_products: those of digital nodes, by name.
+        sqnr_db: signal to error of each layer alone on the calibration data; None: exact, or not known.
+    """
+
+    key: ClassVar[str] = "quantisation"
+    crossbar_products: int
+    digital_products: Mapping[str, int]
+    sqnr_db: Mapping[str, float | None]
+
+    @classmethod
+    def of(cls, program: MatrixProgram, digital: Mapping[str, int]) -> QuantisationRecord:
+        """The record of a quantised program and the products that stay digital."""
+        products = sum(layer.site.vectors * int(layer.matrix.codes.size) for layer in program.layers)
+        names = [site.name for site in program.sites]
+        return cls(products, digital, dict(zip(names, program.sqnr_db, strict=False)))
+
+    @property
+    def share(self) -> float | None:
+        """Share of the multiply-accumulates on crossbars; None where there are none."""
+        total = self.crossbar_products + sum(self.digital_products.values())
+        return self.crossbar_products / total if total else None
+
+    def as_json(self) -> dict[str, Any]:
+        """The object ``quantisation`` of ``compile --json``."""
+        return {
+            "crossbar_products": self.crossbar_products,
+            "digital_products": sum(self.digital_products.values()),
+            "crossbar_share": self.share,
+            "layers": [{"name": name, "sqnr_db": value} for name, value in self.sqnr_db.items()],
+        }
+
+    def text(self) -> str:
+        """The share on crossbars, loud where it is small; layers with a poor signal to error, and the remedy."""
+        lines = [self._share_text()]
+        known = sorted((value, name) for name, value in self.sqnr_db.items() if value is not None)
+        poor = [f"{name} ({value:.1f} dB)" for value, name in known if value < POOR_DB]
+        if poor:
+            lines.append(
+                f"WARNING: signal to error below {POOR_DB:.0f} dB in {plural(len(poor), 'layer')}: {_named(poor)}; try "
+                "--equalise on, --range mse, or more bits (--set precision.weights=B, --set precision.inputs=B)"
+            )
+        return "\n".join(lines)
+
+    def _share_text(self) -> str:
+        share = self.share
+        if share is None:
+            return "WARNING: the model has no multiply-accumulates, so that crossbars compute nothing of it"
+        if share >= SMALL_SHARE:
+            return f"{percent(share)} of the multiply-accumulates run on crossbars"
+        largest = sorted(self.digital_products, key=lambda name: -self.digital_products[name])
+        return (
+            f"WARNING: only {percent(share)} of the multiply-accumulates run on crossbars; digital units compute the "
+            f"rest: {_named(largest)} (the reasons are in compile --json and in the report)"
+        )
+
+
+def _named(names: Sequence[str]) -> str:
+    more = f" and {len(names) - SHOWN:,} more" if len(names) > SHOWN else ""
+    return ", ".join(clean(name) for name in names[:SHOWN]) + more
 
 
 @dataclass(frozen=True)

@@ -102,8 +102,8 @@ def _check_levels(matrix: WeightMatrix, shape: ArrayShape) -> None:
             raise CompileError(
                 f"weight code {codes[row, column]} (group {group}, row {row}, output channel {column}){more} is none "
                 f"of the target's levels: 0 and +-({shown}), in units of (g_max - g_min) / 4096; train or quantise it "
-                "to these levels (compile the float model, or mcompiler.admm for this target), or compile it for a "
-                "target without device.level_means and encoding.partner",
+                "to these levels (--requantise, or mcompiler.admm for this target), or compile it for a target without "
+                "device.level_means and encoding.partner",
                 matrix.label,
             )
 
@@ -115,7 +115,8 @@ def _check_accumulator(layer: AnalogLayer, target: Target) -> None:
         raise CompileError(
             f"a column can sum to {extreme}, which overflows the target's accumulators of "
             f"{target.digital.accumulator_bits} bits; raise digital.accumulator_bits to "
-            f"{extreme.bit_length() + 1} or lower the bits of weights or inputs",
+            f"{extreme.bit_length() + 1}, or lower precision.weights or precision.inputs (with --requantise for the "
+            "codes that a model brings)",
             layer.site.name,
         )
 

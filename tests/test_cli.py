@@ -212,7 +212,8 @@ def test_compile_prints_the_contract_and_the_default_place(
     monkeypatch.chdir(tmp_path)
     code, data, _ = call_json(capsys, "compile", MODEL, *CALIBRATION)
     assert code == 0
-    assert list(data) == ["out", "crossbars", "crossbars_dense", "nodes", "seconds", "layers", "cached", "placement"]
+    assert list(data) == ["out", "crossbars", "crossbars_dense", "nodes", "seconds", "layers", "cached", "guesses",
+                          "quantisation", "placement"]  # fmt: skip
     assert data["out"] == "digits.build"
     assert data["layers"][0] == {"name": "/conv1/Conv", "label": "/conv1/Conv", "adc_bits": {"min": 6, "max": 6}}
     assert len(data["layers"]) == 4
@@ -559,6 +560,9 @@ def test_dimensions_are_given_or_guessed_aloud(
     code, _, err = call(capsys, *random)
     assert code == 0
     assert "guessed length=1; give --dim length=N for another size" in err
+    assert "warning" not in err
+    assert call_json(capsys, *random)[1]["guesses"] == {"length": 1}
+    assert call_json(capsys, *random, "--dim", "length=7")[1]["guesses"] == {}
     assert call(capsys, *random, "--dim", "length=0")[0] == 2
 
 

@@ -12,6 +12,7 @@ from mcompiler.ir import Reordering, Replication
 from mcompiler.records import (
     BuildOptions,
     PlacementRecord,
+    QuantisationRecord,
     ReorderRecord,
     ReplicationRecord,
     StoredRecord,
@@ -37,6 +38,7 @@ RECORDS: list[Record] = [
     REORDER,
     ReplicationRecord(COPIES),
     PlacementRecord(byte_hops=50.0, byte_hops_in_order=100.0, byte_hops_bound=25.0, chip_bytes=8.0),
+    QuantisationRecord(900, {"scores": 100}, {"a": 31.0, "b": None}),
 ]
 
 
@@ -80,3 +82,16 @@ def test_options_are_read_back() -> None:
     )
     assert BuildOptions.from_json(json.loads(json.dumps(options.as_json()))) == options
     assert options.as_json()["range"] == "mse"
+
+
+def test_small_shares_and_poor_layers_are_loud() -> None:
+    good, poor = RECORDS[-1], QuantisationRecord(100, {"mm": 100, "scores": 800}, {"a": 12.34, "b": 25.0, "c": 3.0})
+    assert good.as_json()["crossbar_share"] == 0.9
+    assert good.text() == "90.0% of the multiply-accumulates run on crossbars"
+    share, layers = poor.text().splitlines()
+    assert share.startswith("WARNING: only 10.0% of the multiply-accumulates run on crossbars; ")
+    assert "scores, mm" in share
+    assert layers.startswith(
+        "WARNING: signal to error below 20 dB in 2 layers: c (3.0 dB), a (12.3 dB); try --equalise on"
+    )
+    assert "WARNING" in QuantisationRecord(0, {}, {}).text()

@@ -229,3 +229,13 @@ def test_worst_layers_broken_promises_first() -> None:
     rows = text.split("clipped\n")[1].splitlines()
     assert [row.split()[0] for row in rows[:3]] == ["l00", "l19", "l18"]
     assert rows[-1] == "... 12 more that are not exact"
+
+
+def test_poor_answers_come_before_exactness() -> None:
+    poor = replace(result(LayerResult("a", True, 0.0, None, 0.0)), sqnr_db=6.3, agreement_quantised_float=0.5)
+    first, second = verify_summary(poor, {}).split("\n\n")[:2]
+    assert first.startswith("ANSWERS DIFFER from the float model: 6.3 dB signal to error, the same answer on 50.0% of")
+    assert second.startswith("EXACT")
+    good = replace(poor, sqnr_db=35.0, agreement_quantised_float=0.99, top1_float=0.9, top1_mapped=0.9)
+    assert verify_summary(good, {}).startswith("EXACT")
+    assert verify_summary(replace(good, top1_mapped=0.8), {}).startswith("ANSWERS DIFFER")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -102,12 +102,12 @@ def compile_command(
         build = Build.of(pipeline, pipeline.execute())
         build.save(place, force=force, say=say)
     if as_json:
-        print_json(_compiled_json(build, place))
+        print_json(_compiled_json(build, place, sizes))
     else:
         _print_compiled(build, model.name, place)
 
 
-def _compiled_json(build: Build, place: Path) -> dict[str, Any]:
+def _compiled_json(build: Build, place: Path, given: Mapping[str, int]) -> dict[str, Any]:
     from mcompiler.fates import fate_record
 
     return {
@@ -121,6 +121,7 @@ def _compiled_json(build: Build, place: Path) -> dict[str, Any]:
             for layer in build.layer_data
         ],
         "cached": list(build.cached),
+        "guesses": {name: size for name, size in build.options.dims.items() if name not in given},
         **{key: record.as_json() for key, record in build.records.items()},
     }
 

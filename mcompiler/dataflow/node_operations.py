@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from mcompiler.bodies import branches, holds_layers
+from mcompiler.bodies import branches, holds_layers, scheduled_nodes
 from mcompiler.dataflow.operators import ELEMENTWISE
 from mcompiler.graph import input_at, int_attr, ints_attr, scalar, string_attr
 from mcompiler.ir import ANALOG_OP
@@ -341,3 +341,26 @@ _RULES: dict[str, Rule] = {
     "Loop": _loop,
     "Scan": _scan,
 }
+
+
+_PRODUCTS = frozenset(
+    {"MatMul", "MatMulInteger", "Gemm", "FusedMatMul", "FusedGemm", "MatMulNBits", "QLinearMatMul", "QGemm", "Einsum"}
+    | {"MatMulIntegerToFloat", "DynamicQuantizeMatMul", "Conv", "ConvInteger", "DeformConv", "FusedConv", "QLinearConv"}
+    | {"ConvTranspose", "LSTM", "GRU", "RNN", "Attention", "MultiHeadAttention", "QAttention"}
+)
+"""Operators whose operations are multiply-accumulates, but for a few."""
+
+
+def digital_products(model: ir.Model, operations: Mapping[int, int]) -> dict[str, int]:
+    """Multiply-accumulates per inference of the products that stay digital, by name of the node.
+
+    Args:
+        model: the skeleton.
+        operations: digital operations of its nodes, by position among the nodes that are scheduled.
+    """
+    found: dict[str, int] = {}
+    for position, node in enumerate(scheduled_nodes(model.graph)):
+        if node.op_type in _PRODUCTS and operations.get(position):
+            name = node.name or node.op_type
+            found[name] = found.get(name, 0) + operations[position]
+    return found

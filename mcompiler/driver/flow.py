@@ -21,6 +21,8 @@ def compile(
     *,
     calibration: Calibration = None,
     range: str = "minmax",
+    requantise: bool = False,
+    equalise: str = "auto",
     dims: Mapping[str, int] | None = None,
     chips: int | None = None,
     seed: int = 0,
@@ -44,6 +46,10 @@ def compile(
         calibration: data for the input ranges: an .npz file, arrays by input name, the array of the only input,
             ``"random"`` (costs only), or None for a model that brings its own scales.
         range: how input ranges are read off the calibration data: ``minmax``, ``percentile`` or ``mse``.
+        requantise: quantise output channels and inputs again of which the codes of a quantised model have more bits
+            than the target gives them.
+        equalise: move scales of channels between layers: ``auto`` (where real calibration data show a clear gain),
+            ``on`` or ``off``.
         dims: sizes of symbolic dimensions other than the batch.
         chips: chips to use at most; None: the number of the target.
         seed: seed of everything that is drawn.
@@ -75,6 +81,8 @@ def compile(
         overrides=overrides,
         options={
             "range": range,
+            "requantise": requantise,
+            "equalise": equalise,
             "chips": chips,
             "seed": seed,
             "reorder": reorder,

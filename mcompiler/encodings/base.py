@@ -311,5 +311,5 @@ def capacity(shape: ArrayShape) -> str:
     """What the cells of a weight hold, and how to change that; for messages about codes that do not fit."""
     return (
         f"{shape.slices} slice(s) of {shape.cell_bits} bits; raise encoding.slices (--set encoding.slices=N) "
-        f"or lower the weights' bits (--set precision.weights=B)"
+        "or have them quantised again (--requantise)"
     )

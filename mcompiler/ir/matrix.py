@@ -69,6 +69,8 @@ class FloatMatrix:
         origin: the node of the user's model; None where the node was made from none.
         source: identity of the weights: layers with equal keys hold the same matrix.
         input_scale, input_zero_point, input_bits: the model's own input quantiser (unsigned codes), or None.
+        input_stated: the model has these codes (QDQ); else it has floats of which its operators prove that the
+            quantiser holds them.
         element: ONNX element type of input and output (FLOAT, FLOAT16, DOUBLE).
     """
 
@@ -86,6 +88,7 @@ class FloatMatrix:
     input_scale: float | None = None
     input_zero_point: int | None = None
     input_bits: int | None = None
+    input_stated: bool = True
     order: tuple[int, ...] = ()
 
     def fixed_axes(self, rank: int) -> frozenset[int]:
@@ -125,10 +128,26 @@ class Quantiser:
     zero_point: int
     bits: int
 
+    @classmethod
+    def of_grid(cls, tensor: str, scale: float, smallest: int, largest: int, bits: int) -> Quantiser:
+        """Quantiser of integer multiples of a scale, from ``smallest`` to ``largest`` of it.
+
+        The code of zero is 0 without negative values, and in the middle where the codes have room on either side.
+        """
+        middle = 1 << (bits - 1)
+        if smallest >= 0:
+            return cls(tensor, scale, 0, bits)
+        return cls(tensor, scale, middle if -smallest <= middle and largest < middle else -smallest, bits)
+
     @property
     def largest(self) -> int:
         """The largest code."""
         return (1 << self.bits) - 1
+
+    @property
+    def limits(self) -> tuple[float, float]:
+        """The smallest and the largest value that a code stands for."""
+        return -self.zero_point * self.scale, (self.largest - self.zero_point) * self.scale
 
 
 @dataclass(frozen=True)
@@ -280,6 +299,7 @@ class MatrixProgram:
         digital_ops: element operations per inference of each node of the skeleton, by its position there.
         samples: input codes in calibration, by site; None where converter ranges are not calibrated.
         statistics: of the inputs, by site; None where no data were given.
+        sqnr_db: signal to error of each site alone on calibration data, by site; None where it is exact or not known.
     """
 
     lowered: LoweredProgram
@@ -288,6 +308,7 @@ class MatrixProgram:
     digital_ops: Mapping[int, int]
     samples: tuple[CodeSample | None, ...] = ()
     statistics: tuple[InputStatistics | None, ...] = ()
+    sqnr_db: tuple[float | None, ...] = ()
 
     @property
     def layers(self) -> tuple[AnalogLayer, ...]:

@@ -19,6 +19,9 @@ from mcompiler.runtime import RunError, Session, input_specs
 GUESSES = (1, 16, 32, 64, 128, 224, 256, 512, 1024, *range(2, 16), 20, 24, 28, 48, 50, 96, 100, 192, 299, 384, 416, 640)
 """Sizes tried, in this order, for a dimension that the model leaves open and ``--dim`` does not give."""
 
+IMAGE_RANK = 4
+"""Dimensions from which an input is an image."""
+
 TRIAL_ELEMENTS = 1 << 24
 """Inputs larger than this are not tried."""
 
@@ -59,12 +62,28 @@ def open_dims(program: GraphProgram, session: Session, dims: Mapping[str, int], 
         if not failure:
             guessed = ", ".join(f"{name}={trial[name]}" for name in missing)
             say(f"guessed {guessed}; give --dim {missing[-1]}=N for another size")
+            for note in _image_notes(specs, {name: trial[name] for name in missing}):
+                say(note)
             return trial
     _refuse_shapeless(program.model, session, specs, dims)
     raise CompileError(
         f"no size is known for dimension(s) {', '.join(missing)}, and onnxruntime runs with none of "
         f"{len(GUESSES)} sizes from 1 to 1024; give --dim {missing[0]}=N (the last trial: {failure})"
     )
+
+
+def _image_notes(specs: tuple[InputSpec, ...], guessed: Mapping[str, int]) -> Iterator[str]:
+    """Warnings about images for which sizes of 1 were guessed."""
+    for spec in specs:
+        names = [size for size in spec.shape[1:] if isinstance(size, str) and guessed.get(size) == 1]
+        if len(spec.shape) >= IMAGE_RANK and names:
+            shown = " x ".join(
+                str(guessed.get(size, size) if isinstance(size, str) else size) for size in spec.shape[1:]
+            )
+            yield (
+                f"warning: the image '{spec.name}' is taken as {shown}, because a size of 1 runs; costs and ranges are "
+                f"those of such an image; give {' '.join(f'--dim {name}=N' for name in names)}"
+            )
 
 
 def _free_dims(specs: tuple[InputSpec, ...]) -> set[str]:

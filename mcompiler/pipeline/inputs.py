@@ -16,7 +16,7 @@ from mcompiler.ir import GraphProgram
 from mcompiler.onnx_import import load_model, program_of
 
 RANDOM = "random"
-RANDOM_SAMPLES = 4
+RANDOM_SAMPLES = 64
 """Samples drawn for ``--calibration random``."""
 
 Calibration = str | Path | npt.NDArray[Any] | Mapping[str, npt.NDArray[Any]] | None

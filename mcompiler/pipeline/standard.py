@@ -22,6 +22,7 @@ from mcompiler.passes.lower import Lower
 from mcompiler.passes.place import Place
 from mcompiler.passes.prune import Prune
 from mcompiler.passes.quantise import Quantise
+from mcompiler.passes.quantise.equalise import Equalise
 from mcompiler.passes.reload import Reload
 from mcompiler.passes.remap import Remap
 from mcompiler.passes.reorder import Reorder
@@ -50,6 +51,7 @@ from mcompiler.target.wire_drop import wire_note
 
 PASSES: tuple[PassClass, ...] = (
     *GRAPH_PASSES,
+    Equalise,  # while scales can move between nodes
     Lower,  # products with constant weights leave the graph
     Quantise,
     Compact,
@@ -100,6 +102,11 @@ def default(
     samples = calibration_samples(calibration, specs, np.random.default_rng(values["seed"]), known)
     inputs: dict[str, dict[str, Any]] = {
         "lower": {"samples": samples, "specs": specs},
+        "equalise": {
+            "samples": None if calibration is None else samples,
+            "specs": specs,
+            "calibrated": calibration is not None and not (isinstance(calibration, str) and calibration == RANDOM),
+        },
         "quantise": {
             "samples": samples,
             "specs": specs,

@@ -17,7 +17,7 @@ def verify_summary(result: Verification, labels: Mapping[str, str]) -> str:
         result: of ``verify``.
         labels: of layers, by name.
     """
-    parts = [_verdict(result)]
+    parts = [*_answer(result), _verdict(result)]
     if result.failures:
         parts.append("\n".join(f"- {clean(failure)}" for failure in result.failures))
     known = [(name, value) for name, value in _comparisons(result) if value is not None]
@@ -27,6 +27,33 @@ def verify_summary(result: Verification, labels: Mapping[str, str]) -> str:
     if inexact:
         parts.append(_worst(inexact, result.promised, labels))
     return "\n\n".join(parts)
+
+
+GOOD_DB = 20.0
+"""Signal to error, mapped against float, below which the answers are named first."""
+
+GOOD_AGREEMENT = 0.95
+"""Share of samples with the same class below which they are too."""
+
+
+def _answer(result: Verification) -> list[str]:
+    """One sentence where mapped and float model disagree, which an exact mapping does not prevent; else nothing."""
+    quality = []
+    if result.sqnr_db is not None and result.sqnr_db < GOOD_DB:
+        quality.append(f"{result.sqnr_db:.1f} dB signal to error")
+    agreement = result.agreement_quantised_float
+    if agreement is not None and agreement < GOOD_AGREEMENT:
+        quality.append(f"the same answer on {percent(agreement)} of the samples")
+    if result.top1_float is not None and result.top1_mapped is not None:
+        lost = result.top1_float - result.top1_mapped
+        if lost > 1 - GOOD_AGREEMENT:
+            quality.append(f"{percent(lost)} less top-1 accuracy")
+    if not quality:
+        return []
+    return [
+        f"ANSWERS DIFFER from the float model: {', '.join(quality)}. Compile with real calibration data, "
+        "--equalise on, --range mse, or more bits."
+    ]
 
 
 def _verdict(result: Verification) -> str:

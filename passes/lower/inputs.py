@@ -8,6 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from mcompiler.graph import constant, dequantizes, input_at, scalar, standard, string_attr
+from mcompiler.passes.lower.multiples import multiples
 
 _KEEPS_GRID = frozenset(
     [
@@ -47,29 +48,36 @@ _UNSIGNED = {
 
 @dataclass(frozen=True)
 class TensorGrid:
-    """x = scale * (q - zero_point), q unsigned of ``bits`` bits."""
+    """x = scale * (q - zero_point), q unsigned of ``bits`` bits.
+
+    Attributes:
+        stated: the model has these codes (QDQ); else they follow from operators on floats.
+    """
 
     scale: float
     zero_point: int
     bits: int
+    stated: bool = True
 
 
 def tensor_grid(value: ir.Value) -> TensorGrid | None:
     """The per-tensor quantiser whose values a tensor holds, or None.
 
-    Found at the DequantizeLinear that produces it, also through operators that only move, select or rectify values.
+    Found at the DequantizeLinear that produces it, also through operators that only move, select or rectify values;
+    else at operators that give integers, or integers times a constant, in a range that the graph states.
     """
     current: ir.Value | None = value
     while current is not None:
         node = current.producer()
         if node is None:
-            return None
+            break
         if dequantizes(node):
             return _parameters(node)
         if not (standard(node, *_KEEPS_GRID) and _keeps_grid(node, current)):
-            return None
+            break
         current = node.inputs[0]
-    return None
+    found = multiples(value).quantiser(value.name or "")
+    return None if found is None else TensorGrid(found.scale, found.zero_point, found.bits, stated=False)
 
 
 def _keeps_grid(node: ir.Node, output: ir.Value) -> bool:

@@ -78,6 +78,7 @@ def _float_matrix(layer: LayerName, match: Match, shared: bool) -> FloatMatrix:
         input_scale=None if grid is None else grid.scale,
         input_zero_point=None if grid is None else grid.zero_point,
         input_bits=None if grid is None else grid.bits,
+        input_stated=grid is not None and grid.stated,
     )
 
 

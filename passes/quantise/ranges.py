@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from mcompiler.errors import CompileError
 from mcompiler.ir import FloatMatrix, Quantiser
+from mcompiler.passes.quantise.grids import data_grid
 from mcompiler.passes.quantise.observe import TensorStatistics
 
 _LARGEST = float(np.finfo(np.float32).max)
@@ -25,7 +26,7 @@ class RangeMethod(StrEnum):
 def input_quantiser(
     matrix: FloatMatrix, seen: TensorStatistics, bits: int, *, method: RangeMethod, drawn: bool
 ) -> Quantiser:
-    """Quantiser of the input of a layer, from the values that the tensor had.
+    """Quantiser of the input of a layer, from the values that the tensor had; a grid that they lie on is kept.
 
     Args:
         matrix: the layer.
@@ -50,8 +51,11 @@ def input_quantiser(
             "of float32, in which scales are kept; scale the model's inputs or weights down",
             matrix.name,
         )
-    if method is not RangeMethod.MINMAX and seen.values:
-        values = np.concatenate(seen.values)
+    values = np.concatenate(seen.values) if seen.values else np.zeros(0, np.float32)
+    grid = None if drawn else data_grid(matrix.tensor, values, low, high, bits)
+    if grid is not None:
+        return grid
+    if method is not RangeMethod.MINMAX and len(values):
         if method is RangeMethod.PERCENTILE:
             low, high = (float(q) for q in np.quantile(values, [0.0001, 0.9999]))
         else:

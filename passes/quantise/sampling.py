@@ -6,8 +6,8 @@ import math
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from mcompiler.data import Tensor
 from mcompiler.geometry import vector_view
 from mcompiler.ir import CodeSample, ConvShape, FloatMatrix, InputStatistics, Quantiser
 from mcompiler.passes.quantise.observe import VECTORS, TensorStatistics
@@ -34,37 +34,38 @@ def vectors_per_inference(matrix: FloatMatrix, seen: TensorStatistics) -> int:
     return -(-total // seen.per_run)
 
 
-def code_sample(matrix: FloatMatrix, quantiser: Quantiser, seen: TensorStatistics, seed: int) -> CodeSample:
-    """Input codes of random vectors: uint16 [V, G, K]."""
+def code_sample(vectors: Tensor, quantiser: Quantiser) -> CodeSample:
+    """Input codes of sampled vectors: uint16 [V, G, K]."""
+    # As QuantizeLinear of ONNX computes it: float32, half to even.
+    codes = np.clip(np.rint(vectors / np.float32(quantiser.scale)) + quantiser.zero_point, 0, quantiser.largest)
+    return CodeSample(codes.astype(np.uint16), quantiser.bits)
+
+
+def sampled_vectors(matrix: FloatMatrix, seen: TensorStatistics, seed: int) -> Tensor:
+    """Random input vectors of a layer: floats [V, G, K]."""
     rng = np.random.default_rng(seed)
     groups, rows, _ = matrix.weights.shape
-    # As QuantizeLinear of ONNX computes it: float32, half to even.
-    found: list[npt.NDArray[np.uint16]] = []
+    found: list[Tensor] = []
     share = -(-VECTORS // max(1, len(seen.raw)))
     for tensor in seen.raw:
-        codes = np.clip(np.rint(tensor / np.float32(quantiser.scale)) + quantiser.zero_point, 0, quantiser.largest)
-        codes = codes.astype(np.uint16)
         if isinstance(matrix.shape, ConvShape):
-            found.append(_windows(codes, matrix, quantiser.zero_point, share, rng))
+            found.append(_windows(tensor, matrix, share, rng))
         else:
-            view = vector_view(codes.transpose(matrix.order) if matrix.order else codes, matrix.shape.batch)
+            view = vector_view(tensor.transpose(matrix.order) if matrix.order else tensor, matrix.shape.batch)
             places = view.shape[: -1 - sum(size > 1 for size in matrix.shape.batch)]
             chosen = np.unravel_index(rng.integers(0, math.prod(places), share), places)
             found.append(view[chosen].reshape(-1, groups, rows))
-    vectors = np.concatenate(found)[:VECTORS] if found else np.zeros((0, groups, rows), np.uint16)
-    return CodeSample(vectors, quantiser.bits)
+    return np.concatenate(found)[:VECTORS] if found else np.zeros((0, groups, rows), np.float32)
 
 
-def _windows(
-    codes: npt.NDArray[np.uint16], matrix: FloatMatrix, zero: int, count: int, rng: np.random.Generator
-) -> npt.NDArray[np.uint16]:
+def _windows(tensor: Tensor, matrix: FloatMatrix, count: int, rng: np.random.Generator) -> Tensor:
     """``count`` random windows of a convolution's input, as vectors [count, G, K]."""
     shape, (groups, rows, _) = matrix.shape, matrix.weights.shape
     assert isinstance(shape, ConvShape)
     rank = len(shape.kernel)
     pads = [(0, 0), (0, 0)] + [(shape.pads[i], shape.pads[i + rank]) for i in range(rank)]
-    padded = np.pad(codes, pads, constant_values=zero)
-    out = np.empty((count, groups, rows), dtype=np.uint16)
+    padded = np.pad(tensor, pads)
+    out = np.empty((count, groups, rows), dtype=tensor.dtype)
     for index in range(count):
         place: list[Any] = [rng.integers(0, len(padded)), slice(None)]
         for axis in range(rank):

@@ -10,12 +10,19 @@ import numpy.typing as npt
 
 from mcompiler.geometry import all_kept
 from mcompiler.ir import CodeArray, FloatArray, FloatMatrix, WeightMatrix
+from mcompiler.passes.quantise.grids import weight_grid
 from mcompiler.target import Target
 
 
-def weight_matrix(matrix: FloatMatrix, target: Target) -> WeightMatrix:
-    """The integer matrix of a float matrix; nothing is compacted yet."""
-    codes, scale, bits = _weight_codes(matrix, target)
+def weight_matrix(matrix: FloatMatrix, target: Target, *, requantise: bool = False) -> WeightMatrix:
+    """The integer matrix of a float matrix; nothing is compacted yet.
+
+    Args:
+        matrix: the weights.
+        target: number of bits, levels of the cells.
+        requantise: output channels of which the model's own codes do not fit are quantised again.
+    """
+    codes, scale, bits = _weight_codes(matrix, target, requantise)
     groups, rows, cols = codes.shape
     return WeightMatrix(
         label=matrix.name,
@@ -27,15 +34,42 @@ def weight_matrix(matrix: FloatMatrix, target: Target) -> WeightMatrix:
     )
 
 
-def _weight_codes(matrix: FloatMatrix, target: Target) -> tuple[CodeArray, FloatArray, int]:
-    """Codes, scales and bits of weights: the model's own, or computed here."""
-    if matrix.weight_codes is not None and matrix.weight_scale is not None:
-        codes, scale = matrix.weight_codes, matrix.weight_scale
-        return codes, scale, max(2, int(np.abs(codes.astype(np.int32)).max(initial=1)).bit_length() + 1)
+def _weight_codes(matrix: FloatMatrix, target: Target, requantise: bool) -> tuple[CodeArray, FloatArray, int]:
+    """Codes, scales and bits of weights: the model's own, those of a grid that the weights lie on, or computed here."""
     # A level table fixes the magnitudes that a cell can hold: precision.weights then says nothing about the codes.
     bits, steps = target.layer_bits(matrix.name)[0], target.cell_steps if target.has_level_table else ()
+    if matrix.weight_codes is not None and matrix.weight_scale is not None:
+        codes, scale = matrix.weight_codes, matrix.weight_scale
+        if requantise:
+            codes, scale = _fitting_codes(matrix.weights, codes, scale, bits, steps)
+        return codes, scale, _bits(codes)
+    found = weight_grid(matrix.weights, bits, steps)
+    if found is not None:
+        return *found, _bits(found[0])
     codes, scale = quantise_weights(matrix.weights, bits, steps)
     return codes, scale, steps[-1].bit_length() + 1 if steps else bits
+
+
+def _bits(codes: CodeArray) -> int:
+    """Bits of codes, sign included."""
+    return max(2, int(np.abs(codes.astype(np.int32)).max(initial=1)).bit_length() + 1)
+
+
+def _fitting_codes(
+    weights: npt.NDArray[np.floating[Any]], codes: CodeArray, scale: FloatArray, bits: int, steps: Sequence[int]
+) -> tuple[CodeArray, FloatArray]:
+    """The codes and scales of a model; new ones, from the real weights, for output channels that do not fit."""
+    size = np.abs(codes.astype(np.int32))
+    fits = np.isin(size, steps) if steps else size < 1 << (bits - 1)
+    wide = ~np.asarray(fits.all(axis=1))  # [G, N]
+    if not wide.any():
+        return codes, scale
+    codes, scale = codes.copy(), scale.copy()
+    for group in np.flatnonzero(wide.any(axis=1)):
+        columns = np.flatnonzero(wide[group])
+        fresh = quantise_weights(weights[group : group + 1, :, columns], bits, steps)
+        codes[group][:, columns], scale[group, columns] = fresh[0][0], fresh[1][0]
+    return codes, scale
 
 
 def quantise_weights(

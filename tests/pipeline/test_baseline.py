@@ -63,7 +63,7 @@ def test_dilated_convolutions_with_automatic_padding_are_compared_with_their_nor
 ) -> None:
     w = RNG.normal(size=(4, 3, *kernel)).astype(np.float32)
     x = RNG.normal(size=(5, 3, 9, 10)).astype(np.float32)
-    attributes = {"auto_pad": mode, "strides": strides, "dilations": dilations, "kernel_shape": kernel}
+    attributes: dict[str, Any] = {"auto_pad": mode, "strides": strides, "dilations": dilations, "kernel_shape": kernel}
     made = graph([helper.make_node("Conv", ["x", "w"], ["y"], **attributes)], [1, 3, 9, 10], {"w": w})
     build = mcompiler.compile(ir.from_proto(made), "generic_128", calibration=x)
     build.save(tmp_path / "build")
@@ -90,11 +90,11 @@ def test_a_bias_with_a_scale_of_its_own_is_not_dropped() -> None:
         helper.make_node("DequantizeLinear", ["b", "bs"], ["bd"]),
         helper.make_node("Gemm", ["xd", "wd", "bd"], ["y"]),
     ]
-    constants = {
+    scalars: dict[str, Any] = {
         "xs": np.float32(0.03), "xz": np.uint8(128), "w": codes.astype(np.int8), "ws": np.float32(0.01),
         "wz": np.int8(0), "b": weights.astype(np.int32), "bs": np.float32(0.01),
     }  # fmt: skip
-    constants = {name: np.asarray(value) for name, value in constants.items()}
+    constants = {name: np.asarray(value) for name, value in scalars.items()}
     build = mcompiler.compile(ir.from_proto(graph(nodes, [1, 32], constants)), "generic_128")
     x = (0.03 * RNG.integers(-100, 100, (8, 32))).astype(np.float32)
     found = build.verify(x)
@@ -121,3 +121,17 @@ def test_weights_behind_pad_that_only_the_optimisations_refuse() -> None:
     model = sampled_model(build._content, build.target, SampleRequest(x), {})
     given = np.concatenate([model.baseline.session.run({"x": part[None]})["y"] for part in x])
     np.testing.assert_allclose(given, wanted, rtol=0, atol=1e-5)
+
+
+def test_a_guessed_image_of_one_pixel_is_a_warning() -> None:
+    made = graph([helper.make_node("Conv", ["x", "w"], ["y"])], [1, 3, 5, 5], {"w": np.ones((2, 3, 1, 1), np.float32)})
+    for axis, name in ((2, "h"), (3, "v")):
+        made.graph.input[0].type.tensor_type.shape.dim[axis].dim_param = name
+    said: list[str] = []
+    build = mcompiler.compile(ir.from_proto(made), "generic_128", calibration="random", say=said.append)
+    assert build.options.calibration == {"kind": "random", "samples": 64}
+    assert said[1].startswith("warning: the image 'x' is taken as 3 x 1 x 1, ")
+    assert said[1].endswith("give --dim h=N --dim v=N")
+    said.clear()
+    mcompiler.compile(ir.from_proto(made), "generic_128", calibration="random", dims={"h": 1, "v": 1}, say=said.append)
+    assert said == []

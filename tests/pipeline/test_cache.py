@@ -55,9 +55,10 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_nothing_runs_again_where_nothing_changed(filled: Path) -> None:
     again = compiled(filled)
     assert list(again.seconds) == []
-    assert again.cached == ("inline", "decompose", "convert", "infer_shapes", "fold_constants", "clean",
-                            "fold_batchnorm", "explicit_pads", "widen", "lower", "quantise", "compact", "tile", "prune",
-                            "assign", "place", "schedule")  # fmt: skip
+    assert again.cached == (
+        "inline", "decompose", "convert", "infer_shapes", "fold_constants", "clean", "fold_batchnorm", "explicit_pads",
+        "widen", "equalise", "lower", "quantise", "compact", "tile", "prune", "assign", "place", "schedule",
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize(
