@@ -80,17 +80,14 @@ class Verification:
     def as_json(self) -> dict[str, Any]:
         """The object that ``verify --json`` prints."""
         return {
-            "samples": self.samples,
-            "exact": self.exact,
+            "samples": self.samples, "exact": self.exact,
             "max_code_error": self.max_code_error,
             "sqnr_db": self.sqnr_db,
             "baseline": self.baseline,
             "agreement": {
                 "mapped_quantised": self.agreement_mapped_quantised, "quantised_float": self.agreement_quantised_float,
             },
-            "top1_float": self.top1_float,
-            "top1_quantised": self.top1_quantised,
-            "top1_mapped": self.top1_mapped,
+            "top1_float": self.top1_float, "top1_quantised": self.top1_quantised, "top1_mapped": self.top1_mapped,
             "layers": [
                 {
                     "name": layer.name, "exact": layer.exact, "max_code_error": layer.max_code_error,

@@ -63,7 +63,7 @@ def test_codes_that_a_pair_does_not_hold() -> None:
     assert caught.value.node == "conv1"
     assert str(caught.value) == (
         "node 'conv1': weight codes from -4 to 2 do not fit into -3..3, which is what a pair holds in 1 slice(s) of 2 "
-        "bits; raise encoding.slices (--set encoding.slices=N) or lower the weights' bits (--set precision.weights=B)"
+        "bits; raise encoding.slices (--set encoding.slices=N) or have them quantised again (--requantise)"
     )
 
 
@@ -73,7 +73,7 @@ def test_codes_that_offset_cells_do_not_hold() -> None:
         assigned(matrix_op([[-9, 7]], name="conv1"), chip)
     assert str(caught.value) == (
         "node 'conv1': weight codes from -9 to 7 do not fit into 2 slice(s) of 2 bits; raise encoding.slices "
-        "(--set encoding.slices=N) or lower the weights' bits (--set precision.weights=B)"
+        "(--set encoding.slices=N) or have them quantised again (--requantise)"
     )
 
 
