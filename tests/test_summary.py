@@ -236,6 +236,7 @@ def test_poor_answers_come_before_exactness() -> None:
     first, second = verify_summary(poor, {}).split("\n\n")[:2]
     assert first.startswith("ANSWERS DIFFER from the float model: 6.3 dB signal to error, the same answer on 50.0% of")
     assert second.startswith("EXACT")
+    assert verify_summary(poor, {}, drawn=True).startswith("EXACT")
     good = replace(poor, sqnr_db=35.0, agreement_quantised_float=0.99, top1_float=0.9, top1_mapped=0.9)
     assert verify_summary(good, {}).startswith("EXACT")
     assert verify_summary(replace(good, top1_mapped=0.8), {}).startswith("ANSWERS DIFFER")

@@ -244,7 +244,7 @@ def verify(
     if as_json:
         print_json(result.as_json())
     else:
-        click.echo(verify_summary(result, build.labels))
+        click.echo(verify_summary(result, build.labels, drawn=data is None))
     return _verdict(result)
 
 

@@ -10,14 +10,15 @@ from mcompiler.summary.screen import LARGEST, NAME
 from mcompiler.text import clean, facts, percent, plural, shorten, table
 
 
-def verify_summary(result: Verification, labels: Mapping[str, str]) -> str:
+def verify_summary(result: Verification, labels: Mapping[str, str], *, drawn: bool = False) -> str:
     """The verdict in one sentence, accuracies and agreement where they are known, the worst layers.
 
     Args:
         result: of ``verify``.
         labels: of layers, by name.
+        drawn: the samples are random, which says nothing about answers.
     """
-    parts = [*_answer(result), _verdict(result)]
+    parts = [*([] if drawn else _answer(result)), _verdict(result)]
     if result.failures:
         parts.append("\n".join(f"- {clean(failure)}" for failure in result.failures))
     known = [(name, value) for name, value in _comparisons(result) if value is not None]

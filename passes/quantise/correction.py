@@ -47,7 +47,8 @@ class LayerErrors:
         after = float(np.square(held_back - self.error[::2].mean(axis=0, dtype=np.float64)).sum())
         if float(np.square(held_back).sum()) <= least * after:
             return None
-        return self.error.mean(axis=0, dtype=np.float64).astype(np.float32)
+        mean: FloatArray = np.asarray(self.error.mean(axis=0, dtype=np.float64), dtype=np.float32)
+        return mean
 
     def corrected(self, correction: FloatArray) -> LayerErrors:
         """The errors after a correction of the bias."""

@@ -124,7 +124,8 @@ def test_an_accumulator_that_overflows() -> None:
         assigned(op, target("digital.accumulator_bits=16"))
     assert str(caught.value) == (
         "node 'fc': a column can sum to 32895, which overflows the target's accumulators of 16 bits; raise "
-        "digital.accumulator_bits to 17 or lower the bits of weights or inputs"
+        "digital.accumulator_bits to 17, or lower precision.weights or precision.inputs (with --requantise for the "
+        "codes that a model brings)"
     )
     assert assigned(op, target("digital.accumulator_bits=17")).lossless
     assert assigned(matrix_op(np.ones((128, 1))), target("digital.accumulator_bits=16")).lossless
