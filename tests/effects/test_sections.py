@@ -23,6 +23,7 @@ from mcompiler.target import (
 EVERYTHING = """
 [device]
 access_resistance_ohm = 2000
+measured_deviations = "added"
 source = "wafer 7"
 programming = {absolute_siemens = 1e-7, proportional = 0.01, log_normal = 0.02, polynomial_siemens = [-1e-6, 2e-6], \
 level_siemens = [1e-7, 2e-7, 3e-7, 0]}
@@ -137,7 +138,7 @@ def test_an_effect_is_switched_on_from_the_command_line() -> None:
             "the two",
         ),
         (
-            "[device.programming]\nlevel_siemens = [1e-6, 2e-6]",
+            "device.measured_deviations = 'added'\n[device.programming]\nlevel_siemens = [1e-6, 2e-6]",
             "device.programming.level_siemens: 2 deviations, but device.levels is 4; give one for each",
         ),
         (

@@ -37,6 +37,7 @@ description = "every number of the schema"
 
 [device]
 access_resistance_ohm = 500.0
+measured_deviations = "added"
 source = "test"
 
 [device.programming]
