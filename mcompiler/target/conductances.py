@@ -105,7 +105,7 @@ def _size(key: str, value: Any) -> float:
 def _limit(key: str) -> float:
     if key == "stuck_on_siemens":
         return SHORT_CIRCUIT
-    return LARGEST if key.startswith("table_") else 1.0
+    return LARGEST if key == "table_siemens" else 1.0
 
 
 def _meaning(key: str) -> str:
@@ -113,7 +113,7 @@ def _meaning(key: str) -> str:
         return "more than a short circuit"
     if key == "stuck_off_siemens":
         return "the highest level"
-    return "more than any state" if key.startswith("table_") else "more than any deviation"
+    return "more than any state" if key == "table_siemens" else "more than any deviation"
 
 
 RULES = (conductance_scale, stuck_order, write_limits, access_limit)

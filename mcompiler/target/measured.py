@@ -189,7 +189,8 @@ def _in_units(levels: Sequence[_Level], g_min: float, g_max: float, at: str) -> 
     return means
 
 
-def _text(layer: TargetLayer, name: str, at: str) -> str:
+def csv_text(layer: TargetLayer, name: str, at: str) -> str:
+    """The text of a CSV file that a layer names, given from the folder of the layer."""
     path = Path(name).expanduser()
     try:
         place = path if layer.folder is None or path.is_absolute() else layer.folder.joinpath(*path.parts)
@@ -204,7 +205,7 @@ def _text(layer: TargetLayer, name: str, at: str) -> str:
 
 def _read(layer: TargetLayer, name: str, at: str) -> list[_Level]:
     try:
-        return _parse(_text(layer, name, at), f"{at}: {name}")
+        return _parse(csv_text(layer, name, at), f"{at}: {name}")
     except csv.Error as error:
         raise TargetError(f"{at}: {name}: not valid CSV: {error}") from error
 

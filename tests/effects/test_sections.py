@@ -239,7 +239,7 @@ def numbers(low: float, high: float) -> st.SearchStrategy[float]:
 
 
 SECTIONS: dict[str, dict[str, Any]] = {
-    "programming": {"log_normal": numbers(0, 2), "absolute_siemens": numbers(0, 1e-3)},
+    "programming": {"log_normal": numbers(0, 2), "absolute_siemens": numbers(0, 1e-6)},
     "faults": {"stuck_on": numbers(0, 0.5), "stuck_off": numbers(0, 0.5), "open_bit_lines": numbers(0, 1)},
     "drift": {"t0_s": numbers(1e-9, 1e9), "nu": numbers(-1, 1), "spread": numbers(-1, 1)},
     "temperature": {

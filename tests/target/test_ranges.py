@@ -80,12 +80,12 @@ WRITE = ("device.write.pulses=5.0", "device.write.pulse_s=1e-7", "device.write.p
             ["device.programming.absolute_siemens=0.4"],
             "0.4 S is above 0.0001 S, more than any deviation of cells up to",
         ),
-        (["device.programming.proportional=5.0"], "5 is outside of 1e-09 to 1; the nearest legal value is 1"),
-        (["device.programming.log_normal=20.0"], "20 is outside of 1e-09 to 5; the nearest legal value is 5"),
+        (["device.programming.proportional=5.0"], "5 is outside of 1e-18 to 1; the nearest legal value is 1"),
+        (["device.programming.log_normal=20.0"], "20 is outside of 1e-18 to 5; the nearest legal value is 5"),
         (["device.programming.polynomial_siemens=[-0.9,0.8,0.2]"], "S is, within g / g_max = 0 to 1, above"),
         (["device.noise.correlation=per_read", "device.noise.absolute_siemens=0.1"], "0.1 S is above 0.0001 S"),
-        (["device.noise.correlation=per_read", "device.noise.proportional=3.0"], "3 is outside of 1e-09 to 1;"),
-        (["device.noise.correlation=per_read", "device.noise.one_over_f.q=8.8"], "8.8 is outside of 1e-09 to 1;"),
+        (["device.noise.correlation=per_read", "device.noise.proportional=3.0"], "3 is outside of 1e-18 to 1;"),
+        (["device.noise.correlation=per_read", "device.noise.one_over_f.q=8.8"], "8.8 is outside of 1e-18 to 1;"),
         (
             [
                 "device.noise.correlation=per_read",
@@ -110,8 +110,8 @@ WRITE = ("device.write.pulses=5.0", "device.write.pulse_s=1e-7", "device.write.p
             [*WRITE, "device.write.endurance=2.0"],
             "5 pulses for one programming, but device.write.endurance is 2 writes",
         ),
-        (["device.drift.t0_s=20.0", "device.drift.nu=4.0"], "4 is outside of 1e-09 to 2; the nearest"),
-        (["device.drift.t0_s=20.0", "device.drift.nu=0.1", "device.drift.spread=3.0"], "3 is outside of 1e-09 to 2;"),
+        (["device.drift.t0_s=20.0", "device.drift.nu=4.0"], "4 is outside of 1e-18 to 2; the nearest"),
+        (["device.drift.t0_s=20.0", "device.drift.nu=0.1", "device.drift.spread=3.0"], "3 is outside of 1e-18 to 2;"),
         (["device.access_resistance_ohm=1e9"], "1e+09 ohm is 1e+05 times the resistance of a cell at g_max_siemens"),
         (
             [
@@ -121,9 +121,9 @@ WRITE = ("device.write.pulses=5.0", "device.write.pulse_s=1e-7", "device.write.p
             ],
             "300000 K is outside of 0.001 to 10000 K",
         ),
-        (["converters.adc.gain_error=5.0"], "5 is outside of 1e-09 to 1; the nearest"),
-        (["converters.dac.gain_error=5.0"], "5 is outside of 1e-09 to 1; the nearest"),
-        (["converters.adc.offset_codes=1e9"], "1e+09 codes is outside of 1e-09 to 1.67772e+07 codes"),
+        (["converters.adc.gain_error=5.0"], "5 is outside of 1e-18 to 1; the nearest"),
+        (["converters.dac.gain_error=5.0"], "5 is outside of 1e-18 to 1; the nearest"),
+        (["converters.adc.offset_codes=1e9"], "1e+09 codes is outside of 1e-18 to 1.67772e+07 codes"),
     ],
 )
 def test_units_of_devices_and_converters(overrides: list[str], message: str) -> None:
