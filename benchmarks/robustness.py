@@ -37,7 +37,7 @@ BASE = (
     "device.levels=16", "encoding.slices=2", "device.g_min_siemens=1e-6", "device.g_max_siemens=50e-6",
     "converters.adc.bits=8", "converters.adc.range=calibrated",
 )  # fmt: skip
-PCM = (  # the law of phase-change memory, Joshi et al. (2020) as in targets/pcm_hermes.toml, on these cells
+PCM = (  # the law of phase-change memory, Joshi et al. (2020) as in targets/pcm_joshi.toml, on these cells
     "device.drift.t0_s=20.0", "device.drift.nu=0.0244", "device.drift.nu_per_log=-0.0155", "device.drift.nu_min=0.049",
     "device.drift.nu_max=0.1", "device.drift.spread=-0.0059", "device.drift.spread_per_log=-0.0125",
     "device.drift.spread_min=0.008", "device.drift.spread_max=0.045",

@@ -37,6 +37,7 @@ g_min_siemens = 5e-6
 g_max_siemens = 75e-6
 levels = 8
 levels_csv = "levels.csv"
+measured_deviations = "alone"
 source = "example: wafer 7, 4,096 cells, program and verify"
 
 [device.noise]

@@ -31,8 +31,8 @@ from mcompiler.target import (
 
 ROOT = Path(__file__).parent.parent
 SHIPPED = (
-    "forms", "generic_128", "isaac", "isaac_16bit", "neurosim_22nm", "neurram", "pcm_hermes", "puma", "yuan2019",
-    "yuan2019_32x32",
+    "forms", "generic_128", "isaac", "isaac_16bit", "neurosim_22nm", "neurram", "pcm_hermes", "pcm_joshi", "puma",
+    "yuan2019", "yuan2019_32x32",
 )  # fmt: skip
 
 
@@ -358,7 +358,7 @@ def test_unknown_name() -> None:
         load_target("isac")
     assert str(caught.value) == (
         "unknown target 'isac'; did you mean 'isaac'? Known targets: forms, generic_128, isaac, isaac_16bit, "
-        "neurosim_22nm, neurram, pcm_hermes, puma, yuan2019, yuan2019_32x32. "
+        "neurosim_22nm, neurram, pcm_hermes, pcm_joshi, puma, yuan2019, yuan2019_32x32. "
         "A file of your own is given by its path, which ends in .toml."
     )
     with pytest.raises(TargetError, match=r"^unknown target 'xyz'\. Known targets: forms"):

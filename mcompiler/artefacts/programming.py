@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -27,6 +27,10 @@ CSV_HEADER = ",".join(CELL.names or ())
 ADDRESS = ("chip", "tile", "core", "position")
 
 Levels = npt.NDArray[np.uint8]
+Siemens = npt.NDArray[np.float64]
+
+DrawnCells = Callable[[int, Levels], Siemens]
+"""Conductances [arrays, word lines, bit lines] on one chip of the arrays from a number on, by their level codes."""
 
 
 @dataclass(frozen=True)
@@ -79,22 +83,47 @@ def layer_levels(layer: LayerData, target: Target, tile: int | None = None) -> I
         number += len(chunk)
 
 
-def programming_table(layer: LayerData, target: Target, tile: int | None = None) -> Iterator[npt.NDArray[np.void]]:
+def layer_conductances(
+    layer: LayerData, target: Target, tile: int | None = None, drawn: DrawnCells | None = None
+) -> Iterator[tuple[int, Levels, Siemens]]:
+    """Number, level codes and conductances of each array of a layer, or of array ``tile`` only.
+
+    Args:
+        layer, target, tile: as for ``layer_levels``. Arrays of further copies follow their first one, with numbers that
+            continue those of the first copy, where all arrays are asked for.
+        drawn: the conductances on one chip, which draws every copy; None: those that are asked for.
+    """
+    shape, first = array_shape(target), 0
+    columns = layer.lines(shape)[1]
+    for chunk in layer.cells():
+        inside = [place for place in range(len(chunk)) if tile is None or tile == first + place]
+        if inside:
+            levels = unpack_levels(chunk, shape.storage_bits, columns)
+            # The arrays of a chunk are drawn together, as trials draw them: predistortion has one scale for them.
+            copies = _numbers(layer, 0, tile)
+            made = [conductances(levels, target) if drawn is None else drawn(first + copy, levels) for copy in copies]
+            for place in inside:
+                for copy, siemens in zip(copies, made, strict=True):
+                    yield first + place + copy, levels[place], siemens[place]
+        first += len(chunk)
+
+
+def programming_table(
+    layer: LayerData, target: Target, tile: int | None = None, drawn: DrawnCells | None = None
+) -> Iterator[npt.NDArray[np.void]]:
     """The cells of a layer, array after array: structured arrays (dtype CELL), row by row.
 
-    Copies of an array follow it; their numbers continue those of the first copy.
+    Arguments and order as for ``layer_conductances``.
     """
-    for number, levels in layer_levels(layer, target, tile):
-        table = np.zeros(levels.size, dtype=CELL)
+    for number, levels, siemens in layer_conductances(layer, target, tile, drawn):
+        own = np.zeros(levels.size, dtype=CELL)
         rows, columns = np.indices(levels.shape)
-        table["row"], table["column"], table["level"] = rows.ravel(), columns.ravel(), levels.ravel()
-        table["conductance_s"] = conductances(levels, target).ravel()
-        for copy in _numbers(layer, number, tile):
-            own = table.copy()
-            own["array"] = copy
-            for name, value in zip(ADDRESS, layer.addresses[copy].tolist(), strict=True):
-                own[name] = value
-            yield own
+        own["row"], own["column"], own["level"] = rows.ravel(), columns.ravel(), levels.ravel()
+        own["conductance_s"] = siemens.ravel()
+        own["array"] = number
+        for name, value in zip(ADDRESS, layer.addresses[number].tolist(), strict=True):
+            own[name] = value
+        yield own
 
 
 def _numbers(layer: LayerData, number: int, tile: int | None) -> range:
@@ -102,25 +131,24 @@ def _numbers(layer: LayerData, number: int, tile: int | None) -> range:
     return range(number, number + 1 if tile is not None else len(layer.addresses), max(1, len(layer.table)))
 
 
-def programming_csv(layer: LayerData, target: Target, tile: int | None = None) -> Iterator[str]:
+def programming_csv(
+    layer: LayerData, target: Target, tile: int | None = None, drawn: DrawnCells | None = None
+) -> Iterator[str]:
     """The same as CSV: the line of headers, then the lines of an array at a time; conductances with 6 digits."""
     yield CSV_HEADER + "\n"
-    for number, levels in layer_levels(layer, target, tile):
-        used = np.unique(levels)
-        ends = {
-            level: f"{level},{siemens:.6g}\n"
-            for level, siemens in zip(used.tolist(), conductances(used, target).tolist(), strict=True)
-        }
-        starts = [",".join(map(str, [copy, *layer.addresses[copy].tolist()])) for copy in _numbers(layer, number, tile)]
+    for number, levels, siemens in layer_conductances(layer, target, tile, drawn):
+        start = ",".join(map(str, [number, *layer.addresses[number].tolist()]))
+        cells = zip(levels.tolist(), siemens.tolist(), strict=True)
         yield "".join(
-            f"{start},{row},{column},{ends[level]}"
-            for start in starts
-            for row, line in enumerate(levels.tolist())
-            for column, level in enumerate(line)
+            f"{start},{row},{column},{level},{value:.6g}\n"
+            for row, (line, values) in enumerate(cells)
+            for column, (level, value) in enumerate(zip(line, values, strict=True))
         )
 
 
-def write_programming_table(path: Path, layer: LayerData, target: Target, tile: int | None = None) -> int:
+def write_programming_table(
+    path: Path, layer: LayerData, target: Target, tile: int | None = None, drawn: DrawnCells | None = None
+) -> int:
     """Write the table of a layer, or of one of its arrays: .npy, or CSV where the name ends in .csv.
 
     One array is in memory at a time; the file is written atomically.
@@ -135,15 +163,21 @@ def write_programming_table(path: Path, layer: LayerData, target: Target, tile: 
         raise BuildError(f"{path}: cells are written as .npy or as .csv; name the file so")
     with atomic_write(path) as temporary, temporary.open("wb") as file:
         if path.suffix == ".csv":
-            file.writelines(piece.encode() for piece in programming_csv(layer, target, tile))
+            file.writelines(piece.encode() for piece in programming_csv(layer, target, tile, drawn))
         else:
-            _write_npy(file, layer, target, tile)
+            _write_npy(file, layer, target, tile, drawn)
         _sync(file)
     return _count(layer, target, tile)
 
 
-def write_programming_tables(folder: Path, layers: Sequence[LayerData], target: Target) -> dict[str, tuple[str, int]]:
+def write_programming_tables(
+    folder: Path, layers: Sequence[LayerData], target: Target, drawn: Mapping[str, DrawnCells] | None = None
+) -> dict[str, tuple[str, int]]:
     """Write a .npy for every layer into a new folder, atomically; file names are those of ``cells/``.
+
+    Args:
+        folder, layers, target: where, and what.
+        drawn: conductances on one chip by layer; None: those that are asked for.
 
     Returns:
         By layer: name of its file, number of its cells.
@@ -159,21 +193,21 @@ def write_programming_tables(folder: Path, layers: Sequence[LayerData], target: 
         for index, layer in enumerate(layers):
             name = f"{file_stem(index, layer.op.site.name)}.npy"
             with (temporary / name).open("wb") as file:
-                _write_npy(file, layer, target, None)
+                _write_npy(file, layer, target, None, None if drawn is None else drawn[layer.op.site.name])
                 _sync(file)
             written[layer.op.site.name] = (name, _count(layer, target, None))
         sync_folder(temporary)
     return written
 
 
-def _write_npy(file: BinaryIO, layer: LayerData, target: Target, tile: int | None) -> None:
+def _write_npy(file: BinaryIO, layer: LayerData, target: Target, tile: int | None, drawn: DrawnCells | None) -> None:
     header = {
         "descr": np.lib.format.dtype_to_descr(CELL),
         "fortran_order": False,
         "shape": (_count(layer, target, tile),),
     }
     np.lib.format.write_array_header_1_0(file, header)
-    for table in programming_table(layer, target, tile):
+    for table in programming_table(layer, target, tile, drawn):
         file.write(table.view(np.uint8).data)
 
 

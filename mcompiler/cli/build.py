@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from mcompiler.cli.chip import effect_names
 from mcompiler.cli.common import json_option, passes_progress, print_json, progress, say
 from mcompiler.cli.options import pass_options, refuse_unused
 
@@ -267,9 +268,7 @@ def _trial_options(
         return None
     from mcompiler.driver.trials import TrialOptions
 
-    names = tuple(name.strip() for name in ("all" if effects is None else effects).split(","))
-    if not all(names):
-        raise click.UsageError(f"--effects '{effects}': name effects, with commas between them, or all")
+    names = effect_names("all" if effects is None else effects)
     options = TrialOptions(names, trials or 1, seed, time_s, workers=workers, calibrated=calibrated)
     return options if loss is None else replace(options, loss=loss)
 

@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING
 import click
 
 from mcompiler.cli.build import DIRECTORY
+from mcompiler.cli.chip import chip_options, chosen_chip
 from mcompiler.cli.common import json_option, print_json
 from mcompiler.errors import UserError
 
 if TYPE_CHECKING:
     from mcompiler.driver import Build
+    from mcompiler.driver.drawn import DrawnChip
 
 FILES = {".npy", ".csv"}
 
@@ -34,27 +36,48 @@ FILES = {".npy", ".csv"}
     help="File for the cells (binary for numpy.load, or CSV), or folder for all layers  [default: CSV on stdout]",
 )
 @click.option("--summary", is_flag=True, help="Print time and energy of writing and verifying all cells.")
+@chip_options
 @json_option
-def cells(directory: Path, layer: str | None, tile: int | None, out: Path | None, summary: bool, as_json: bool) -> None:
-    """Print level and conductance of every cell of a layer as CSV or JSON, or time and energy of programming."""
+def cells(
+    directory: Path,
+    *,
+    layer: str | None,
+    tile: int | None,
+    out: Path | None,
+    summary: bool,
+    effects: str | None,
+    seed: int | None,
+    time_s: float | None,
+    uncalibrated: bool,
+    as_json: bool,
+) -> None:
+    """Print level and conductance of every cell of a layer as CSV or JSON, or time and energy of programming.
+
+    With --effects the conductances are those of a simulated chip.
+    """
     from mcompiler.driver import load
 
     _check_usage(layer, tile, out, summary)
+    options = chosen_chip(effects, seed, time_s, uncalibrated)
+    if summary and options is not None:
+        raise click.UsageError("--summary is the cost of programming, for all chips: leave out --effects")
     build = load(directory)
+    chip = None if options is None else build.drawn(options)
     if summary:
         _programming(build, as_json)
     elif layer is None:
         assert out is not None  # _check_usage
-        _write_all(build, out, as_json)
+        _write_all(build, out, chip, as_json)
     else:
         layer = build.layer_name(layer)
         count = build.arrays(layer)
         if tile is not None and tile >= count:
             raise UserError(f"layer '{layer}' has {count} arrays; there is no number {tile}")
         if out is not None:
-            _write(build, layer, tile, out, as_json)
+            written = build.write_cells(out, layer, tile, chip=options)
+            _told(layer, out, written, as_json)
         else:
-            _show(build, layer, tile, as_json)
+            _show(build, layer, tile, chip, as_json)
 
 
 def _check_usage(layer: str | None, tile: int | None, out: Path | None, summary: bool) -> None:
@@ -72,14 +95,33 @@ def _check_usage(layer: str | None, tile: int | None, out: Path | None, summary:
         raise click.UsageError(f"--out {out}: cells of a layer go to a file F.npy or F.csv")
 
 
-def _show(build: Build, layer: str, tile: int | None, as_json: bool) -> None:
+def _show(build: Build, layer: str, tile: int | None, chip: DrawnChip | None, as_json: bool) -> None:
     """Print cells, as CSV one array at a time."""
-    from mcompiler.artefacts.programming import layer_levels, programming_csv
+    from mcompiler.artefacts.programming import layer_conductances, layer_levels, programming_csv
 
     (data,) = (data for data in build.layer_data if data.op.site.name == layer)
+    drawn = None if chip is None else chip.cells(layer)
     if not as_json:
-        for piece in programming_csv(data, build.target, tile):
+        for piece in programming_csv(data, build.target, tile, drawn):
             click.echo(piece, nl=False)
+        return
+    if drawn is not None:
+        found = layer_conductances(data, build.target, tile, drawn)
+        own = [each for each in found if each[0] < len(data.table)]
+        print_json(
+            {
+                "layer": layer,
+                "arrays": [
+                    {
+                        "tile": number,
+                        "address": build.address(layer, number),
+                        "levels": levels.tolist(),
+                        "conductances_s": siemens.tolist(),
+                    }
+                    for number, levels, siemens in own
+                ],
+            }
+        )
         return
     arrays = [
         {"tile": number, "address": build.address(layer, number), "levels": levels.tolist()}
@@ -88,9 +130,8 @@ def _show(build: Build, layer: str, tile: int | None, as_json: bool) -> None:
     print_json({"layer": layer, "arrays": arrays})
 
 
-def _write(build: Build, layer: str, tile: int | None, out: Path, as_json: bool) -> None:
-    """Write the cells of a layer to a file."""
-    written = build.write_cells(out, layer, tile)
+def _told(layer: str, out: Path, written: int, as_json: bool) -> None:
+    """Say how many cells of a layer were written to a file."""
     if as_json:
         print_json({"layer": layer, "out": str(out), "cells": written})
         return
@@ -98,11 +139,12 @@ def _write(build: Build, layer: str, tile: int | None, out: Path, as_json: bool)
     click.echo(f"{out}: {written:,} cells of layer '{layer}'{how}")
 
 
-def _write_all(build: Build, out: Path, as_json: bool) -> None:
+def _write_all(build: Build, out: Path, chip: DrawnChip | None, as_json: bool) -> None:
     """Write the cells of every layer, one file per layer."""
     from mcompiler.artefacts.programming import write_programming_tables
 
-    written = write_programming_tables(out, build.layer_data, build.target)
+    drawn = None if chip is None else {name: chip.cells(name) for name in build.layers}
+    written = write_programming_tables(out, build.layer_data, build.target, drawn)
     total = sum(cells for _, cells in written.values())
     if as_json:
         rows = [{"layer": layer, "file": file, "cells": cells} for layer, (file, cells) in written.items()]

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mcompiler.cli.build import DIRECTORY
+from mcompiler.cli.chip import chip_options, chosen_chip
 from mcompiler.cli.common import json_option, print_json
 from mcompiler.errors import DataError
 
@@ -30,21 +31,38 @@ if TYPE_CHECKING:
     help="Inputs: 0 or 1 for each word line (0110..., lines that are not given are idle), or a file whose x "
     "[n, inputs] holds n vectors for the layer as shares of the read voltage from 0 to 1  [default: all word lines 1]",
 )
+@chip_options
 @click.option("--out", type=click.Path(path_type=Path), metavar="F.sp", help="File to write  [default: LAYER.sp]")
 @json_option
-def netlist(directory: Path, layer: str, tile: int | None, given: str | None, out: Path | None, as_json: bool) -> None:
-    """Write a SPICE deck for ngspice: every cell and wire of a layer's arrays, sources, printed currents."""
+def netlist(
+    directory: Path,
+    *,
+    layer: str,
+    tile: int | None,
+    given: str | None,
+    out: Path | None,
+    effects: str | None,
+    seed: int | None,
+    time_s: float | None,
+    uncalibrated: bool,
+    as_json: bool,
+) -> None:
+    """Write a SPICE deck for ngspice: every cell and wire of a layer's arrays, sources, printed currents.
+
+    With --effects the cells are those of a simulated chip, in the circuit of these effects.
+    """
     from mcompiler.artefacts import atomic_write, plain_name
     from mcompiler.driver import load
     from mcompiler.text import plural
 
+    chip = chosen_chip(effects, seed, time_s, uncalibrated)
     build = load(directory)
     layer = build.layer_name(layer)
     arrays = build.arrays(layer) if tile is None else 1
     inputs, vectors = _applied(build, layer, given)
     place = Path(f"{plain_name(layer)}.sp") if out is None else out
     with atomic_write(place) as temporary, temporary.open("w", encoding="utf-8") as file:
-        build.write_netlist(file.write, layer, tile, inputs=inputs, vectors=vectors)
+        build.write_netlist(file.write, layer, tile, inputs=inputs, vectors=vectors, chip=chip)
     if as_json:
         print_json({"layer": layer, "arrays": arrays, "out": str(place), "bytes": place.stat().st_size})
     else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -13,9 +14,13 @@ from mcompiler.artefacts import LayerData
 from mcompiler.artefacts.programming import layer_levels, write_programming_table
 from mcompiler.conductance import conductances
 from mcompiler.driver.content import Compiled, Stored
+from mcompiler.driver.drawn import DrawnChip
 from mcompiler.errors import BuildError, UserError
 from mcompiler.naming import LayerName, find_layer
 from mcompiler.target import Target
+
+if TYPE_CHECKING:
+    from mcompiler.driver.trials import TrialOptions
 
 
 @dataclass(frozen=True)
@@ -87,8 +92,22 @@ class BuildArrays:
         """Conductance of every cell of one array in siemens, [rows, columns + extra]."""
         return conductances(self.cells(layer, tile), self.target)
 
-    def write_cells(self, path: str | Path, layer: str, tile: int | None = None) -> int:
+    def drawn(self, options: TrialOptions) -> DrawnChip:
+        """The chip of ``options.seed`` with its effects, as trials of these options draw it.
+
+        Raises:
+            UserError: effects that the target does not describe.
+        """
+        return DrawnChip(self._content, self.target, options)
+
+    def write_cells(
+        self, path: str | Path, layer: str, tile: int | None = None, *, chip: TrialOptions | None = None
+    ) -> int:
         """Write the cells of a layer, or of one array, as F.npy (dtype ``artefacts.programming.CELL``) or F.csv.
+
+        Args:
+            path, layer, tile: where, and what.
+            chip: conductances on this chip (``drawn``); None: those that are asked for.
 
         Returns:
             The number of cells.
@@ -98,7 +117,8 @@ class BuildArrays:
         """
         if tile is not None and not 0 <= tile < self.arrays(layer):
             raise BuildError(f"layer '{layer}' has {self.arrays(layer)} arrays; there is no number {tile}")
-        return write_programming_table(Path(path), self._layer(layer), self.target, tile)
+        drawn = None if chip is None else self.drawn(chip).cells(self.layer_name(layer))
+        return write_programming_table(Path(path), self._layer(layer), self.target, tile, drawn)
 
     def netlist(
         self,
@@ -107,10 +127,11 @@ class BuildArrays:
         *,
         inputs: npt.ArrayLike | None = None,
         vectors: npt.ArrayLike | None = None,
+        chip: TrialOptions | None = None,
     ) -> str:
         """A SPICE deck of one array, or of all arrays of a layer, as ``write_netlist`` writes it."""
         parts: list[str] = []
-        self.write_netlist(parts.append, layer, tile, inputs=inputs, vectors=vectors)
+        self.write_netlist(parts.append, layer, tile, inputs=inputs, vectors=vectors, chip=chip)
         return "".join(parts)
 
     def write_netlist(
@@ -121,6 +142,7 @@ class BuildArrays:
         *,
         inputs: npt.ArrayLike | None = None,
         vectors: npt.ArrayLike | None = None,
+        chip: TrialOptions | None = None,
     ) -> None:
         """Write a SPICE deck that ngspice runs: every cell and wire, sources, and a print of every bit line's current.
 
@@ -128,14 +150,21 @@ class BuildArrays:
             write: called with text, a line at a time.
             layer, tile: which arrays; without ``tile`` all of the layer.
             inputs, vectors: voltages applied, as ``netlist.write_layer`` takes them; None: 1 on all word lines.
+            chip: cells and circuit of this chip (``drawn``); None: the cells that are asked for, in the circuit that
+                the target describes.
 
         Raises:
             BuildError: no such layer or array.
             DataError: inputs that do not fit the word lines, the layer or the drive.
         """
-        from mcompiler.netlist import write_layer  # scipy, needed here only
+        from mcompiler.netlist import OnChip, write_layer  # scipy, needed here only
 
-        write_layer(write, self._layer(layer), self.target, tile, inputs=inputs, vectors=vectors)
+        on_chip = None
+        if chip is not None:
+            made = self.drawn(chip)
+            title = f"chip {chip.seed} with {', '.join(chip.effects)}"
+            on_chip = OnChip(made.cells(self.layer_name(layer)), made.circuit, title)
+        write_layer(write, self._layer(layer), self.target, tile, inputs=inputs, vectors=vectors, on_chip=on_chip)
 
     def _layer(self, given: str) -> LayerData:
         layers = self._content.layers

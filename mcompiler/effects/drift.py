@@ -19,9 +19,11 @@ from mcompiler.effects.base import (
     Effect,
     Polynomial,
     Siemens,
+    Values,
     polynomial_deviation,
 )
 from mcompiler.effects.lazy_numpy import np
+from mcompiler.effects.states import at_state, table_violations
 from mcompiler.encodings.settings import Violations
 from mcompiler.target.base import Float, NonNegativeFloat, PositiveFloat, Section
 
@@ -43,12 +45,14 @@ class Relaxation(Section):
 class Drift(Section):
     """G(t) = G0 (t / t0)^-nu for t > t0; every cell has its own nu, a normal around a mean that may depend on G0.
 
+    A table of mean and deviation over g replaces the law that follows.
+
     mean = nu + nu_per_log ln(g / g_max) within nu_min .. nu_max, deviation = spread + spread_per_log ln(g / g_max)
     within spread_min .. spread_max, g the conductance at t0.
     """
 
     t0_s: PositiveFloat = Field(description="time since programming at which conductances are as programmed")
-    nu: Float = Field(description="mean exponent of a cell at g_max")
+    nu: Float = Field(default=0.0, description="mean exponent of a cell at g_max; needed where there is no table")
     nu_per_log: Float = Field(default=0.0, description="change of the mean exponent with ln(g / g_max)")
     nu_min: Float | None = Field(default=None, description="lower bound of the mean exponent")
     nu_max: Float | None = Field(default=None, description="upper bound of the mean exponent")
@@ -56,6 +60,13 @@ class Drift(Section):
     spread_per_log: Float = Field(default=0.0, description="change of that deviation with ln(g / g_max)")
     spread_min: NonNegativeFloat = Field(default=0.0, description="lower bound of that deviation")
     spread_max: NonNegativeFloat | None = Field(default=None, description="upper bound of that deviation")
+    table_siemens: tuple[NonNegativeFloat, ...] = Field(
+        default=(), description="conductances of a table that replaces nu and spread and what they depend on"
+    )
+    table_nu: tuple[Float, ...] = Field(default=(), description="mean exponent of cells of these conductances")
+    table_spread: tuple[NonNegativeFloat, ...] = Field(
+        default=(), description="deviation of the exponents of these cells"
+    )
 
 
 def first_look_s(device: Device) -> float:
@@ -97,11 +108,19 @@ def drifted(G: Siemens, device: Device, rng: np.random.Generator, time_s: float)
     normal = rng.standard_normal(G.shape)
     if time_s <= drift.t0_s:
         return G
-    logarithm = np.log(np.where(G > 0, G, device.g_max_siemens) / device.g_max_siemens)
-    mean = np.clip(drift.nu + drift.nu_per_log * logarithm, drift.nu_min, drift.nu_max)
-    deviation = np.clip(drift.spread + drift.spread_per_log * logarithm, drift.spread_min, drift.spread_max)
+    mean, deviation = exponents(G, drift, device.g_max_siemens)
     exponent: Siemens = mean + deviation * normal
     return G * (time_s / drift.t0_s) ** -exponent
+
+
+def exponents(G: Siemens, drift: Drift, g_max_siemens: float) -> tuple[Values, Values]:
+    """Mean and standard deviation [...] of the exponents of cells of conductances [...], siemens."""
+    if drift.table_siemens:
+        mean = at_state(G, drift.table_siemens, drift.table_nu)
+        return mean, at_state(G, drift.table_siemens, drift.table_spread)
+    logarithm = np.log(np.where(G > 0, G, g_max_siemens) / g_max_siemens)
+    mean = np.clip(drift.nu + drift.nu_per_log * logarithm, drift.nu_min, drift.nu_max)
+    return mean, np.clip(drift.spread + drift.spread_per_log * logarithm, drift.spread_min, drift.spread_max)
 
 
 def relaxed_deviation(wanted: Siemens, device: Device, time_s: float) -> Siemens:
@@ -133,6 +152,11 @@ def _bounds(device: Device) -> Violations:
     drift = device.drift
     if drift is None:
         return
+    if not drift.table_siemens and "nu" not in drift.model_fields_set:
+        yield "device.drift.nu", "missing"
+    yield from table_violations(
+        "device.drift", drift.table_siemens, {"table_nu": drift.table_nu, "table_spread": drift.table_spread}
+    )
     if drift.nu_min is not None and drift.nu_max is not None and drift.nu_min > drift.nu_max:
         yield "device.drift.nu_min", f"{drift.nu_min:g} is above nu_max = {drift.nu_max:g}; exchange them"
     if drift.spread_max is not None and drift.spread_min > drift.spread_max:

@@ -23,6 +23,7 @@ from mcompiler.effects.base import (
     polynomial_deviation,
 )
 from mcompiler.effects.lazy_numpy import np
+from mcompiler.effects.states import at_state, table_violations
 from mcompiler.encodings.settings import Violations
 from mcompiler.target.base import NonNegativeFloat, PositiveFloat, Section
 
@@ -43,6 +44,12 @@ class OneOverF(Section):
     )
     q_exponent: NonNegativeFloat = Field(default=0.0, description="by which the share grows at lower conductances")
     q_largest: NonNegativeFloat | None = Field(default=None, description="bound of the share; none where not given")
+    table_siemens: tuple[NonNegativeFloat, ...] = Field(
+        default=(), description="conductances of a table that replaces q, q_exponent and q_largest"
+    )
+    table_q: tuple[NonNegativeFloat, ...] = Field(
+        default=(), description="share of g that cells of these conductances deviate, before the factor of time"
+    )
     read_s: PositiveFloat | None = Field(default=None, description="duration of a read, t_r of the formula")
 
 
@@ -54,6 +61,12 @@ class Noise(Section):
     proportional: NonNegativeFloat = Field(default=0.0, description="deviation as a share of the conductance")
     polynomial_siemens: Polynomial | None = Field(
         default=None, description="deviation as a polynomial of g / g_max, highest power first, siemens; at least 0"
+    )
+    table_siemens: tuple[NonNegativeFloat, ...] = Field(
+        default=(), description="conductances of a table of deviations, one more part"
+    )
+    table_deviation_siemens: tuple[NonNegativeFloat, ...] = Field(
+        default=(), description="deviation of cells of these conductances"
     )
     one_over_f: OneOverF | None = None
 
@@ -76,9 +89,14 @@ def noise_deviation(G: Siemens, device: Device, time_s: float) -> Siemens:
     variance = noise.absolute_siemens**2 + (noise.proportional * G) ** 2
     if noise.polynomial_siemens is not None:
         variance = variance + polynomial_deviation(noise.polynomial_siemens, share) ** 2
+    if noise.table_siemens:
+        variance = variance + at_state(G, noise.table_siemens, noise.table_deviation_siemens) ** 2
     slow = noise.one_over_f
     if slow is not None and slow.read_s is not None and time_s > slow.read_s:
-        size = np.clip(slow.q / np.where(G > 0, share, 1.0) ** slow.q_exponent, None, slow.q_largest)
+        if slow.table_siemens:
+            size = at_state(G, slow.table_siemens, slow.table_q)
+        else:
+            size = np.clip(slow.q / np.where(G > 0, share, 1.0) ** slow.q_exponent, None, slow.q_largest)
         variance = variance + (G * size) ** 2 * np.log((time_s + slow.read_s) / (2 * slow.read_s))
     return formed(G, np.sqrt(variance))
 
@@ -92,8 +110,19 @@ def noisy(G: Siemens, device: Device, rng: np.random.Generator, time_s: float) -
 
 def _read_duration(device: Device) -> Violations:
     slow = device.noise.one_over_f if device.noise is not None else None
-    if slow is not None and slow.q > 0 and slow.read_s is None:
+    if slow is not None and (slow.q > 0 or any(slow.table_q)) and slow.read_s is None:
         yield "device.noise.one_over_f.read_s", "missing: 1/f noise grows with ln(time / read_s) where q is above 0"
+
+
+def _tables(device: Device) -> Violations:
+    noise = device.noise
+    if noise is None:
+        return
+    deviations = {"table_deviation_siemens": noise.table_deviation_siemens}
+    yield from table_violations("device.noise", noise.table_siemens, deviations)
+    slow = noise.one_over_f
+    if slow is not None:
+        yield from table_violations("device.noise.one_over_f", slow.table_siemens, {"table_q": slow.table_q})
 
 
 @dataclass(frozen=True)
@@ -104,7 +133,7 @@ class NoiseEffect(Effect):
     order = 30
     stream = 2
     described_elsewhere = "[device.noise]"
-    rules = (_read_duration,)
+    rules = (_read_duration, _tables)
 
     def is_described(self, target: Target) -> bool:
         """Whether cells have read noise."""

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import islice
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from mcompiler.artefacts import LayerData
-from mcompiler.conductance import conductances, unpack_levels
+from mcompiler.artefacts.programming import DrawnCells, layer_conductances
 from mcompiler.effects import Circuit, circuit_of, described
 from mcompiler.errors import BuildError, DataError
 from mcompiler.geometry import array_shape, tile_blocks
@@ -20,6 +20,21 @@ from mcompiler.target import Target
 Floats = npt.NDArray[np.float64]
 
 
+@dataclass(frozen=True)
+class OnChip:
+    """Arrays of a layer on one chip.
+
+    Attributes:
+        cells: conductances of its cells.
+        circuit: of its arrays.
+        title: which chip it is, for the first line of the deck.
+    """
+
+    cells: DrawnCells
+    circuit: Circuit
+    title: str
+
+
 def write_layer(
     write: Write,
     layer: LayerData,
@@ -28,6 +43,7 @@ def write_layer(
     *,
     inputs: npt.ArrayLike | None = None,
     vectors: npt.ArrayLike | None = None,
+    on_chip: OnChip | None = None,
 ) -> None:
     """Write a deck of one array of a layer, or of all; one array at a time is in memory.
 
@@ -39,6 +55,7 @@ def write_layer(
         inputs: [rows] shares of the read voltage, 0 to 1, on the word lines of every array; None: all 1.
         vectors: [inputs] or [V, inputs] instead: shares for the inputs of the layer in the order groups x K; an
             array gets the inputs of its rows, and 0 on unused word lines.
+        on_chip: cells and circuit of one chip; None: the cells that are asked for, in the circuit of the target.
 
     Raises:
         BuildError: no such array.
@@ -47,21 +64,23 @@ def write_layer(
     name, count = layer.op.site.name, len(layer.table)
     if tile is not None and not 0 <= tile < count:
         raise BuildError(f"layer '{name}' has {count} arrays; there is no number {tile}")
-    circuit = circuit_of(target, described(target))
+    circuit = circuit_of(target, described(target)) if on_chip is None else on_chip.circuit
     rows = layer.lines(array_shape(target))[0]
     chosen = range(count) if tile is None else range(tile, tile + 1)
     applied = _applied(layer, chosen, circuit, rows=rows, inputs=inputs, vectors=vectors)
     what = f"array {tile}" if tile is not None else f"{count} arrays"
     title = f"layer '{name}', {what}, target {target.name}"
-    write_deck(write, " ".join(title.split()), _tiles(layer, target, chosen), applied, circuit)
+    if on_chip is not None:
+        title += f", {on_chip.title}"
+    tiles = _tiles(layer, target, tile, None if on_chip is None else on_chip.cells)
+    write_deck(write, " ".join(title.split()), tiles, applied, circuit)
 
 
-def _tiles(layer: LayerData, target: Target, chosen: range) -> Iterator[DeckArray]:
+def _tiles(layer: LayerData, target: Target, tile: int | None, drawn: DrawnCells | None) -> Iterator[DeckArray]:
     shape = array_shape(target)
-    packed = (array for chunk in layer.cells() for array in chunk)
-    for index, cells in zip(chosen, islice(packed, chosen.start, chosen.stop), strict=True):
-        levels = unpack_levels(cells, shape.storage_bits, layer.lines(shape)[1])
-        yield DeckArray(f"a{index}", conductances(levels, target), notes_of(layer, index, shape))
+    for index, _, siemens in layer_conductances(layer, target, tile, drawn):
+        if index < len(layer.table):  # copies have no deck
+            yield DeckArray(f"a{index}", siemens, notes_of(layer, index, shape))
 
 
 def _applied(

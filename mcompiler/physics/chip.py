@@ -119,6 +119,16 @@ class Chip:
         state = ArrayState.with_nominal_converters(currents / unit, seen, offset / unit, scale)
         return self._converted(arrays, state)
 
+    def cells(self, layer: LayerKey, first: int, levels: Levels) -> Siemens:
+        """Conductances of the cells of arrays on this chip, siemens [arrays, rows, columns + extra].
+
+        Cells that fluctuate have their mean; arguments as for ``realise``, which adds the circuit and the converters.
+        """
+        wanted, _ = self._predistorted(layer, first, conductances(levels, self.target))
+        arrays = self._arrays(layer, first, levels)
+        means, _ = self._fluctuating(arrays, self._changed(arrays, wanted))
+        return self._faulty(arrays, means)
+
     def inputs(self) -> npt.NDArray[np.float64] | None:
         """Share of an input code that its word line applies, by code; None where it is all of it.
 

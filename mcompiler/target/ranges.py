@@ -1,7 +1,8 @@
 """The range of numbers by unit: values outside of it are errors of units or exponents, and their products overflow.
 
-The unit of a key is the end of its name. The bounds are generous: they hold every device, converter and chip that was
-built or proposed, with orders of magnitude to spare.
+The unit of a key is the end of its name; a key without a unit is its own end. The bounds are generous: they hold every
+device, converter and chip that was built or proposed, with orders of magnitude to spare. Conductances of a device are
+also compared with its range (``mcompiler.target.conductances``).
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ class UnitRange:
 RANGES: Mapping[str, UnitRange] = {
     "v": UnitRange(1e-6, 1e3, "V"),
     "ohm": UnitRange(1e-6, 1e15, "ohm"),
-    "siemens": UnitRange(1e-18, 1e2, "S"),
+    "siemens": UnitRange(1e-18, 1.0, "S"),
     "f": UnitRange(1e-21, 1.0, "F"),
     "s": UnitRange(1e-15, 1e12, "s"),
     "pulse_s": UnitRange(1e-15, 1e3, "s"),
@@ -49,8 +50,39 @@ RANGES: Mapping[str, UnitRange] = {
     "nm": UnitRange(0.1, 1e6, "nm"),
     "bytes": UnitRange(1.0, 1e15, "B"),
     "bytes_per_s": UnitRange(1e3, 1e18, "B/s"),
+    "kelvin": UnitRange(1e-3, 1e4, "K"),
+    "per_kelvin": UnitRange(1e-18, 1.0, "1/K"),
+    "codes": UnitRange(1e-18, 2.0**24, "codes"),
+    "gain_error": UnitRange(1e-18, 1.0),
+    # Shares of a conductance, exponents of powers of time and conductance: a percentage is none.
+    "proportional": UnitRange(1e-18, 1.0),
+    "log_normal": UnitRange(1e-18, 5.0),
+    "q": UnitRange(1e-18, 1.0),
+    "q_largest": UnitRange(1e-18, 10.0),
+    "q_exponent": UnitRange(1e-3, 5.0),
+    "nu": UnitRange(1e-18, 2.0),
+    "nu_per_log": UnitRange(1e-18, 2.0),
+    "nu_min": UnitRange(1e-18, 2.0),
+    "nu_max": UnitRange(1e-18, 2.0),
+    "spread": UnitRange(1e-18, 2.0),
+    "spread_per_log": UnitRange(1e-18, 2.0),
+    "spread_min": UnitRange(1e-18, 2.0),
+    "spread_max": UnitRange(1e-18, 2.0),
+    "table_nu": UnitRange(1e-18, 2.0),
+    "table_spread": UnitRange(1e-18, 2.0),
+    "table_q": UnitRange(1e-18, 10.0),
+    # Writing one cell: a pulse of a millijoule would melt it.
+    "pulses": UnitRange(1e-3, 1e9),
+    "endurance": UnitRange(1.0, 1e18),
+    "pulse_energy_j": UnitRange(1e-24, 1e-3, "J"),
+    "verify_energy_j": UnitRange(1e-24, 1e-3, "J"),
+    "verify_s": UnitRange(1e-15, 1e3, "s"),
+    "read_s": UnitRange(1e-15, 1e3, "s"),
 }
-"""Ranges of scalars, by the end of the key."""
+"""Ranges of numbers, by the end of the key."""
+
+COEFFICIENTS = "polynomial_"
+"""Keys that begin so are coefficients of the unit at their end: as small as one likes."""
 
 OTHERS = UnitRange(1e-30, 1e30)
 """Range of other floating-point numbers: ratios, rates, coefficients."""
@@ -82,16 +114,20 @@ def in_range(path: str, value: float) -> bool:
 def range_violations(data: Mapping[str, Any], path: KeyPath = ()) -> Iterator[tuple[KeyPath, str]]:
     """(path, message) of every number of a target file that lies outside of its range.
 
-    Entries of lists are coefficients, of other units than their key, with the range of ratios.
+    Entries of lists have the range of their key; coefficients of polynomials are not too small for it.
     """
     for key, value in data.items():
         where = (*path, key)
         if isinstance(value, Mapping):
             yield from range_violations(value, where)
         elif isinstance(value, list | tuple):
-            outside = [each for each in value if _is_number(each) and not OTHERS.holds(each)]
+            numbers = [each for each in value if _is_number(each)]
+            wanted = range_of(key, all(isinstance(each, int) for each in numbers))
+            if key.startswith(COEFFICIENTS):
+                wanted = UnitRange(OTHERS.smallest, wanted.largest, wanted.unit)
+            outside = [each for each in numbers if not wanted.holds(each)]
             if outside:
-                yield where, _message(outside[0], OTHERS)
+                yield where, _message(outside[0], wanted)
         elif _is_number(value):
             wanted = range_of(key, isinstance(value, int))
             if not wanted.holds(value):

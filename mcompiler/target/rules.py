@@ -17,6 +17,7 @@ from mcompiler.encodings.base import MAX_CODE_BITS
 from mcompiler.encodings.settings import Violations
 from mcompiler.target.base import Section
 from mcompiler.target.chip import Digital, Hierarchy, NetworkSection
+from mcompiler.target.conductances import RULES as CONDUCTANCE_RULES
 from mcompiler.target.converters import AdcRange, ChipCalibration, Converters, RangePer
 from mcompiler.target.counts import given_counts
 from mcompiler.target.ranges import in_range
@@ -291,6 +292,7 @@ _RULES: tuple[Callable[..., Violations], ...] = (
     _tiles,
     _arrays,
     _countable_times,
+    *CONDUCTANCE_RULES,
 )
 
 

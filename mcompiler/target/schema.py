@@ -129,6 +129,10 @@ def json_schema() -> dict[str, Any]:
         "type": "string",
         "description": "CSV file with mean_siemens and deviation_siemens of each level, lowest first",
     }
+    definitions["Device"]["properties"]["measured_deviations"] = {  # applied while loading
+        "enum": ["alone", "added"],
+        "description": "whether measured deviations of levels replace inherited descriptions or add to them",
+    }
     definitions["Encoding"]["properties"]["weights"]["enum"] = list(encoding_names())
     definitions["Component"]["properties"]["rule"]["anyOf"][0]["enum"] = list(rule_names())
     extends = {"type": "string", "description": "name of a target, or path of a file relative to this one"}

@@ -357,7 +357,7 @@ def test_conductances_stay_physical_whatever_is_drawn(seed: int, rows: int, colu
 
 
 def test_shipped_targets_describe_devices_that_can_be_drawn() -> None:
-    for name in ("generic_128", "isaac", "yuan2019", "neurram", "pcm_hermes"):
+    for name in ("generic_128", "isaac", "yuan2019", "neurram", "pcm_hermes", "pcm_joshi"):
         described = load_target(name).device
         G = np.full((3, 4), described.g_max_siemens)
         codes = np.full(G.shape, described.levels - 1, dtype=np.uint8)

@@ -67,6 +67,7 @@ CASES: dict[str, tuple[str, tuple[str, ...]]] = {
     "neurosim_22nm": ("neurosim_22nm", ()),
     "neurram": ("neurram", ()),
     "pcm_hermes": ("pcm_hermes", ()),
+    "pcm_joshi": ("pcm_joshi", ()),
     "every": ("generic_128", EVERY),
     "curved": ("generic_128", (*EVERY[:-2], *SMALL, "device.curve.sinh_v=0.4", f"device.curve.source={SOURCE}")),
     "reads": (

@@ -23,6 +23,7 @@ from mcompiler.target import (
 EVERYTHING = """
 [device]
 access_resistance_ohm = 2000
+measured_deviations = "added"
 source = "wafer 7"
 programming = {absolute_siemens = 1e-7, proportional = 0.01, log_normal = 0.02, polynomial_siemens = [-1e-6, 2e-6], \
 level_siemens = [1e-7, 2e-7, 3e-7, 0]}
@@ -137,7 +138,7 @@ def test_an_effect_is_switched_on_from_the_command_line() -> None:
             "the two",
         ),
         (
-            "[device.programming]\nlevel_siemens = [1e-6, 2e-6]",
+            "device.measured_deviations = 'added'\n[device.programming]\nlevel_siemens = [1e-6, 2e-6]",
             "device.programming.level_siemens: 2 deviations, but device.levels is 4; give one for each",
         ),
         (
@@ -238,7 +239,7 @@ def numbers(low: float, high: float) -> st.SearchStrategy[float]:
 
 
 SECTIONS: dict[str, dict[str, Any]] = {
-    "programming": {"log_normal": numbers(0, 2), "absolute_siemens": numbers(0, 1e-3)},
+    "programming": {"log_normal": numbers(0, 2), "absolute_siemens": numbers(0, 1e-6)},
     "faults": {"stuck_on": numbers(0, 0.5), "stuck_off": numbers(0, 0.5), "open_bit_lines": numbers(0, 1)},
     "drift": {"t0_s": numbers(1e-9, 1e9), "nu": numbers(-1, 1), "spread": numbers(-1, 1)},
     "temperature": {

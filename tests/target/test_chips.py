@@ -5,6 +5,8 @@ import numpy.typing as npt
 import pytest
 
 import mcompiler
+from mcompiler.effects.drift import exponents
+from mcompiler.effects.noise import noise_deviation
 from mcompiler.target import HierarchyUnit, Relaxation, Target, load_target, prices
 from tests.support.builds import model, node
 
@@ -46,6 +48,7 @@ def product_seconds(target: Target) -> float:
         ("neurram", 48, 256 * 256, 159e-6, 16e12, 0.754e12),
         # the same, Tables I and E.I, one phase; one of two devices of each sign
         ("pcm_hermes", 64, 2 * 256 * 256, 144e-6, 9.76e12, 63.1e12),
+        ("pcm_joshi", 64, 2 * 256 * 256, 144e-6, 9.76e12, 63.1e12),
     ],
 )
 def test_totals_of_the_papers(
@@ -85,7 +88,7 @@ def test_neurram_relaxes_as_measured() -> None:
 
 def test_phase_change_memory_drifts_and_errs_as_published() -> None:
     """Joshi et al. 2020: exponents near 0.05 at high and near 0.1 at low conductances; at g_max 1.06 uS of error."""
-    device = load_target("pcm_hermes").device
+    device = load_target("pcm_joshi").device
     drift, programming = device.drift, device.programming
     assert drift is not None
     assert programming is not None
@@ -99,7 +102,34 @@ def test_phase_change_memory_drifts_and_errs_as_published() -> None:
     assert sum(programming.polynomial_siemens) == pytest.approx(1.0554e-6)
 
 
-@pytest.mark.parametrize("name", ["neurram", "pcm_hermes"])
+def test_cells_of_hermes_are_those_of_the_chip() -> None:
+    """AIHWKIT, HermesNoiseModel, num_devices = 1: its formulas, at conductances between the points of the tables."""
+    device = load_target("pcm_hermes").device
+    drift, programming, noise = device.drift, device.programming, device.noise
+    assert drift is not None
+    assert noise is not None
+    assert noise.one_over_f is not None
+    assert programming is not None
+    assert programming.polynomial_siemens is not None
+    assert (device.g_max_siemens, drift.t0_s, noise.one_over_f.read_s) == (10.35e-6, 200.0, 512e-9)
+    assert sum(programming.polynomial_siemens) / device.g_max_siemens == pytest.approx(0.0973, abs=1e-4)
+    x = np.concatenate([np.linspace(0.0055, 0.09, 50), np.linspace(0.095, 1, 100)])
+    low, middle = -0.0387 * np.log(x) - 0.0182, -0.0436 * x**2 - 0.0126 * x + 0.0736
+    mean = np.where(x < 0.0945, np.clip(low, 0.0720, 0.13), middle)
+    low, middle = -0.0120 * np.log(x) - 0.0023, -0.0165 * x**2 + 0.0116 * x + 0.0104
+    spread = np.where(x < 0.3039, np.clip(low, 0.0124, 0.04), middle)
+    low, middle = -0.0078 * np.log(x) + 0.0038, 0.0664 * x**3 - 0.1352 * x**2 + 0.0768 * x + 0.0088
+    share = np.where(x < 0.1591, np.clip(low, 0.0179, 0.04), middle)
+    found = exponents(x * device.g_max_siemens, drift, device.g_max_siemens)
+    assert found[0] == pytest.approx(mean, abs=1.5e-3)
+    assert found[1] == pytest.approx(spread, abs=1e-3)
+    assert found[0][-1] == pytest.approx(0.0174, abs=1e-5)
+    t = 86400.0
+    wanted = x * device.g_max_siemens * share * np.sqrt(np.log((t + 512e-9) / (2 * 512e-9)))
+    assert noise_deviation(x * device.g_max_siemens, device, t) == pytest.approx(wanted, rel=0.03)
+
+
+@pytest.mark.parametrize("name", ["neurram", "pcm_hermes", "pcm_joshi"])
 def test_a_float_network_compiles_for_the_chip(name: str) -> None:
     """Exact with lossless converters; with the chip's own ones most answers stay, of a network that learnt nothing."""
     generator = np.random.default_rng(5)

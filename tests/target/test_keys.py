@@ -37,6 +37,7 @@ description = "every number of the schema"
 
 [device]
 access_resistance_ohm = 500.0
+measured_deviations = "added"
 source = "test"
 
 [device.programming]
@@ -61,6 +62,8 @@ correlation = "per_read"
 absolute_siemens = 1e-7
 proportional = 0.01
 polynomial_siemens = [1e-7, 1e-7]
+table_siemens = [0.0, 2e-5, 1e-4]
+table_deviation_siemens = [1e-7, 4e-7, 2e-7]
 source = "test"
 
 [device.noise.one_over_f]

@@ -14,6 +14,7 @@ from mcompiler.target import check_target, json_schema, load_target, resolved_to
 TOML = """extends = "generic_128"
 [device]
 levels_csv = "levels.csv"
+measured_deviations = "alone"
 source = "wafer 7"
 [encoding]
 slices = 1
@@ -45,7 +46,7 @@ def test_levels_become_means_and_deviations(tmp_path: Path) -> None:
     assert device.programming.level_siemens == (1e-7, 2.5e-7, 3e-7, 0.0)
     assert source_of(device, "level_means") == "wafer 7"
     assert source_of(device.programming, "level_siemens") == "wafer 7"
-    assert device.programming.proportional == 0.01, "what the extended target says else stays"
+    assert device.programming.proportional == 0, "measured deviations hold what generic_128 says, 1%"
 
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=25)
@@ -94,7 +95,9 @@ def test_csv_is_beside_the_file_that_names_it(tmp_path: Path) -> None:
 def test_csv_from_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     target_file(tmp_path)
     monkeypatch.chdir(tmp_path)
-    device = load_target("generic_128", ["device.levels_csv=levels.csv", "encoding.slices=1"]).device
+    device = load_target(
+        "generic_128", ["device.levels_csv=levels.csv", "device.measured_deviations=alone", "encoding.slices=1"]
+    ).device
     assert device.level_means == load_target("my.toml").device.level_means
     assert source_of(device, "level_means") == "given on the command line"
 
@@ -184,3 +187,64 @@ def test_a_wrong_range_is_the_fault_that_is_told(tmp_path: Path) -> None:
 
 def test_schema_knows_the_key(tmp_path: Path) -> None:
     jsonschema.Draft202012Validator(json_schema()).validate(tomllib.loads(TOML))
+
+
+@pytest.mark.parametrize(
+    ("base", "key"),
+    [
+        ("generic_128", "device.programming.proportional of generic_128.toml"),
+        ("pcm_hermes", "device.programming.polynomial_siemens of pcm_hermes.toml"),
+        ("neurram", "device.relaxation.two_days of neurram.toml"),
+    ],
+)
+@pytest.mark.parametrize("levels", ["levels_csv = 'levels.csv'", "programming.level_siemens = [1e-7, 2e-7, 3e-7, 0]"])
+def test_inherited_descriptions_beside_measured_ones_are_named(
+    base: str, key: str, levels: str, tmp_path: Path
+) -> None:
+    toml = f'extends = "{base}"\n[device]\nlevels = 4\n{levels}\nsource = "wafer 7"\n'
+    path = target_file(tmp_path, CSV.replace("100e-6", "25e-6").replace("67.1", "20").replace("34.5", "9"), toml)
+    (found,) = check_target(path)
+    assert f"device.programming.level_siemens: measured deviations of the levels, and {key} describes" in found
+    assert 'write device.measured_deviations = "alone" for the measured ones only, or "added" for both' in found
+
+
+def test_measured_deviations_alone_and_added(tmp_path: Path) -> None:
+    path = target_file(tmp_path, toml=TOML.replace('measured_deviations = "alone"\n', ""))
+    alone = load_target(path, ["device.measured_deviations=alone"]).device.programming
+    added = load_target(path, ["device.measured_deviations=added"]).device.programming
+    assert alone is not None
+    assert added is not None
+    assert alone.level_siemens == added.level_siemens == (1e-7, 2.5e-7, 3e-7, 0.0)
+    assert (alone.proportional, added.proportional) == (0.0, 0.01)
+    (found,) = check_target(path, ["device.measured_deviations=both"])
+    assert found.endswith('device.measured_deviations: must be "alone" or "added", not \'both\'')
+
+
+def test_measured_deviations_replace_measured_relaxation(tmp_path: Path) -> None:
+    device = """extends = "neurram"
+[device]
+levels = 4
+measured_deviations = "alone"
+programming.level_siemens = [1e-7, 2e-7, 3e-7, 4e-7]
+source = "wafer 7"
+[precision]
+weights = 3
+source = "x"
+"""
+    loaded = load_target(target_file(tmp_path, toml=device)).device
+    assert not loaded.relaxation
+    assert loaded.programming is not None
+    assert loaded.programming.level_siemens == (1e-7, 2e-7, 3e-7, 4e-7)
+
+
+def test_zero_describes_nothing(tmp_path: Path) -> None:
+    path = target_file(tmp_path, toml=TOML.replace('measured_deviations = "alone"', "programming.proportional = 0.0"))
+    assert check_target(path) == ()
+
+
+def test_deviations_in_the_wrong_unit(tmp_path: Path) -> None:
+    (found,) = check_target(target_file(tmp_path, CSV.replace("2.5e-7", "0.25")))
+    assert found.endswith(
+        "levels.csv, line 3: 0.25 S is more than any deviation of cells up to g_max_siemens = 0.0001; check the unit, "
+        "or the range in [device]"
+    )

@@ -134,7 +134,7 @@ def test_digital_components_follow_the_node_and_analog_ones_do_not() -> None:
 @pytest.mark.parametrize("sets", [[], ["converters.adc.bits=6", "array.columns=256", "digital.node_nm=22"]])
 @pytest.mark.parametrize("name", SHIPPED)
 def test_a_target_comes_back_with_the_same_prices(name: str, sets: list[str], tmp_path: Path) -> None:
-    if name in ("neurram", "pcm_hermes") and sets:
+    if name in ("neurram", "pcm_hermes", "pcm_joshi") and sets:
         sets = ["converters.adc.bits=7"]
     chip = load_target(name, sets)
     file = tmp_path / "chip.toml"
