@@ -42,7 +42,16 @@ from mcompiler.conductance.reads import (
     ReadBlock,
     read_blocks,
 )
-from mcompiler.conductance.states import STEADY, ArrayState, ExtraColumns, Realise, Variances
+from mcompiler.conductance.states import (
+    STEADY,
+    ArrayState,
+    ExtraColumns,
+    Fluctuations,
+    LineStates,
+    Realise,
+    SharedLines,
+    Variances,
+)
 
 __all__ = [
     "CUBIC_INL_SCALE",
@@ -54,9 +63,12 @@ __all__ = [
     "ConverterRanges",
     "ExtraColumns",
     "FaultMap",
+    "Fluctuations",
+    "LineStates",
     "MappedMatrix",
     "ReadBlock",
     "Realise",
+    "SharedLines",
     "TileRun",
     "Variances",
     "apply_nonlinearity",

@@ -15,7 +15,17 @@ from mcompiler.conductance.codes import steps_of
 from mcompiler.conductance.converters import AdcTransfer, make_adc
 from mcompiler.conductance.lines import restored, restored_state
 from mcompiler.conductance.mapped import MappedMatrix
-from mcompiler.conductance.states import STEADY, ArrayState, ExtraColumns, Realise, Values, Variances, extra_columns_of
+from mcompiler.conductance.states import (
+    STEADY,
+    ArrayState,
+    ExtraColumns,
+    Fluctuations,
+    LineStates,
+    Realise,
+    SharedLines,
+    Values,
+    extra_columns_of,
+)
 from mcompiler.encodings import Decoding, Levels, WeightEncoding
 from mcompiler.geometry import Block, TileTable, tile_blocks
 from mcompiler.ir import IntArray, Remapping
@@ -37,7 +47,9 @@ class ReadBlock:
             read; 0 where there is no cell.
         inputs: int64 [channels]: factor of the sum of the inputs over the word lines, which is added to the channel's
             sum: undoes flips and subtracts the shift.
-        variance: float32 [rows, conversions, channels]: of ``levels``.
+        fluctuations: float32 [rows, conversions, channels]: of ``levels``.
+        reference: what fluctuates in reference columns that were subtracted; shares [references, conversions,
+            channels].
         offset, bow: float32 [conversions, channels]: of each converter, in codes, or None.
         scale: float64 [conversions, channels]: digital factor on decoded codes, or None.
         constant: float64 [channels]: digital correction of each read of one phase, in units of a code of the
@@ -55,7 +67,8 @@ class ReadBlock:
     levels: npt.NDArray[Any]
     place_value: npt.NDArray[np.int32]
     inputs: IntArray
-    variance: Variances = STEADY
+    fluctuations: Fluctuations = STEADY
+    reference: SharedLines | None = None
     offset: Values | None = None
     bow: Values | None = None
     scale: Values | None = None
@@ -214,8 +227,11 @@ def _with_device_errors(block: ReadBlock, state: ArrayState, tile: _TileArrays, 
     shape, target = tile.mapped.shape, tile.mapped.target
     rows = slice(0, len(block.rows))
     bare = replace(
-        state, currents=state.currents[:, rows], variance=state.variance.map(lambda variance: variance[:, rows])
+        state,
+        currents=state.currents[:, rows],
+        fluctuations=state.fluctuations.map(lambda values: values[:, rows]),
     )
+    subtracted = bare.fluctuations.map(lambda values: values[:, :, -1].T)  # [rows, arrays]
     if target.encoding.pedestal is Pedestal.REFERENCE_COLUMN:
         bare = bare.less_reference()
 
@@ -238,11 +254,18 @@ def _with_device_errors(block: ReadBlock, state: ArrayState, tile: _TileArrays, 
     factor = spread(np.broadcast_to(bare.scale[:, None], array.shape))
     # The exporter adds the nominal pedestal to all cells, as it does to ideal ones; conductances contain their own.
     pedestal = adc.pedestal if adc.decoding is not Decoding.CLEAN else 0.0
+    reference = None
+    if target.encoding.pedestal is Pedestal.REFERENCE_COLUMN and not subtracted.steady:
+        each = np.arange(len(tile.table))[:, None, None]
+        own = (tile.spread(array, np.int64) == each) & present  # [references, conversions, channels]
+        share = np.where(own, -gain, 0)
+        reference = SharedLines(subtracted.to_single_precision(), share.astype(np.float32))
     return replace(
         block,
         levels=np.where(present, spread(bare.currents) * gain - pedestal, 0).astype(np.float32),
         scale=None if (factor[present] == 1).all() else np.where(present, factor, 1.0),
-        variance=bare.variance.map(lambda variance: spread(variance) * gain**2).to_single_precision(),
+        fluctuations=bare.fluctuations.map(spread).scaled(gain).to_single_precision(),
+        reference=reference,
         offset=offset.astype(np.float32) if bare.offset.any() or bare.trim.any() else None,
         bow=spread(bare.bow).astype(np.float32) if bare.bow.any() else None,
         extra_columns=extra_columns_of(bare, adc, pedestal, shape, owner=tile.spread(array, np.int64)),
@@ -284,7 +307,10 @@ def _join(blocks: list[ReadBlock]) -> ReadBlock:
         levels=np.asarray(np.sum([block.levels for block in blocks], axis=0, dtype=first.levels.dtype)),
         place_value=np.sum([block.place_value for block in blocks], axis=0, dtype=np.int32),
         inputs=np.sum([block.inputs for block in blocks], axis=0, dtype=np.int64),
-        variance=Variances.combined([block.variance for block in blocks], lambda parts: np.asarray(sum(parts))),
+        fluctuations=Fluctuations.combined(
+            [block.fluctuations for block in blocks], lambda parts: np.asarray(sum(parts))
+        ),
+        reference=_join_references(blocks),
         offset=_sum_of([block.offset for block in blocks]),
         bow=_sum_of([block.bow for block in blocks]),
         scale=_join_scale(blocks),
@@ -297,6 +323,15 @@ def _join(blocks: list[ReadBlock]) -> ReadBlock:
 def _sum_of(parts: Sequence[Values | None]) -> Values | None:
     known = [part for part in parts if part is not None]
     return np.asarray(sum(known[1:], known[0])) if known else None
+
+
+def _join_references(blocks: list[ReadBlock]) -> SharedLines | None:
+    """The reference columns of all arrays, in the order of the blocks."""
+    parts = [block.reference for block in blocks if block.reference is not None]
+    if not parts:
+        return None
+    fluctuations = Fluctuations.combined([part.fluctuations for part in parts], partial(np.concatenate, axis=1))
+    return SharedLines(fluctuations, np.concatenate([part.share for part in parts]))
 
 
 def _join_scale(blocks: list[ReadBlock]) -> Values | None:
@@ -326,9 +361,10 @@ def _join_extra_columns(blocks: list[ReadBlock]) -> ExtraColumns | None:
 
     return ExtraColumns(
         currents=joined([part.currents for _, part in parts]),
-        variance=Variances.combined([part.variance for _, part in parts], joined),
+        fluctuations=Fluctuations.combined([part.fluctuations for _, part in parts], joined),
         offset=joined([part.offset for _, part in parts]),
         bow=joined([part.bow for _, part in parts]),
+        gain=joined([part.gain for _, part in parts]),
         scale=joined([part.scale for _, part in parts]),
         constant=joined([part.constant for _, part in parts]),
         units=sum(part.units for _, part in parts),
@@ -340,8 +376,9 @@ def _join_extra_columns(blocks: list[ReadBlock]) -> ExtraColumns | None:
 def _as_converted(block: ReadBlock, encoding: WeightEncoding) -> ReadBlock:
     """Bit lines that are subtracted before their one conversion, as the values of that conversion.
 
-    Levels and offsets are currents of lines and are subtracted; variances of independent cells add up. Place value,
-    scale, zoom and nonlinearity belong to the converter, which is that of one of the lines.
+    Levels and offsets are currents of lines and are subtracted; variances of independent cells add up, and cells with
+    two states remain separate ones. Place value, scale, zoom and nonlinearity belong to the converter, which is that of
+    one of the lines.
     """
     slices = len(block.place_value) // encoding.polarities
 
@@ -354,12 +391,23 @@ def _as_converted(block: ReadBlock, encoding: WeightEncoding) -> ReadBlock:
     def owned(values: npt.NDArray[Any]) -> npt.NDArray[Any]:  # properties of the converter
         return flat(encoding.at_converters(split(values), -3))
 
+    def seen(values: Values) -> Values:
+        return flat(encoding.seen(split(values), -3))
+
+    def of_polarity(states: LineStates, polarity: int) -> LineStates:
+        lines = np.arange(encoding.polarities)[:, None, None] == polarity
+        return replace(states, loss=seen(np.where(lines, split(states.loss), 0).reshape(states.loss.shape)))
+
+    variance = block.fluctuations.variance.map(lambda values: flat(encoding.seen_variance(split(values), -3)))
+    polarities, reference = range(encoding.polarities), block.reference
+    states = (of_polarity(each, polarity) for each in block.fluctuations.states for polarity in polarities)
     return replace(
         block,
-        levels=flat(encoding.seen(split(block.levels), -3)),
+        levels=seen(block.levels),
         place_value=owned(block.place_value),
-        variance=block.variance.map(lambda variance: flat(encoding.seen_variance(split(variance), -3))),
-        offset=None if block.offset is None else flat(encoding.seen(split(block.offset), -3)),
+        fluctuations=Fluctuations(variance, tuple(states)),
+        reference=None if reference is None else replace(reference, share=seen(reference.share)),
+        offset=None if block.offset is None else seen(block.offset),
         bow=None if block.bow is None else owned(block.bow),
         scale=None if block.scale is None else owned(block.scale),
         zoom=None if block.zoom is None else owned(block.zoom),
@@ -379,7 +427,8 @@ def _split_rows(block: ReadBlock, active: int) -> list[ReadBlock]:
             block,
             rows=block.rows[part],
             levels=block.levels[part],
-            variance=block.variance.map(partial(_rows, part)),
+            fluctuations=block.fluctuations.map(partial(_rows, part)),
+            reference=None if block.reference is None else block.reference.of(part),
             extra_columns=None if block.extra_columns is None else block.extra_columns.of(part),
         )
         for part in parts

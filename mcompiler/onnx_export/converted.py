@@ -21,8 +21,9 @@ from mcompiler.errors import CompileError
 from mcompiler.geometry import span
 from mcompiler.ir import AnalogLayer, ConvShape
 from mcompiler.onnx_export.codes import conv_attributes
-from mcompiler.onnx_export.converter import ArrayProduct, ConvertedLines, Converter, convert_read, narrow, zero_code
+from mcompiler.onnx_export.converter import ConvertedLines, Converter, convert_read, narrow, zero_code
 from mcompiler.onnx_export.emitter import Emitter, sizes_of
+from mcompiler.onnx_export.fluctuations import ArrayProduct
 from mcompiler.onnx_export.folded import FLOAT32_EXACT, barrier
 from mcompiler.onnx_export.layer import MappedLayer
 from mcompiler.onnx_export.lossy import (
@@ -293,9 +294,22 @@ def _multiplied(
     def product(inputs: ir.Value, matrix: ir.Value) -> ir.Value:
         return emitter("MatMul", inputs, matrix)
 
-    return convert_read(
-        emitter, planes, _converter(layer), lines, ArrayProduct(product, operand=lambda matrix: matrix, shape=(-1,))
+    def same(value: ir.Value) -> ir.Value:
+        return value
+
+    def mixed(values: ir.Value, matrix: npt.NDArray[Any]) -> ir.Value:
+        return emitter("MatMul", values, emitter.constant(matrix, np.float32))
+
+    operation = ArrayProduct(
+        product,
+        operand=lambda matrix: matrix,
+        shape=(-1,),
+        mixed=mixed,
+        inputs=same,
+        restored=same,
+        reads=layer.reads,
     )
+    return convert_read(emitter, planes, _converter(layer), lines, operation)
 
 
 def _convolved(
@@ -365,8 +379,29 @@ def _convert_window(
         # exact anyway.
         return barrier(emitter, sums) if lines.levels.dtype.kind in "iu" else sums
 
-    shape = (1, -1, *[1] * len(conv.kernel))
-    return convert_read(emitter, planes, _converter(layer), lines, ArrayProduct(product, kernel, shape))
+    rank = len(conv.kernel)
+
+    def mixed(values: ir.Value, matrix: npt.NDArray[Any]) -> ir.Value:
+        pointwise = matrix.T.reshape(*matrix.T.shape, *[1] * rank)
+        return emitter("Conv", values, emitter.constant(pointwise, np.float32))
+
+    def patches(values: ir.Value) -> ir.Value:
+        each = emitter.constant(kernel(np.eye(len(window.channel), dtype=np.float32)))
+        return emitter("Transpose", emitter("Conv", values, each, **attributes), perm=[0, *range(2, rank + 2), 1])
+
+    def restored(values: ir.Value) -> ir.Value:
+        return emitter("Transpose", values, perm=[0, rank + 1, *range(1, rank + 1)])
+
+    operation = ArrayProduct(
+        product,
+        operand=kernel,
+        shape=(1, -1, *[1] * rank),
+        mixed=mixed,
+        inputs=patches,
+        restored=restored,
+        reads=layer.reads,
+    )
+    return convert_read(emitter, planes, _converter(layer), lines, operation)
 
 
 def _window(low: int, high: int, channels: int, widen: bool) -> tuple[int, int]:
