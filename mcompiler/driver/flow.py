@@ -13,7 +13,7 @@ import onnx_ir as ir
 from mcompiler.conductance import FaultMap, read_faults
 from mcompiler.conductance.faults import ADDRESS
 from mcompiler.driver.build import Build
-from mcompiler.pipeline import Cache, Observer, default
+from mcompiler.pipeline import Cache, Observer, Pipeline, default
 from mcompiler.pipeline.cache import DEFAULT_BYTES
 from mcompiler.pipeline.inputs import Calibration, Say, silent
 from mcompiler.target import Target
@@ -92,6 +92,17 @@ def compile(
         cache=None if cache is None else Cache(Path(cache), cache_bytes),
         say=say,
     )
+    return execute(pipeline, faults, say)
+
+
+def execute(pipeline: Pipeline, faults: str | Path | FaultMap | None, say: Say) -> Build:
+    """Run a pipeline to its end.
+
+    Args:
+        pipeline: with all its passes.
+        faults: the stuck cells that it was given.
+        say: called with a note where these are in arrays that no layer uses.
+    """
     build = Build.of(pipeline, pipeline.execute())
     if faults is not None:
         known = faults if isinstance(faults, FaultMap) else read_faults(Path(faults), build.target)
