@@ -60,7 +60,7 @@ def page(result: dict[str, Any]) -> str:
         lines.append(
             f"| {point['sweep']} | {point['value']} | {100 * mean:.1f} | "
             + (f"{100 * low:.1f} to {100 * high:.1f}" if point["interval"] else "-")
-            + f" | {100 * point['percentile5']:.1f} |"
+            + (" | - |" if point["percentile5"] is None else f" | {100 * point['percentile5']:.1f} |")
         )
     lines += [
         "",

@@ -76,8 +76,15 @@ def _assign(
             )
         ranges = fit_ranges(MappedMatrix(matrix, table, encoded, shape, target), samples)
         encoded = replace(encoded, gain=ranges.gain, zoom=ranges.zoom, clipped=ranges.clipped)
-    adc = replace(ideal, gain=encoded.gain)
-    return replace(encoded, lossless=is_lossless(adc, sums.lowest, sums.highest, sums.inputs))
+
+    def lossless(gain: float) -> bool:
+        return is_lossless(replace(ideal, gain=gain), sums.lowest, sums.highest, sums.inputs)
+
+    encoded = replace(encoded, lossless=lossless(encoded.gain))
+    # Cells off their levels give sums between those of the mapping: a converter with codes to spare resolves them.
+    while target.converters.adc.range is AdcRange.CALIBRATED and sums.highest and lossless(2 * encoded.gain):
+        encoded = replace(encoded, gain=2 * encoded.gain)
+    return encoded
 
 
 def _fit_codes(matrix: WeightMatrix, shape: ArrayShape) -> int:

@@ -29,8 +29,8 @@ from mcompiler.effects import (
     chosen,
     in_order,
 )
-from mcompiler.effects.drift import first_look_s, measured_s, start_s
-from mcompiler.effects.noise import noise_deviation
+from mcompiler.effects.drift import exponents, first_look_s, measured_s, start_s
+from mcompiler.effects.noise import noise_deviation, slow_share
 from mcompiler.effects.programming import written_deviation
 from mcompiler.errors import CompileError
 from mcompiler.geometry import array_shape, kept_of, tile_blocks, tile_positions, tile_table, used_tiles
@@ -117,7 +117,9 @@ class CellErrors(nn.Module):
     nominal: torch.Tensor  # conductance of each level, in level steps
     deviation: torch.Tensor  # standard deviation of the programming error of each level, in level steps
     place_value: torch.Tensor  # contribution of a cell to the code, per level step, [polarities * slices]
-    noise: torch.Tensor  # standard deviation of read noise over the conductance, in level steps
+    exponent: torch.Tensor  # mean and standard deviation of the drift exponent of each level, [2, levels]
+    noise: torch.Tensor  # standard deviation of read noise without 1/f noise over the conductance, in level steps
+    slow_noise: torch.Tensor  # that of 1/f noise over the conductance as written, before drift, in level steps
     combined: torch.Tensor | None  # standard deviation of the weight's error for each code, where it is normal
     sign: torch.Tensor | None
 
@@ -139,13 +141,15 @@ class CellErrors(nn.Module):
         levels = np.arange(int(table.max()) + 1, dtype=np.uint8)
         nominal = conductances(levels, target)  # [levels]
         deviation = self._compute_programming_deviation(levels, nominal)
-        noise = self._tabulate_noise()
+        noise, slow_noise = self._tabulate_noise()
         unit = target.unit_siemens
         mapped = find_mapped_entries(as_matrix(mask, groups).cpu().numpy(), target)
         self._register("mapped", as_weight(torch.from_numpy(mapped), mask.shape).contiguous())
         self._register("levels", torch.from_numpy(table.reshape(len(table), -1).astype(np.int64)))
-        for name, values in (("nominal", nominal), ("deviation", deviation), ("noise", noise)):
+        in_siemens = {"nominal": nominal, "deviation": deviation, "noise": noise, "slow_noise": slow_noise}
+        for name, values in in_siemens.items():
             self._register(name, torch.from_numpy(values / unit).float())
+        self._register("exponent", torch.from_numpy(np.stack(exponents(nominal, device))).float())
         self._register("place_value", torch.from_numpy(place_value.reshape(-1)).float())
         self._register("sign", sign)
         combined = None
@@ -169,14 +173,15 @@ class CellErrors(nn.Module):
         places = np.maximum(levels.astype(np.int64) - int(self.target.encoding.partner is Partner.UNFORMED), 0)
         return written_deviation(nominal, places, device, written)
 
-    def _tabulate_noise(self) -> Siemens:
-        """Standard deviation of read noise at NOISE_POINTS + 1 conductances."""
+    def _tabulate_noise(self) -> tuple[Siemens, Siemens]:
+        """Standard deviations of read noise without 1/f noise, and of 1/f noise, at NOISE_POINTS + 1 conductances."""
         device = self.target.device
         grid = np.linspace(0, NOISE_RANGE * device.g_max_siemens, NOISE_POINTS + 1)
         # At 0 the noise would be exactly 0 (a cell that conducts nothing has none), and interpolation from there would
         # give too little noise to cells that conduct little. So the first point is slightly above 0.
         grid[0] = grid[1] * 1e-6
-        return noise_deviation(grid, device, self.time_s)
+        # At time 0 no 1/f noise has accumulated.
+        return noise_deviation(grid, grid, device, 0.0), grid * slow_share(grid, device, self.time_s)
 
     def _has_normal_error(self, nominal: Siemens, deviation: Siemens) -> bool:
         """Whether all cells of a weight have normal errors only, never clipped at 0."""
@@ -211,8 +216,9 @@ class CellErrors(nn.Module):
         nominal = self.nominal[levels]
         # The order is that of mcompiler.effects: written, aged, read with noise, heated; then stuck cells take their
         # stuck values; the access device in series limits all of them.
-        cells, factor = self._draw_drift(self._draw_programming(nominal, levels))
-        cells = self._draw_noise(cells)
+        written = self._draw_programming(nominal, levels)
+        cells, factor = self._draw_drift(written, levels)
+        cells = self._draw_noise(cells, written)
         device, unit = self.target.device, self.target.unit_siemens
         heat = device.temperature
         if heat is not None and TEMPERATURE in self.effects:
@@ -235,18 +241,16 @@ class CellErrors(nn.Module):
         # least 0.
         return torch.where(nominal > 0, cells.clamp_min(0), torch.zeros_like(cells))
 
-    def _draw_drift(self, cells: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | float]:
+    def _draw_drift(self, cells: torch.Tensor, levels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | float]:
         """Cells after drift, and the factor on the codes where the target compensates drift (here one per layer)."""
         drift, device = self.target.device.drift, self.target.device
         if drift is None or DRIFT not in self.effects or self.time_s <= drift.t0_s:
             return cells, 1.0
-        # G(t) = G (t / t0)^-nu, with nu drawn for each cell from a normal distribution whose mean and deviation depend
-        # on the logarithm of the conductance.
-        largest = device.g_max_siemens / self.target.unit_siemens
-        logarithm = torch.log(torch.where(cells > 0, cells, torch.full_like(cells, largest)) / largest)
-        mean = (drift.nu + drift.nu_per_log * logarithm).clamp(drift.nu_min, drift.nu_max)
-        spread = (drift.spread + drift.spread_per_log * logarithm).clamp(drift.spread_min, drift.spread_max)
-        exponent = torch.addcmul(mean, spread, torch.randn_like(cells), value=self.scale)
+        # G(t) = G (t / t0)^-nu, with nu drawn for each cell from a normal distribution whose mean and deviation are
+        # those of its level; its absolute value, as in mcompiler.effects.drift.
+        mean, spread = self.exponent[0][levels], self.exponent[1][levels]
+        drawn = torch.addcmul(mean, spread, torch.randn_like(cells), value=self.scale)
+        exponent = torch.where(mean >= 0, drawn.abs(), drawn)
         aged = cells * torch.exp(-np.log(self.time_s / drift.t0_s) * exponent)
         measured = measured_s(device, self.target.calibration, self.time_s)
         if measured is None:
@@ -256,15 +260,18 @@ class CellErrors(nn.Module):
         then = cells * torch.exp(-np.log(measured / drift.t0_s) * exponent)
         return aged, cells.sum() / then.sum().clamp_min(1e-30)
 
-    def _draw_noise(self, cells: torch.Tensor) -> torch.Tensor:
-        """Cells with one draw of read noise and of telegraph noise, whatever their correlation."""
+    def _draw_noise(self, cells: torch.Tensor, written: torch.Tensor) -> torch.Tensor:
+        """Cells with one draw of read noise and of telegraph noise, whatever their correlation.
+
+        ``written``: the same cells right after programming, which 1/f noise depends on.
+        """
         # A training step reads its whole batch once, so noise per read, per inference and per chip are alike here.
         device = self.target.device
         if device.noise is not None and NOISE in self.effects:
-            largest = NOISE_RANGE * device.g_max_siemens / self.target.unit_siemens
-            position = (cells * (NOISE_POINTS / largest)).clamp_max(NOISE_POINTS - 1e-3)
-            below = position.long()
-            deviation = torch.lerp(self.noise[below], self.noise[below + 1], position - below)
+            deviation = self._interpolated(self.noise, cells)
+            if self.slow_noise.any():
+                share = self._interpolated(self.slow_noise, written) / written.clamp_min(1e-30)
+                deviation = torch.hypot(deviation, share * cells)
             noisy = torch.addcmul(cells, deviation, torch.randn_like(cells), value=self.scale).clamp_min(0)
             cells = torch.where(cells > 0, noisy, cells)
         states = device.telegraph
@@ -272,6 +279,13 @@ class CellErrors(nn.Module):
             low = torch.rand_like(cells) < states.share * states.low
             cells = torch.where(low, cells * (1 - states.amplitude * self.scale), cells)
         return cells
+
+    def _interpolated(self, table: torch.Tensor, conductances: torch.Tensor) -> torch.Tensor:
+        """Values of a table over the conductance, linear between its NOISE_POINTS + 1 points."""
+        largest = NOISE_RANGE * self.target.device.g_max_siemens / self.target.unit_siemens
+        position = (conductances * (NOISE_POINTS / largest)).clamp_max(NOISE_POINTS - 1e-3)
+        below = position.long()
+        return torch.lerp(table[below], table[below + 1], position - below)
 
     def _draw_stuck_cells(self, cells: torch.Tensor) -> torch.Tensor:
         faults, device = self.target.device.faults, self.target.device

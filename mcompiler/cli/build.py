@@ -80,7 +80,7 @@ def compile_command(
 ) -> None:
     """Compile a trained model for a target chip and write the build directory."""
     from mcompiler.artefacts import check_place, clean_leftovers
-    from mcompiler.driver import Build
+    from mcompiler.driver import execute
     from mcompiler.pipeline import Cache, default
 
     refuse_unused(options)
@@ -100,7 +100,7 @@ def compile_command(
             cache=None if cache is None else Cache(cache, round(cache_size * 2**30)),
             say=say,
         )
-        build = Build.of(pipeline, pipeline.execute())
+        build = execute(pipeline, options.get("faults"), say)
         build.save(place, force=force, say=say)
     if as_json:
         print_json(_compiled_json(build, place, sizes))

@@ -38,11 +38,18 @@ from mcompiler.conductance.faults import FaultMap, parse_faults, physical_lines,
 from mcompiler.conductance.lines import arranged_cells, bit_lines, partners, place_lines, restored_cells, spare_places
 from mcompiler.conductance.mapped import MappedMatrix
 from mcompiler.conductance.ranges import ConverterRanges, fit_ranges
-from mcompiler.conductance.reads import (
-    ReadBlock,
-    read_blocks,
+from mcompiler.conductance.read_block import ReadBlock
+from mcompiler.conductance.reads import read_blocks
+from mcompiler.conductance.states import (
+    STEADY,
+    ArrayState,
+    ExtraColumns,
+    Fluctuations,
+    LineStates,
+    Realise,
+    SharedLines,
+    Variances,
 )
-from mcompiler.conductance.states import STEADY, ArrayState, ExtraColumns, Realise, Variances
 
 __all__ = [
     "CUBIC_INL_SCALE",
@@ -54,9 +61,12 @@ __all__ = [
     "ConverterRanges",
     "ExtraColumns",
     "FaultMap",
+    "Fluctuations",
+    "LineStates",
     "MappedMatrix",
     "ReadBlock",
     "Realise",
+    "SharedLines",
     "TileRun",
     "Variances",
     "apply_nonlinearity",

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mcompiler.conductance.converters import AdcTransfer, apply_nonlinearity, convert
-from mcompiler.conductance.reads import ReadBlock
+from mcompiler.conductance.read_block import ReadBlock
 from mcompiler.conductance.states import Values
 from mcompiler.ir import IntArray
 

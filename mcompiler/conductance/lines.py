@@ -89,7 +89,7 @@ def restored_state(state: ArrayState, first: int, remap: Remapping, shape: Array
     return replace(
         state,
         currents=restored(state.currents, first, remap, shape),
-        variance=state.variance.map(lambda variance: restored(variance, first, remap, shape)),
+        fluctuations=state.fluctuations.map(lambda values: restored(values, first, remap, shape)),
         offset=lines(state.offset),
         gain=lines(state.gain),
         trim=lines(state.trim),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
@@ -15,59 +15,20 @@ from mcompiler.conductance.codes import steps_of
 from mcompiler.conductance.converters import AdcTransfer, make_adc
 from mcompiler.conductance.lines import restored, restored_state
 from mcompiler.conductance.mapped import MappedMatrix
-from mcompiler.conductance.states import STEADY, ArrayState, ExtraColumns, Realise, Values, Variances, extra_columns_of
+from mcompiler.conductance.read_block import ReadBlock, joined_columns
+from mcompiler.conductance.states import (
+    ArrayState,
+    Fluctuations,
+    LineStates,
+    Realise,
+    SharedLines,
+    Values,
+    extra_columns_of,
+)
 from mcompiler.encodings import Decoding, Levels, WeightEncoding
 from mcompiler.geometry import Block, TileTable, tile_blocks
 from mcompiler.ir import IntArray, Remapping
 from mcompiler.target import Pedestal
-
-
-@dataclass(frozen=True)
-class ReadBlock:
-    """Word lines that are driven at once, and every column that they cross: one read of one phase.
-
-    Attributes:
-        group, groups: input groups that the word lines belong to; their output channels are the columns.
-        rows: int64 [rows], index of each word line in groups x K, counted from ``group``.
-        levels: int16 [rows, conversions, channels]: level (or level difference of a pair) on each converted bit line,
-            for the ``groups * N`` output channels of those groups, in the units of the level table where there is one;
-            float32 where conductances are off their levels: as a chip has them, gains of converters included, and less
-            the nominal pedestal where it is not taken off before the conversion.
-        place_value: int32 [conversions, channels]: factor of a decoded code in its channel's sum, with the sign of the
-            read; 0 where there is no cell.
-        inputs: int64 [channels]: factor of the sum of the inputs over the word lines, which is added to the channel's
-            sum: undoes flips and subtracts the shift.
-        variance: float32 [rows, conversions, channels]: of ``levels``.
-        offset, bow: float32 [conversions, channels]: of each converter, in codes, or None.
-        scale: float64 [conversions, channels]: digital factor on decoded codes, or None.
-        constant: float64 [channels]: digital correction of each read of one phase, in units of a code of the
-            layer's range times ``place_value``, or None.
-        extra_columns: unit and reference columns of a chip; None: ideal ones, as the mapping defines them.
-        adc: int64 [conversions, channels]: number of the converter of each, over all arrays of the layer; -1 where
-            there is no cell; of a chip only, else None.
-        zoom: int8 [conversions, channels]: binary steps by which the range of a conversion is finer than the layer's;
-            None: not at all. Levels and their variance are before that gain, offsets after it.
-    """
-
-    group: int
-    groups: int
-    rows: IntArray
-    levels: npt.NDArray[Any]
-    place_value: npt.NDArray[np.int32]
-    inputs: IntArray
-    variance: Variances = STEADY
-    offset: Values | None = None
-    bow: Values | None = None
-    scale: Values | None = None
-    constant: Values | None = None
-    extra_columns: ExtraColumns | None = None
-    zoom: npt.NDArray[np.int8] | None = None
-    adc: IntArray | None = None
-
-    @property
-    def zoomed(self) -> npt.NDArray[np.int64]:
-        """Codes of each conversion over those of the layer's range, a power of two: [conversions, channels]."""
-        return np.ones(self.place_value.shape, np.int64) if self.zoom is None else 1 << self.zoom.astype(np.int64)
 
 
 @dataclass(frozen=True)
@@ -180,7 +141,7 @@ def read_blocks(
                 key = (int(head["group"]), int(head["groups"]), int(head["row"]), read)
                 merged.setdefault(key, []).append(part)
         first += len(chunk)
-    joined = [_join(blocks) for blocks in merged.values()]
+    joined = [joined_columns(blocks) for blocks in merged.values()]
     # The two lines of a pair may be in different arrays, of which each block until here has both; only now that errors
     # of devices and converters are in them may they be subtracted.
     return [_as_converted(block, shape.encoding) for block in joined] if shape.encoding.signed else joined
@@ -214,8 +175,11 @@ def _with_device_errors(block: ReadBlock, state: ArrayState, tile: _TileArrays, 
     shape, target = tile.mapped.shape, tile.mapped.target
     rows = slice(0, len(block.rows))
     bare = replace(
-        state, currents=state.currents[:, rows], variance=state.variance.map(lambda variance: variance[:, rows])
+        state,
+        currents=state.currents[:, rows],
+        fluctuations=state.fluctuations.map(lambda values: values[:, rows]),
     )
+    subtracted = bare.fluctuations.map(lambda values: values[:, :, -1].T)  # [rows, arrays]
     if target.encoding.pedestal is Pedestal.REFERENCE_COLUMN:
         bare = bare.less_reference()
 
@@ -238,11 +202,18 @@ def _with_device_errors(block: ReadBlock, state: ArrayState, tile: _TileArrays, 
     factor = spread(np.broadcast_to(bare.scale[:, None], array.shape))
     # The exporter adds the nominal pedestal to all cells, as it does to ideal ones; conductances contain their own.
     pedestal = adc.pedestal if adc.decoding is not Decoding.CLEAN else 0.0
+    reference = None
+    if target.encoding.pedestal is Pedestal.REFERENCE_COLUMN and not subtracted.steady:
+        each = np.arange(len(tile.table))[:, None, None]
+        own = (tile.spread(array, np.int64) == each) & present  # [references, conversions, channels]
+        share = np.where(own, -gain, 0)
+        reference = SharedLines(subtracted.to_single_precision(), share.astype(np.float32))
     return replace(
         block,
         levels=np.where(present, spread(bare.currents) * gain - pedestal, 0).astype(np.float32),
         scale=None if (factor[present] == 1).all() else np.where(present, factor, 1.0),
-        variance=bare.variance.map(lambda variance: spread(variance) * gain**2).to_single_precision(),
+        fluctuations=bare.fluctuations.map(spread).scaled(gain).to_single_precision(),
+        reference=reference,
         offset=offset.astype(np.float32) if bare.offset.any() or bare.trim.any() else None,
         bow=spread(bare.bow).astype(np.float32) if bare.bow.any() else None,
         extra_columns=extra_columns_of(bare, adc, pedestal, shape, owner=tile.spread(array, np.int64)),
@@ -270,78 +241,12 @@ def _signed(block: ReadBlock, negative: npt.NDArray[np.bool_], tile: _TileArrays
     return replace(block, place_value=place_value)
 
 
-def _join(blocks: list[ReadBlock]) -> ReadBlock:
-    """Column blocks over the same word lines are one read.
-
-    Their channels are disjoint and a block is 0 in the channels of the others, so that their sum has the values of all.
-    Neutral is 1 for ``scale`` and -1 for ``adc`` instead.
-    """
-    first = blocks[0]
-    if len(blocks) == 1:
-        return first
-    return replace(
-        first,
-        levels=np.asarray(np.sum([block.levels for block in blocks], axis=0, dtype=first.levels.dtype)),
-        place_value=np.sum([block.place_value for block in blocks], axis=0, dtype=np.int32),
-        inputs=np.sum([block.inputs for block in blocks], axis=0, dtype=np.int64),
-        variance=Variances.combined([block.variance for block in blocks], lambda parts: np.asarray(sum(parts))),
-        offset=_sum_of([block.offset for block in blocks]),
-        bow=_sum_of([block.bow for block in blocks]),
-        scale=_join_scale(blocks),
-        zoom=None if first.zoom is None else np.asarray(sum(block.zoom for block in blocks if block.zoom is not None)),
-        adc=None if first.adc is None else np.max([block.adc for block in blocks if block.adc is not None], axis=0),
-        extra_columns=_join_extra_columns(blocks),
-    )
-
-
-def _sum_of(parts: Sequence[Values | None]) -> Values | None:
-    known = [part for part in parts if part is not None]
-    return np.asarray(sum(known[1:], known[0])) if known else None
-
-
-def _join_scale(blocks: list[ReadBlock]) -> Values | None:
-    if all(block.scale is None for block in blocks):
-        return None
-    joined = np.ones(blocks[0].place_value.shape)
-    for block in blocks:
-        if block.scale is not None:
-            joined = np.where(block.place_value != 0, block.scale, joined)
-    return joined
-
-
-def _join_extra_columns(blocks: list[ReadBlock]) -> ExtraColumns | None:
-    """The columns of all arrays, units first; numbers of arrays are counted on from block to block."""
-    parts = [(block, block.extra_columns) for block in blocks if block.extra_columns is not None]
-    if not parts:
-        return None
-    owner, before = np.zeros_like(parts[0][1].owner), 0
-    for block, part in parts:
-        owner += np.where(block.place_value != 0, part.owner + before, 0)
-        before += part.units or part.references  # each array has one of every kind: both count its arrays
-
-    def joined(values: Sequence[Values]) -> Values:
-        units = [value[..., : part.units] for value, (_, part) in zip(values, parts, strict=True)]
-        references = [value[..., part.units :] for value, (_, part) in zip(values, parts, strict=True)]
-        return np.concatenate([*units, *references], axis=-1)
-
-    return ExtraColumns(
-        currents=joined([part.currents for _, part in parts]),
-        variance=Variances.combined([part.variance for _, part in parts], joined),
-        offset=joined([part.offset for _, part in parts]),
-        bow=joined([part.bow for _, part in parts]),
-        scale=joined([part.scale for _, part in parts]),
-        constant=joined([part.constant for _, part in parts]),
-        units=sum(part.units for _, part in parts),
-        references=sum(part.references for _, part in parts),
-        owner=owner,
-    )
-
-
 def _as_converted(block: ReadBlock, encoding: WeightEncoding) -> ReadBlock:
     """Bit lines that are subtracted before their one conversion, as the values of that conversion.
 
-    Levels and offsets are currents of lines and are subtracted; variances of independent cells add up. Place value,
-    scale, zoom and nonlinearity belong to the converter, which is that of one of the lines.
+    Levels and offsets are currents of lines and are subtracted; variances of independent cells add up, and cells with
+    two states remain separate ones. Place value, scale, zoom and nonlinearity belong to the converter, which is that of
+    one of the lines.
     """
     slices = len(block.place_value) // encoding.polarities
 
@@ -354,12 +259,23 @@ def _as_converted(block: ReadBlock, encoding: WeightEncoding) -> ReadBlock:
     def owned(values: npt.NDArray[Any]) -> npt.NDArray[Any]:  # properties of the converter
         return flat(encoding.at_converters(split(values), -3))
 
+    def seen(values: Values) -> Values:
+        return flat(encoding.seen(split(values), -3))
+
+    def of_polarity(states: LineStates, polarity: int) -> LineStates:
+        lines = np.arange(encoding.polarities)[:, None, None] == polarity
+        return replace(states, loss=seen(np.where(lines, split(states.loss), 0).reshape(states.loss.shape)))
+
+    variance = block.fluctuations.variance.map(lambda values: flat(encoding.seen_variance(split(values), -3)))
+    polarities, reference = range(encoding.polarities), block.reference
+    states = (of_polarity(each, polarity) for each in block.fluctuations.states for polarity in polarities)
     return replace(
         block,
-        levels=flat(encoding.seen(split(block.levels), -3)),
+        levels=seen(block.levels),
         place_value=owned(block.place_value),
-        variance=block.variance.map(lambda variance: flat(encoding.seen_variance(split(variance), -3))),
-        offset=None if block.offset is None else flat(encoding.seen(split(block.offset), -3)),
+        fluctuations=Fluctuations(variance, tuple(states)),
+        reference=None if reference is None else replace(reference, share=seen(reference.share)),
+        offset=None if block.offset is None else seen(block.offset),
         bow=None if block.bow is None else owned(block.bow),
         scale=None if block.scale is None else owned(block.scale),
         zoom=None if block.zoom is None else owned(block.zoom),
@@ -379,7 +295,8 @@ def _split_rows(block: ReadBlock, active: int) -> list[ReadBlock]:
             block,
             rows=block.rows[part],
             levels=block.levels[part],
-            variance=block.variance.map(partial(_rows, part)),
+            fluctuations=block.fluctuations.map(partial(_rows, part)),
+            reference=None if block.reference is None else block.reference.of(part),
             extra_columns=None if block.extra_columns is None else block.extra_columns.of(part),
         )
         for part in parts

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from mcompiler.conductance.converters import AdcTransfer
+from mcompiler.effects import Correlation
 from mcompiler.encodings import ArrayShape, Levels
 from mcompiler.ir import IntArray
 
@@ -28,11 +30,6 @@ class Variances:
     per_read: Values | None = None
     per_inference: Values | None = None
 
-    @property
-    def steady(self) -> bool:
-        """Whether nothing fluctuates."""
-        return self.per_read is None and self.per_inference is None
-
     def map(self, function: Callable[[Values], Values]) -> Variances:
         """The same function applied to both."""
         reads, inferences = self.per_read, self.per_inference
@@ -40,10 +37,6 @@ class Variances:
             None if reads is None else function(reads),
             None if inferences is None else function(inferences),
         )
-
-    def to_single_precision(self) -> Variances:
-        """As float32."""
-        return self.map(lambda variance: variance.astype(np.float32))
 
     @classmethod
     def combined(cls, parts: Sequence[Variances], combine: Callable[[Sequence[Values]], Values]) -> Variances:
@@ -53,8 +46,84 @@ class Variances:
         return cls(combine(reads) if reads else None, combine(inferences) if inferences else None)
 
 
-STEADY = Variances()
+@dataclass(frozen=True)
+class LineStates:
+    """Cells that change between two states, by what they add to bit lines.
+
+    Attributes:
+        loss: what a cell adds less for a unit of input code in the lower state; 0 where it has one state only.
+        low: probability of the lower state.
+        correlation: between reads or between inferences.
+    """
+
+    loss: Values
+    low: float
+    correlation: Correlation
+
+
+@dataclass(frozen=True)
+class Fluctuations:
+    """What changes while a chip runs; all its arrays have one shape.
+
+    Attributes:
+        variance: of normal parts.
+        states: of cells with two states; those of one entry, and of different ones, are independent of one another.
+    """
+
+    variance: Variances = field(default_factory=Variances)
+    states: tuple[LineStates, ...] = ()
+
+    @property
+    def steady(self) -> bool:
+        """Whether nothing fluctuates."""
+        return self.variance.per_read is None and self.variance.per_inference is None and not self.states
+
+    def map(self, function: Callable[[Values], Values]) -> Fluctuations:
+        """The same function applied to all arrays: one that moves or leaves out values."""
+        states = (replace(each, loss=function(each.loss)) for each in self.states)
+        return Fluctuations(self.variance.map(function), tuple(states))
+
+    def scaled(self, factor: npt.ArrayLike) -> Fluctuations:
+        """Of the quantities times a factor."""
+        times = np.asarray(factor)
+        states = (replace(each, loss=each.loss * times) for each in self.states)
+        return Fluctuations(self.variance.map(partial(np.multiply, times**2)), tuple(states))
+
+    def to_single_precision(self) -> Fluctuations:
+        """As float32."""
+        return self.map(lambda values: values.astype(np.float32))
+
+    @classmethod
+    def combined(cls, parts: Sequence[Fluctuations], combine: Callable[[Sequence[Values]], Values]) -> Fluctuations:
+        """One of parts that are all of one chip, and so fluctuate for the same reasons."""
+        states = (
+            replace(same[0], loss=combine([each.loss for each in same]))
+            for same in zip(*(part.states for part in parts), strict=True)
+        )
+        return cls(Variances.combined([part.variance for part in parts], combine), tuple(states))
+
+
+STEADY = Fluctuations()
 """Nothing fluctuates."""
+
+
+@dataclass(frozen=True)
+class SharedLines:
+    """Reference columns that are subtracted before conversion, by what fluctuates in them.
+
+    One draw of such a column is common to all bit lines from which it is subtracted. Its mean is in their levels.
+
+    Attributes:
+        fluctuations: float32 [rows, references].
+        share: float32 [references, ...]: of its current in the value of each conversion, gains of converters included.
+    """
+
+    fluctuations: Fluctuations
+    share: Values
+
+    def of(self, rows: slice) -> SharedLines:
+        """Some of the word lines."""
+        return replace(self, fluctuations=self.fluctuations.map(lambda values: values[rows]))
 
 
 @dataclass(frozen=True)
@@ -64,7 +133,7 @@ class ArrayState:
     Attributes:
         currents: float64 [arrays, rows, columns + extra]: what a unit of input code on a word line adds to a bit line,
             in level steps; G_min, wires and input converters included.
-        variance: of that, the same shape, level steps^2.
+        fluctuations: of that, the same shape, in level steps.
         offset: float64 [arrays, columns + extra]: current of a bit line without inputs, in level steps.
         gain: float64 [arrays, columns + extra]: gain of each bit line's converter over the nominal one.
         trim: float64 [arrays, columns + extra]: codes that the converter adds before it rounds.
@@ -73,7 +142,7 @@ class ArrayState:
     """
 
     currents: Values
-    variance: Variances
+    fluctuations: Fluctuations
     offset: Values
     gain: Values
     trim: Values
@@ -82,17 +151,17 @@ class ArrayState:
 
     @classmethod
     def with_nominal_converters(
-        cls, currents: Values, variance: Variances, offset: Values, scale: Values
+        cls, currents: Values, fluctuations: Fluctuations, offset: Values, scale: Values
     ) -> ArrayState:
         """Arrays whose converters have no errors."""
         lines = np.zeros((len(currents), currents.shape[2]))
-        return cls(currents, variance, offset, gain=lines + 1, trim=lines, bow=lines, scale=scale)
+        return cls(currents, fluctuations, offset, gain=lines + 1, trim=lines, bow=lines, scale=scale)
 
     def of(self, arrays: slice) -> ArrayState:
         """Some of the arrays."""
         return ArrayState(
             currents=self.currents[arrays],
-            variance=self.variance.map(lambda variance: variance[arrays]),
+            fluctuations=self.fluctuations.map(lambda values: values[arrays]),
             offset=self.offset[arrays],
             gain=self.gain[arrays],
             trim=self.trim[arrays],
@@ -101,11 +170,12 @@ class ArrayState:
         )
 
     def less_reference(self) -> ArrayState:
-        """With the last column, the reference, subtracted from all before they are converted."""
+        """With the last column, the reference, subtracted from all before they are converted.
+
+        What fluctuates in the reference is not: it is common to all columns (``SharedLines``).
+        """
         currents, offset = self.currents - self.currents[:, :, -1:], self.offset - self.offset[:, -1:]
-        # Errors of two cells are independent: the variance of a difference is the sum of the variances.
-        variance = self.variance.map(lambda variance: variance + variance[:, :, -1:])
-        return replace(self, currents=currents, variance=variance, offset=offset)
+        return replace(self, currents=currents, offset=offset)
 
     def added(self, gain: float) -> Values:
         """Codes without inputs, before rounding, of converters of this nominal gain: [arrays, columns + extra]."""
@@ -122,8 +192,9 @@ class ExtraColumns:
 
     Attributes:
         currents: float32 [rows, units + references]: units of all arrays first.
-        variance: of that, the same shape.
+        fluctuations: of that, the same shape.
         offset, bow: float32 [units + references].
+        gain: float32 [units + references]: of each column's converter over the nominal one.
         scale: float64 [units + references]: digital factor on their codes.
         constant: float64 [units + references]: what the digital side adds to their scaled codes, in codes.
         units, references: how many; an array has one of each kind or none.
@@ -131,9 +202,10 @@ class ExtraColumns:
     """
 
     currents: Values
-    variance: Variances
+    fluctuations: Fluctuations
     offset: Values
     bow: Values
+    gain: Values
     scale: Values
     constant: Values
     units: int
@@ -142,8 +214,8 @@ class ExtraColumns:
 
     def of(self, rows: slice) -> ExtraColumns:
         """Some of the word lines."""
-        variance = self.variance.map(lambda variance: variance[rows])
-        return replace(self, currents=self.currents[rows], variance=variance)
+        fluctuations = self.fluctuations.map(lambda values: values[rows])
+        return replace(self, currents=self.currents[rows], fluctuations=fluctuations)
 
 
 def extra_columns_of(
@@ -169,9 +241,10 @@ def extra_columns_of(
     gain, arrays = pick(state.gain), len(state.gain)
     return ExtraColumns(
         currents=(pick(state.currents) * gain - pedestal).astype(np.float32),
-        variance=state.variance.map(lambda variance: pick(variance) * gain**2).to_single_precision(),
+        fluctuations=state.fluctuations.map(pick).scaled(gain).to_single_precision(),
         offset=pick(state.added(adc.gain)).astype(np.float32),
         bow=pick(state.bow).astype(np.float32),
+        gain=gain.astype(np.float32),
         scale=np.tile(state.scale, len(lines)),
         constant=np.zeros(arrays * len(lines)),
         units=arrays * shape.unit,

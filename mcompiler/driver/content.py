@@ -200,7 +200,7 @@ def noise_bank(layers: Sequence[LayerData], target: Target, chip: Chip) -> tuple
     Every read takes a window of four fifths of them at most. None are needed where conversions do not fluctuate; a run
     has one sample where cells fluctuate between inferences.
     """
-    most = 1 if chip.needs_single_sample_batches else CHIP_BATCH
+    most = 1 if chip.needs_single_sample_batches or chip.draws_states_per_read else CHIP_BATCH
     if not chip.fluctuates:
         return 0, most
     shape = array_shape(target)
@@ -233,8 +233,15 @@ def layer_key(layers: Sequence[LayerData], index: int) -> LayerKey:
 def _layer_on(chip: Chip, bank: int, index: int, layers: Sequence[LayerData]) -> MappedLayer:
     """A layer on one chip, where no conversion is lossless."""
     layer, target, shape = layers[index], chip.target, array_shape(chip.target)
-    physics = Physics(chip.inputs(), chip.converter_noise, bank, chip.seeds(layer.op.site.name))
-    blocks = layer.reads(target, shape, partial(chip.realise, layer_key(layers, index)))
+    key = layer_key(layers, index)
+    physics = Physics(
+        chip.inputs(),
+        chip.converter_noise,
+        bank,
+        seeds=chip.seeds(layer.op.site.name),
+        inference_seeds=chip.seeds(f"{key.seed_key}/inference"),
+    )
+    blocks = layer.reads(target, shape, partial(chip.realise, key))
     calibration = target.calibration
     if chip.calibrated and calibration is not None and calibration.correction != "none":
         adc, rng = replace(make_adc(target), gain=layer.analog.gain), np.random.default_rng([chip.seed, len(blocks)])

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import onnx_ir as ir
 
-from mcompiler.conductance import FaultMap
+from mcompiler.conductance import FaultMap, read_faults
+from mcompiler.conductance.faults import ADDRESS
 from mcompiler.driver.build import Build
-from mcompiler.pipeline import Cache, Observer, default
+from mcompiler.pipeline import Cache, Observer, Pipeline, default
 from mcompiler.pipeline.cache import DEFAULT_BYTES
 from mcompiler.pipeline.inputs import Calibration, Say, silent
 from mcompiler.target import Target
@@ -96,4 +100,34 @@ def compile(
         cache=None if cache is None else Cache(Path(cache), cache_bytes),
         say=say,
     )
-    return Build.of(pipeline, pipeline.execute())
+    return execute(pipeline, faults, say)
+
+
+def execute(pipeline: Pipeline, faults: str | Path | FaultMap | None, say: Say) -> Build:
+    """Run a pipeline to its end.
+
+    Args:
+        pipeline: with all its passes.
+        faults: the stuck cells that it was given.
+        say: called with a note where these are in arrays that no layer uses.
+    """
+    build = Build.of(pipeline, pipeline.execute())
+    if faults is not None:
+        known = faults if isinstance(faults, FaultMap) else read_faults(Path(faults), build.target)
+        used = [layer.addresses for layer in build.layer_data]
+        _report_unused(known, np.concatenate([np.zeros((0, 4), np.int64), *used]), say)
+    return build
+
+
+def _report_unused(faults: FaultMap, used: npt.NDArray[np.integer[Any]], say: Say) -> None:
+    """Say how many arrays of a fault map no layer is on: of another chip, or of positions that stay empty."""
+    named, stuck = np.unique(faults.cells[:, :4], axis=0, return_counts=True)
+    places = {tuple(place) for place in used.tolist()}
+    unused = np.array([tuple(place) not in places for place in named.tolist()], dtype=bool)
+    if unused.any():
+        first = ", ".join(f"{name} {number}" for name, number in zip(ADDRESS, named[unused][0].tolist(), strict=True))
+        say(
+            f"warning: {faults.name} names {int(unused.sum()):,} of {len(named):,} arrays that no layer uses "
+            f"({first}{', ...' if unused.sum() > 1 else ''}); their {int(stuck[unused].sum()):,} stuck cells have no "
+            "effect: check the addresses"
+        )

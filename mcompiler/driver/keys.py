@@ -193,7 +193,7 @@ class _Trial:
             effect.name: tuple(
                 part
                 for time_s in _TIMES_S
-                for part in self._acts(effect, G, ArrayOnChip(target, codes, time_s, time_s, (0, 0, 0)))
+                for part in self._acts(effect, G, ArrayOnChip(target, codes, G, G, time_s, time_s, (0, 0, 0)))
             )
             for effect in self.effects
             if effect.is_described(target)
@@ -201,10 +201,15 @@ class _Trial:
 
     def _acts(self, effect: Effect, G: npt.NDArray[np.float64], array: ArrayOnChip) -> list[npt.NDArray[np.float64]]:
         target, unit = array.target, array.target.unit_siemens
-        parts = [(effect.change_cells(G, array) - G) / unit, (effect.apply_faults(G, array) - G) / unit]
+        parts = [
+            (stage(G, array) - G) / unit for stage in (effect.write_cells, effect.change_cells, effect.apply_faults)
+        ]
         noise = effect.fluctuation(G, array)
         if noise is not None:
             parts += [(noise.mean - G) / unit, noise.variance / unit**2]
+        states = effect.two_states(G, array)
+        if states is not None:
+            parts += [states.loss / unit, np.array([states.low])]
         errors = effect.converter_errors(array)
         if errors is not None:
             parts += [errors.input_gain, errors.gain, errors.offset_codes, errors.bow_codes]

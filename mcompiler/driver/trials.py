@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 
@@ -15,7 +15,7 @@ from mcompiler.conductance import conductances, unpack_levels
 from mcompiler.data import MAX_BATCH, InputSpec, Samples, batches
 from mcompiler.driver.content import Compiled, Stored, mapped_from_cells, noise_bank
 from mcompiler.driver.proof import SampledModel
-from mcompiler.effects import chosen, in_order, start_s
+from mcompiler.effects import Effect, chosen, in_order, start_s
 from mcompiler.errors import UserError
 from mcompiler.geometry import array_shape
 from mcompiler.onnx_import import load_model
@@ -107,13 +107,17 @@ class TrialRun:
         wanted = self._outputs(self._float, self.samples)
         ideal = self._outputs(open_model(self._ideal, origin="mapped model", threads=1), self.samples)
         seeds = range(options.seed, options.seed + options.trials)
-        plain = replace(self._compared(chip, few), promised=frozenset())  # nothing is promised of real devices
         results: list[ChipResult] = []
         with ThreadPoolExecutor(options.workers or os.cpu_count() or 1) as pool:
+            # Causes first: they are as much work as a chip each, and run at the same time as the chips.
+            causes = self._causes(chip, few, pool)
+            everything = pool.submit(self._compared, self._mapped(chip), self.content.reference, chip, few)
             judge = partial(self._judge, chip, wanted=wanted, reference=reference)
             for result in pool.map(judge, seeds):
                 results.append(result)
                 progress(len(results))
+            plain = replace(everything.result(), promised=frozenset())  # nothing is promised of real devices
+            runs = {name: task.result() for name, task in causes.items()} | {"all": plain}
         labels = self.samples.labels
         scored = [result.top1 if labels is not None else result.agreement for result in results]
         shares = [share for share in scored if share is not None]
@@ -130,7 +134,7 @@ class TrialRun:
                 if base is not None and len(shares) == len(results)
                 else None
             ),
-            layers=self._causes(chip, few, plain),
+            layers=self._by_layer(chip, few, runs),
             cause_samples=few.count,
             top1_float=_share(wanted, labels),
             top1_quantised=_share(reference, labels),
@@ -160,6 +164,15 @@ class TrialRun:
     def _mapped(self, chip: Chip | None) -> ir.Model:
         return mapped_from_cells(self.content.skeleton, self.content.layers, self.target, chip=chip)
 
+    def _unrounded(self, chip: Chip) -> ir.Model:
+        """The mapped model of a chip whose converters neither round nor clip, for all that matters."""
+        fine, steps = finer_converters(self.target)
+        layers = [
+            replace(layer, analog=replace(layer.analog, gain=layer.analog.gain * steps))
+            for layer in self.content.layers
+        ]
+        return mapped_from_cells(self.content.skeleton, layers, fine, chip=replace(chip, target=fine))
+
     def _judge(self, chip: Chip, seed: int, *, wanted: Outputs, reference: Outputs) -> ChipResult:
         """One chip on all samples, on one thread, so that the number of workers changes nothing."""
         one = replace(chip, seed=seed)
@@ -183,25 +196,30 @@ class TrialRun:
         labels = None if self.samples.labels is None else self.samples.labels[:count]
         return Samples({name: array[:count] for name, array in self.samples.inputs.items()}, labels, count)
 
-    def _compared(self, chip: Chip | None, samples: Samples) -> Verification:
-        """A chip against the quantised reference, layer by layer; None: the mapping itself."""
-        mapped = self._ideal if chip is None else self._mapped(chip)
+    def _compared(self, mapped: ir.Model, reference: ir.Model, chip: Chip, samples: Samples) -> Verification:
+        """A mapped model on a chip against another model, layer by layer."""
         session = open_model(mapped, origin="mapped model", threads=1)
-        models = Models(self._float, self.content.reference, mapped, session, self.specs)
-        largest = MAX_BATCH if chip is None else self._batch(chip)
-        return verify(models, self.probes, samples, same_as_shipped=True, largest=largest)
+        models = Models(self._float, reference, mapped, session, self.specs)
+        return verify(models, self.probes, samples, same_as_shipped=True, largest=self._batch(chip))
 
-    def _causes(self, chip: Chip, samples: Samples, everything: Verification) -> tuple[LayerCauses, ...]:
-        runs: dict[str, Verification] = {}
-        if self.options.causes:
-            runs["adc"] = self._compared(None, samples)
-            alone = in_order(chip.effects)
-            if len(alone) > 1:
-                for effect in alone:
-                    runs[effect.name] = self._compared(replace(chip, effects=frozenset({effect})), samples)
-            else:
-                runs |= {effect.name: everything for effect in alone}
-        runs["all"] = everything
+    def _alone(self, effect: Effect, chip: Chip, samples: Samples) -> Verification:
+        """One effect, without the loss by the converters."""
+        one = replace(chip, effects=frozenset({effect}))
+        return self._compared(self._unrounded(one), self.content.reference, one, samples)
+
+    def _loss_by_converters(self, chip: Chip, samples: Samples) -> Verification:
+        """A chip as it is on average against the same chip with converters that lose nothing."""
+        mean = replace(chip, averaged=True)
+        return self._compared(self._mapped(mean), self._unrounded(mean), mean, samples)
+
+    def _causes(self, chip: Chip, samples: Samples, pool: ThreadPoolExecutor) -> dict[str, Future[Verification]]:
+        """Verifications by cause: the converters, then every effect."""
+        if not self.options.causes:
+            return {}
+        each = {effect.name: pool.submit(self._alone, effect, chip, samples) for effect in in_order(chip.effects)}
+        return {"adc": pool.submit(self._loss_by_converters, chip, samples)} | each
+
+    def _by_layer(self, chip: Chip, samples: Samples, runs: Mapping[str, Verification]) -> tuple[LayerCauses, ...]:
         quantisation = self._quantisation(samples) if self.options.causes else {}
         layers = []
         for index, probe in enumerate(self.probes):
@@ -266,6 +284,28 @@ class TrialRun:
         rng = np.random.default_rng(chip.seed)
         error = linearisation_accuracy(cells, activity, chip.circuit, rng, vectors=LINEAR_VECTORS, levels=levels)
         return error.of_spread
+
+
+FINE_BITS = 22
+"""Bits of converters that stand for ones without rounding; sums of more are not exact in float32."""
+
+MARGIN_BITS = 3
+"""Binary steps by which their range is wider than that of the target's converters, so that they do not clip."""
+
+
+def finer_converters(target: Target) -> tuple[Target, int]:
+    """A target with converters so fine and wide that they lose nothing, and how many of their codes make one code."""
+    adc = target.converters.adc
+    # The curve of a converter belongs to its range, which then must not change.
+    margin = 0 if adc.nonlinearity_codes else MARGIN_BITS
+    steps = 1 << max(0, FINE_BITS - margin - adc.bits)
+    fine = adc.model_copy(
+        update={
+            "bits": max(adc.bits, FINE_BITS),
+            **{key: getattr(adc, key) * steps for key in ("offset_codes", "nonlinearity_codes", "noise_codes")},
+        }
+    )
+    return target.model_copy(update={"converters": target.converters.model_copy(update={"adc": fine})}), steps
 
 
 def _share(outputs: Outputs, labels: np.ndarray[tuple[int], np.dtype[np.int64]] | None) -> float | None:

@@ -18,6 +18,7 @@ from mcompiler.effects.base import (
     Effect,
     Fluctuation,
     Polynomial,
+    TwoStates,
     formed,
     polynomial_deviation,
 )
@@ -65,6 +66,7 @@ __all__ = [
     "Fluctuation",
     "LineResistances",
     "Polynomial",
+    "TwoStates",
     "Violations",
     "chosen",
     "circuit_of",

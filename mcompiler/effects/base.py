@@ -2,17 +2,19 @@
 
 A chip takes its arrays through these stages, and in each stage through its effects by ascending ``Effect.order``:
 
-1. ``change_cells``: conductances of the cells, drawn once per chip (or per chip and time).
-2. ``fluctuation``: mean and variance of conductances that change between reads or between inferences.
-3. ``apply_faults``: cells and lines that do not work; a cell that a fault changes does not fluctuate.
-4. ``change_circuit``: resistances in series with cells, along lines, and the current-voltage curve of a cell.
-5. ``converter_errors`` and ``conversion_noise_codes``: errors of input and output converters.
+1. ``write_cells``: conductances right after programming, drawn once per chip.
+2. ``change_cells``: conductances at the time of evaluation, drawn once per chip (or per chip and time).
+3. ``fluctuation`` and ``two_states``: conductances that change between reads or between inferences.
+4. ``apply_faults``: cells and lines that do not work; a cell that a fault changes does not fluctuate.
+5. ``change_circuit``: resistances in series with cells, along lines, and the current-voltage curve of a cell.
+6. ``converter_errors`` and ``conversion_noise_codes``: errors of input and output converters.
 
 Conductances are siemens. A cell of conductance 0 was never formed, or is cut off: it stays at 0, without error, drift
 or noise; only a short circuit (stuck on) makes it conduct. No conductance is ever below 0.
 
 Every effect of every array has its own random generator (``ArrayOnChip.rng``), and the number of values drawn depends
-on neither time nor size of the effect: one chip can be followed in time, and effects can be compared on it.
+on neither time nor size of the effect: one chip can be followed in time, and effects can be compared on it. Noise that
+is drawn anew at another time has a generator for every time (``ArrayOnChip.rng_at_time``).
 """
 
 from __future__ import annotations
@@ -50,8 +52,8 @@ Polynomial = Annotated[tuple[Float, ...], Field(min_length=1)]
 class Correlation(StrEnum):
     """For how long one draw of a noise lasts.
 
-    ``static_at_t``: until the chip is evaluated at another time (accumulated 1/f noise). ``per_inference``: for all
-    reads of one inference. ``per_read``: every read draws anew.
+    ``static_at_t``: until the chip is evaluated at another time (accumulated 1/f noise); draws of two times are
+    independent. ``per_inference``: for all reads of one inference. ``per_read``: every read draws anew.
     """
 
     STATIC_AT_T = "static_at_t"
@@ -67,6 +69,8 @@ class ArrayOnChip:
         target: description of the chip.
         levels: integers [rows, columns]: the device level of each cell, unit and reference columns included; 0 also
             where a cell is not formed.
+        wanted: [rows, columns], siemens: what cells are to be written to.
+        written: [rows, columns], siemens: after the first stage, ``write_cells``; before it, as ``wanted``.
         time_s: seconds since programming.
         age_s: seconds for which cells have changed since programming, ``time_s``; None where no effect that ages cells
             is on, so that they are as they were first read.
@@ -77,6 +81,8 @@ class ArrayOnChip:
 
     target: Target
     levels: DeviceLevels
+    wanted: Siemens
+    written: Siemens
     time_s: float
     age_s: float | None
     seed: tuple[int, int, int]
@@ -85,6 +91,11 @@ class ArrayOnChip:
     def rng(self, effect: Effect, part: int = 0) -> np.random.Generator:
         """The generator of an effect on this array; ``part`` tells independent draws of one effect apart."""
         return np.random.Generator(np.random.SFC64([*self.seed, effect.stream_number, part]))
+
+    def rng_at_time(self, effect: Effect, part: int = 0) -> np.random.Generator:
+        """As ``rng``, for what is drawn anew where the chip is evaluated at another time."""
+        time = int(np.float64(self.time_s).view(np.uint64))
+        return np.random.Generator(np.random.SFC64([*self.seed, effect.stream_number, part, time]))
 
 
 @dataclass(frozen=True)
@@ -99,6 +110,21 @@ class Fluctuation:
 
     mean: Siemens
     variance: Values
+    correlation: Correlation
+
+
+@dataclass(frozen=True)
+class TwoStates:
+    """Conductances that change between two values while a chip runs.
+
+    Attributes:
+        loss: [rows, columns], siemens: what a cell conducts less in its lower state; 0 where it has one state only.
+        low: probability of the lower state.
+        correlation: between reads or between inferences.
+    """
+
+    loss: Siemens
+    low: float
     correlation: Correlation
 
 
@@ -178,12 +204,20 @@ class Effect:
         """
         return None
 
+    def write_cells(self, G: Siemens, array: ArrayOnChip) -> Siemens:
+        """Conductances [rows, columns] right after programming, from those without the effect."""
+        return G
+
     def change_cells(self, G: Siemens, array: ArrayOnChip) -> Siemens:
         """Conductances [rows, columns] after the effect, from those before."""
         return G
 
     def fluctuation(self, G: Siemens, array: ArrayOnChip) -> Fluctuation | None:
         """Mean and variance of cells of conductance G [rows, columns]; None where they do not fluctuate."""
+        return None
+
+    def two_states(self, G: Siemens, array: ArrayOnChip) -> TwoStates | None:
+        """The lower states of cells that conduct G [rows, columns] in the higher one; None: there are none."""
         return None
 
     def apply_faults(self, G: Siemens, array: ArrayOnChip) -> Siemens:

@@ -1,7 +1,8 @@
 """Drift and relaxation: what time does to a written cell.
 
 Drift: G(t) = G(t0) (t / t0)^-nu, every cell with its own nu; the law is that of phase-change memory, the dependence of
-nu on ln(g) that of Joshi et al., Nature Communications 11, 2473 (2020), as IBM's AIHWKIT gives it.
+nu on ln(g), g being the conductance that was wanted, that of Joshi et al., Nature Communications 11, 2473 (2020), as
+IBM's AIHWKIT gives it.
 
 Relaxation: the deviation from the wanted conductance at several times after writing, all causes included, measured like
 that by Wan et al., Nature 608, 504 (2022), Extended Data Fig. 3d. Programming draws it; drift lets the time pass.
@@ -43,12 +44,12 @@ class Relaxation(Section):
 
 
 class Drift(Section):
-    """G(t) = G0 (t / t0)^-nu for t > t0; every cell has its own nu, a normal around a mean that may depend on G0.
+    """G(t) = G0 (t / t0)^-nu for t > t0; every cell has its own nu, which may depend on the wanted conductance g.
 
     A table of mean and deviation over g replaces the law that follows.
 
-    mean = nu + nu_per_log ln(g / g_max) within nu_min .. nu_max, deviation = spread + spread_per_log ln(g / g_max)
-    within spread_min .. spread_max, g the conductance at t0.
+    nu is a normal of mean nu + nu_per_log ln(g / g_max) within nu_min .. nu_max and deviation spread + spread_per_log
+    ln(g / g_max) within spread_min .. spread_max; its absolute value where the mean is not below 0.
     """
 
     t0_s: PositiveFloat = Field(description="time since programming at which conductances are as programmed")
@@ -87,14 +88,40 @@ def measured_s(device: Device, calibration: ChipCalibration | None, time_s: floa
     return max(device.drift.t0_s, float(np.floor(time_s / interval)) * interval)
 
 
-def drifted(G: Siemens, device: Device, rng: np.random.Generator, time_s: float) -> Siemens:
+def exponents(wanted: Siemens, device: Device) -> tuple[Values, Values]:
+    """Mean and standard deviation of the drift exponents of cells that were to be written to a conductance.
+
+    mean = nu + nu_per_log ln(g / g_max) and deviation = spread + spread_per_log ln(g / g_max), each within its bounds,
+    or the table in their place.
+
+    Args:
+        wanted: float64 [...], siemens.
+        device: the device.
+
+    Returns:
+        Two of the same shape; 0 where the device has no drift.
+    """
+    drift = device.drift
+    if drift is None:
+        return np.zeros_like(wanted), np.zeros_like(wanted)
+    if drift.table_siemens:
+        mean = at_state(wanted, drift.table_siemens, drift.table_nu)
+        return mean, at_state(wanted, drift.table_siemens, drift.table_spread)
+    logarithm = np.log(np.where(wanted > 0, wanted, device.g_max_siemens) / device.g_max_siemens)
+    mean = np.clip(drift.nu + drift.nu_per_log * logarithm, drift.nu_min, drift.nu_max)
+    deviation = np.clip(drift.spread + drift.spread_per_log * logarithm, drift.spread_min, drift.spread_max)
+    return mean, deviation
+
+
+def drifted(G: Siemens, wanted: Siemens, device: Device, rng: np.random.Generator, time_s: float) -> Siemens:
     """Conductances at a time: G (t / t0)^-nu after t0, as they are before; every cell with its own nu.
 
-    nu is normal; mean = nu + nu_per_log ln(g / g_max) and deviation = spread + spread_per_log ln(g / g_max), each
-    within its bounds, g the conductance at t0.
+    nu is normal, with ``exponents`` of the wanted conductance; its absolute value, as cells of a mean that is not
+    negative do not gain conductance.
 
     Args:
         G: float64 [...], siemens, at t0 and before.
+        wanted: same shape, siemens: what the cells were to be written to.
         device: the device.
         rng: one chip's.
         time_s: since programming.
@@ -108,19 +135,9 @@ def drifted(G: Siemens, device: Device, rng: np.random.Generator, time_s: float)
     normal = rng.standard_normal(G.shape)
     if time_s <= drift.t0_s:
         return G
-    mean, deviation = exponents(G, drift, device.g_max_siemens)
-    exponent: Siemens = mean + deviation * normal
-    return G * (time_s / drift.t0_s) ** -exponent
-
-
-def exponents(G: Siemens, drift: Drift, g_max_siemens: float) -> tuple[Values, Values]:
-    """Mean and standard deviation [...] of the exponents of cells of conductances [...], siemens."""
-    if drift.table_siemens:
-        mean = at_state(G, drift.table_siemens, drift.table_nu)
-        return mean, at_state(G, drift.table_siemens, drift.table_spread)
-    logarithm = np.log(np.where(G > 0, G, g_max_siemens) / g_max_siemens)
-    mean = np.clip(drift.nu + drift.nu_per_log * logarithm, drift.nu_min, drift.nu_max)
-    return mean, np.clip(drift.spread + drift.spread_per_log * logarithm, drift.spread_min, drift.spread_max)
+    mean, deviation = exponents(wanted, device)
+    exponent = mean + deviation * normal
+    return G * (time_s / drift.t0_s) ** -np.where(mean >= 0, np.abs(exponent), exponent)
 
 
 def relaxed_deviation(wanted: Siemens, device: Device, time_s: float) -> Siemens:
@@ -192,7 +209,7 @@ class DriftEffect(Effect):
 
     def change_cells(self, G: Siemens, array: ArrayOnChip) -> Siemens:
         """Cells at the time of evaluation."""
-        return drifted(G, array.target.device, array.rng(self), array.time_s)
+        return drifted(G, array.wanted, array.target.device, array.rng(self), array.time_s)
 
 
 DRIFT = DriftEffect()

@@ -1,8 +1,9 @@
 """Read noise of cells: normal, in several parts that add in variance.
 
-sigma^2 = absolute^2 + (proportional g)^2 + polynomial(g / g_max)^2 + (1/f)^2 with 1/f = g min(q / (g / g_max)^e,
+sigma^2 = absolute^2 + (proportional g)^2 + polynomial(g / g_max)^2 + (1/f)^2 with 1/f = g min(q / (g_p / g_max)^e,
 q_largest) sqrt(ln((t + t_r) / (2 t_r))). The last part is the accumulated 1/f noise of a read of duration t_r at time
-t: Joshi et al., Nature Communications 11, 2473 (2020).
+t: Joshi et al., Nature Communications 11, 2473 (2020). Its share of g depends on g_p, the conductance right after
+programming: a cell that has drifted has the share that it had before.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from mcompiler.effects.base import (
     Fluctuation,
     Polynomial,
     Siemens,
+    Values,
     formed,
     polynomial_deviation,
 )
@@ -35,8 +37,8 @@ if TYPE_CHECKING:
 class OneOverF(Section):
     """Accumulated 1/f noise.
 
-    deviation = g x min(q / (g / g_max)^q_exponent, q_largest) x sqrt(ln((t + read_s) / (2 read_s))), t the time since
-    programming.
+    deviation = g x min(q / (g_p / g_max)^q_exponent, q_largest) x sqrt(ln((t + read_s) / (2 read_s))), t the time since
+    programming, g_p the conductance right after it.
     """
 
     q: NonNegativeFloat = Field(
@@ -71,13 +73,36 @@ class Noise(Section):
     one_over_f: OneOverF | None = None
 
 
-def noise_deviation(G: Siemens, device: Device, time_s: float) -> Siemens:
+def slow_share(written: Siemens, device: Device, time_s: float) -> Values:
+    """Standard deviation of accumulated 1/f noise at a time, as a share of the conductance.
+
+    Args:
+        written: float64 [...], siemens, right after programming.
+        device: the device.
+        time_s: since programming; before t_r there is no 1/f noise.
+
+    Returns:
+        float64 [...].
+    """
+    slow = None if device.noise is None else device.noise.one_over_f
+    if slow is None or slow.read_s is None or time_s <= slow.read_s:
+        return np.zeros_like(written)
+    if slow.table_siemens:
+        size = at_state(written, slow.table_siemens, slow.table_q)
+    else:
+        share = np.where(written > 0, written, device.g_max_siemens) / device.g_max_siemens
+        size = np.clip(slow.q / share**slow.q_exponent, None, slow.q_largest)
+    return np.asarray(size * np.sqrt(np.log((time_s + slow.read_s) / (2 * slow.read_s))))
+
+
+def noise_deviation(G: Siemens, written: Siemens, device: Device, time_s: float) -> Siemens:
     """Standard deviation of ``device.noise``, all parts together, at a time since programming.
 
     Args:
         G: float64 [...], siemens.
+        written: same shape, siemens, right after programming.
         device: the device.
-        time_s: since programming; before t_r there is no 1/f noise.
+        time_s: since programming.
 
     Returns:
         float64 [...], siemens; 0 for cells that do not conduct.
@@ -91,21 +116,15 @@ def noise_deviation(G: Siemens, device: Device, time_s: float) -> Siemens:
         variance = variance + polynomial_deviation(noise.polynomial_siemens, share) ** 2
     if noise.table_siemens:
         variance = variance + at_state(G, noise.table_siemens, noise.table_deviation_siemens) ** 2
-    slow = noise.one_over_f
-    if slow is not None and slow.read_s is not None and time_s > slow.read_s:
-        if slow.table_siemens:
-            size = at_state(G, slow.table_siemens, slow.table_q)
-        else:
-            size = np.clip(slow.q / np.where(G > 0, share, 1.0) ** slow.q_exponent, None, slow.q_largest)
-        variance = variance + (G * size) ** 2 * np.log((time_s + slow.read_s) / (2 * slow.read_s))
+    variance = variance + (G * slow_share(written, device, time_s)) ** 2
     return formed(G, np.sqrt(variance))
 
 
-def noisy(G: Siemens, device: Device, rng: np.random.Generator, time_s: float) -> Siemens:
-    """Conductances [...], siemens, with one draw of ``device.noise`` at a time since programming."""
+def noisy(G: Siemens, written: Siemens, device: Device, rng: np.random.Generator, time_s: float) -> Siemens:
+    """Conductances [...], siemens, with one draw of ``device.noise``; arguments as for ``noise_deviation``."""
     if device.noise is None:
         return G
-    return formed(G, G + noise_deviation(G, device, time_s) * rng.standard_normal(G.shape))
+    return formed(G, G + noise_deviation(G, written, device, time_s) * rng.standard_normal(G.shape))
 
 
 def _read_duration(device: Device) -> Violations:
@@ -147,14 +166,15 @@ class NoiseEffect(Effect):
         """With one draw, where that lasts until the chip is evaluated at another time."""
         if self.correlation(array.target) is not Correlation.STATIC_AT_T:
             return G
-        return noisy(G, array.target.device, array.rng(self), array.time_s)
+        return noisy(G, array.written, array.target.device, array.rng_at_time(self), array.time_s)
 
     def fluctuation(self, G: Siemens, array: ArrayOnChip) -> Fluctuation | None:
         """Variance between reads or inferences; the mean is that of the cells."""
         correlation = self.correlation(array.target)
         if correlation is None or correlation is Correlation.STATIC_AT_T:
             return None
-        return Fluctuation(G, noise_deviation(G, array.target.device, array.time_s) ** 2, correlation)
+        deviation = noise_deviation(G, array.written, array.target.device, array.time_s)
+        return Fluctuation(G, deviation**2, correlation)
 
 
 NOISE = NoiseEffect()

@@ -120,7 +120,7 @@ class ProgrammingEffect(Effect):
         """Whether cells have an error right after writing, or one measured some time later."""
         return target.device.programming is not None or bool(target.device.relaxation)
 
-    def change_cells(self, G: Siemens, array: ArrayOnChip) -> Siemens:
+    def write_cells(self, G: Siemens, array: ArrayOnChip) -> Siemens:
         """Cells after writing, or as they have relaxed since."""
         device = array.target.device
         age_s = first_look_s(device) if array.age_s is None else array.age_s

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from mcompiler.effects.base import ArrayOnChip, CellMask, Correlation, Effect, Fluctuation, Siemens
+from mcompiler.effects.base import ArrayOnChip, CellMask, Correlation, Effect, Siemens, TwoStates
 from mcompiler.effects.lazy_numpy import np
 from mcompiler.target.base import Section, Share
 
@@ -49,18 +49,6 @@ def telegraph(G: Siemens, device: Device, rng: np.random.Generator, cells: CellM
     return np.where(low, G * (1 - states.amplitude), G)
 
 
-def telegraph_moments(G: Siemens, device: Device, cells: CellMask) -> tuple[Siemens, Siemens]:
-    """Mean and standard deviation [...] over draws of ``telegraph``, siemens, for those cells: a normal in its place.
-
-    mean = G (1 - amplitude low), deviation = G amplitude sqrt(low (1 - low)) where a cell has two states.
-    """
-    states = device.telegraph
-    if states is None:
-        return G, np.zeros_like(G)
-    spread = states.amplitude * np.sqrt(states.low * (1 - states.low))
-    return G * (1 - states.amplitude * states.low * cells), G * spread * cells
-
-
 @dataclass(frozen=True)
 class TelegraphEffect(Effect):
     """Some cells change between two conductances; the target says for how long a state lasts."""
@@ -82,16 +70,18 @@ class TelegraphEffect(Effect):
         """With one draw of the states, where that lasts until the chip is evaluated at another time."""
         if self.correlation(array.target) is not Correlation.STATIC_AT_T:
             return G
-        return telegraph(G, array.target.device, array.rng(self))
-
-    def fluctuation(self, G: Siemens, array: ArrayOnChip) -> Fluctuation | None:
-        """Mean and variance of the two states; which cells have them is drawn once per chip."""
-        correlation = self.correlation(array.target)
-        if correlation is None or correlation is Correlation.STATIC_AT_T:
-            return None
         device = array.target.device
-        mean, deviation = telegraph_moments(G, device, telegraph_cells(G.shape, device, array.rng(self)))
-        return Fluctuation(mean, deviation**2, correlation)
+        cells = telegraph_cells(G.shape, device, array.rng(self))
+        return telegraph(G, device, array.rng_at_time(self, 1), cells)
+
+    def two_states(self, G: Siemens, array: ArrayOnChip) -> TwoStates | None:
+        """The lower states; which cells have them is drawn once per chip."""
+        device = array.target.device
+        states = device.telegraph
+        if states is None or states.correlation is Correlation.STATIC_AT_T:
+            return None
+        cells = telegraph_cells(G.shape, device, array.rng(self))
+        return TwoStates(G * states.amplitude * cells, states.low, states.correlation)
 
 
 TELEGRAPH = TelegraphEffect()

@@ -21,8 +21,9 @@ from mcompiler.errors import CompileError
 from mcompiler.geometry import span
 from mcompiler.ir import AnalogLayer, ConvShape
 from mcompiler.onnx_export.codes import conv_attributes
-from mcompiler.onnx_export.converter import ArrayProduct, ConvertedLines, Converter, convert_read, narrow, zero_code
-from mcompiler.onnx_export.emitter import Emitter, sizes_of
+from mcompiler.onnx_export.converter import ConvertedLines, Converter, convert_read, narrow, zero_code
+from mcompiler.onnx_export.emitter import Emitter
+from mcompiler.onnx_export.fluctuations import ArrayProduct
 from mcompiler.onnx_export.folded import FLOAT32_EXACT, barrier
 from mcompiler.onnx_export.layer import MappedLayer
 from mcompiler.onnx_export.lossy import (
@@ -34,6 +35,7 @@ from mcompiler.onnx_export.lossy import (
     same_place_values,
     word_lines,
 )
+from mcompiler.onnx_export.phases import channels_last, padded_codes, phase_planes
 from mcompiler.onnx_export.shift_add import combined, count_terms, restored_shape, scaled_output
 from mcompiler.target import Rounding, Target
 
@@ -85,10 +87,10 @@ def converted_layer(
         zoom=zoom,
     )
     segments = _segments(op, blocks)
-    padded = _padded(emitter, codes, layer)
+    padded = padded_codes(emitter, codes, layer)
     if _is_direct(layer, segments):
         return scaled_output(emitter, _convert_conv(emitter, padded, layer, blocks[0]), layer, mapped.weights)
-    source = _channels_last(emitter, padded, layer)
+    source = channels_last(emitter, padded, layer)
     sums = [_segment(emitter, source, layer, segment) for segment in segments]
     joined = sums[0] if len(sums) == 1 else emitter("Concat", *sums, axis=-1)
     if layer.conv is not None:
@@ -145,56 +147,6 @@ def _segments(layer: AnalogLayer, blocks: Sequence[ReadBlock]) -> list[ReadSegme
     return [
         ReadSegment(start, end, tuple(by_groups[key]), cols) for start, end, key in zip(starts, ends, keys, strict=True)
     ]
-
-
-# --- inputs ----------------------------------------------------------------------------------------------------------
-
-
-def _padded(emitter: Emitter, codes: ir.Value, layer: LossyLayer) -> ir.Value:
-    """Convolutions: padded with z_x, where that is not 0 (Conv pads with 0). Products: [vectors, K]."""
-    conv = layer.conv
-    if conv is None:
-        return emitter("Reshape", codes, emitter.ints(-1, layer.op.matrix.codes.shape[1]))
-    if not layer.pads_itself:
-        return codes
-    rank = len(conv.kernel)
-    pads = emitter.ints(*(0, 0, *conv.pads[:rank]), *(0, 0, *conv.pads[rank:]))
-    kind = np.uint8 if layer.op.site.input.bits <= 8 else np.int32
-    return emitter("Pad", codes, pads, emitter.constant(layer.op.site.input.zero_point, kind))
-
-
-def _channels_last(emitter: Emitter, codes: ir.Value, layer: LossyLayer) -> ir.Value:
-    if layer.conv is None:
-        return codes
-    rank = len(layer.conv.kernel)
-    return emitter("Transpose", codes, perm=[0, *range(2, rank + 2), 1])
-
-
-def _planes(emitter: Emitter, values: ir.Value, layer: LossyLayer, width: int) -> ir.Value:
-    """Input codes of each phase, stacked on the first axis: uint8 [phases * n, ..., width]."""
-    step, phases = layer.step, layer.phases
-    if phases == 1:  # the code is its own only digit; a phase has at most 8 bits
-        return values if layer.op.site.input.bits <= 8 else emitter.cast(values, ir.DataType.UINT8)
-    rank = 2 if layer.conv is None else len(layer.conv.kernel) + 2
-    each = (phases, *(1 for _ in range(rank)))
-    stacked = emitter("Unsqueeze", values, emitter.ints(0))
-    places = step * np.arange(phases)
-    if layer.op.site.input.bits > 8:
-        shifted = emitter("Div", stacked, emitter.constant((1 << places).reshape(each), np.int32))
-        plane = emitter.cast(emitter("Mod", shifted, emitter.constant(1 << step, np.int32)), ir.DataType.UINT8)
-    else:
-        # Bits above the digit are shifted out of the byte, then those below it: two steps on bytes, where a modulus
-        # would need a wider type. Of one bit a comparison with 128 does the second.
-        left = np.maximum(0, 8 - step - places)
-        moved = emitter("BitShift", stacked, emitter.constant(left.reshape(each), np.uint8), direction="LEFT")
-        if step == 1:
-            plane = emitter.cast(emitter("GreaterOrEqual", moved, emitter.constant(128, np.uint8)), ir.DataType.UINT8)
-        else:
-            right = (left + places).reshape(each)
-            plane = emitter("BitShift", moved, emitter.constant(right, np.uint8), direction="RIGHT")
-    if layer.conv is not None and layer.source_sizes is not None:
-        return emitter("Reshape", plane, emitter.ints(-1, *layer.source_sizes, width))
-    return emitter("Reshape", plane, emitter("Concat", emitter.ints(-1), sizes_of(emitter, values, 1, rank), axis=0))
 
 
 # --- reads -----------------------------------------------------------------------------------------------------------
@@ -282,7 +234,7 @@ def _multiplied(
         part = emitter("Slice", source, emitter.ints(run.start), emitter.ints(run.stop), emitter.ints(1))
     else:
         part = emitter("Gather", source, emitter.constant(rows), axis=1)
-    planes = _planes(emitter, part, layer, len(rows))
+    planes = phase_planes(emitter, part, layer, len(rows))
     if layer.integer:
         one, zero = emitter.constant(1, np.float32), emitter.constant(0, np.uint8)
         cells, level_zero = emitter.constant(lines.levels.astype(np.int8)), emitter.constant(0, np.int8)
@@ -293,9 +245,22 @@ def _multiplied(
     def product(inputs: ir.Value, matrix: ir.Value) -> ir.Value:
         return emitter("MatMul", inputs, matrix)
 
-    return convert_read(
-        emitter, planes, _converter(layer), lines, ArrayProduct(product, operand=lambda matrix: matrix, shape=(-1,))
+    def same(value: ir.Value) -> ir.Value:
+        return value
+
+    def mixed(values: ir.Value, matrix: npt.NDArray[Any]) -> ir.Value:
+        return emitter("MatMul", values, emitter.constant(matrix, np.float32))
+
+    operation = ArrayProduct(
+        product,
+        operand=lambda matrix: matrix,
+        shape=(-1,),
+        mixed=mixed,
+        inputs=same,
+        restored=same,
+        reads=layer.reads,
     )
+    return convert_read(emitter, planes, _converter(layer), lines, operation)
 
 
 def _convolved(
@@ -312,7 +277,8 @@ def _convolved(
     part = source
     if (low, high) != (0, channels):
         part = emitter("Slice", source, emitter.ints(low), emitter.ints(high), emitter.ints(rank + 1))
-    planes = emitter("Transpose", _planes(emitter, part, layer, high - low), perm=[0, rank + 1, *range(1, rank + 1)])
+    planes = phase_planes(emitter, part, layer, high - low)
+    planes = emitter("Transpose", planes, perm=[0, rank + 1, *range(1, rank + 1)])
     codes = _convert_window(emitter, planes, layer, lines, _Window(high - low, channel - low, position))
     return emitter("Transpose", codes, perm=[0, *range(2, rank + 2), 1])
 
@@ -365,8 +331,29 @@ def _convert_window(
         # exact anyway.
         return barrier(emitter, sums) if lines.levels.dtype.kind in "iu" else sums
 
-    shape = (1, -1, *[1] * len(conv.kernel))
-    return convert_read(emitter, planes, _converter(layer), lines, ArrayProduct(product, kernel, shape))
+    rank = len(conv.kernel)
+
+    def mixed(values: ir.Value, matrix: npt.NDArray[Any]) -> ir.Value:
+        pointwise = matrix.T.reshape(*matrix.T.shape, *[1] * rank)
+        return emitter("Conv", values, emitter.constant(pointwise, np.float32))
+
+    def patches(values: ir.Value) -> ir.Value:
+        each = emitter.constant(kernel(np.eye(len(window.channel), dtype=np.float32)))
+        return emitter("Transpose", emitter("Conv", values, each, **attributes), perm=[0, *range(2, rank + 2), 1])
+
+    def restored(values: ir.Value) -> ir.Value:
+        return emitter("Transpose", values, perm=[0, rank + 1, *range(1, rank + 1)])
+
+    operation = ArrayProduct(
+        product,
+        operand=kernel,
+        shape=(1, -1, *[1] * rank),
+        mixed=mixed,
+        inputs=patches,
+        restored=restored,
+        reads=layer.reads,
+    )
+    return convert_read(emitter, planes, _converter(layer), lines, operation)
 
 
 def _window(low: int, high: int, channels: int, widen: bool) -> tuple[int, int]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,29 +9,12 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from mcompiler.conductance import CUBIC_INL_SCALE, STEADY, AdcTransfer, Variances
+from mcompiler.conductance import CUBIC_INL_SCALE, STEADY, AdcTransfer, Fluctuations, SharedLines
 from mcompiler.onnx_export.emitter import Emitter
+from mcompiler.onnx_export.fluctuations import ArrayProduct, Physics, Read, moving_matrix, moving_values
 from mcompiler.target import Rounding
 
 Values = npt.NDArray[Any]
-
-
-@dataclass(frozen=True)
-class Physics:
-    """Errors of a chip between reads; those of cells and converters are in its read blocks.
-
-    Attributes:
-        inputs: float32 [codes of a phase]: current that each input code causes over the ideal one; None: all 1.
-        noise: deviation of every conversion, in codes.
-        bank: how many normal numbers a run of the model draws; every conversion takes one of a window of them that
-            starts at random, which is many times faster than one draw for each conversion.
-        seeds: of the random generators of the layer's nodes, one after the other.
-    """
-
-    inputs: Values | None
-    noise: float
-    bank: int
-    seeds: Iterator[int]
 
 
 @dataclass(frozen=True)
@@ -44,7 +26,8 @@ class ConvertedLines:
         zoom: [columns]: gain of a column's converter over the layer's, a power of two.
         units, references: how many columns there are of these.
         owner: int64 [conversions, channels]: number of the unit (and reference) column of a conversion's array.
-        variance: float32 [rows, columns] of the levels.
+        fluctuations: float32 [rows, columns] of the levels.
+        reference: what fluctuates in reference columns that were subtracted, shares [references, columns].
         offset, bow: float32 [columns] in codes, or None.
     """
 
@@ -53,24 +36,10 @@ class ConvertedLines:
     units: int
     references: int
     owner: npt.NDArray[np.int64]
-    variance: Variances = STEADY
+    fluctuations: Fluctuations = STEADY
+    reference: SharedLines | None = None
     offset: Values | None = None
     bow: Values | None = None
-
-
-@dataclass(frozen=True)
-class ArrayProduct:
-    """The ONNX operation that an array is in the mapped model: a matrix product or a convolution.
-
-    Attributes:
-        node: adds it to the graph, from inputs and operand.
-        operand: a matrix [rows, columns] as the operation takes it.
-        shape: that broadcasts one number per column over its result.
-    """
-
-    node: Callable[[ir.Value, ir.Value], ir.Value]
-    operand: Callable[[Values], Values]
-    shape: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -125,34 +94,32 @@ def convert_read(
     gain = 1.0 if lines.levels.dtype.kind in "iu" else adc.gain
     pedestal = np.float32(adc.pedestal) * lines.zoom.astype(np.float32)
     levels = (lines.levels.astype(np.float32) + pedestal) * np.float32(gain)
-    factor = np.float32(gain**2)
-    between_reads = _scaled(lines.variance.per_read, factor)
-    between_inferences = _scaled(lines.variance.per_inference, factor)
     # The pedestal is added to every cell, extra columns too: each active row adds it to every bit line. A finer range
     # (zoom) multiplies it like the levels, which have their zoom already.
-    matrix = emitter.constant(product.operand(levels))
-    if between_inferences is not None and physics is not None:
-        matrix = _fluctuating(emitter, matrix, product.operand(between_inferences), physics)
+    matrix, moving = emitter.constant(product.operand(levels)), lines.fluctuations.scaled(np.float32(gain))
+    if physics is not None:
+        matrix = moving_matrix(emitter, matrix, moving, product, physics)
     values = product.node(inputs, matrix)
     if gain == 1 and adc.gain != 1:
         values = emitter("Mul", values, emitter.constant(adc.gain, np.float32))
-    if physics is not None and converter.drawn is not None:
-        spread = None
-        if between_reads is not None:
-            # Independent cells: variances add up, each with the square of its input; 0 and 1 are their own squares.
-            squares = inputs if converter.step == 1 and physics.inputs is None else emitter("Mul", inputs, inputs)
-            spread = product.node(squares, emitter.constant(product.operand(between_reads)))
-        values = _noisy(emitter, values, spread, physics, converter.drawn)
+    if physics is not None:
+        # 0 and 1 are their own squares.
+        squares = inputs if converter.step == 1 and physics.inputs is None else emitter("Mul", inputs, inputs)
+        read = Read(inputs, squares, product, physics, converter.drawn)
+        values = moving_values(emitter, values, moving, read, noise=physics.noise)
+        reference = lines.reference
+        if reference is not None:
+            # Its mean has been subtracted from the levels; what is left is one value a read for all lines of an array.
+            still = emitter.constant(product.operand(np.zeros((len(levels), len(reference.share)), np.float32)))
+            changing = moving_matrix(emitter, still, reference.fluctuations, product, physics)
+            drawn = product.node(inputs, changing)
+            drawn = moving_values(emitter, drawn, reference.fluctuations, read, noise=0.0)
+            values = emitter("Add", values, product.mixed(drawn, reference.share * np.float32(gain)))
     if lines.offset is not None:
         values = emitter("Add", values, emitter.constant(lines.offset.reshape(product.shape), np.float32))
     if lines.bow is not None:
         values = _bowed(emitter, values, adc, lines.bow.reshape(product.shape))
     return _rounded(emitter, values, converter)
-
-
-def _scaled(variance: Values | None, factor: np.float32) -> Values | None:
-    """The variance times a factor; None where nothing fluctuates, which takes no nodes."""
-    return variance * factor if variance is not None and variance.any() else None
 
 
 def _applied(emitter: Emitter, planes: ir.Value, physics: Physics | None) -> ir.Value:
@@ -161,40 +128,6 @@ def _applied(emitter: Emitter, planes: ir.Value, physics: Physics | None) -> ir.
         return emitter.cast(planes, ir.DataType.FLOAT)
     table = emitter.constant(physics.inputs * np.arange(len(physics.inputs)), np.float32)
     return emitter("Gather", table, emitter.cast(planes, ir.DataType.INT32))
-
-
-def _fluctuating(emitter: Emitter, matrix: ir.Value, variance: Values, physics: Physics) -> ir.Value:
-    """The operand with a fresh draw of its noise in every run."""
-    drawn = emitter("RandomNormalLike", matrix, seed=float(next(physics.seeds)))
-    deviation = emitter.constant(np.sqrt(np.maximum(variance, 0)), np.float32)
-    return emitter("Add", matrix, emitter("Mul", drawn, deviation))
-
-
-def _noisy(
-    emitter: Emitter, values: ir.Value, variance: ir.Value | None, physics: Physics, drawn: ir.Value
-) -> ir.Value:
-    """Values with noise of the given variance and of the converter, both in codes."""
-    if variance is None and not physics.noise:
-        return values
-    normal = _window(emitter, values, physics, drawn)
-    if variance is None:
-        return emitter("Add", values, emitter("Mul", normal, emitter.constant(physics.noise, np.float32)))
-    if physics.noise:
-        variance = emitter("Add", variance, emitter.constant(physics.noise**2, np.float32))
-    return emitter("Add", values, emitter("Mul", normal, emitter("Sqrt", variance)))
-
-
-def _window(emitter: Emitter, values: ir.Value, physics: Physics, drawn: ir.Value) -> ir.Value:
-    """A normal number for each value: successive ones of the drawn, from a place that is drawn anew in every run.
-
-    More values than were drawn are an error when the model runs: the reshape then lacks numbers.
-    """
-    count = emitter("Reshape", emitter("Size", values), emitter.ints(1))
-    room = emitter.cast(emitter("Sub", emitter.ints(physics.bank), count), ir.DataType.FLOAT)
-    place = emitter("RandomUniform", shape=[1], seed=float(next(physics.seeds)))
-    start = emitter.cast(emitter("Floor", emitter("Mul", place, room)), ir.DataType.INT64)
-    window = emitter("Slice", drawn, start, emitter("Add", start, count), emitter.ints(0))
-    return emitter("Reshape", window, emitter("Shape", values))
 
 
 def _bowed(emitter: Emitter, values: ir.Value, adc: AdcTransfer, bow: Values) -> ir.Value:

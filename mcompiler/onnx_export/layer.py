@@ -11,7 +11,7 @@ import numpy.typing as npt
 from mcompiler.conductance import ReadBlock
 from mcompiler.geometry import TileTable
 from mcompiler.ir import AnalogLayer, EncodedMatrix
-from mcompiler.onnx_export.converter import Physics
+from mcompiler.onnx_export.fluctuations import Physics
 
 
 @dataclass(frozen=True)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from mcompiler.conductance import AdcTransfer, ReadBlock, Variances
+from mcompiler.conductance import AdcTransfer, ExtraColumns, Fluctuations, ReadBlock, SharedLines
 from mcompiler.ir import AnalogLayer, ConvShape
-from mcompiler.onnx_export.converter import ConvertedLines, Physics
+from mcompiler.onnx_export.converter import ConvertedLines
+from mcompiler.onnx_export.fluctuations import Physics
 from mcompiler.target import Target
 
 
@@ -40,6 +41,11 @@ class LossyLayer:
     def gain(self) -> float:
         """Sums of codes over sums of level steps: codes count in steps of the finest range."""
         return self.adc.gain * (1 << self.zoom)
+
+    @property
+    def reads(self) -> int:
+        """Reads of an array for one sample."""
+        return self.phases * self.op.site.vectors
 
     @property
     def step(self) -> int:
@@ -144,10 +150,14 @@ def digital_sum(layer: LossyLayer) -> bool:
 def lines_of(layer: LossyLayer, block: ReadBlock) -> ConvertedLines:
     """Every converted bit line of a read: conversions x channels, then unit and reference columns."""
     rows, extra = len(block.rows), block.extra_columns
-    zoom, levels, variance = block.zoomed.astype(block.levels.dtype), block.levels.reshape(rows, -1), block.variance
+    zoom, levels, moving = block.zoomed.astype(block.levels.dtype), block.levels.reshape(rows, -1), block.fluctuations
+    reference = block.reference
     if block.zoom is not None:
         levels = (block.levels * zoom).reshape(rows, -1)
-        variance = variance.map(lambda values: values * zoom.astype(np.float32) ** 2)
+        moving = moving.scaled(zoom.astype(np.float32))
+    moving = moving.map(lambda values: values.reshape(rows, -1))
+    if reference is not None:
+        reference = replace(reference, share=(reference.share * zoom).reshape(len(reference.share), -1))
     if extra is not None:
         return ConvertedLines(
             levels=np.concatenate([levels, extra.currents], axis=1),
@@ -155,28 +165,51 @@ def lines_of(layer: LossyLayer, block: ReadBlock) -> ConvertedLines:
             units=extra.units,
             references=extra.references,
             owner=extra.owner,
-            variance=Variances(
-                _flat(variance.per_read, extra.variance.per_read, (rows, -1)),
-                _flat(variance.per_inference, extra.variance.per_inference, (rows, -1)),
-            ),
+            fluctuations=Fluctuations.combined([moving, *_split_states(extra, moving)], _beside),
+            reference=None if reference is None else _with_extra(reference, extra),
             offset=_flat(block.offset, extra.offset, (-1,)),
             bow=_flat(block.bow, extra.bow, (-1,)),
         )
-    unit, reference = converts_extra(layer)
+    unit, digitised = converts_extra(layer)
     kind = block.levels.dtype
     # Cells of a unit column are at level 1 and those of a reference column at 0 in all rows of the read; the pedestal
     # is added to them as to all others. One of each is enough for all arrays of the read: ideal ones are equal.
-    parts = [levels, *[np.ones((rows, 1), kind)] * unit, *[np.zeros((rows, 1), kind)] * reference]
+    parts = [levels, *[np.ones((rows, 1), kind)] * unit, *[np.zeros((rows, 1), kind)] * digitised]
     return ConvertedLines(
         levels=np.concatenate(parts, axis=1),
-        zoom=np.concatenate([zoom.reshape(-1), np.ones(int(unit) + int(reference), zoom.dtype)]),
+        zoom=np.concatenate([zoom.reshape(-1), np.ones(int(unit) + int(digitised), zoom.dtype)]),
         units=int(unit),
-        references=int(reference),
+        references=int(digitised),
         owner=np.zeros(block.place_value.shape, np.int64),
-        variance=variance.map(lambda values: values.reshape(rows, -1)),
+        fluctuations=moving,
+        reference=reference,
         offset=_flat(block.offset, None, (-1,)),
         bow=_flat(block.bow, None, (-1,)),
     )
+
+
+def _beside(parts: Sequence[npt.NDArray[Any]]) -> npt.NDArray[Any]:
+    return np.concatenate(parts, axis=-1)
+
+
+def _split_states(extra: ExtraColumns, moving: Fluctuations) -> list[Fluctuations]:
+    """What changes in extra columns, with as many entries of states as the other lines have."""
+    # A difference of two lines has two entries for one of a single line, as its cells have states independently.
+    own = extra.fluctuations
+    times = len(moving.states) // max(1, len(own.states))
+    states = [
+        replace(each, loss=each.loss if copy == 0 else np.zeros_like(each.loss))
+        for each in own.states
+        for copy in range(times)
+    ]
+    return [replace(own, states=tuple(states))]
+
+
+def _with_extra(reference: SharedLines, extra: ExtraColumns) -> SharedLines:
+    """The reference columns with their shares in extra columns too: each array's unit column has its reference."""
+    # Where a reference is subtracted before conversion, extra columns are unit columns, one an array like references.
+    own = -np.diag(extra.gain)
+    return replace(reference, share=np.concatenate([reference.share, own], axis=1))
 
 
 def _flat(

@@ -13,8 +13,8 @@ from mcompiler.graph import site_of
 from mcompiler.ir import ANALOG_DOMAIN
 from mcompiler.onnx_export.codes import CodeTable, scale_and_bias
 from mcompiler.onnx_export.converted import converted_layer
-from mcompiler.onnx_export.converter import Physics
 from mcompiler.onnx_export.emitter import Emitter, insert_before
+from mcompiler.onnx_export.fluctuations import Physics
 from mcompiler.onnx_export.folded import folded_accumulator
 from mcompiler.onnx_export.layer import MappedLayer
 from mcompiler.onnx_export.reference import replace_node

@@ -16,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from mcompiler.conductance.cells import conductances
-from mcompiler.conductance.states import ArrayState, Variances
-from mcompiler.effects import ArrayOnChip, Circuit, Correlation, Effect, circuit_of, in_order
+from mcompiler.conductance.states import STEADY, ArrayState, Fluctuations, LineStates, Variances
+from mcompiler.effects import ArrayOnChip, Circuit, Correlation, Effect, TwoStates, circuit_of, in_order
 from mcompiler.encodings import Levels, Partner
 from mcompiler.errors import TargetError
 from mcompiler.physics.compensate import predistort
@@ -65,6 +65,7 @@ class Chip:
         seed: which of the many chips that the description allows.
         effects: those that are on.
         time_s: seconds since programming.
+        averaged: whether all that changes between reads and inferences is at its mean.
         calibrated: whether drift and wires are compensated as ``[calibration]`` of the target says.
         activity: mean share of active word lines by layer, at which circuits that are not linear are linearised.
         cache: of transfer matrices; chips that are derived from one another share it.
@@ -78,6 +79,7 @@ class Chip:
     effects: frozenset[Effect]
     time_s: float
     calibrated: bool = True
+    averaged: bool = False
     activity: Mapping[int, float] = field(default_factory=dict)
     cache: TransferCache = field(default_factory=partial(TransferCache, CACHE_BYTES), repr=False, compare=False)
     written: dict[tuple[int, int], tuple[Siemens, float]] = field(default_factory=dict, repr=False, compare=False)
@@ -91,8 +93,18 @@ class Chip:
     @property
     def converter_noise(self) -> float:
         """Standard deviation of every conversion, in codes."""
+        if self.averaged:
+            return 0.0
         # Independent normals add in variance; hypot of one number is that number, to the bit.
         return float(np.hypot.reduce([effect.conversion_noise_codes(self.target) for effect in self._ordered] or [0.0]))
+
+    @property
+    def draws_states_per_read(self) -> bool:
+        """Whether cells have two states that every read draws anew."""
+        target, arrays = self.target, np.zeros((1, 1, 1), np.uint8)
+        (array,) = self._arrays(LayerKey(0, ""), 0, arrays, conductances(arrays, target))
+        states = (effect.two_states(array.written, array) for effect in self.effects)
+        return any(each is not None and each.correlation is Correlation.PER_READ for each in states)
 
     @property
     def needs_single_sample_batches(self) -> bool:
@@ -107,16 +119,19 @@ class Chip:
             first: number of the first array within the layer.
             levels: uint8 [arrays, rows, columns + extra], level codes.
         """
-        unit, arrays = self.target.unit_siemens, self._arrays(layer, first, levels)
+        unit = self.target.unit_siemens
         wanted, share = self._predistorted(layer, first, conductances(levels, self.target))
-        G = self._changed(arrays, wanted)
-        scale = self._compensation(arrays, wanted, G) / share
-        mean, variance = self._fluctuating(arrays, G)
+        arrays = self._arrays(layer, first, levels, wanted)
+        G = self._changed(arrays)
+        scale = self._compensation(arrays, G) / share
+        mean, moving = self._fluctuating(arrays, G)
+        if self.averaged:
+            mean, moving = mean - sum(each.low * each.loss for each in moving.states), STEADY
         cells = self._faulty(arrays, mean)
-        currents, offset = self._wired(layer, cells)
         # A cell that a fault changes does not fluctuate.
-        seen = self._current_variance(variance, cells, currents, cells == mean)
-        state = ArrayState.with_nominal_converters(currents / unit, seen, offset / unit, scale)
+        moving = moving.scaled(cells == mean)
+        currents, offset, moving = self._moving_currents(layer, cells, moving)
+        state = ArrayState.with_nominal_converters(currents / unit, moving.scaled(1 / unit), offset / unit, scale)
         return self._converted(arrays, state)
 
     def cells(self, layer: LayerKey, first: int, levels: Levels) -> Siemens:
@@ -158,34 +173,48 @@ class Chip:
         return in_order(self.effects)
 
     def _has(self, correlation: Correlation) -> bool:
-        return any(effect.correlation(self.target) is correlation for effect in self.effects)
+        return not self.averaged and any(effect.correlation(self.target) is correlation for effect in self.effects)
 
-    def _arrays(self, layer: LayerKey, first: int, levels: Levels) -> Arrays:
-        """The arrays as effects see them."""
+    def _arrays(self, layer: LayerKey, first: int, levels: Levels, wanted: Siemens) -> Arrays:
+        """The arrays as effects see them, after programming."""
         # With an unformed partner code 0 is a cell that was never formed, and level l of the device is code l + 1.
         unformed = int(self.target.encoding.partner is Partner.UNFORMED)
         ages = any(effect.ages_cells for effect in self.effects)
         known = self.stuck.get(layer.index)
-        return tuple(
+        arrays = tuple(
             ArrayOnChip(
                 self.target,
                 np.maximum(codes.astype(np.int64) - unformed, 0),
+                wanted=cells,
+                written=cells,
                 time_s=self.time_s,
                 age_s=self.time_s if ages else None,
                 seed=(self.seed, seed_number(layer.seed_key), number),
                 stuck=None if known is None else known[known[:, 0] == number, 1:],
             )
-            for number, codes in enumerate(levels, first)
+            for number, (codes, cells) in enumerate(zip(levels, wanted, strict=True), first)
         )
+        return self._written(arrays)
 
-    def _changed(self, arrays: Arrays, wanted: Siemens) -> Siemens:
+    def _written(self, arrays: Arrays) -> Arrays:
+        """The arrays with their cells as they are right after programming."""
+        found = []
+        for array in arrays:
+            G = array.wanted
+            for effect in self._ordered:
+                G = effect.write_cells(G, array)
+            found.append(replace(array, written=G))
+        return tuple(found)
+
+    def _changed(self, arrays: Arrays) -> Siemens:
         """Cells with the errors that last: drawn once per chip, or once per chip and time."""
-        found = np.empty_like(wanted)
-        for place, (array, G) in enumerate(zip(arrays, wanted, strict=True)):
+        found = []
+        for array in arrays:
+            G = array.written
             for effect in self._ordered:
                 G = effect.change_cells(G, array)
-            found[place] = G
-        return found
+            found.append(G)
+        return np.stack(found)
 
     def _predistorted(self, layer: LayerKey, first: int, wanted: Siemens) -> tuple[Siemens, float]:
         """Conductances to write, and the share of the conductance above the pedestal that arrays with wires then hold.
@@ -213,36 +242,49 @@ class Chip:
             found[place] = cells
         return found
 
-    def _fluctuating(self, arrays: Arrays, G: Siemens) -> tuple[Siemens, Variances]:
-        """Means of cells, siemens, and variances, siemens^2; independent fluctuations add in variance."""
+    def _fluctuating(self, arrays: Arrays, G: Siemens) -> tuple[Siemens, Fluctuations]:
+        """Means of cells (in the higher state of those that have two), and what changes, siemens.
+
+        Independent normal fluctuations add in variance.
+        """
         means = G.copy()
         sums = {kind: np.zeros_like(G) for kind in (Correlation.PER_READ, Correlation.PER_INFERENCE) if self._has(kind)}
+        states: dict[Effect, list[TwoStates]] = {}
         for place, array in enumerate(arrays):
             for effect in self._ordered:
                 found = effect.fluctuation(means[place], array)
                 if found is not None:
                     means[place] = found.mean
                     sums[found.correlation][place] += found.variance
-        return means, Variances(sums.get(Correlation.PER_READ), sums.get(Correlation.PER_INFERENCE))
+                two = effect.two_states(means[place], array)
+                if two is not None:
+                    states.setdefault(effect, []).append(two)
+        normal = {kind: values for kind, values in sums.items() if values.any()}
+        variance = Variances(normal.get(Correlation.PER_READ), normal.get(Correlation.PER_INFERENCE))
+        lines = (
+            LineStates(np.stack([each.loss for each in of_arrays]), of_arrays[0].low, of_arrays[0].correlation)
+            for of_arrays in states.values()
+        )
+        return means, Fluctuations(variance, tuple(lines))
 
-    def _compensation(self, arrays: Arrays, wanted: Siemens, G: Siemens) -> npt.NDArray[np.float64]:
+    def _compensation(self, arrays: Arrays, G: Siemens) -> npt.NDArray[np.float64]:
         """Digital factor on the codes of each array [arrays]: its current when first measured over that at the last."""
         factors = np.ones(len(arrays))
         for effect in self._ordered:
             times = effect.measurement_times(self.target, self.time_s)
             if self.calibrated and times is not None:
-                then, now = (self._total(arrays, wanted, G, time_s) for time_s in times)
+                then, now = (self._total(arrays, G, time_s) for time_s in times)
                 factors *= np.divide(then, now, out=np.ones(len(arrays)), where=now > 0)
         return factors
 
-    def _total(self, arrays: Arrays, wanted: Siemens, G: Siemens, time_s: float) -> npt.NDArray[np.float64]:
+    def _total(self, arrays: Arrays, G: Siemens, time_s: float) -> npt.NDArray[np.float64]:
         """Sum of all conductances of each array [arrays] at a time; G are those at the time of evaluation."""
         if time_s != self.time_s:
-            # The same draws at another time: the generators depend on the array and the effect only.
+            # The same chip at another time: generators depend on the array and the effect, those of noise on the time.
             arrays = tuple(
                 replace(array, time_s=time_s, age_s=None if array.age_s is None else time_s) for array in arrays
             )
-            G = self._changed(arrays, wanted)
+            G = self._changed(self._written(arrays))
         return np.asarray(self._faulty(arrays, G).sum(axis=(1, 2)))
 
     # --- lines -------------------------------------------------------------------------------------------------------
@@ -271,18 +313,32 @@ class Chip:
         maps = [linearise(cells, activity, circuit, codes + 1) for cells in G]
         return np.stack([each.matrix for each in maps]), codes * np.stack([each.offset for each in maps])
 
-    def _current_variance(
-        self, variance: Variances, cells: Siemens, currents: Siemens, works: npt.NDArray[np.bool_]
-    ) -> Variances:
-        """Variances of what cells add to bit lines, level steps^2, from those of their conductances, siemens^2."""
-        if variance.steady:
-            return variance
+    def _moving_currents(
+        self, layer: LayerKey, cells: Siemens, moving: Fluctuations
+    ) -> tuple[Siemens, Siemens, Fluctuations]:
+        """As ``_wired``, and what changes in these currents, from what changes in the conductances, siemens."""
+        circuit = self.circuit
+        if circuit.lines.perfect and not self.linearised:
+            # Each cell is in series with its own resistance only: both states are exact.
+            series = circuit.access_ohm
+            states = (
+                replace(
+                    each, loss=cells / (1 + cells * series) - (cells - each.loss) / (1 + (cells - each.loss) * series)
+                )
+                for each in moving.states
+            )
+            variance = moving.scaled(1 / (1 + cells * series) ** 2).variance
+            return *self._wired(layer, cells), Fluctuations(variance, tuple(states))
+        # The map is that of the mean conductances, around which the current is linear in the changes of the cells.
+        means = cells - sum(each.low * each.loss for each in moving.states)
+        currents, offset = self._wired(layer, means)
+        if moving.steady:
+            return currents, offset, moving
         # A small change of G changes the current by its derivative. Wires divide it as they divide the current itself,
         # by currents / cells. The derivative of G / (1 + G R) has the factor 1 / (1 + G R) of the current twice.
-        reach = np.divide(currents, cells, out=np.zeros_like(cells), where=cells > 0)
-        reach = reach / (1 + cells * self.circuit.access_ohm)
-        unit = self.target.unit_siemens
-        return variance.map(lambda squares: np.where(works, squares * (reach / unit) ** 2, 0))
+        reach = np.divide(currents, means, out=np.zeros_like(means), where=means > 0)
+        moving = moving.scaled(reach / (1 + means * circuit.access_ohm))
+        return currents + sum(each.low * each.loss for each in moving.states), offset, moving
 
     @property
     def circuit(self) -> Circuit:
@@ -310,7 +366,7 @@ class Chip:
             state = replace(
                 state,
                 currents=state.currents * driven,
-                variance=state.variance.map(partial(np.multiply, driven**2)),
+                fluctuations=state.fluctuations.scaled(driven),
                 gain=state.gain * gain,
                 offset=state.offset * gain,
                 trim=state.trim + np.stack([each.offset_codes for each in errors]),

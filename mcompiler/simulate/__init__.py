@@ -11,9 +11,10 @@ from mcompiler.simulate.compare import (
     verify,
 )
 from mcompiler.simulate.subgraph import extract
-from mcompiler.simulate.trials import Accuracy, ChipResult, LayerCauses, Trials, accuracy_of
+from mcompiler.simulate.trials import PERCENTILE_CHIPS, Accuracy, ChipResult, LayerCauses, Trials, accuracy_of
 
 __all__ = [
+    "PERCENTILE_CHIPS",
     "Accuracy",
     "ChipResult",
     "LayerCauses",

@@ -31,7 +31,7 @@ def extract(model: ir.Model, start: str, end: str) -> ir.Model:
         [source], [target], nodes=nodes, initializers=[_detached(v) for v in constants.values()], opset_imports=opsets,
         name="layer",
     )  # fmt: skip
-    return ir.Model(graph, ir_version=model.ir_version)
+    return ir.Model(graph, ir_version=model.ir_version, functions=list(clone.functions.values()))
 
 
 def _detached(value: ir.Value) -> ir.Value:

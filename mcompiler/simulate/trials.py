@@ -13,6 +13,9 @@ from mcompiler.simulate.compare import Verification
 CONFIDENCE = 0.95
 """Confidence of the intervals."""
 
+PERCENTILE_CHIPS = 20
+"""Chips of which a 5th percentile can be told: with fewer, none is expected below it."""
+
 
 @dataclass(frozen=True)
 class ChipResult:
@@ -39,7 +42,7 @@ class Accuracy:
         metric: ``top1``, or ``agreement`` with the quantised model where there are no labels.
         baseline: the same of the mapping with ideal devices, converters of the target.
         mean, deviation: over the chips; the deviation of one chip is None.
-        percentile5: 5th percentile (linear between chips).
+        percentile5: 5th percentile (linear between chips); None of fewer than ``PERCENTILE_CHIPS``.
         interval: confidence interval of the mean (Student's t over chips), None for one chip.
         loss: loss that a good chip has at most.
         chip_yield: share of chips that lose no more.
@@ -50,7 +53,7 @@ class Accuracy:
     baseline: float
     mean: float
     deviation: float | None
-    percentile5: float
+    percentile5: float | None
     interval: tuple[float, float] | None
     loss: float
     chip_yield: float
@@ -79,8 +82,10 @@ class LayerCauses:
     Attributes:
         name: layer.
         causes: ``quantisation``: the layer's output in the quantised against the float model, errors of the layers
-            before it included (None also where the float model has no such value). ``adc``: converters alone, on the
-            codes that the layer saw. Each effect: that effect alone, converters included. ``all``: everything.
+            before it included (None also where the float model has no such value). ``adc``: rounding and clipping by
+            the converters, on the chip with all effects: against the same chip with converters that lose nothing, what
+            changes between reads at its mean. Each effect: that effect alone, with converters that lose nothing.
+            ``all``: everything.
         linearisation: root mean square error of the linearised circuit of the layer's first array as a share of the
             deviation of its currents; None where circuits are linear.
     """
@@ -185,7 +190,7 @@ def accuracy_of(metric: str, shares: Sequence[float], baseline: float, loss: flo
         baseline=baseline,
         mean=float(values.mean()),
         deviation=deviation,
-        percentile5=float(np.percentile(values, 5)),
+        percentile5=float(np.percentile(values, 5)) if count >= PERCENTILE_CHIPS else None,
         interval=interval,
         loss=loss,
         chip_yield=good / count,

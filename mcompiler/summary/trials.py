@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from mcompiler.naming import shown_name
-from mcompiler.simulate import Trials
+from mcompiler.simulate import PERCENTILE_CHIPS, Trials
 from mcompiler.summary.screen import LARGEST, NAME
 from mcompiler.text import clean, facts, percent, plural, shorten, table
 
@@ -35,7 +35,7 @@ def trials_summary(result: Trials, labels: Mapping[str, str]) -> str:
     if accuracy is not None:
         low, high = accuracy.yield_interval
         lines += [
-            ("5th percentile", percent(accuracy.percentile5)),
+            ("5th percentile", _percentile(accuracy.percentile5)),
             (
                 "yield",
                 f"{percent(accuracy.chip_yield)} of chips lose at most {percent(accuracy.loss)} "
@@ -48,6 +48,11 @@ def trials_summary(result: Trials, labels: Mapping[str, str]) -> str:
     if result.layers:
         parts.append(_causes(result, labels))
     return "\n\n".join(parts)
+
+
+def _percentile(share: float | None) -> str:
+    """A 5th percentile, or why there is none."""
+    return f"needs {PERCENTILE_CHIPS} chips (--trials {PERCENTILE_CHIPS})" if share is None else percent(share)
 
 
 def _causes(result: Trials, labels: Mapping[str, str]) -> str:
@@ -70,7 +75,8 @@ def _causes(result: Trials, labels: Mapping[str, str]) -> str:
     errors = [layer.linearisation for layer in result.layers if layer.linearisation is not None]
     if errors:
         tail += f"\nlinearised circuits: error of up to {percent(max(errors))} of the deviation of a current"
-    return f"first chip, {plural(result.cause_samples, 'sample')}, each effect alone:\n\n{body}{tail}"
+    head = f"first chip, {plural(result.cause_samples, 'sample')}, each effect alone, without converters"
+    return f"{head}:\n\n{body}{tail}"
 
 
 def _decibels(value: float | None) -> float:

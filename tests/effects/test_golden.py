@@ -94,7 +94,9 @@ def numbers(build: Build, chip: Chip) -> Iterator[object]:
     for index, layer in enumerate(build.layer_data[:2]):
         levels = unpack_levels(next(layer.cells()), shape.storage_bits, layer.lines(shape)[1])[:2]
         state = chip.realise(LayerKey(index, layer.op.site.name), 0, levels)
-        yield from (state.currents, state.variance.per_read, state.variance.per_inference)
+        variance = state.fluctuations.variance
+        yield from (state.currents, variance.per_read, variance.per_inference)
+        yield from (each.loss for each in state.fluctuations.states)
         yield from (state.offset, state.gain, state.trim, state.bow, state.scale)
 
 

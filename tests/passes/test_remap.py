@@ -357,6 +357,24 @@ def test_compile_says_what_it_gained(tmp_path: Path) -> None:
     assert "2 stuck cells in the arrays; weighted error " in run.stdout
 
 
+@pytest.mark.parametrize(
+    ("lines", "note"),
+    [
+        (["0,0,0,0,1,1,on"], None),
+        (["7,0,0,0,1,1,on", "7,0,0,0,2,1,on"], "names 1 of 1 arrays that no layer uses (chip 7, tile 0, core 0, pos"),
+        (["0,0,0,0,1,1,on", "9,0,0,0,2,1,on"], "names 1 of 2 arrays that no layer uses (chip 9, tile 0, core 0, pos"),
+    ],
+)
+def test_a_map_of_arrays_that_are_not_used_is_told(lines: list[str], note: str | None, tmp_path: Path) -> None:
+    chart, said = tmp_path / "map.csv", list[str]()
+    chart.write_text("\n".join(["chip,tile,core,position,row,column,stuck", *lines]) + "\n")
+    calibration = DEMO / "digits_calibration.npz"
+    compile(DEMO / "digits.onnx", "generic_128", calibration=calibration, faults=chart, say=said.append)
+    found = [each for each in said if "arrays that no layer uses" in each]
+    assert len(found) == (note is not None)
+    assert note is None or note in found[0]
+
+
 def test_the_programming_table_has_the_spare_lines() -> None:
     _, moved = built("product", "spares")
     (layer,) = moved.layer_data

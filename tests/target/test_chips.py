@@ -120,13 +120,13 @@ def test_cells_of_hermes_are_those_of_the_chip() -> None:
     spread = np.where(x < 0.3039, np.clip(low, 0.0124, 0.04), middle)
     low, middle = -0.0078 * np.log(x) + 0.0038, 0.0664 * x**3 - 0.1352 * x**2 + 0.0768 * x + 0.0088
     share = np.where(x < 0.1591, np.clip(low, 0.0179, 0.04), middle)
-    found = exponents(x * device.g_max_siemens, drift, device.g_max_siemens)
+    found = exponents(x * device.g_max_siemens, device)
     assert found[0] == pytest.approx(mean, abs=1.5e-3)
     assert found[1] == pytest.approx(spread, abs=1e-3)
     assert found[0][-1] == pytest.approx(0.0174, abs=1e-5)
     t = 86400.0
     wanted = x * device.g_max_siemens * share * np.sqrt(np.log((t + 512e-9) / (2 * 512e-9)))
-    assert noise_deviation(x * device.g_max_siemens, device, t) == pytest.approx(wanted, rel=0.03)
+    assert noise_deviation(x * device.g_max_siemens, x * device.g_max_siemens, device, t) == pytest.approx(wanted, rel=0.03)
 
 
 @pytest.mark.parametrize("name", ["neurram", "pcm_hermes", "pcm_joshi"])
