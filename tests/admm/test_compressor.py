@@ -245,7 +245,8 @@ def test_a_loop_resumes_after_the_projection() -> None:
     step(0)
     models[1].load_state_dict(models[0].state_dict())
     optimisers[1].load_state_dict(optimisers[0].state_dict())
-    step(0), step(1)
+    step(0)
+    step(1)
     for one, other in zip(models[0].state_dict().values(), models[1].state_dict().values(), strict=True):
         assert torch.equal(one, other)
     assert torch.equal(models[0](x), models[1](x))
