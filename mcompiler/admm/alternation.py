@@ -6,6 +6,7 @@ Yuan et al., ISLPED 2019 (arXiv 1908.11691); Boyd et al. 2011, section 3.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,12 @@ from mcompiler.admm.lowering import CompressibleLayer, as_matrix, as_weight
 from mcompiler.admm.quantise import Levels, fit_scales
 from mcompiler.admm.spec import Admm
 from mcompiler.errors import CompileError
+
+LARGE_RESIDUAL = 0.1
+"""Distance from the constraints, relative to the weights, from which the end of ADMM is worth a warning."""
+
+BALANCE, RHO_STEP = 10.0, 2.0
+"""Adaptive rho: ratio of the residuals from which it changes, and the factor (Boyd et al. 2011, section 3.4.1)."""
 
 
 @dataclass(frozen=True)
@@ -33,12 +40,30 @@ class Residuals:
     dual: float
     rho: float
 
+    @property
+    def primal(self) -> float:
+        """The larger of the two distances from the constraints."""
+        return max(self.primal_structure, self.primal_levels)
+
+
+def describe_large_residuals(residuals: Mapping[str, Residuals]) -> str | None:
+    """A warning for layers that are far from their constraints when ADMM ends; None where there is none."""
+    large = {name: entry.primal for name, entry in residuals.items() if entry.primal > LARGE_RESIDUAL}
+    if not large:
+        return None
+    names = ", ".join(f"'{name}' {share:.0%}" for name, share in sorted(large.items(), key=lambda item: -item[1])[:5])
+    more = f" and {len(large) - 5} more layers" if len(large) > 5 else ""
+    return (
+        f"ADMM ends far from the constraints, and the projection will change the weights: {names}{more} of their norm; "
+        "raise admm.epochs or the last values of admm.rho, or loosen the structure"
+    )
+
 
 @dataclass
 class _AdmmVariables:
     """Auxiliaries and scaled duals of one layer, in the weight's shape; None where there is no such constraint.
 
-    The penalty of the layer is ``coefficient`` |W - ``centre``|^2 + ``constant``.
+    Its rho is that of the stage times ``factor``, its penalty ``coefficient`` |W - ``centre``|^2 + ``constant``.
     """
 
     y: torch.Tensor | None
@@ -46,8 +71,17 @@ class _AdmmVariables:
     z: torch.Tensor | None
     v: torch.Tensor | None
     centre: torch.Tensor
+    factor: float = 1.0
     coefficient: float = 0.0
     constant: float = 0.0
+
+
+def _balance(residuals: Residuals) -> float:
+    """The factor of a layer's rho that brings its primal and dual residual closer to each other."""
+    primal = math.hypot(residuals.primal_structure, residuals.primal_levels)
+    if primal > BALANCE * residuals.dual:
+        return RHO_STEP
+    return 1 / RHO_STEP if residuals.dual > BALANCE * primal else 1.0
 
 
 class _QuadraticPenalty(torch.autograd.Function):
@@ -82,6 +116,9 @@ class Alternation:
         levels: of each layer; None: its weights stay float.
         project_structure: from a layer's name and a weight to the nearest weight that has the layer's structure.
         options: of the ADMM stages.
+
+    Attributes:
+        residuals: of the last update, by layer.
     """
 
     def __init__(
@@ -96,6 +133,7 @@ class Alternation:
         self._project_structure, self._options = project_structure, options
         self._updates = 0
         self._variables: dict[str, _AdmmVariables] = {}
+        self.residuals: dict[str, Residuals] = {}
 
     @property
     def rho(self) -> float:
@@ -128,22 +166,29 @@ class Alternation:
         if not self._variables:
             self._initialise()
         rho = self.rho
-        residuals = {name: self._update(name, variables, rho) for name, variables in self._variables.items()}
+        residuals = {name: self._update(name, v, rho * v.factor) for name, v in self._variables.items()}
         self._updates += 1
+        self.residuals = residuals
         # U and V are the dual variables divided by rho. The dual variables do not change when a stage begins, so the
         # scaled ones shrink by the factor by which rho grows (Boyd et al. 2011, section 3.4.1).
-        if self.rho != rho:
-            for variables in self._variables.values():
+        for name, variables in self._variables.items():
+            before = rho * variables.factor
+            if self._options.adaptive:
+                variables.factor *= _balance(residuals[name])
+            if self.rho * variables.factor != before:
                 for dual in (variables.u, variables.v):
                     if dual is not None:
-                        dual.mul_(rho / self.rho)
+                        dual.mul_(before / (self.rho * variables.factor))
         for variables in self._variables.values():
             self._merge_penalty_terms(variables)
         return residuals
 
     def state_dict(self) -> dict[str, Any]:
         """Auxiliaries and duals, for a checkpoint."""
-        states = {name: {"y": v.y, "u": v.u, "z": v.z, "v": v.v} for name, v in self._variables.items()}
+        states = {
+            name: {"y": part.y, "u": part.u, "z": part.z, "v": part.v, "factor": torch.tensor(part.factor)}
+            for name, part in self._variables.items()
+        }
         return {"updates": self._updates, "states": states}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -166,7 +211,7 @@ class Alternation:
             )
             if any(part is not None and part.shape != weight.shape for part in (y, u, z, v)):
                 raise CompileError("has another shape in the checkpoint; start again without it", name)
-            loaded[name] = _AdmmVariables(y, u, z, v, centre=torch.empty_like(weight))
+            loaded[name] = _AdmmVariables(y, u, z, v, torch.empty_like(weight), float(parts.get("factor", 1.0)))
         self._updates, self._variables = int(state["updates"]), loaded
         for variables in loaded.values():
             self._merge_penalty_terms(variables)
@@ -192,7 +237,8 @@ class Alternation:
         points = [auxiliary - dual for auxiliary, dual in pairs if auxiliary is not None and dual is not None]
         if not points:
             return
-        variables.coefficient = self.rho / 2 * len(points)
+        rho = self.rho * variables.factor
+        variables.coefficient = rho / 2 * len(points)
         if len(points) == 1:
             variables.centre.copy_(points[0])
             variables.constant = 0.0
@@ -200,7 +246,7 @@ class Alternation:
         # |W - A|^2 + |W - B|^2 = 2 |W - (A + B) / 2|^2 + |A - B|^2 / 2: the gradient of both terms is that of one term
         # with the mean as its centre. The last part does not depend on W; it only makes the reported value right.
         torch.add(points[0], points[1], out=variables.centre).mul_(0.5)
-        variables.constant = self.rho / 4 * float((points[0] - points[1]).square().sum())
+        variables.constant = rho / 4 * float((points[0] - points[1]).square().sum())
 
     def _update(self, name: str, variables: _AdmmVariables, rho: float) -> Residuals:
         weight = self._layers[name].weight.detach()

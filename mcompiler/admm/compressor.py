@@ -13,6 +13,7 @@ The penalty and the updates are computed in ``mcompiler.admm.alternation``.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +25,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from mcompiler.admm.agreement import check_exported
-from mcompiler.admm.alternation import Alternation, Residuals
+from mcompiler.admm.alternation import Alternation, Residuals, describe_large_residuals
 from mcompiler.admm.constraints import check_structure, project_structure
 from mcompiler.admm.export import build_deployed, get_mapped_weight, get_original_weight, write_onnx
 from mcompiler.admm.inputs import as_inputs, unwrap_model
@@ -91,6 +92,11 @@ class Compressor:
     def rho(self) -> float:
         """Penalty parameter of the present stage."""
         return self._alternation.rho
+
+    @property
+    def residuals(self) -> Mapping[str, Residuals]:
+        """Distances of the layers from their constraints at the last update; empty before the first."""
+        return self._alternation.residuals
 
     def penalty(self) -> torch.Tensor:
         """rho/2 |W - Y + U|^2 + rho/2 |W - Z + V|^2 over all layers, a scalar to add to the loss; 0 once projected."""
@@ -173,6 +179,9 @@ class Compressor:
         Raises:
             CompileError: a layer without remaining weights.
         """
+        warning = None if self.projected else describe_large_residuals(self.residuals)
+        if warning is not None:
+            warnings.warn(warning, stacklevel=2)
         masks = self.masks() if masks is None else dict(masks)
         for name, given in masks.items():
             layer = self.layers[name]
@@ -188,7 +197,7 @@ class Compressor:
                 scale = torch.ones(groups, columns, device=weight.device, dtype=weight.dtype)
                 entry = MappedWeight(mask, scale, groups, level_set, sign)
                 weight.mul_(mask)
-                parametrize.register_parametrization(module, "weight", entry, unsafe=True)
+                _register(module, entry)
             else:
                 existing.mask.copy_(mask)
                 existing.levels = level_set
@@ -282,3 +291,14 @@ class Compressor:
             pairs = []
         write_onnx(check_exported(self._model, self.layers, pairs, inputs, "at the export"), Path(path))
         return Path(path)
+
+
+def _register(module: nn.Module, entry: MappedWeight) -> None:
+    """Make the weight of a layer pass through a parametrisation, and keep the parameter and its autograd state."""
+    # Registration calls `set_` on the parameter, which gives it another AccumulateGrad node. DistributedDataParallel
+    # waits for the node that it knows, so a stand-in is registered, and then replaced by the parameter.
+    weight = module._parameters["weight"]
+    assert weight is not None
+    module._parameters["weight"] = nn.Parameter(weight.detach().clone(), requires_grad=weight.requires_grad)
+    parametrize.register_parametrization(module, "weight", entry, unsafe=True)
+    module.parametrizations.weight._parameters["original"] = weight  # type: ignore[union-attr]

@@ -21,12 +21,13 @@ from mcompiler.admm.loop import (
     measure_accuracy,
     train_epoch,
 )
+from mcompiler.admm.statistics import estimate_statistics
 
 SEED_NUMBERS = {"preparation": 0, "admm": 1, "float": 2, "quantised": 3}
 """The second of the three numbers that an epoch's seed is made of; checkpoints rely on it."""
 
-COUNT_EPOCH, BUDGET_EPOCH, RANGE_EPOCH = 0, 1, 2
-"""The third number for steps of the preparation: the first batches, the budget search, the input ranges."""
+COUNT_EPOCH, BUDGET_EPOCH, RANGE_EPOCH, STATISTICS_EPOCH = 0, 1, 2, 3
+"""The third number for steps between epochs: first batches, budget search, input ranges, batch statistics."""
 
 
 @dataclass(frozen=True)
@@ -132,8 +133,14 @@ class EpochRunner:
             self.say(message)
 
     def seed_preparation(self, step: int) -> None:
-        """Seed a step of the preparation: COUNT_EPOCH, BUDGET_EPOCH or RANGE_EPOCH."""
+        """Seed a step of the preparation: one of the numbers above."""
         seed_epoch(self.seed, SEED_NUMBERS["preparation"], step)
+
+    def estimate_statistics(self, model: nn.Module, count: int) -> None:
+        """Estimate the statistics of batch normalisations anew from training batches; equal in all processes."""
+        self.seed_preparation(STATISTICS_EPOCH)
+        estimate_statistics(model, get_batches(self.train, 0), count, self.compute)
+        self.compute.ranks.broadcast_model(model)
 
     def _seed_and_get_batches(self, number: EpochNumber) -> Any:
         seed_epoch(self.seed, SEED_NUMBERS[number.stage], number.index)

@@ -24,7 +24,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import parametrize
 
 from mcompiler.admm.input_quantiser import InputFakeQuantiser
-from mcompiler.admm.inputs import Inputs, find_given_parameters, move_inputs, take_samples
+from mcompiler.admm.inputs import Inputs, find_given_parameters, move_inputs, order_inputs, take_samples
 from mcompiler.admm.lowering import CompressibleLayer
 from mcompiler.admm.quantise import MappedWeight
 from mcompiler.errors import CompileError, ModelError
@@ -289,10 +289,14 @@ def name_file_inputs(model: nn.Module, example: Inputs) -> dict[str, torch.Tenso
 
 def _export_float(model: nn.Module, example: Inputs) -> ir.Model:
     inputs = list(name_file_inputs(model, example))
-    example = move_inputs(take_samples(example, 1), "cpu")
+    given = find_given_parameters(model, example)
+    if given is None and isinstance(example, dict):
+        given = inputs
+    values = tuple(order_inputs(model, move_inputs(take_samples(example, 1), "cpu")))
+    if given is not None:  # the exporter passes all parameters by position, and those that are left out as None
+        forward, names = model.forward, given
+        model.forward = lambda *args: forward(**dict(zip(names, args, strict=True)))
     options: dict[str, Any] = {"dynamo": False}
-    if isinstance(example, dict):
-        options["kwargs"] = example
     with warnings.catch_warnings(), tempfile.TemporaryDirectory() as folder:
         warnings.simplefilter("ignore")  # the TorchScript exporter, which keeps readable names, is deprecated
         torch._C._jit_set_onnx_log_output_stream("stderr")  # on failure it prints the graph
@@ -300,7 +304,7 @@ def _export_float(model: nn.Module, example: Inputs) -> ir.Model:
         try:
             torch.onnx.export(
                 model.cpu(),
-                () if isinstance(example, dict) else example,
+                values,
                 str(file),
                 opset_version=OPSET,
                 input_names=inputs,

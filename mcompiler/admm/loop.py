@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.modules.conv import _ConvNd
+from torch.nn.utils import parametrize
 
 from mcompiler.admm.distributed import ProcessRank, map_nested
 from mcompiler.admm.divergence import check_loss, check_penalty
@@ -23,6 +25,11 @@ Batches = Iterable[Batch] | Callable[[int], Iterable[Batch]]
 
 A batch may be a dict: its entry ``labels`` is y, the other entries are keyword arguments of the model.
 """
+
+PRODUCT_MODULES = (_ConvNd, nn.Linear, nn.Bilinear, nn.Embedding, nn.EmbeddingBag, nn.MultiheadAttention, nn.RNNBase)
+"""Modules whose weights decay: matrices that multiply, of which none is a scale or a shift."""
+
+ADAM_BETA2 = 0.999
 
 EXAMPLE_SAMPLES = 8
 """Samples with which a model is traced, and on which the exported file is compared with it."""
@@ -93,11 +100,12 @@ def choose_example(train: Batches, given: Any) -> Inputs:
 
 
 def make_optimiser(model: nn.Module, options: Optimiser) -> torch.optim.Optimizer:
-    """The optimiser of a stage, with weight decay on weights, not on biases and normalisations."""
+    """The optimiser of a stage, with weight decay on the weights of products only."""
     trained = [p for p in model.parameters() if p.requires_grad]
+    decayed = {id(parameter) for parameter in _list_product_weights(model)}
     groups = [
-        {"params": [p for p in trained if p.ndim > 1], "weight_decay": options.weight_decay},
-        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+        {"params": [p for p in trained if id(p) in decayed], "weight_decay": options.weight_decay},
+        {"params": [p for p in trained if id(p) not in decayed], "weight_decay": 0.0},
     ]
     groups = [group for group in groups if group["params"]]
     if not groups:
@@ -107,7 +115,18 @@ def make_optimiser(model: nn.Module, options: Optimiser) -> torch.optim.Optimize
             groups, lr=options.learning_rate, momentum=options.momentum, nesterov=options.momentum > 0
         )
     kind = torch.optim.Adam if options.name == "adam" else torch.optim.AdamW
-    return kind(groups, lr=options.learning_rate)
+    return kind(groups, lr=options.learning_rate, betas=(options.momentum, ADAM_BETA2))
+
+
+def _list_product_weights(model: nn.Module) -> Iterator[nn.Parameter]:
+    """The weights of products, also those behind a parametrisation; no biases, normalisations and layer scales."""
+    for module in model.modules():
+        if isinstance(module, PRODUCT_MODULES):
+            owners = [module]
+            if parametrize.is_parametrized(module):
+                owners += list(module.parametrizations.values())  # type: ignore[operator]
+            for owner in owners:
+                yield from (p for p in owner._parameters.values() if p is not None and sum(n > 1 for n in p.shape) > 1)
 
 
 def compute_learning_rate(options: Optimiser, progress: float) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -47,7 +47,15 @@ class PrunedModel:
     pinned_filters: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
 
-def prune(model: nn.Module, compressor: Compressor, example: Inputs, spec: Spec, file: Path | None) -> PrunedModel:
+def prune(
+    model: nn.Module,
+    compressor: Compressor,
+    example: Inputs,
+    spec: Spec,
+    file: Path | None,
+    *,
+    settle: Callable[[nn.Module], None] = lambda model: None,
+) -> PrunedModel:
     """Project the weights, purify, remove unused paths.
 
     Args:
@@ -56,6 +64,7 @@ def prune(model: nn.Module, compressor: Compressor, example: Inputs, spec: Spec,
         example: an input.
         spec: thresholds of purification, whether to remove paths.
         file: where the projected weights are saved for ``restore_pruned``; None: nowhere.
+        settle: estimates batch statistics anew, called when the weights are projected.
 
     Raises:
         CompileError: a layer without remaining weights; a model that cannot be traced.
@@ -69,6 +78,7 @@ def prune(model: nn.Module, compressor: Compressor, example: Inputs, spec: Spec,
     with torch.no_grad():
         for name, mask in masks.items():
             compressor.layers[name].weight.mul_(mask)
+    settle(model)
     if spec.remove_paths:
         clear_constant_biases(model, graph, support)
     if file is not None:

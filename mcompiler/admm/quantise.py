@@ -15,12 +15,10 @@ from torch import nn
 
 from mcompiler.admm.lowering import as_matrix, as_weight
 from mcompiler.admm.projections import find_nearest_levels
+from mcompiler.admm.scales import find_best_scales
 from mcompiler.errors import CompileError
 from mcompiler.geometry import array_shape
 from mcompiler.target import Partner, Target
-
-SCALE_ITERATIONS = 6
-"""Iterations of fitting a scale: the codes for the scale, then the scale for the codes."""
 
 EMPTY_LINE_SCALE = 2.0**-10
 """Scale of a bit line whose kept weights are all zero, relative to the layer's largest scale."""
@@ -106,7 +104,7 @@ def _grid_levels(target: Target, layer: str) -> Levels:
 
 
 def fit_scales(matrix: torch.Tensor, levels: Levels) -> torch.Tensor:
-    """One scale per bit line with (locally) the least squared error of the nearest codes.
+    """One scale per bit line with the least squared error of the nearest codes.
 
     Args:
         matrix: weights, [G, K, N].
@@ -115,27 +113,7 @@ def fit_scales(matrix: torch.Tensor, levels: Levels) -> torch.Tensor:
     Returns:
         [G, N]; 1 for a bit line of zeros.
     """
-    # Alternating minimisation: the nearest codes for a scale, then the least-squares scale for these codes. Neither
-    # step can increase the error, but the result is a local minimum that depends on the start. Two starts are tried:
-    # the scale that maps the largest weight to the largest code, and 0.7 of it, which clips the largest weights and
-    # gives all others finer steps.
-    largest = matrix.abs().amax(dim=1)  # [G, N]
-    best_error: torch.Tensor | None = None
-    best = largest
-    for start in (1.0, 0.7):
-        scale = torch.where(largest > 0, (largest * (start / levels.top)).clamp_min(1e-30), torch.ones_like(largest))
-        for _ in range(SCALE_ITERATIONS):
-            codes = levels.nearest(matrix, scale)
-            energy = (codes * codes).sum(dim=1)
-            fitted = (codes * matrix).sum(dim=1) / energy.clamp_min(1e-30)
-            scale = torch.where((energy > 0) & (fitted > 0), fitted, scale)
-        error = ((levels.nearest(matrix, scale) * scale[:, None] - matrix) ** 2).sum(dim=1)
-        if best_error is None:
-            best, best_error = scale, error
-        else:
-            better = error < best_error
-            best, best_error = torch.where(better, scale, best), torch.minimum(error, best_error)
-    return best
+    return find_best_scales(matrix, levels.codes)
 
 
 class _StraightThrough(torch.autograd.Function):

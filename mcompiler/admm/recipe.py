@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 from mcompiler.admm.agreement import check_exported
-from mcompiler.admm.alternation import Residuals
+from mcompiler.admm.alternation import Residuals, describe_large_residuals
 from mcompiler.admm.checkpoint import TrainingLog, hash_state, load_checkpoint, save_checkpoint
 from mcompiler.admm.compressor import Compressor
 from mcompiler.admm.display import Advance, progress_bar
@@ -271,14 +271,14 @@ class _Compression:
             compressor.load_state_dict(state["compressor"])
         epochs = admm.epochs * len(admm.rho)
         for epoch in range(first, epochs):
-            done = 0
+            updates = 0
 
             def update_when_due(fraction: float) -> None:
                 # The last of the epoch's updates comes after its last step, below; the others when their time has come.
-                nonlocal done
-                while done < admm.updates_per_epoch - 1 and fraction >= (done + 1) / admm.updates_per_epoch:
+                nonlocal updates
+                while updates < admm.updates_per_epoch - 1 and fraction >= (updates + 1) / admm.updates_per_epoch:
                     compressor.update()
-                    done += 1
+                    updates += 1
 
             number = EpochNumber("admm", epoch, epochs)
             result = self.epochs.run(stage, number, update_when_due)
@@ -286,14 +286,25 @@ class _Compression:
             residuals = compressor.update()
             self.compute.ranks.broadcast_model(self.model)
             self.epochs.report(number, result, self.model, _make_residual_entries(residuals))
-            self._save("admm", epoch + 1, stage.optimiser)
+            done = admm.stop > 0 and all(max(entry.primal, entry.dual) <= admm.stop for entry in residuals.values())
+            self._save("admm", epochs if done else epoch + 1, stage.optimiser)
+            if done:
+                self.epochs.tell(f"ADMM ends after epoch {epoch}: all residuals are at most {admm.stop:g}")
+                break
+        if warning := describe_large_residuals(compressor.residuals):
+            self.epochs.tell(warning)
 
     def _prune(self) -> PrunedModel:
         """Hard projection, purification, removal of unused paths: the small model."""
         file = self._pruned_file() if self.compute.ranks.is_first else None  # all processes have the same weights
-        pruned = prune(self.model, self.compressor, self.example, self.spec, file)
+        pruned = prune(self.model, self.compressor, self.example, self.spec, file, settle=self._estimate_statistics)
+        self.compute.move_model(pruned.model)
+        self._estimate_statistics(pruned.model)
         self._report_pruned(pruned)
         return pruned
+
+    def _estimate_statistics(self, model: nn.Module) -> None:
+        self.epochs.estimate_statistics(model, self.spec.retrain.statistics)
 
     def _restore_pruned(self) -> PrunedModel:
         file = self._pruned_file()
@@ -306,7 +317,6 @@ class _Compression:
 
     def _report_pruned(self, pruned: PrunedModel) -> None:
         tiles = pruned.compressor.tiles()
-        self.compute.move_model(pruned.model)
         accuracy = self.figures["projected"] = self.epochs.measure(pruned.model)
         line = {"stage": "projection", "accuracy": accuracy, "tiles": tiles, "removed": pruned.removed}
         self.log.write({**line, "stays": pruned.pinned_filters})
@@ -324,6 +334,8 @@ class _Compression:
         """Levels of weights and codes of inputs from now on; ``fresh``: input ranges are still to be determined."""
         self.compressor.project(self.pruned.masks, levels=True)
         self.compute.move_model(self.model)
+        if fresh:
+            self._estimate_statistics(self.model)
         if not self.spec.quantisation.inputs:
             return
         quantisers = attach_quantisers(self.model, self.compressor.layers, self.pruned.shared_inputs, self.target)
@@ -370,8 +382,7 @@ class _Compression:
             pinned_filters=self.pruned.pinned_filters,
             uncompressed=self.uncompressed,
         )
-        layers, pairs = result.layers, result.batchnorm_pairs
-        check_exported(result.model, layers, pairs, self.example, "after the training")
+        check_exported(result.model, result.layers, result.batchnorm_pairs, self.example, "after the training")
         if self.test is not None:
             self.figures["quantised"] = self.epochs.measure(result.deployed(), exact=True)
             self.epochs.tell(f"quantised: {format_percent(self.figures['quantised'])}")
@@ -383,6 +394,6 @@ class _Compression:
 
 def _make_residual_entries(residuals: Mapping[str, Residuals]) -> dict[str, Any]:
     """Entries of a log line: the residuals by layer, and the largest primal one."""
-    primal = [max(entry.primal_structure, entry.primal_levels) for entry in residuals.values()]
+    primal = [entry.primal for entry in residuals.values()]
     by_layer = {name: dataclasses.asdict(entry) for name, entry in residuals.items()}
     return {"residuals": by_layer, "worst_primal": max(primal, default=0.0)}

@@ -95,8 +95,9 @@ class Optimiser:
     Attributes:
         name: ``sgd`` (with Nesterov momentum), ``adam`` or ``adamw``.
         learning_rate: peak learning rate.
-        momentum: of SGD.
-        weight_decay: on weights of two and more dimensions; biases and normalisations have none.
+        momentum: of SGD; the first moment (beta 1) of Adam.
+        weight_decay: on the weights of convolutions, products, embeddings, attention and recurrent layers; biases,
+            normalisations, layer scales and other parameters have none.
         schedule: learning rate over the stage.
         warmup: fraction of the steps over which the learning rate rises to its peak.
         clip: largest norm of the gradient; 0: not clipped.
@@ -120,6 +121,8 @@ class Admm:
         rho: one value per stage, rising (the scaled duals shrink with it; Boyd et al. 2011, section 3.4.1).
         epochs: epochs of each stage; 0 skips ADMM (plain magnitude pruning).
         updates_per_epoch: projections and dual updates per epoch.
+        stop: ADMM ends with the epoch after which the residuals of all layers are at most this; 0: after all epochs.
+        adaptive: adapt the rho of each layer to its residuals (Boyd et al. 2011, section 3.4.1).
         levels: whether the constraint on levels (Z) is part of the penalty, besides the structure (Y).
         optimiser: of these stages.
     """
@@ -127,6 +130,8 @@ class Admm:
     rho: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)] = (1e-3, 1e-2, 1e-1)
     epochs: NonNegativeInt = 2
     updates_per_epoch: PositiveInt = 1
+    stop: NonNegativeFloat = 0.0
+    adaptive: Bool = False
     levels: Bool = True
     optimiser: Optimiser = Optimiser(learning_rate=0.01, schedule=LearningRateSchedule.CONSTANT)
 
@@ -156,12 +161,15 @@ class Retrain:
     Attributes:
         epochs: total number of epochs.
         float_epochs: the first epochs of these, with float weights and inputs (masks only).
+        statistics: training batches from which the statistics of batch normalisations are estimated anew after the
+            projection, the removal of paths and the rounding to levels; 0: they are left as they are.
         optimiser: of this stage.
         noise: device errors in the epochs on levels; None: none.
     """
 
     epochs: NonNegativeInt = 10
     float_epochs: NonNegativeInt = 0
+    statistics: NonNegativeInt = 32
     optimiser: Optimiser = Optimiser(learning_rate=0.02)
     noise: DeviceNoise | None = None
 
@@ -310,11 +318,7 @@ class Spec:
 
     @staticmethod
     def from_table(table: Mapping[str, Any]) -> Spec:
-        """A specification from nested tables, as TOML gives them.
-
-        Raises:
-            CompileError: all that is wrong, one fault a line: key, fact and remedy.
-        """
+        """A specification from nested tables, as TOML gives them; CompileError with all that is wrong, by line."""
         return Spec(**table)
 
     def as_table(self) -> dict[str, Any]:
@@ -385,11 +389,7 @@ def _section_at(section: Any, path: tuple[str, ...]) -> Any:
 
 
 def as_spec(spec: Spec | str | Path | None) -> Spec:
-    """A specification: the one given, the one in a file, or the default.
-
-    Raises:
-        CompileError: an object of another type, or a file that is wrong.
-    """
+    """A specification: the one given, the one in a file, or the default; CompileError where it is wrong."""
     if spec is None:
         return Spec()
     if isinstance(spec, str | Path):

@@ -17,6 +17,7 @@ torch = pytest.importorskip("torch")
 from torch import nn  # noqa: E402
 from torch.optim import SGD  # noqa: E402
 
+from mcompiler.admm.alternation import Residuals, _balance  # noqa: E402
 from mcompiler.admm.compressor import Compressor  # noqa: E402
 from mcompiler.admm.constraints import project_structure  # noqa: E402
 from mcompiler.admm.lowering import as_matrix, as_weight  # noqa: E402
@@ -216,3 +217,38 @@ def test_a_state_of_another_model_is_refused() -> None:
         other.load_state_dict({**state, "states": {"2": state["states"]["2"]}})
     with pytest.raises(CompileError, match="node '0': has another shape in the checkpoint; start again without it"):
         other.load_state_dict(state)
+
+
+@pytest.mark.parametrize(
+    ("primal", "dual", "factor"), [(0.3, 0.02, 2.0), (0.3, 0.04, 1.0), (0.02, 0.3, 0.5), (0.0, 0.0, 1.0)]
+)
+def test_adaptive_rho_balances_the_residuals(primal: float, dual: float, factor: float) -> None:
+    assert _balance(Residuals(0.6 * primal, 0.8 * primal, dual, 1.0)) == factor  # a norm of 0.6 and 0.8 is 1
+
+
+def test_adaptive_rho_keeps_the_dual_variables() -> None:
+    states, gradients = [], []
+    for adaptive in (False, True):
+        model = net()
+        compressor = Compressor(
+            model, TARGET, Spec(layers=LAYERS, admm=Admm(rho=(1e-3,), adaptive=adaptive), quantisation=FLOAT)
+        )
+        compressor.update()
+        states.append(compressor.state_dict()["states"]["0"])
+        compressor.penalty().backward()  # type: ignore[no-untyped-call]
+        gradients.append(model[0].weight.grad)
+    fixed, scaled = states
+    assert float(scaled["factor"]) == 2
+    assert torch.allclose(2 * scaled["u"], fixed["u"])  # rho U is the dual variable
+    weight = net()[0].weight.detach()
+    assert torch.allclose(gradients[1], 2e-3 * (weight - scaled["y"] + scaled["u"]), atol=1e-9)
+    restored = Compressor(net(), TARGET, Spec(layers=LAYERS, admm=Admm(rho=(1e-3,), adaptive=True), quantisation=FLOAT))
+    restored.load_state_dict(compressor.state_dict())
+    assert float(restored.penalty()) == float(compressor.penalty())
+
+
+def test_the_end_of_admm_far_from_the_constraints_is_told() -> None:
+    compressor = Compressor(net(), TARGET, Spec(layers=LAYERS, admm=Admm(rho=(1e-4,)), quantisation=FLOAT))
+    worst = max(entry.primal for entry in compressor.update().values())
+    with pytest.warns(UserWarning, match=rf"ADMM ends far from the constraints.* {worst:.0%}.*raise admm.epochs"):
+        compressor.project()

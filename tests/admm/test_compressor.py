@@ -225,3 +225,28 @@ def test_a_target_by_name_and_default_specification() -> None:
     compressor = Compressor(net(), "yuan2019")
     assert compressor.spec == Spec()
     assert {levels.top for levels in compressor.levels.values() if levels is not None} == {15}
+
+
+def test_a_loop_resumes_after_the_projection() -> None:
+    spec = Spec(layers=LAYERS)
+    models, optimisers = [], []
+    for seed in (0, 1):
+        model = net(seed)
+        Compressor(model, TARGET, spec).project()
+        models.append(model)
+        optimisers.append(torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9))
+    x, y = data()
+
+    def step(number: int) -> None:
+        optimisers[number].zero_grad()
+        torch.nn.functional.cross_entropy(models[number](x), y).backward()
+        optimisers[number].step()
+
+    step(0)
+    models[1].load_state_dict(models[0].state_dict())
+    optimisers[1].load_state_dict(optimisers[0].state_dict())
+    step(0)
+    step(1)
+    for one, other in zip(models[0].state_dict().values(), models[1].state_dict().values(), strict=True):
+        assert torch.equal(one, other)
+    assert torch.equal(models[0](x), models[1](x))

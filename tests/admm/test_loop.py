@@ -124,6 +124,42 @@ def test_weights_decay_biases_and_normalisations_do_not(name: Any, kind: type[An
     }
 
 
+def test_no_scale_decays_whatever_its_shape() -> None:
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.gamma, self.tokens = nn.Parameter(torch.ones(4, 1, 1)), nn.Parameter(torch.ones(3, 4))
+            self.norm, self.line = nn.LayerNorm((3, 4)), nn.utils.parametrizations.weight_norm(nn.Linear(4, 4))
+            self.attention = nn.MultiheadAttention(4, 2, add_bias_kv=True)
+
+    model = Scaled()
+    groups = make_optimiser(model, Optimiser(weight_decay=0.3)).param_groups
+    decayed = {id(p) for group in groups if group["weight_decay"] for p in group["params"]}
+    names = {name for name, parameter in model.named_parameters() if id(parameter) in decayed}
+    assert names == {
+        "line.parametrizations.weight.original1",
+        "attention.in_proj_weight",
+        "attention.out_proj.weight",
+    }
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw"])
+def test_adam_follows_its_options(name: Any) -> None:
+    model = nn.Linear(2, 2, bias=False)
+    model.weight.data.fill_(2.0)
+    options = Optimiser(name=name, learning_rate=0.1, momentum=0.5, weight_decay=0.25)
+    optimiser = make_optimiser(model, options)
+    v, m, s = 2.0, 0.0, 0.0  # Adam as published, with beta 1 of 0.5
+    for step, gradient in enumerate((1.0, -3.0, 0.5), 1):
+        model.weight.grad = torch.full_like(model.weight, gradient)
+        optimiser.step()
+        g = gradient + (0.25 * v if name == "adam" else 0.0)
+        v -= 0.1 * 0.25 * v if name == "adamw" else 0.0
+        m, s = 0.5 * m + 0.5 * g, 0.999 * s + 0.001 * g * g
+        v -= 0.1 * m / (1 - 0.5**step) / ((s / (1 - 0.999**step)) ** 0.5 + 1e-8)
+    assert model.weight.detach().flatten().tolist() == pytest.approx([v] * 4, rel=1e-5)
+
+
 def test_a_model_without_parameters_is_refused() -> None:
     with pytest.raises(CompileError, match="the model has no parameter to train; set requires_grad on its weights"):
         make_optimiser(net().requires_grad_(False), PLAIN)

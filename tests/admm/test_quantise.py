@@ -127,14 +127,31 @@ def error(matrix: Any, levels: Levels, scale: Any) -> npt.NDArray[np.float64]:
     return np.square(values - w).min(axis=0).sum(axis=1)  # type: ignore[no-any-return]
 
 
+def find_least_error(line: npt.NDArray[np.float64], codes: npt.NDArray[np.float64]) -> float:
+    """Least squared error over all scales: every interval between two changes of a code is tried."""
+    weights = np.abs(line[line != 0])
+    middles = np.abs((codes[1:] + codes[:-1]) / 2)
+    if not len(weights):
+        return 0.0
+    points = np.unique(weights[:, None] / middles[None, middles > 0])
+    between = np.concatenate([points[:1] / 2, (points[1:] + points[:-1]) / 2, points[-1:] * 2])
+    chosen = codes[np.abs(weights / between[:, None] - codes[:, None, None]).argmin(axis=0)]  # [scales, K]
+    squares = np.square(chosen).sum(axis=1)
+    gain = np.square(chosen @ weights) / np.where(squares > 0, squares, np.inf)
+    return float(np.square(weights).sum() - gain.max())
+
+
 @PROPERTY
 @given(MATRICES, LEVELS)
-def test_the_fitted_scale_is_no_worse_than_that_of_the_largest_weight(matrix: Any, levels: Levels) -> None:
+def test_the_fitted_scale_has_the_least_error_of_all_scales(matrix: Any, levels: Levels) -> None:
     scale = fit_scales(matrix, levels)
-    simple = matrix.abs().amax(dim=1) / levels.top
     assert bool((scale > 0).all())
-    rounding = 1e-12 * np.square(matrix.double().numpy()).sum(axis=1)
-    assert (error(matrix, levels, scale) <= error(matrix, levels, simple) * (1 + 1e-4) + rounding).all()
+    energy = np.square(matrix.double().numpy()).sum(axis=1)
+    codes = np.array(levels.codes, dtype=np.float64)
+    least = np.apply_along_axis(find_least_error, 1, matrix.double().numpy(), codes)
+    found = error(matrix, levels, scale)
+    assert (found <= least + 1e-6 * energy).all()
+    assert (found >= least - 1e-9 * energy).all(), "the exhaustive search must not be worse"
 
 
 @PROPERTY

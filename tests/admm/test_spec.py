@@ -119,7 +119,10 @@ def test_an_empty_file_is_the_default(tmp_path: Path) -> None:
         ("[admm.optimizer]\nname = 'sgd'", "admm.optimizer: unknown key; did you mean 'optimiser'?"),
         ("[admm.optimiser]\nnme = 'sgd'", "admm.optimiser.nme: unknown key; did you mean 'name'?"),
         ("[retrain.noise]\ntime = 1", "retrain.noise.time: unknown key; did you mean 'time_s'?"),
-        ("[retrain]\nxyz = 1", "retrain.xyz: unknown key; known here: epochs, float_epochs, optimiser, noise"),
+        (
+            "[retrain]\nxyz = 1",
+            "retrain.xyz: unknown key; known here: epochs, float_epochs, statistics, optimiser, noise",
+        ),
         ("seed = 1.5", "seed: must be a whole number, not 1.5"),
         ("seed = true", "seed: must be a whole number, not true"),
         ("channels_last = 1", "channels_last: must be true or false, not 1"),

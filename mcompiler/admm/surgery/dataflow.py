@@ -108,23 +108,9 @@ def compute_constant_response(
         constants: [G * C], zero for channels that do not count.
     """
     mask = as_weight(support, module.weight.shape)
-    if type(module) in (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear):
-        matrix = as_matrix((module.weight.detach().cpu().double() * mask), layer.groups)  # [G, K, N]
-        rows = constants.reshape(layer.groups, -1).repeat_interleave(layer.positions, dim=1)
-        return torch.einsum("gk,gkn->gn", rows, matrix).reshape(-1)
-    # A subclass may compute something else (with quantisers, for example), so it is run itself: on a constant input of
-    # the size of one kernel window, and on zeros. The difference is the response without the bias.
-    probe = deepcopy(module).eval()
-    weight = probe.weight
-    extent = [1]
-    if not isinstance(probe, nn.Linear):
-        extent = [(size - 1) * gap + 1 for size, gap in zip(probe.kernel_size, probe.dilation, strict=True)]
-    with torch.no_grad():
-        weight.mul_(mask.to(weight.device))
-        x = constants.to(weight)
-        x = x[None] if isinstance(probe, nn.Linear) else x.reshape(1, -1, *[1] * len(extent)).repeat(1, 1, *extent)
-        added: torch.Tensor = probe(x) - probe(torch.zeros_like(x))
-    return added.reshape(len(layer.outputs), -1)[:, 0].cpu().double()
+    matrix = as_matrix((module.weight.detach().cpu().double() * mask), layer.groups)  # [G, K, N]
+    rows = constants.reshape(layer.groups, -1).repeat_interleave(layer.positions, dim=1)
+    return torch.einsum("gk,gkn->gn", rows, matrix).reshape(-1)
 
 
 def get_channel_pad(graph: ChannelGraph, step: ChannelStep) -> tuple[int, float]:

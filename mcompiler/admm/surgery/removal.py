@@ -121,11 +121,13 @@ def _mask_untraced_layers(model: nn.Module, graph: ChannelGraph, support: Suppor
 
 
 def clear_constant_biases(model: nn.Module, graph: ChannelGraph, support: Support) -> dict[str, torch.Tensor]:
-    """Set the constants that pruned filters would leave to zero, in place; for training, at the hard projection.
+    """Set constants of pruned filters to zero where they cannot be folded, in place; at the hard projection.
 
-    Biases of filters without weights, and weight and bias of normalisations whose channel is constant, become zero,
-    until nothing more follows. Biases at the outputs of the network stay. A later optimiser step changes a cleared bias
-    of a normalisation again: set it to zero after every step where the returned mask says so, or mask its gradient.
+    A constant that only products and unpadded convolutions read is left: the removal folds it into their biases,
+    exactly. Of the others (before padded convolutions, layers that are used twice) biases of filters without weights,
+    and weight and bias of normalisations whose channel is constant, become zero, until nothing more follows. A later
+    optimiser step changes a cleared bias of a normalisation again: set it to zero after every step where the returned
+    mask says so, or mask its gradient.
 
     Args:
         model: the model; changed.
@@ -138,7 +140,7 @@ def clear_constant_biases(model: nn.Module, graph: ChannelGraph, support: Suppor
     cleared: dict[str, torch.Tensor] = {}
     while True:
         analysis = analyse(graph, support, model)
-        found = _find_constant_biases(analysis)
+        found = _find_constant_biases(analysis, _find_classes_to_clear(analysis))
         changed = [name for name, mask in found.items() if name not in cleared or (mask & ~cleared[name]).any()]
         if not changed:
             return cleared
@@ -149,20 +151,40 @@ def clear_constant_biases(model: nn.Module, graph: ChannelGraph, support: Suppor
                 parameter[cleared[name].to(parameter.device)] = 0
 
 
-def _find_constant_biases(analysis: ChannelAnalysis) -> dict[str, torch.Tensor]:
-    """Parameters that only shift constant channels: name -> bool of its shape."""
+def _find_classes_to_clear(analysis: ChannelAnalysis) -> torch.Tensor:
+    """Bool [classes]: those that have to stay only because their constant cannot be folded, and those that cause it."""
+    graph = analysis.graph
+    shifts, others = _find_shifts(analysis), {**graph.pins, **_find_classes_in_use(analysis)}
+    wanted = torch.zeros(int(graph.classes.max()) + 1 if len(graph.classes) else 0, dtype=torch.bool)
+    wanted[[number for number in shifts if number not in others]] = True
+    count = -1
+    while count != (count := int(wanted.sum())):  # a filter that reads constants only is a constant of their making
+        for name, layer in graph.layers.items():
+            reads = find_channel_reads(analysis.support[name], layer)  # [G, C, N]
+            for call in layer.calls:
+                if not graph.follows_channels(call):
+                    continue
+                constant = ~analysis.constants[call.node].isnan() & wanted[graph.classes[layer.outputs]]
+                causes = (reads & constant.reshape(layer.groups, 1, -1)).any(dim=2).reshape(-1)
+                wanted[graph.classes_of(call.inputs[0])[causes]] = True
+    return wanted
+
+
+def _find_constant_biases(analysis: ChannelAnalysis, wanted: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Parameters that only shift constant channels of the wanted classes: name -> bool of its shape."""
     graph, model = analysis.graph, analysis.model
     outputs = {node for step in graph.steps if step.kind is OpKind.OUTPUT for node in step.inputs}
     found: dict[str, torch.Tensor] = {}
     for name, layer in graph.layers.items():
         has_bias = model.get_submodule(name)._parameters.get("bias") is not None
         if has_bias and not any(call.node in outputs for call in layer.calls):
-            found[f"{name}.bias"] = ~analysis.support[name].any(dim=1).reshape(-1)
+            empty = ~analysis.support[name].any(dim=1).reshape(-1)
+            found[f"{name}.bias"] = empty & wanted[graph.classes[layer.outputs]]
     for step in graph.steps:
         if step.kind is not OpKind.NORM or step.node in outputs:
             continue
         module = model.get_submodule(str(step.module))
-        constant = ~analysis.constants[step.inputs[0]].isnan()
+        constant = ~analysis.constants[step.inputs[0]].isnan() & wanted[graph.classes_of(step.node)]
         if isinstance(module, _BatchNorm) and module.affine:
             for part in ("weight", "bias"):
                 name = f"{step.module}.{part}"
@@ -212,26 +234,36 @@ def _find_read_channels(analysis: ChannelAnalysis, name: str) -> torch.Tensor:
 
 def _find_reasons(analysis: ChannelAnalysis) -> dict[int, str]:
     """Classes that stay, and why."""
-    graph = analysis.graph
-    reasons = dict(graph.pins)
-    in_use: dict[int, str] = {}
+    return _find_classes_in_use(analysis) | _find_shifts(analysis) | dict(analysis.graph.pins)
+
+
+def _find_classes_in_use(analysis: ChannelAnalysis) -> dict[int, str]:
+    """Classes of which a layer reads a channel that varies."""
+    graph, found = analysis.graph, dict[int, str]()
     for name, layer in graph.layers.items():
         reads = _find_read_channels(analysis, name)
-        # A constant other than zero can be folded into the bias only where it adds the same at every position, and
-        # where the layer's one bias serves one use.
-        exact = is_foldable(analysis.model.get_submodule(name)) and len(layer.calls) == 1
-        for call in layer.calls:
-            if not graph.follows_channels(call):
-                continue
-            known = analysis.constants[call.inputs[0]]
-            numbers = graph.classes_of(call.inputs[0])
-            for number in numbers[reads & known.isnan()].tolist():
-                in_use.setdefault(number, "it is tied to channels that are in use")
+        for call in filter(graph.follows_channels, layer.calls):
+            varying = reads & analysis.constants[call.inputs[0]].isnan()
+            for number in graph.classes_of(call.inputs[0])[varying].tolist():
+                found.setdefault(number, "it is tied to channels that are in use")
+    return found
+
+
+def _find_shifts(analysis: ChannelAnalysis) -> dict[int, str]:
+    """Classes of which a layer reads a constant other than zero that cannot be folded into its bias."""
+    graph, found = analysis.graph, dict[int, str]()
+    for name, layer in graph.layers.items():
+        # A constant can be folded only where it adds the same at every position, and where the layer's one bias serves
+        # one use.
+        if is_foldable(analysis.model.get_submodule(name)) and len(layer.calls) == 1:
+            continue
+        reads = _find_read_channels(analysis, name)
+        for call in filter(graph.follows_channels, layer.calls):
+            known, numbers = analysis.constants[call.inputs[0]], graph.classes_of(call.inputs[0])
             shifted = reads & ~known.isnan() & (known != 0)
-            if not exact:
-                for number, value in zip(numbers[shifted].tolist(), known[shifted].tolist(), strict=True):
-                    reasons.setdefault(number, f"it is {value:.3g} everywhere, and '{name}' pads or is used twice")
-    return in_use | reasons
+            for number, value in zip(numbers[shifted].tolist(), known[shifted].tolist(), strict=True):
+                found.setdefault(number, f"it is {value:.3g} everywhere, and '{name}' pads or is used twice")
+    return found
 
 
 def _find_uneven_groups(plan: RemovalPlan) -> dict[int, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import pickle
 import re
 from copy import deepcopy
@@ -148,19 +149,31 @@ def test_borders_that_repeat_the_constant_fold() -> None:
     assert removal.folded == {"2": 1}
 
 
-def test_shifts_are_cleared_and_then_nothing_is_folded() -> None:
+def test_shifts_before_a_padded_convolution_are_cleared() -> None:
     model = settled(NETWORKS["vgg"], 0)
-    support = without_filters(model, "features.4", 0, 5)
-    graph = trace(model, example())
-    cleared = clear_constant_biases(model, graph, support)
-    assert sorted(cleared) == ["features.5.bias", "features.5.weight"]
-    assert cleared["features.5.bias"].nonzero().flatten().tolist() == [0, 5]
-    assert model.get_parameter("features.5.bias")[[0, 5]].tolist() == [0, 0]
+    support = without_filters(model, "features.0", 0, 5)
+    model.get_parameter("features.1.bias").data[[0, 5]] = 9.0  # so that the activation does not make it zero
+    cleared = clear_constant_biases(model, trace(model, example()), support)
+    assert sorted(cleared) == ["features.0.bias", "features.1.bias", "features.1.weight"]
+    assert cleared["features.1.bias"].nonzero().flatten().tolist() == [0, 5]
+    assert model.get_parameter("features.1.bias")[[0, 5]].tolist() == [0, 0]
     removal = check(model, support, example())
     assert removal is not None
     assert not removal.folded
-    assert removal.as_table()["features.4"]["filters"] == [12, 10]
-    assert removal.as_table()["hidden"]["channels"] == [48, 40]
+
+
+def test_a_shift_that_can_be_folded_is_not_cleared() -> None:
+    model: Any = chain(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 5), nn.ReLU(), nn.Linear(5, 3))
+    support = without_filters(model, "0", 1, 4) | without_filters(model, "2", 2)
+    x = torch.randn(16, 6).double()
+    masked = copy.deepcopy(model)
+    for name, mask in support.items():
+        masked.get_submodule(name).get_parameter("weight").data.mul_(mask[0].T)
+    expected = masked(x)
+    assert clear_constant_biases(model, trace(model, x), support) == {}
+    removal = remove_unused(model, x, support)
+    assert removal.as_table()["2"] == {"filters": [5, 4], "channels": [8, 6]}
+    assert torch.allclose(removal.model(x), expected, atol=1e-12)
 
 
 def test_the_bias_of_an_output_is_not_cleared() -> None:
@@ -285,26 +298,6 @@ def test_copies_pickles_and_repeats(name: str) -> None:
     assert again.as_table() == {
         k: {p: [n, n] for p, (_, n) in v.items()} for k, v in one.as_table().items() if k in one.kept
     }
-
-
-class _Quantised(nn.Conv2d):
-    """A layer with a quantiser of its inputs and a mask."""
-
-    def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **options)
-        self.register_buffer("mask", torch.ones_like(self.weight))
-
-    def forward(self, input: Any) -> Any:
-        return super().forward(torch.round(input * 8) / 8)
-
-
-def test_subclasses_of_layers_are_asked_what_they_make_of_a_constant() -> None:
-    model = chain(nn.Conv2d(3, 4, 3), nn.Sigmoid(), _Quantised(4, 2, 3))
-    removal = check(model, without_filters(model, "0", 2), example())
-    assert removal is not None
-    assert removal.folded == {"2": 1}
-    assert type(removal.model.get_submodule("2")) is _Quantised
-    assert removal.model.get_buffer("2.mask").shape == (2, 3, 3, 3)
 
 
 def test_without_support_the_zeros_of_the_weights_count() -> None:
