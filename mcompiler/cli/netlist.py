@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from mcompiler.cli.build import DIRECTORY
 from mcompiler.cli.common import json_option, print_json
+from mcompiler.cli.streams import echo
 from mcompiler.errors import DataError
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ def netlist(directory: Path, layer: str, tile: int | None, given: str | None, ou
     if as_json:
         print_json({"layer": layer, "arrays": arrays, "out": str(place), "bytes": place.stat().st_size})
     else:
-        click.echo(f"{place}: {plural(arrays, 'array')} of layer '{layer}'; run it with: ngspice -b {place}")
+        echo(f"{place}: {plural(arrays, 'array')} of layer '{layer}'; run it with: ngspice -b {place}")
 
 
 def _applied(build: Build, layer: str, given: str | None) -> tuple[list[int] | None, npt.NDArray[np.float64] | None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 
 import onnx_ir as ir
 import onnx_ir.passes.common as common
@@ -39,10 +40,8 @@ def check_sizes(model: ir.Model, label: str) -> None:
         return
     work = model.clone()
     if work.functions:
-        try:
+        with suppress(ValueError, ir.passes.PassError):  # calls that are not inlined are looked at from outside only
             common.InlinePass()(work)
-        except (ValueError, ir.passes.PassError):  # such calls are looked at from outside only
-            pass
     infer_by_onnx(work)
     for node in nodes_with_branches(work.graph):
         for value in node.outputs:
@@ -54,8 +53,7 @@ def check_sizes(model: ir.Model, label: str) -> None:
             if needed > VALUE_BYTES:
                 raise ModelError(
                     f"{label}: node '{node.name or node.op_type}' ({node.op_type}) makes a value of shape {sizes}, "
-                    f"{needed} bytes, more than the {VALUE_BYTES} that are allowed; check its sizes and export the model "
-                    "again"
+                    f"{needed} bytes, more than the {VALUE_BYTES} that are allowed; check its sizes and export it again"
                 )
 
 

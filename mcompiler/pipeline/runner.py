@@ -69,8 +69,7 @@ class Runner:
             raise
         except MemoryError as error:
             raise CompileError(
-                f"pass '{step.name}' needs more memory than this machine gives ({error}); compile a smaller model, or on "
-                "a larger machine"
+                f"pass '{step.name}' needs more memory than this machine gives ({error}); compile a smaller model"
             ) from error
         except RecursionError as error:
             raise CompileError(
