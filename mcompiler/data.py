@@ -8,6 +8,9 @@ that axis.
 from __future__ import annotations
 
 import io
+import math
+import os
+import struct
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
@@ -38,12 +41,14 @@ class InputSpec:
         dtype: numpy type.
         shape: sizes; a string for a dynamic dimension (``<input>.<axis>`` where the model does not name it).
         bound: for integers: values are drawn from [0, bound).
+        takes_nan: the model replaces or tests values that are not finite, so that data may have them.
     """
 
     name: str
     dtype: np.dtype[Any]
     shape: tuple[int | str | None, ...]
     bound: int = 2
+    takes_nan: bool = False
 
 
 @dataclass(frozen=True)
@@ -172,9 +177,56 @@ def _read(path: Path) -> dict[str, Tensor]:
             if not isinstance(archive, np.lib.npyio.NpzFile):
                 raise DataError(f"{path}: not an .npz archive; {remedy}")
             with archive:
+                if archive.zip is not None:
+                    check_declared(archive.zip, path)
                 return {key: archive[key] for key in archive.files}
-    except (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+    except MemoryError as error:
+        raise DataError(f"{path}: its arrays need more memory than there is; save fewer samples") from error
+    except NO_ARCHIVE as error:
         raise DataError(f"{path}: cannot be read as .npz ({error}); {remedy}") from error
+
+
+NO_ARCHIVE = (
+    *(OSError, ValueError, EOFError, RuntimeError, KeyError, TypeError, AttributeError, SyntaxError, OverflowError),
+    *(zipfile.BadZipFile, zlib.error, struct.error),
+)
+"""What numpy and zipfile raise for files that are damaged; NotImplementedError (a compression that zipfile lacks) is a
+RuntimeError."""
+
+
+def check_declared(archive: zipfile.ZipFile, path: Path) -> None:
+    """Compare what the headers of arrays declare with the bytes that are there, before numpy allocates by them.
+
+    Raises:
+        DataError: an array that is shorter than declared, or arrays that fill more than half of the memory.
+    """
+    total = 0
+    for entry in archive.infolist():
+        if not entry.filename.endswith(".npy"):
+            continue
+        with archive.open(entry) as file:
+            version = np.lib.format.read_magic(file)
+            reader = np.lib.format.read_array_header_1_0 if version[0] == 1 else np.lib.format.read_array_header_2_0
+            shape, _, dtype = reader(file)
+            needed = math.prod(shape) * dtype.itemsize
+            held = entry.file_size - file.tell()
+        if not dtype.hasobject and needed != held:
+            raise DataError(
+                f"{path}: array '{entry.filename.removesuffix('.npy')}' declares {needed} bytes (shape {list(shape)}) "
+                f"and has {held}; the file is damaged, save it again"
+            )
+        total += needed
+    if total > _memory_bytes() // 2:
+        raise DataError(
+            f"{path}: its arrays take {total} bytes, more than half of this machine's memory; save fewer samples"
+        )
+
+
+def _memory_bytes() -> int:
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):  # not every system says
+        return 1 << 40
 
 
 def npz_bytes(arrays: Mapping[str, Tensor], *, compression: int | None = None) -> bytes:
@@ -199,6 +251,8 @@ def npz_bytes(arrays: Mapping[str, Tensor], *, compression: int | None = None) -
 def _labels(path: str, labels: Tensor) -> npt.NDArray[np.int64]:
     if labels.ndim != 1 or labels.dtype.kind not in "iu":
         raise DataError(f"{path}: labels must be integers of shape [n], not {labels.dtype} {list(labels.shape)}")
+    if labels.size and int(labels.max()) > np.iinfo(np.int64).max:
+        raise DataError(f"{path}: label {labels.max()} is no class of any model")
     return labels.astype(np.int64)
 
 
@@ -218,6 +272,12 @@ def _fit(path: str, spec: InputSpec, array: Tensor, batched: bool) -> Tensor:
                 f"cast it yourself: array.astype('{spec.dtype}')"
             )
         array = array.astype(spec.dtype)
+    if array.dtype.kind == "f" and not spec.takes_nan and not np.isfinite(array).all():
+        sample = int(np.argwhere(~np.isfinite(array))[0][0])
+        raise DataError(
+            f"{path}: input '{spec.name}' has values that are NaN or infinite, first in sample {sample}; check the "
+            "preprocessing of the data"
+        )
     return array
 
 

@@ -246,4 +246,9 @@ def _one_line(error: BaseException) -> str:
 def input_specs(session: Session, graph: ir.Model) -> tuple[InputSpec, ...]:
     """Inputs of a session, integers bounded by what they index in the graph."""
     bounds = index_bounds(graph)
-    return tuple(replace(spec, bound=bounds.get(spec.name, spec.bound)) for spec in session.inputs)
+    takes_nan = any(node.op_type in _NOT_FINITE for each in graph.graphs() for node in each)
+    return tuple(replace(spec, bound=bounds.get(spec.name, spec.bound), takes_nan=takes_nan) for spec in session.inputs)
+
+
+_NOT_FINITE = frozenset(["Imputer", "IsNaN", "IsInf", "TreeEnsembleClassifier", "TreeEnsembleRegressor"])
+"""Operators that models use to handle missing values."""

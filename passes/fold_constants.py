@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -19,10 +20,9 @@ from mcompiler.graph import (
     int_attr,
     remove_unused_initializers,
     standard,
-    static_shape,
 )
 from mcompiler.ir import Fate, GraphProgram, Reason, ReasonKind
-from mcompiler.onnx_import import evaluate
+from mcompiler.onnx_import import evaluate, output_bytes
 from mcompiler.provenance import (
     Decision,
     mark_helper,
@@ -41,8 +41,8 @@ _OTHERWISE = frozenset(["Attention", "MaxUnpool", "Resize", "Upsample"])
 _MOVING = frozenset(["Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Expand", "Tile", "Slice", "Gather"])
 """Operators whose results are elements of their first input."""
 
-_GROWING = frozenset(["Expand", "Tile", "Range", "OneHot", "Pad", "EyeLike"])
-"""Operators whose output can be far larger than their inputs: folded only where its size is known beforehand."""
+_RESULTS_LIMIT = 1 << 30
+"""Bytes by which all results together may be larger than what they were computed from."""
 
 _FILL_LIMIT = 4 << 30
 
@@ -68,6 +68,7 @@ class FoldConstants:
         model = program.model.clone()
         names = Names(model)
         fates: list[Decision] = []
+        spare = _RESULTS_LIMIT
         pending = list(model.graph)
         while pending:
             inlined: list[ir.Node] = []
@@ -77,8 +78,9 @@ class FoldConstants:
                     inlined += _inline_branch(model.graph, node, branch, names)
                     fates.append((node, Fate.DIGITAL, Reason(ReasonKind.INLINED_BRANCH)))
                     continue
-                results = self._results(node, model)
+                results = self._results(node, model, spare)
                 if results is not None:
+                    spare -= _growth(node, results)
                     _replace(model.graph, node, results)
                     fates.append((node, Fate.DIGITAL, Reason(ReasonKind.EVALUATED)))
             # A branch that moved up may make later nodes constant.
@@ -86,8 +88,14 @@ class FoldConstants:
         remove_unused_initializers(model.graph)
         return with_fates(program, model, fates)
 
-    def _results(self, node: ir.Node, model: ir.Model) -> list[ir.TensorProtocol] | None:
-        """Outputs of a node as tensors, or None where it cannot or must not be evaluated."""
+    def _results(self, node: ir.Node, model: ir.Model, spare: int) -> list[ir.TensorProtocol] | None:
+        """Outputs of a node as tensors, or None where it cannot or must not be evaluated.
+
+        Args:
+            node: the node.
+            model: its model.
+            spare: bytes by which results may still be larger than what they are computed from.
+        """
         if any(output.is_graph_output() for output in node.outputs):
             return None
         if standard(node, "Constant"):
@@ -108,21 +116,42 @@ class FoldConstants:
             return None
         if node.op_type == "ConstantOfShape":
             return _filled(node, inputs[0])
-        if not self._fits(node, inputs):
+        source = sum(_held_bytes(array) for array in inputs if array is not None)
+        limit = max(min(self.limit, spare), source)
+        if not _fits(node, inputs, model.opset_imports, limit):
             return None
         results = evaluate(node, inputs, model.opset_imports)
-        if results is None:
-            return None
-        source = sum(array.nbytes for array in inputs if array is not None)
-        if sum(array.nbytes for array in results) > max(self.limit, source):
+        if results is None or sum(array.nbytes for array in results) > limit:
             return None
         return [_tensor(array, output) for array, output in zip(results, node.outputs, strict=True)]
 
-    def _fits(self, node: ir.Node, inputs: list[Array | None]) -> bool:
-        if node.op_type not in _GROWING:
-            return True
-        shape = static_shape(node.outputs[0])
-        return shape is not None and math.prod(shape) * 8 <= self.limit
+
+def _fits(node: ir.Node, inputs: list[Array | None], opsets: Mapping[str, int], limit: int) -> bool:
+    """Whether the outputs of a node are known to take ``limit`` bytes at most, before it is evaluated.
+
+    A Range, a window function or a broadcast makes terabytes of a few bytes.
+    """
+    if node.op_type in _SELECTING:
+        return sum(array.nbytes for array in inputs if array is not None) <= limit
+    size = output_bytes(node, inputs, opsets)
+    return size is not None and size <= limit
+
+
+_SELECTING = frozenset(["NonZero", "Compress", "Unique", "Slice", "Reshape"])
+"""Operators whose results are elements of the first input, or indices of some: how many may depend on the values."""
+
+
+def _growth(node: ir.Node, results: list[ir.TensorProtocol]) -> int:
+    """Bytes by which results take more memory than the constants that they were computed from."""
+    sources = (array for array in map(constant, node.inputs) if array is not None)
+    made = sum(_held_bytes(tensor.numpy()) for tensor in results)
+    return max(0, made - sum(_held_bytes(array) for array in sources))
+
+
+def _held_bytes(array: Array) -> int:
+    """Memory that an array takes: one element seen many times takes that of one."""
+    sizes = (size for size, stride in zip(array.shape, array.strides, strict=True) if stride)
+    return int(math.prod(sizes) * array.itemsize)
 
 
 def _tensor(array: Array, output: ir.Value) -> ir.TensorProtocol:

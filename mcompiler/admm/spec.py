@@ -309,7 +309,7 @@ class Spec:
             table = tomllib.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise CompileError(f"{path}: no such specification file") from None
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        except (OSError, ValueError, RecursionError) as error:  # of tomllib, numbers and dates included
             raise CompileError(f"{path}: cannot be read as TOML: {error}") from None
         try:
             return Spec.from_table(table)

@@ -32,8 +32,22 @@ def partial_path(out: Path, kind: str) -> Path:
     return out.parent / f".{out.name}.mcompiler-{kind}-{os.getpid()}"
 
 
+def linked_place(out: Path) -> Path:
+    """The place that a symbolic link names: a build is written there, and the link stays.
+
+    Raises:
+        BuildError: the link leads nowhere.
+    """
+    if not out.is_symlink():
+        return out
+    if not out.exists():
+        raise BuildError(f"{out}: a symbolic link to {out.readlink()}, which does not exist; remove the link")
+    return out.resolve()
+
+
 def clean_leftovers(out: Path, say: Callable[[str], None]) -> None:
     """Remove temporary folders of killed runs next to ``out``; restore an old build that was set aside."""
+    out = linked_place(out)
     pattern = re.compile(rf"\.{re.escape(out.name)}\.mcompiler-(partial|old)-(\d+)")
     if not out.parent.is_dir():
         return
@@ -67,7 +81,8 @@ def check_place(out: Path, force: bool) -> None:
     Raises:
         BuildError: the place is taken; names it and the remedy.
     """
-    if not out.exists() and not out.is_symlink():
+    out = linked_place(out)
+    if not out.exists():
         return
     if not out.is_dir() or not ((out / MANIFEST).is_file() or not any(out.iterdir())):
         raise BuildError(f"{out}: exists and is no build of mcompiler; choose another --out")
@@ -182,6 +197,7 @@ def write_build(
     Raises:
         BuildError: the place is taken or cannot be written.
     """
+    out = linked_place(out)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         clean_leftovers(out, say)
@@ -215,7 +231,12 @@ def _swap(fresh: Path, out: Path) -> None:
     if out.exists():
         shutil.rmtree(old, ignore_errors=True)
         out.rename(old)
-    fresh.rename(out)
+    try:
+        fresh.rename(out)
+    except BaseException:
+        if old.exists() and not out.exists():
+            old.rename(out)
+        raise
     sync_folder(out.parent)
     shutil.rmtree(old, ignore_errors=True)
 
@@ -227,6 +248,9 @@ def atomic_write(path: Path) -> Iterator[Path]:
     Raises:
         BuildError: the file or folder cannot be written.
     """
+    path = linked_place(path)
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise BuildError(f"{path}: no regular file; choose another place")
     temporary = partial_path(path, "partial")
     try:
         yield temporary

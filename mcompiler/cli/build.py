@@ -12,6 +12,7 @@ import click
 from mcompiler.cli.chip import effect_names
 from mcompiler.cli.common import json_option, passes_progress, print_json, progress, say
 from mcompiler.cli.options import pass_options, refuse_unused
+from mcompiler.cli.streams import echo
 
 if TYPE_CHECKING:
     from mcompiler.data import Samples
@@ -131,7 +132,7 @@ def _print_compiled(build: Build, model: str, place: Path) -> None:
     from mcompiler.cli.layout import turn_lines
     from mcompiler.summary import compile_summary
 
-    click.echo(
+    echo(
         compile_summary(
             model,
             build.target,
@@ -142,10 +143,10 @@ def _print_compiled(build: Build, model: str, place: Path) -> None:
         )
     )
     for record in build.records.values():
-        click.echo(f"\n{record.text()}")
+        echo(f"\n{record.text()}")
     if build.schedule.turns:
-        click.echo(f"\n{turn_lines(build.schedule, build.target)}")
-    click.echo(f"\nwritten to {place}; prove it with: mcompiler verify {place}")
+        echo(f"\n{turn_lines(build.schedule, build.target)}")
+    echo(f"\nwritten to {place}; prove it with: mcompiler verify {place}")
 
 
 @click.command()
@@ -245,7 +246,7 @@ def verify(
     if as_json:
         print_json(result.as_json())
     else:
-        click.echo(verify_summary(result, build.labels, drawn=data is None))
+        echo(verify_summary(result, build.labels, drawn=data is None))
     return _verdict(result)
 
 
@@ -281,7 +282,7 @@ def _verify_chips(build: Build, samples: Samples, options: TrialOptions, as_json
     if as_json:
         print_json(found.as_json())
     else:
-        click.echo(trials_summary(found, build.labels))
+        echo(trials_summary(found, build.labels))
     return _verdict(found.plain)
 
 
@@ -290,7 +291,7 @@ def _verdict(result: Verification) -> int:
     if not result.failures:
         return 0
     more = f" (and {len(result.failures) - 1} more)" if len(result.failures) > 1 else ""
-    click.echo(f"mcompiler: verification failed: {result.failures[0]}{more}", err=True)
+    echo(f"mcompiler: verification failed: {result.failures[0]}{more}", err=True)
     return EXIT_NOT_VERIFIED
 
 
@@ -308,7 +309,7 @@ def report(directory: Path, as_json: bool) -> None:
     if as_json:
         print_json({"report": str(page), "target": build.target.name, **build.cost.as_json()})
     else:
-        click.echo(
+        echo(
             compile_summary(
                 "model.onnx",
                 build.target,
@@ -318,4 +319,4 @@ def report(directory: Path, as_json: bool) -> None:
                 chips=build.chips,
             )
         )
-        click.echo(f"\nfull report: {page}")
+        echo(f"\nfull report: {page}")

@@ -10,6 +10,7 @@ import click
 from mcompiler.cli.build import DIRECTORY
 from mcompiler.cli.chip import chip_options, chosen_chip
 from mcompiler.cli.common import json_option, print_json
+from mcompiler.cli.streams import echo
 from mcompiler.errors import UserError
 
 if TYPE_CHECKING:
@@ -103,7 +104,7 @@ def _show(build: Build, layer: str, tile: int | None, chip: DrawnChip | None, as
     drawn = None if chip is None else chip.cells(layer)
     if not as_json:
         for piece in programming_csv(data, build.target, tile, drawn):
-            click.echo(piece, nl=False)
+            echo(piece, nl=False)
         return
     if drawn is not None:
         found = layer_conductances(data, build.target, tile, drawn)
@@ -136,7 +137,7 @@ def _told(layer: str, out: Path, written: int, as_json: bool) -> None:
         print_json({"layer": layer, "out": str(out), "cells": written})
         return
     how = "; read it with numpy.load, mmap_mode='r' for large ones" if out.suffix == ".npy" else ""
-    click.echo(f"{out}: {written:,} cells of layer '{layer}'{how}")
+    echo(f"{out}: {written:,} cells of layer '{layer}'{how}")
 
 
 def _write_all(build: Build, out: Path, chip: DrawnChip | None, as_json: bool) -> None:
@@ -151,8 +152,8 @@ def _write_all(build: Build, out: Path, chip: DrawnChip | None, as_json: bool) -
         print_json({"out": str(out), "cells": total, "layers": rows})
         return
     for layer, (file, cells) in written.items():
-        click.echo(f"{out / file}: {cells:,} cells of layer '{layer}'")
-    click.echo(f"{total:,} cells in all; read them with numpy.load, mmap_mode='r' for large ones")
+        echo(f"{out / file}: {cells:,} cells of layer '{layer}'")
+    echo(f"{total:,} cells in all; read them with numpy.load, mmap_mode='r' for large ones")
 
 
 def _programming(build: Build, as_json: bool) -> None:
@@ -168,7 +169,7 @@ def _programming(build: Build, as_json: bool) -> None:
         print_json({"programming": rows, "tolerance_siemens": None if write is None else write.tolerance_siemens})
         return
     if found is None or write is None:
-        click.echo(f"target '{build.target.name}' has no [device.write]: time and energy of programming are not known")
+        echo(f"target '{build.target.name}' has no [device.write]: time and energy of programming are not known")
         return
     lines = [
         [
@@ -181,14 +182,14 @@ def _programming(build: Build, as_json: bool) -> None:
         ]
         for each in found
     ]
-    click.echo(table(["layer", "cells", "pulses", "time", "energy", "endurance spent"], lines, "lrrrrr"))
+    echo(table(["layer", "cells", "pulses", "time", "energy", "endurance spent"], lines, "lrrrrr"))
     chips = found[-1].chip_seconds
     if len(chips) > 1:
         times = [[str(chip), quantity(seconds, "s")] for chip, seconds in chips]
-        click.echo("\n" + table(["chip", "time"], times, "lr"))
+        echo("\n" + table(["chip", "time"], times, "lr"))
     within = "" if write.tolerance_siemens is None else f" to within {quantity(write.tolerance_siemens, 'S')}"
     at_once = f"{count(write.parallel_cells)} {'cell' if write.parallel_cells == 1 else 'cells'} of an array at once"
-    click.echo(
+    echo(
         f"\nwritten and verified{within}: {at_once}, arrays of a core one after the other, "
         "cores (and chips) in parallel"
     )

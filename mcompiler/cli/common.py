@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import click
 
+from mcompiler.cli.streams import echo, echo_json
 from mcompiler.errors import UserError
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -23,12 +24,12 @@ def json_option(command: Command) -> Command:
 
 def print_json(data: Any) -> None:
     """Print one JSON object on stdout."""
-    click.echo(json.dumps(data, indent=1, ensure_ascii=False))
+    echo_json(json.dumps(data, indent=1, ensure_ascii=False))
 
 
 def say(message: str) -> None:
     """Print a note to stderr, so that stdout has the result only."""
-    click.echo(message, err=True)
+    echo(message, err=True)
 
 
 def needs_torch(what: str) -> None:

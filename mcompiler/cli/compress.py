@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from mcompiler.cli.common import json_option, needs_torch, print_json, say
+from mcompiler.cli.streams import echo
 from mcompiler.errors import BuildError
 
 
@@ -73,8 +74,8 @@ def compress(
     if as_json:
         print_json({"out": str(folder), "model": str(folder / "model.onnx"), **report})
         return
-    click.echo(compress_summary(report))
+    echo(compress_summary(report))
     chosen = " ".join([f"--target {target}", *(f"--set {override}" for override in overrides)])
     if specification.skip or not specification.quantisation.inputs or chip.converters.adc.range is AdcRange.CALIBRATED:
         chosen += " --calibration DATA.npz"
-    click.echo(f"\nwritten to {folder}; compile it with: mcompiler compile {folder / 'model.onnx'} {chosen}")
+    echo(f"\nwritten to {folder}; compile it with: mcompiler compile {folder / 'model.onnx'} {chosen}")

@@ -10,6 +10,7 @@ import click
 
 from mcompiler.cli.build import DIRECTORY
 from mcompiler.cli.common import json_option, print_json
+from mcompiler.cli.streams import echo
 
 if TYPE_CHECKING:
     from mcompiler.cost import ChipCalibrationCost, DataEnergy
@@ -86,17 +87,15 @@ def cost(
             more["second_opinion"] = other.as_json()
         print_json({**found.as_json(), **more})
         return
-    click.echo(cost_summary(found, len(assumptions(target))))
+    echo(cost_summary(found, len(assumptions(target))))
     if calibration:
-        click.echo(f"\n{_calibration_table(calibration)}")
+        echo(f"\n{_calibration_table(calibration)}")
     if other is not None:
         from mcompiler.cli.opinion import opinion_text
 
-        click.echo(f"\n{opinion_text(other)}")
+        echo(f"\n{opinion_text(other)}")
     if energies:
-        click.echo(
-            f"\n{_exact_table(energies, vectors, build.labels) if vectors else _data_table(energies, build.labels)}"
-        )
+        echo(f"\n{_exact_table(energies, vectors, build.labels) if vectors else _data_table(energies, build.labels)}")
 
 
 def _calibration_table(calibration: Sequence[ChipCalibrationCost]) -> str:

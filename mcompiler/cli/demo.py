@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mcompiler.cli.common import json_option, needs_torch, passes_progress, print_json, progress, say
+from mcompiler.cli.streams import echo
 
 if TYPE_CHECKING:
     from mcompiler.driver import Build
@@ -95,15 +96,13 @@ def _print(dense: _CompiledNetwork, small: _CompiledNetwork, seconds: float) -> 
 
     for shown, name in ((dense, "digits.onnx"), (small, "digits_compressed.onnx")):
         build = shown.build
-        click.echo(
+        echo(
             compile_summary(
                 name, build.target, fates=build.fates, layers=build.layer_data, cost=build.cost, chips=build.chips
             )
         )
-        click.echo(f"\n{verify_summary(shown.result, build.labels)}\n")
+        echo(f"\n{verify_summary(shown.result, build.labels)}\n")
     rows = [(label, shown.build.cost, shown.result) for label, shown in (("dense", dense), ("compressed", small))]
-    click.echo(demo_comparison(rows))
-    click.echo(
-        f"\n{seconds:.1f} s. The builds are {dense.out} and {small.out}; look at {dense.out}/report.html, or try:"
-    )
-    click.echo(f"  mcompiler cost {small.out}\n  mcompiler cells {dense.out} --layer {dense.build.layers[0]} --tile 0")
+    echo(demo_comparison(rows))
+    echo(f"\n{seconds:.1f} s. The builds are {dense.out} and {small.out}; look at {dense.out}/report.html, or try:")
+    echo(f"  mcompiler cost {small.out}\n  mcompiler cells {dense.out} --layer {dense.build.layers[0]} --tile 0")

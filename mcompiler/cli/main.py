@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 import traceback
 from collections.abc import Sequence
@@ -19,10 +18,12 @@ from mcompiler.cli.demo import demo
 from mcompiler.cli.netlist import netlist
 from mcompiler.cli.ops import ops
 from mcompiler.cli.schedule import schedule
+from mcompiler.cli.streams import TerminatedError, echo, echo_json, prepare_process, silence
 from mcompiler.cli.targets import targets
 from mcompiler.errors import UserError
 
-EXIT_USER, EXIT_USAGE, EXIT_FAULT, EXIT_INTERRUPTED = 1, 2, 70, 130
+EXIT_USER, EXIT_USAGE, EXIT_FAULT, EXIT_INTERRUPTED, EXIT_TERMINATED = 1, 2, 70, 130, 143
+NO_MEMORY = "this needs more memory than the machine gives; take a smaller model or fewer samples"
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -42,6 +43,7 @@ for command in (compile_command, verify, cost, schedule, report, cells, netlist,
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit."""
     given = list(sys.argv[1:] if arguments is None else arguments)
+    prepare_process()
     sys.exit(run(given))
 
 
@@ -52,6 +54,7 @@ def run(arguments: Sequence[str]) -> int:
     as_json = "--json" in given
     try:
         result = cli.main(args=given, prog_name="mcompiler", standalone_mode=False)
+        sys.stdout.flush()
     except click.exceptions.Exit as stop:
         return stop.exit_code
     except click.UsageError as error:
@@ -63,9 +66,15 @@ def run(arguments: Sequence[str]) -> int:
         return _fail(str(error), EXIT_USER, as_json)
     except (KeyboardInterrupt, click.Abort):
         return _fail("interrupted", EXIT_INTERRUPTED, as_json)
+    except TerminatedError:
+        return _fail("terminated", EXIT_TERMINATED, as_json)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader of the output has closed the pipe
+        silence(sys.stdout.fileno())  # the reader of the output has closed the pipe
         return 0
+    except OSError as error:
+        return _fail(_system_message(error), EXIT_USER, as_json)
+    except MemoryError:
+        return _fail(NO_MEMORY, EXIT_USER, as_json)
     except Exception as error:
         if debug:
             traceback.print_exc()
@@ -76,7 +85,20 @@ def run(arguments: Sequence[str]) -> int:
 
 def _fail(message: str, code: int, as_json: bool) -> int:
     """Print a message as the last lines of stderr, and with --json also as JSON on stdout."""
-    if as_json:
-        click.echo(json.dumps({"error": message}, ensure_ascii=False))
-    click.echo(f"mcompiler: {message}", err=True)
+    try:
+        if as_json:
+            echo_json(json.dumps({"error": message}, ensure_ascii=False))
+        sys.stdout.flush()
+    except OSError:  # the message may be about this stream
+        silence(sys.stdout.fileno())
+    try:
+        echo(f"mcompiler: {message}", err=True)
+    except OSError:
+        silence(sys.stderr.fileno())
     return code
+
+
+def _system_message(error: OSError) -> str:
+    """What the system refused: a file that cannot be read or written, a device that is full."""
+    place = f"{error.filename}: " if error.filename is not None else "the output cannot be written: "
+    return f"{place}{error.strerror or error}"

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from mcompiler.cli.build import DIRECTORY
 from mcompiler.cli.chip import chip_options, chosen_chip
 from mcompiler.cli.common import json_option, print_json
+from mcompiler.cli.streams import echo
 from mcompiler.errors import DataError
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ def netlist(
     if as_json:
         print_json({"layer": layer, "arrays": arrays, "out": str(place), "bytes": place.stat().st_size})
     else:
-        click.echo(f"{place}: {plural(arrays, 'array')} of layer '{layer}'; run it with: ngspice -b {place}")
+        echo(f"{place}: {plural(arrays, 'array')} of layer '{layer}'; run it with: ngspice -b {place}")
 
 
 def _applied(build: Build, layer: str, given: str | None) -> tuple[list[int] | None, npt.NDArray[np.float64] | None]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from mcompiler.cli.common import json_option, print_json
+from mcompiler.cli.streams import echo
 
 
 @click.command()
@@ -25,4 +26,4 @@ def ops(as_json: bool) -> None:
         return
     width = max(len(op) for op, _, _, _ in rows)
     for op, fate, _, text in rows:
-        click.echo(f"{op:{width}}  {fate:8}  {text}")
+        echo(f"{op:{width}}  {fate:8}  {text}")

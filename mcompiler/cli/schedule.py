@@ -11,6 +11,7 @@ import click
 
 from mcompiler.cli.build import DIRECTORY
 from mcompiler.cli.common import json_option, print_json
+from mcompiler.cli.streams import echo
 
 SHOWN = 12
 """Rows printed of each table."""
@@ -38,9 +39,9 @@ def schedule(directory: Path, trace: Path | None, as_json: bool) -> None:
     if as_json:
         print_json({**data, **({} if trace is None else {"trace": str(trace)})})
         return
-    click.echo(schedule_summary(data))
+    echo(schedule_summary(data))
     if trace is not None:
-        click.echo(f"\ntimeline: {trace} (open it in chrome://tracing or ui.perfetto.dev)")
+        echo(f"\ntimeline: {trace} (open it in chrome://tracing or ui.perfetto.dev)")
 
 
 def schedule_summary(data: Mapping[str, Any]) -> str:

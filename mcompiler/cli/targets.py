@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from mcompiler.cli.common import json_option, print_json
+from mcompiler.cli.streams import echo
 from mcompiler.errors import TargetError
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ def list_command(as_json: bool) -> None:
     if as_json:
         print_json([{"name": name, "description": description} for name, description in found])
         return
-    click.echo(facts(found))
+    echo(facts(found))
 
 
 @targets.command()
@@ -49,7 +50,7 @@ def show(target: str, overrides: tuple[str, ...], as_json: bool) -> None:
     if as_json:
         print_json(loaded.model_dump(mode="json"))
     else:
-        click.echo(resolved_toml(loaded), nl=False)
+        echo(resolved_toml(loaded), nl=False)
 
 
 @targets.command()
@@ -90,13 +91,13 @@ def check(target: str | None, overrides: tuple[str, ...], published: bool, as_js
             }
         )
         return 0
-    click.echo(f"{target}: fine")
+    echo(f"{target}: fine")
     if assumed:
-        click.echo(f"{len(assumed)} of its numbers are assumptions:")
+        echo(f"{len(assumed)} of its numbers are assumptions:")
         for key, value, source in assumed:
-            click.echo(f"  {key} = {value}  ({source})")
-    click.echo("")
-    click.echo(_key_table(uses))
+            echo(f"  {key} = {value}  ({source})")
+    echo("")
+    echo(_key_table(uses))
     return 0
 
 
@@ -171,10 +172,10 @@ def _check_published(target: str | None, overrides: tuple[str, ...], as_json: bo
             }
         )
     else:
-        click.echo("\n\n".join(_published_table(name, rows) for name, rows in found.items()))
+        echo("\n\n".join(_published_table(name, rows) for name, rows in found.items()))
     for name, row in failed[:1]:
         more = f" (and {len(failed) - 1} more)" if len(failed) > 1 else ""
-        click.echo(
+        echo(
             f"mcompiler: {name}: {row.figure} is {row.ours:.4g}, its source says {row.theirs:.4g} "
             f"({row.difference:+.1%}); correct the numbers, or give the reason in "
             f"published.explained.{row.figure}{more}",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -18,7 +18,7 @@ def at_state(G: Siemens, siemens: Sequence[float], values: Sequence[float]) -> V
     return np.asarray(np.interp(G, siemens, values))
 
 
-def table_violations(at: str, siemens: Sequence[float], columns: dict[str, Sequence[float]]) -> Violations:
+def table_violations(at: str, siemens: Sequence[float], columns: Mapping[str, Sequence[float]]) -> Violations:
     """What is wrong with a table at a key path: columns by their keys, conductances in ``table_siemens``."""
     for key, values in columns.items():
         if len(values) != len(siemens):

@@ -1,7 +1,7 @@
 """ONNX files in: reading, refusing, and the services of the ``onnx`` package that passes need.
 
-``load_model`` reads a file. ``convert_opset``, ``infer_shapes`` and ``evaluate`` are the only ways by which passes
-reach the ``onnx`` package.
+``load_model`` reads a file. ``convert_opset``, ``infer_shapes``, ``evaluate`` and ``output_bytes`` are the only ways by
+which passes reach the ``onnx`` package.
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ import onnx_ir as ir
 from mcompiler.errors import ModelError
 from mcompiler.ir import GraphProgram
 from mcompiler.onnx_import.convert import convert_opset
-from mcompiler.onnx_import.evaluate import evaluate
+from mcompiler.onnx_import.evaluate import evaluate, output_bytes
 from mcompiler.onnx_import.identity import identify
 from mcompiler.onnx_import.reader import EXTERNAL_KEY, TYPE_KEY, read
 from mcompiler.onnx_import.refuse import check, operators
 from mcompiler.onnx_import.shapes import infer_shapes
+from mcompiler.onnx_import.sizes import check_sizes
 
 __all__ = [
     "EXTERNAL_KEY",
@@ -27,6 +28,7 @@ __all__ = [
     "infer_shapes",
     "load_model",
     "operators",
+    "output_bytes",
     "program_of",
 ]
 
@@ -62,6 +64,7 @@ def program_of(model: ir.Model, label: str = "the model") -> GraphProgram:
         ModelError: nodes that no inference can have, all of them listed.
     """
     check(model, label)
+    check_sizes(model, label)
     graph = model.graph
     try:
         graph.sort()  # onnxruntime takes nodes in any order

@@ -8,6 +8,7 @@ into the mapped file. Tensors that the model keeps in external files are mapped 
 from __future__ import annotations
 
 import logging
+import math
 import mmap
 import os
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ import onnx
 import onnx_ir as ir
 
 from mcompiler.errors import ModelError
+from mcompiler.onnx_import.limits import check_limits
 
 _SELF = "\x01self"
 _LARGE = 4096
@@ -41,6 +43,7 @@ def read(path: Path) -> ir.Model:
     """
     source = _map(path)
     proto = _parsed(path, source)
+    check_limits(proto, path)
     types = _drop_map_types(proto.graph)
     try:
         _densify(proto.graph)
@@ -274,8 +277,8 @@ class _Tensors:
         data = self._file(str(tensor.location), name)
         shape = tensor.shape.numpy()
         offset = tensor.offset or 0
-        needed = (int(np.prod(shape, dtype=np.int64)) * tensor.dtype.bitwidth + 7) // 8
-        if offset + needed > len(data) or (tensor.length is not None and tensor.length != needed):
+        needed = (math.prod(shape) * tensor.dtype.bitwidth + 7) // 8
+        if offset < 0 or offset + needed > len(data) or (tensor.length is not None and tensor.length != needed):
             where = "it" if tensor.location == _SELF else f"its external data file '{tensor.location}'"
             raise ModelError(
                 f"'{self.path}': {where} is truncated or damaged: tensor '{name}' needs {needed} bytes at {offset}; "

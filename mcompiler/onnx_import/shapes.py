@@ -38,7 +38,7 @@ def infer_shapes(model: ir.Model) -> None:
     """
     runtime_tried = False
     for _ in range(_ROUNDS):
-        _infer(model)
+        infer_by_onnx(model)
         if sum(_supplement(node) for node in nodes_with_branches(model.graph)):
             continue
         if runtime_tried or not _infer_by_runtime(model):
@@ -57,7 +57,8 @@ def _infer_by_runtime(model: ir.Model) -> bool:
     return bool(found)
 
 
-def _infer(model: ir.Model) -> None:
+def infer_by_onnx(model: ir.Model) -> None:
+    """Infer types and shapes in place with the ``onnx`` package alone, which runs nothing."""
     try:
         inferred = onnx.shape_inference.infer_shapes(
             light_proto(model), check_type=False, strict_mode=False, data_prop=True

@@ -140,9 +140,9 @@ class Chip:
         Cells that fluctuate have their mean; arguments as for ``realise``, which adds the circuit and the converters.
         """
         wanted, _ = self._predistorted(layer, first, conductances(levels, self.target))
-        arrays = self._arrays(layer, first, levels)
-        means, _ = self._fluctuating(arrays, self._changed(arrays, wanted))
-        return self._faulty(arrays, means)
+        arrays = self._arrays(layer, first, levels, wanted)
+        mean, moving = self._fluctuating(arrays, self._changed(arrays))
+        return self._faulty(arrays, mean - sum(each.low * each.loss for each in moving.states))
 
     def inputs(self) -> npt.NDArray[np.float64] | None:
         """Share of an input code that its word line applies, by code; None where it is all of it.

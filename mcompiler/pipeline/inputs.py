@@ -12,6 +12,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from mcompiler.data import InputSpec, Samples, from_arrays, load_samples, random_samples
+from mcompiler.errors import DataError
 from mcompiler.ir import GraphProgram
 from mcompiler.onnx_import import load_model, program_of
 
@@ -42,12 +43,22 @@ def calibration_samples(
     if calibration is None:
         return random_samples(specs, 1, rng, dims)
     if isinstance(calibration, np.ndarray):  # of a model with one input, as for verify
-        return from_arrays({"x": calibration}, specs, "calibration")
+        return _not_all_zero(from_arrays({"x": calibration}, specs, "calibration"), "calibration")
     if calibration == RANDOM:
         return random_samples(specs, RANDOM_SAMPLES, rng, dims)
     if isinstance(calibration, str | Path):
-        return load_samples(Path(calibration), specs)
-    return from_arrays(calibration, specs, "calibration")
+        return _not_all_zero(load_samples(Path(calibration), specs), str(calibration))
+    return _not_all_zero(from_arrays(calibration, specs, "calibration"), "calibration")
+
+
+def _not_all_zero(samples: Samples, origin: str) -> Samples:
+    """The samples; refused where all of their numbers are zero, which gives no range of any input."""
+    numbers = [array for array in samples.inputs.values() if array.dtype.kind == "f" and array.size]
+    if numbers and not any(array.any() for array in numbers):
+        raise DataError(
+            f"{origin}: all values of the calibration data are zero; give samples that the model is used on"
+        )
+    return samples
 
 
 @dataclass(frozen=True)

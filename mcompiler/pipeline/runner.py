@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from mcompiler.check import check
 from mcompiler.declarations import Pass, Record, Recording
-from mcompiler.errors import PassError, UserError
+from mcompiler.errors import CompileError, PassError, UserError
 from mcompiler.target import Target
 from mcompiler.target.view import target_view
 
@@ -67,6 +67,14 @@ class Runner:
             record = step.record(result) if isinstance(step, Recording) else None
         except UserError:
             raise
+        except MemoryError as error:
+            raise CompileError(
+                f"pass '{step.name}' needs more memory than this machine gives ({error}); compile a smaller model"
+            ) from error
+        except RecursionError as error:
+            raise CompileError(
+                f"pass '{step.name}' meets nodes that are nested or chained too deeply; simplify the model (onnxsim)"
+            ) from error
         except Exception as error:
             raise PassError(step.name, tuple(self.seconds), error) from error
         if record is not None:

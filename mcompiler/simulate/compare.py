@@ -13,6 +13,7 @@ import onnx_ir as ir
 from mcompiler.data import MAX_BATCH, InputSpec, Samples, batch_size, batches
 from mcompiler.errors import DataError
 from mcompiler.runtime import RunError, Session, open_model
+from mcompiler.simulate.classes import check_labels, classes_of, is_class
 from mcompiler.simulate.subgraph import extract
 
 Tensor = npt.NDArray[Any]
@@ -176,7 +177,7 @@ def verify(
     """
     run = _Run(models, probes)
     for feeds, count in batches(models.specs, samples, largest):
-        run.step(feeds, count)
+        run.step(feeds, count, samples.labels)
         progress(run.done)
     return replace(run.result(probes, samples, same_as_shipped), misplaced=misplaced)
 
@@ -205,7 +206,7 @@ class _Run:
         self._outputs = list(self.models.float_model.outputs)
         self.errors = {probe.name: _ErrorStatistics() for probe in self.probes}
 
-    def step(self, feeds: Mapping[str, Tensor], count: int) -> None:
+    def step(self, feeds: Mapping[str, Tensor], count: int, labels: npt.NDArray[np.int64] | None) -> None:
         try:
             wanted = self.models.float_model.run(feeds)
             mapped = self._mapped.run(feeds, [*self._outputs, *self._names])
@@ -227,6 +228,8 @@ class _Run:
             fed = len(next(iter(feeds.values()))) if batched else None
             self.signal = first_float_output(wanted, self._outputs)
             self.decision = class_output(wanted, self._outputs, fed)
+            if self.decision is not None:
+                check_labels(labels, wanted[self.decision], self.decision)
         if self.signal is not None:
             name = self.signal
             self.output.add(
@@ -235,7 +238,7 @@ class _Run:
         if self.decision is not None:
             for kind, values in outputs.items():
                 self.classes.setdefault(kind, []).append(
-                    _classes(_without_padding(values[self.decision], count, batched))
+                    classes_of(_without_padding(values[self.decision], count, batched))
                 )
         self.done += count
 
@@ -296,7 +299,7 @@ class _Run:
 
 def class_output(values: Mapping[str, Any], names: Sequence[str], fed: int | None) -> str | None:
     """The output with the classes of the samples: one integer for each sample, else scores."""
-    integer = next((name for name in names if _is_class(values[name], fed)), None)
+    integer = next((name for name in names if is_class(values[name], fed)), None)
     first = first_float_output(values, names) or (names[0] if names else None)
     if integer is not None or first is None:
         return integer
@@ -348,9 +351,11 @@ def outputs_of(session: Session, specs: tuple[InputSpec, ...], samples: Samples,
             fed = len(next(iter(feeds.values()))) if batched else None
             signal = first_float_output(values, session.outputs)
             decision = class_output(values, session.outputs, fed)
+            if decision is not None:
+                check_labels(samples.labels, values[decision], decision)
         wanted = {name for name in (signal, decision) if name is not None}
         parts.append({name: _without_padding(values[name], count, batched) for name in wanted})
-    classes = None if decision is None else np.concatenate([_classes(part[decision]) for part in parts])
+    classes = None if decision is None else np.concatenate([classes_of(part[decision]) for part in parts])
     if classes is not None and len(classes) != samples.count:
         classes = None
     return Outputs(classes, None if signal is None else np.concatenate([part[signal] for part in parts]))
@@ -381,20 +386,3 @@ def _without_padding(values: Tensor, count: int, batched: bool) -> Tensor:
     if batched:
         return values[:count] if values.ndim else values[None]
     return values[None]
-
-
-def _is_class(values: Any, fed: int | None) -> bool:
-    """Whether an output is one integer for each of the ``fed`` samples (None: for the only sample)."""
-    return (
-        isinstance(values, np.ndarray) and values.dtype.kind in "iu" and values.shape == (() if fed is None else (fed,))
-    )
-
-
-def _classes(values: Tensor) -> npt.NDArray[np.int64]:
-    """Predicted class of each sample: an integer [n] output itself, else argmax over all but the first axis."""
-    if values.ndim == 1 and values.dtype.kind in "iu":
-        return values.astype(np.int64)
-    if not values.size:
-        return np.zeros(len(values), np.int64)
-    best: npt.NDArray[np.int64] = values.reshape(len(values), -1).argmax(axis=1).astype(np.int64)
-    return best

@@ -23,6 +23,15 @@ from mcompiler.target.schema import Target
 
 COMMAND_LINE = "given on the command line"
 
+LARGEST_FILE = 4 << 20
+"""Bytes of a target file."""
+
+LARGEST_DEPTH = 16
+"""Levels of tables and lists in a target."""
+
+LONGEST_CHAIN = 32
+"""Files that extend each other."""
+
 Table = dict[str, Any]
 KeyPath = tuple[str, ...]
 
@@ -129,13 +138,27 @@ def _hand_down_sources(data: Table) -> None:
 def _parse(file: TargetFile) -> Table:
     try:
         # utf-8-sig: editors of some systems start a file with a byte order mark
-        return tomllib.loads(file.place.read_bytes().decode("utf-8-sig"))
-    except tomllib.TOMLDecodeError as error:
+        content = file.place.read_bytes()
+        if len(content) > LARGEST_FILE:
+            raise TargetError(f"{file.label}: {len(content)} bytes, more than the {LARGEST_FILE} of the largest target")
+        return _checked_depth(tomllib.loads(content.decode("utf-8-sig")), file.label)
+    except (RecursionError, MemoryError) as error:
+        raise TargetError(f"{file.label}: tables or lists are nested too deeply") from error
+    except ValueError as error:  # tomllib.TOMLDecodeError, and numbers and dates that Python does not convert
         raise TargetError(f"{file.label}: not valid TOML: {error}") from error
-    except UnicodeDecodeError as error:
-        raise TargetError(f"{file.label}: not UTF-8 text: {error}") from error
     except OSError as error:
         raise TargetError(f"{file.label}: cannot be read: {error.strerror or error}") from error
+
+
+def _checked_depth(data: Table, label: str) -> Table:
+    """The table, if nothing in it is nested deeper than ``LARGEST_DEPTH``: every level below is walked by recursion."""
+    level: list[Any] = [data]
+    for _ in range(LARGEST_DEPTH):
+        level = [below for each in level for below in (each.values() if isinstance(each, dict) else each)]
+        level = [each for each in level if isinstance(each, dict | list)]
+        if not level:
+            return data
+    raise TargetError(f"{label}: tables or lists are nested deeper than {LARGEST_DEPTH} levels")
 
 
 def read_layers(file: TargetFile) -> list[TargetLayer]:
@@ -153,6 +176,8 @@ def read_layers(file: TargetFile) -> list[TargetLayer]:
                 f"{chain[-2].label}: extends: a cycle: {' -> '.join(each.label for each in chain)}; one of them must "
                 "extend nothing"
             )
+        if len(chain) > LONGEST_CHAIN:
+            raise TargetError(f"{chain[0].label}: extends: a chain of over {LONGEST_CHAIN} files; merge some of them")
         data = _parse(file)
         parent = data.pop("extends", None)
         data.setdefault("name", file.stem)
@@ -171,8 +196,8 @@ def read_layers(file: TargetFile) -> list[TargetLayer]:
 def _value(text: str) -> Any:
     """A TOML value, or else the text itself."""
     try:
-        table = tomllib.loads(f"value = {text}")
-    except tomllib.TOMLDecodeError:
+        table = _checked_depth(tomllib.loads(f"value = {text}"), "a value")
+    except (ValueError, RecursionError, TargetError):  # not TOML, or more than any key takes: no key takes the text
         return text
     return table["value"] if list(table) == ["value"] else text
 
@@ -198,8 +223,8 @@ def read_override(text: str) -> TargetLayer:
     key, equals, value = text.partition("=")
     example = "write section.key=VALUE, for example converters.adc.bits=6"
     try:
-        data = tomllib.loads(f"{key.strip()} = 0") if equals and "\n" not in key else {}
-    except tomllib.TOMLDecodeError:
+        data = _checked_depth(tomllib.loads(f"{key.strip()} = 0") if equals and "\n" not in key else {}, label)
+    except (ValueError, RecursionError, TargetError):
         data = {}
     if not data or not value.strip():
         raise TargetError(f"{label}: {example}")

@@ -103,7 +103,10 @@ def _by_name(name: str) -> TargetFile | None:
 
 
 def _by_path(text: str, folder: Traversable | None) -> TargetFile:
-    path = Path(text).expanduser()
+    try:
+        path = Path(text).expanduser()
+    except RuntimeError as error:
+        raise TargetError(f"{text}: {error}") from error
     if folder is None or path.is_absolute():
         if not path.is_file():
             here = path.parent.glob("*.toml") if path.parent.is_dir() else ()

@@ -105,7 +105,10 @@ def _through(node: ir.Node) -> Constant | None:
         values = source.values if source.values is not None else source.real(np.float32)
         return Constant(values.astype(dtype, copy=False), nodes=source.nodes, roots=source.roots)
     move = _move(node, source.shape)
-    return None if move is None else source.moved(move)
+    try:
+        return None if move is None else source.moved(move)
+    except (ValueError, IndexError):  # axes or sizes that do not fit: onnxruntime decides what such a node computes
+        return None
 
 
 def _move(node: ir.Node, shape: tuple[int, ...]) -> Callable[[Array], Array] | None:
@@ -170,9 +173,12 @@ def _dequantised(node: ir.Node) -> Constant | None:
         return None
     axis, block = int_attr(node, "axis", 1), int_attr(node, "block_size", 0)
     shifted = codes.astype(np.int32)
-    if zero is not None and zero.any():
-        shifted = shifted - _spread(zero.astype(np.int32), shifted.shape, axis, block)
-    spread = _spread(scale, shifted.shape, axis, block)
+    try:
+        if zero is not None and zero.any():
+            shifted = shifted - _spread(zero.astype(np.int32), shifted.shape, axis, block)
+        spread = _spread(scale, shifted.shape, axis, block)
+    except (ValueError, IndexError):  # an axis or a length that does not fit: onnxruntime decides what it computes
+        return None
     return Constant(None, codes=shifted, scale=spread, nodes=nodes, roots=tuple(sorted(sources)))
 
 
@@ -184,7 +190,7 @@ def _spread(parameter: Array, shape: tuple[int, ...], axis: int, block: int) -> 
         sizes = [1] * len(shape)
         sizes[axis] = -1
         return np.broadcast_to(parameter.reshape(sizes), shape)
-    repeated = np.repeat(parameter, block, axis=axis)
+    repeated = np.repeat(parameter, min(block, shape[axis]), axis=axis)
     index: list[slice] = [slice(None)] * len(shape)
     index[axis] = slice(shape[axis])
     return repeated[tuple(index)]
