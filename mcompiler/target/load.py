@@ -39,6 +39,7 @@ from mcompiler.target.ranges import range_violations
 from mcompiler.target.references import with_references
 from mcompiler.target.rules import violations
 from mcompiler.target.schema import Target
+from mcompiler.target.state_tables import with_state_tables
 
 
 @dataclass(frozen=True)
@@ -247,7 +248,7 @@ def _computed_figures(target: Target, layers: Sequence[TargetLayer]) -> Iterator
 
 def _load(name_or_path: str | Path, overrides: Sequence[str]) -> tuple[Target | None, list[TargetProblem]]:
     layers = read_layers(find_target(name_or_path)) + [read_override(text) for text in overrides]
-    layers = with_measured_levels(layers)
+    layers = with_measured_levels(with_state_tables(layers))
     data = merged(layers)
     target, error = None, None
     try:

@@ -133,6 +133,11 @@ def json_schema() -> dict[str, Any]:
         "enum": ["alone", "added"],
         "description": "whether measured deviations of levels replace inherited descriptions or add to them",
     }
+    for model in ("Drift", "Noise", "OneOverF"):
+        definitions[model]["properties"]["table_csv"] = {  # replaced while loading
+            "type": "string",
+            "description": "CSV file with the table",
+        }
     definitions["Encoding"]["properties"]["weights"]["enum"] = list(encoding_names())
     definitions["Component"]["properties"]["rule"]["anyOf"][0]["enum"] = list(rule_names())
     extends = {"type": "string", "description": "name of a target, or path of a file relative to this one"}
