@@ -24,7 +24,7 @@ SPEC = admm.Spec(
         "conv2": admm.Structure(shapes=128),  # 128 of 144 rows: one row of arrays instead of two
         "conv3": admm.Structure(filters=32, shapes=128),
     },
-    admm=admm.Admm(rho=(1e-1, 1.0), epochs=2),
+    admm=admm.Admm(rho=(1e-1, 1.0, 1e1), epochs=1),
 )
 
 
