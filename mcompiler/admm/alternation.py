@@ -211,7 +211,9 @@ class Alternation:
             )
             if any(part is not None and part.shape != weight.shape for part in (y, u, z, v)):
                 raise CompileError("has another shape in the checkpoint; start again without it", name)
-            loaded[name] = _AdmmVariables(y, u, z, v, torch.empty_like(weight), float(parts.get("factor", 1.0)))
+            loaded[name] = _AdmmVariables(
+                y, u, z, v, centre=torch.empty_like(weight), factor=float(parts.get("factor", 1.0))
+            )
         self._updates, self._variables = int(state["updates"]), loaded
         for variables in loaded.values():
             self._merge_penalty_terms(variables)

@@ -189,12 +189,12 @@ class _Trial:
         """What the effects that a target describes change, conductances in units of its codes."""
         codes = np.minimum(self.codes, len(target.cell_steps) - 1)
         G = conductances(codes.astype(np.uint8), target)
+        arrays = [
+            ArrayOnChip(target, codes, wanted=G, written=G, time_s=time_s, age_s=time_s, seed=(0, 0, 0))
+            for time_s in _TIMES_S
+        ]
         return {
-            effect.name: tuple(
-                part
-                for time_s in _TIMES_S
-                for part in self._acts(effect, G, ArrayOnChip(target, codes, G, G, time_s, time_s, (0, 0, 0)))
-            )
+            effect.name: tuple(part for array in arrays for part in self._acts(effect, G, array))
             for effect in self.effects
             if effect.is_described(target)
         }

@@ -133,8 +133,8 @@ def json_schema() -> dict[str, Any]:
         "enum": ["alone", "added"],
         "description": "whether measured deviations of levels replace inherited descriptions or add to them",
     }
-    for model in ("Drift", "Noise", "OneOverF"):
-        definitions[model]["properties"]["table_csv"] = {  # replaced while loading
+    for section in ("Drift", "Noise", "OneOverF"):
+        definitions[section]["properties"]["table_csv"] = {  # replaced while loading
             "type": "string",
             "description": "CSV file with the table",
         }
