@@ -177,8 +177,8 @@ def _read(path: Path) -> dict[str, Tensor]:
             if not isinstance(archive, np.lib.npyio.NpzFile):
                 raise DataError(f"{path}: not an .npz archive; {remedy}")
             with archive:
-                if archive.zip is not None:
-                    check_declared(archive.zip, path)
+                check_declared(zipfile.ZipFile(source), path)
+                source.seek(0)
                 return {key: archive[key] for key in archive.files}
     except MemoryError as error:
         raise DataError(f"{path}: its arrays need more memory than there is; save fewer samples") from error
@@ -275,8 +275,8 @@ def _fit(path: str, spec: InputSpec, array: Tensor, batched: bool) -> Tensor:
     if array.dtype.kind == "f" and not spec.takes_nan and not np.isfinite(array).all():
         sample = int(np.argwhere(~np.isfinite(array))[0][0])
         raise DataError(
-            f"{path}: input '{spec.name}' has values that are NaN or infinite, first in sample {sample}; check the "
-            "preprocessing of the data"
+            f"{path}: input '{spec.name}' has values that are NaN or infinite, first in sample {sample}; check "
+            "the preprocessing of the data"
         )
     return array
 

@@ -8,6 +8,8 @@ of rich, imported when first needed; its tables are not used, because they need 
 from __future__ import annotations
 
 import math
+import shutil
+import sys
 from collections.abc import Sequence
 
 _PREFIXES = {
@@ -120,13 +122,24 @@ def shorten(text: str, width: int) -> str:
     return next(cut for cut in (head + _ELLIPSIS + tail for head in heads) if display_width(cut) <= width)
 
 
-def table(headers: Sequence[str], rows: Sequence[Sequence[str]], align: str) -> str:
+def screen_width() -> int | None:
+    """Columns of the terminal that stdout is; None where it is none: a file or a pipe has room for any name."""
+    if sys.stdout is None or not sys.stdout.isatty():
+        return None
+    return shutil.get_terminal_size().columns
+
+
+def table(headers: Sequence[str], rows: Sequence[Sequence[str]], align: str, width: int | None = None) -> str:
     """Align columns: a line of headers, a line per row, two spaces between columns, no borders.
+
+    Where lines are longer than ``width``, long names in the first column are shortened in the middle; where that does
+    not suffice, groups of columns follow each other, each after the names.
 
     Args:
         headers: one per column.
-        rows: cells; cleaned, not shortened.
+        rows: cells; cleaned.
         align: ``l`` or ``r`` for each column.
+        width: columns at most; None: those of the terminal, and any number where stdout is none.
 
     Returns:
         Lines without trailing spaces, joined; no line break after the last.
@@ -136,6 +149,32 @@ def table(headers: Sequence[str], rows: Sequence[Sequence[str]], align: str) -> 
         raise ValueError(f"{len(headers)} headers, align '{align}' and rows of {cells} cells")
     lines = [[clean(cell) for cell in row] for row in [headers, *rows]]
     widths = [max(map(display_width, column)) for column in zip(*lines, strict=True)]
+    most = screen_width() if width is None else width
+    if most is None or sum(widths) + len(_GAP) * (len(widths) - 1) <= most:
+        return _aligned(lines, widths, align)
+    others = sum(widths[1:]) + len(_GAP) * (len(widths) - 1)
+    room = min(widths[0], max(most - others, _LEAST_NAME))
+    lines = [[shorten(line[0], room), *(shorten(cell, most - room - len(_GAP)) for cell in line[1:])] for line in lines]
+    widths = [max(map(display_width, column)) for column in zip(*lines, strict=True)]
+    groups: list[list[int]] = [[]]
+    for column in range(1, len(widths)):
+        used = widths[0] + sum(len(_GAP) + widths[other] for other in (*groups[-1], column))
+        if groups[-1] and used > most:
+            groups.append([])
+        groups[-1].append(column)
+    parts = []
+    for group in groups:
+        chosen = (0, *group)
+        part = [[line[column] for column in chosen] for line in lines]
+        parts.append(_aligned(part, [widths[column] for column in chosen], "".join(align[column] for column in chosen)))
+    return "\n\n".join(parts)
+
+
+_LEAST_NAME = 16
+"""Columns that names keep before the columns of a table are divided into groups."""
+
+
+def _aligned(lines: Sequence[Sequence[str]], widths: Sequence[int], align: str) -> str:
     return "\n".join(
         _GAP.join(_pad(cell, width, side) for cell, width, side in zip(line, widths, align, strict=True)).rstrip()
         for line in lines

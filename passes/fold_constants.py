@@ -151,7 +151,7 @@ def _growth(node: ir.Node, results: list[ir.TensorProtocol]) -> int:
 def _held_bytes(array: Array) -> int:
     """Memory that an array takes: one element seen many times takes that of one."""
     sizes = (size for size, stride in zip(array.shape, array.strides, strict=True) if stride)
-    return int(math.prod(sizes) * array.itemsize)
+    return int(math.prod(sizes)) * int(array.itemsize)
 
 
 def _tensor(array: Array, output: ir.Value) -> ir.TensorProtocol:

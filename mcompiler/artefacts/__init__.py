@@ -1,6 +1,7 @@
 """The build directory and its files."""
 
 from mcompiler.artefacts.directory import (
+    MANIFEST,
     Writer,
     atomic_write,
     check_place,
@@ -8,6 +9,7 @@ from mcompiler.artefacts.directory import (
     hash_file,
     parts_of,
     read_manifest,
+    reading,
     sync_folder,
     verify_hashes,
     write_build,
@@ -19,6 +21,7 @@ from mcompiler.artefacts.stored import read_layers
 from mcompiler.artefacts.timeline import ScheduleRecord, Timeline, replayed, stored_stages, timeline_of
 
 __all__ = [
+    "MANIFEST",
     "LayerData",
     "ScheduleRecord",
     "Timeline",
@@ -37,6 +40,7 @@ __all__ = [
     "program_layers",
     "read_layers",
     "read_manifest",
+    "reading",
     "replayed",
     "report_html",
     "stored_stages",

@@ -14,13 +14,13 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 
-from mcompiler.errors import BuildError
+from mcompiler.errors import BuildError, UserError
 
 MANIFEST = "manifest.json"
 FORMAT = 2
@@ -285,18 +285,36 @@ def read_manifest(root: Path) -> dict[str, Any]:
     path = root / MANIFEST
     if not path.is_file():
         raise BuildError(f"{root}: no {MANIFEST} in it, so it is no build of mcompiler")
-    try:
+    with reading(path):
         manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         known = manifest["format"] == FORMAT
         if not _all_known(manifest.get("parts", {}), manifest["files"].keys()):
             raise ValueError("parts that are no files")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise BuildError(f"{path}: damaged; compile the model again") from error
+        for name, about in manifest["files"].items():
+            if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts or not name:
+                raise ValueError(f"a file outside of the build: {name}")
+            if not isinstance(about["bytes"], int) or not isinstance(about["sha256"], str):
+                raise TypeError(f"no size or hash of {name}")
     if not known:
         raise BuildError(
             f"{root}: a build of format {manifest['format']}, this version reads {FORMAT}; compile the model again"
         )
     return manifest
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Read a file of a build inside: what its readers raise for content that no build has becomes a BuildError.
+
+    Hashes find damage; content of another form with a right hash was written by no version of this program, and its
+    readers, which trust the form, can raise anything.
+    """
+    try:
+        yield
+    except (UserError, OSError, MemoryError):
+        raise
+    except Exception as error:
+        raise BuildError(f"{path}: damaged; compile the model again") from error
 
 
 def _all_known(parts: Mapping[str, Sequence[str]], files: Set[str]) -> bool:

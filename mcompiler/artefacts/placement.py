@@ -20,6 +20,7 @@ from mcompiler.artefacts.layers import LayerData
 from mcompiler.bodies import scheduled_nodes
 from mcompiler.dataflow import OUTPUT, StageGraph, StageKind
 from mcompiler.target import Target
+from mcompiler.text import clean
 
 ARRAYS_LIMIT = 1_000_000
 """Above this many arrays the graph has one node per core."""
@@ -67,11 +68,16 @@ def placement_data(
 def plain_attributes(data: Mapping[str, Any]) -> dict[str, Any]:
     """Node-link data without lists and without attributes that have no value, as GraphML and GEXF store neither.
 
-    The address of an array is there as ``chip``, ``tile``, ``core`` and ``position``.
+    The address of an array is there as ``chip``, ``tile``, ``core`` and ``position``. Characters of names that are not
+    printable are escaped: XML cannot hold control characters.
     """
 
     def plain(attributes: Mapping[str, Any]) -> dict[str, Any]:
-        return {key: value for key, value in attributes.items() if value is not None and not isinstance(value, list)}
+        return {
+            key: clean(value) if isinstance(value, str) else value
+            for key, value in attributes.items()
+            if value is not None and not isinstance(value, list)
+        }
 
     return {
         **data,

@@ -159,8 +159,7 @@ def _write_all(build: Build, out: Path, chip: DrawnChip | None, as_json: bool) -
 def _programming(build: Build, as_json: bool) -> None:
     """Print time and energy of write-verify by layer."""
     from mcompiler.naming import shown_name
-    from mcompiler.summary.screen import NAME
-    from mcompiler.text import count, quantity, shorten, table
+    from mcompiler.text import count, quantity, table
 
     found = build.programming()
     write = build.target.device.write
@@ -173,7 +172,7 @@ def _programming(build: Build, as_json: bool) -> None:
         return
     lines = [
         [
-            shorten(shown_name(each.name, build.labels), NAME),
+            shown_name(each.name, build.labels),
             count(each.cells),
             count(round(each.pulses)),
             quantity(each.seconds, "s"),

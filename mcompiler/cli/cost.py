@@ -120,12 +120,11 @@ def _calibration_table(calibration: Sequence[ChipCalibrationCost]) -> str:
 
 def _data_table(energies: Sequence[DataEnergy], labels: Mapping[str, str]) -> str:
     from mcompiler.naming import shown_name
-    from mcompiler.summary.screen import NAME
-    from mcompiler.text import quantity, shorten, table
+    from mcompiler.text import quantity, table
 
     rows = [
         [
-            shorten(shown_name(each.name, labels), NAME),
+            shown_name(each.name, labels),
             quantity(each.cells_fixed, "J"),
             quantity(each.cells, "J"),
             quantity(each.lines, "J"),
@@ -151,12 +150,11 @@ def _data_table(energies: Sequence[DataEnergy], labels: Mapping[str, str]) -> st
 
 def _exact_table(means: Sequence[DataEnergy], exact: Sequence[DataEnergy], labels: Mapping[str, str]) -> str:
     from mcompiler.naming import shown_name
-    from mcompiler.summary.screen import NAME
-    from mcompiler.text import quantity, shorten, table
+    from mcompiler.text import quantity, table
 
     rows = [
         [
-            shorten(shown_name(each.name, labels), NAME),
+            shown_name(each.name, labels),
             quantity(mean.cells, "J"),
             quantity(each.cells, "J"),
             quantity(each.lines, "J"),

@@ -68,8 +68,11 @@ def run(arguments: Sequence[str]) -> int:
         return _fail("interrupted", EXIT_INTERRUPTED, as_json)
     except TerminatedError:
         return _fail("terminated", EXIT_TERMINATED, as_json)
-    except BrokenPipeError:
-        silence(sys.stdout.fileno())  # the reader of the output has closed the pipe
+    except (
+        BrokenPipeError,
+        SystemExit,
+    ):  # the reader of the output has closed the pipe; click exits where it sees that
+        silence(1)
         return 0
     except OSError as error:
         return _fail(_system_message(error), EXIT_USER, as_json)

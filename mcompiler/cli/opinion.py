@@ -5,10 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from mcompiler.cost.opinion import OpinionFigures, OpinionRow, SecondOpinion, ratio
-from mcompiler.text import area, percent, quantity, shorten, table
-
-_NAME = 24
-_MODEL = 34
+from mcompiler.text import area, percent, quantity, table
 
 Figure = Callable[[OpinionFigures], float]
 
@@ -40,11 +37,7 @@ def opinion_text(opinion: SecondOpinion) -> str:
 
 
 def _components(rows: list[OpinionRow]) -> str:
-    cells = [
-        [shorten(row.component, _NAME), shorten(row.model, _MODEL), *_pairs(row.ours, row.theirs)]
-        for row in rows
-        if row.theirs is not None
-    ]
+    cells = [[row.component, row.model, *_pairs(row.ours, row.theirs)] for row in rows if row.theirs is not None]
     pair = ("ours", "theirs", "ratio")
     headers = ["second opinion", "model", "events", *pair[1:], "standby", *pair[1:], "area", *pair[1:]]
     return table(headers, cells, "ll" + "r" * 9)

@@ -75,13 +75,13 @@ def schedule_summary(data: Mapping[str, Any]) -> str:
 
 
 def _stages(stages: Sequence[Mapping[str, Any]]) -> str:
-    from mcompiler.text import quantity, shorten, table
+    from mcompiler.text import quantity, table
 
     working = [stage for stage in stages if stage["service_s"] > 0]
     chosen = {id(stage) for stage in sorted(working, key=lambda s: -s["busy_s"])[:SHOWN]}
     rows = [
         [
-            shorten(stage["name"], 40),
+            stage["name"],
             stage["kind"],
             f"{stage['tokens']:,}",
             f"{stage['copies']:,}",
@@ -99,13 +99,13 @@ def _stages(stages: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _streams(streams: Sequence[Mapping[str, Any]]) -> str:
-    from mcompiler.text import quantity, shorten, table
+    from mcompiler.text import quantity, table
 
     kept = sorted((s for s in streams if s["bytes"] > 0), key=lambda s: -s["bytes"])
     rows = [
         [
-            shorten(stream["producer"], 30),
-            shorten(stream["consumer"], 30),
+            stream["producer"],
+            stream["consumer"],
             f"{stream['tokens']:,}",
             f"{stream['least_tokens']:,}",
             quantity(stream["bytes"], "B"),

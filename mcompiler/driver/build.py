@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
@@ -18,6 +19,7 @@ from mcompiler.artefacts import (
     Writer,
     check_place,
     plain_attributes,
+    reading,
     replayed,
     report_html,
     timeline_of,
@@ -51,6 +53,7 @@ from mcompiler.pipeline.inputs import Say, silent
 from mcompiler.records import BuildOptions, RemapRecord, ReorderRecord
 from mcompiler.simulate import Verification
 from mcompiler.target import Target
+from mcompiler.text import area, clean, quantity
 
 if TYPE_CHECKING:
     import networkx as nx
@@ -59,7 +62,7 @@ if TYPE_CHECKING:
     from mcompiler.simulate import Trials
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Build(BuildArrays, PacksModels):
     """A compiled model: placement, cost, cells, proof.
 
@@ -102,6 +105,30 @@ class Build(BuildArrays, PacksModels):
             records=outcome.records,
         )
 
+    def __repr__(self) -> str:
+        shown = ", ".join(f"{name}={value}" for name, value in self._shown())
+        return f"Build({shown})"
+
+    def _repr_html_(self) -> str:
+        """A small table, for notebooks."""
+        cells = "".join(
+            f"<tr><th style='text-align:left'>{html.escape(name)}</th><td style='text-align:left'>"
+            f"{html.escape(value)}</td></tr>"
+            for name, value in self._shown()
+        )
+        return f"<table>{cells}</table>"
+
+    def _shown(self) -> list[tuple[str, str]]:
+        cost = self.cost
+        return [
+            ("target", clean(self.target.name)),
+            ("layers", f"{len(self._content.layers):,}"),
+            ("crossbars", f"{cost.crossbars:,}"),
+            ("energy", quantity(cost.energy_j, "J")),
+            ("latency", quantity(cost.latency_s, "s")),
+            ("area", area(cost.area_m2)),
+        ]
+
     @property
     def labels(self) -> dict[str, str]:
         """Labels of the layers for people, by name."""
@@ -117,7 +144,8 @@ class Build(BuildArrays, PacksModels):
         """Addresses of arrays and bytes that flow: placement.json with attributes that GraphML and GEXF can hold."""
         import networkx as nx  # a tenth of a compilation's start, and needed here only
 
-        return nx.DiGraph(nx.node_link_graph(plain_attributes(self._content.placement), edges="edges"))
+        with reading(Path("placement.json")):
+            return nx.DiGraph(nx.node_link_graph(plain_attributes(self._content.placement), edges="edges"))
 
     def cost_with(self, target: Target | None = None, *, rate: float | None = None) -> Cost:
         """Cost of the same build on a target with other prices or at another rate; events are not counted again.

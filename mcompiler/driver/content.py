@@ -20,6 +20,7 @@ from mcompiler.artefacts import (
     placement_data,
     program_layers,
     read_layers,
+    reading,
     verify_hashes,
 )
 from mcompiler.conductance import corrected, decode_cells, make_adc
@@ -127,33 +128,37 @@ class Stored(PacksModels):
         return self.root / name
 
     def _json(self, name: str) -> Any:
-        return json.loads(self._checked(name).read_text(encoding="utf-8"))
+        path = self._checked(name)
+        with reading(path):
+            return json.loads(path.read_text(encoding="utf-8"))
 
     @cached_property
     def layers(self) -> tuple[LayerData, ...]:
         """The analog layers with tables, addresses and cells."""
-        self._checked("layers.json")
-        return read_layers(self.root, self.shape)
+        with reading(self._checked("layers.json")):
+            return read_layers(self.root, self.shape)
 
     @cached_property
     def skeleton(self) -> ir.Model:
         """The graph with a placeholder for each analog layer."""
-        return load_model_file(self._checked("layers/graph.onnx"))
+        return self._model_file("layers/graph.onnx")
 
     @cached_property
     def reference(self) -> ir.Model:
         """The quantised reference."""
-        return load_model_file(self._checked("reference.onnx"))
+        return self._model_file("reference.onnx")
 
     @cached_property
     def cost(self) -> Cost:
         """The cost tables."""
-        return Cost.from_json(self._json("cost.json"))
+        with reading(self.root / "cost.json"):
+            return Cost.from_json(self._json("cost.json"))
 
     @cached_property
     def schedule(self) -> ScheduleRecord:
         """Stages, streams and bounds."""
-        return ScheduleRecord.from_json(self._json("schedule.json"))
+        with reading(self.root / "schedule.json"):
+            return ScheduleRecord.from_json(self._json("schedule.json"))
 
     @cached_property
     def placement(self) -> dict[str, Any]:
@@ -168,7 +173,12 @@ class Stored(PacksModels):
 
     def shipped(self) -> ir.Model | None:
         """mapped.onnx as it is on disk."""
-        return load_model_file(self._checked("mapped.onnx"))
+        return self._model_file("mapped.onnx")
+
+    def _model_file(self, name: str) -> ir.Model:
+        path = self._checked(name)
+        with reading(path):
+            return load_model_file(path)
 
 
 def mapped_from_cells(

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mcompiler.artefacts import read_manifest, verify_hashes
+from mcompiler.artefacts import MANIFEST, read_manifest, reading, verify_hashes
 from mcompiler.driver.build import Build
 from mcompiler.driver.content import Stored
-from mcompiler.errors import BuildError
 from mcompiler.fates import restored_fate
 from mcompiler.geometry import array_shape
 from mcompiler.records import BuildOptions, StoredRecord
@@ -24,13 +23,11 @@ def load(directory: str | Path) -> Build:
     manifest = read_manifest(root)
     verify_hashes(root, manifest, ["target.toml"])
     target = load_target(root / "target.toml")
-    try:
+    with reading(root / MANIFEST):
         fates = tuple(restored_fate(record) for record in manifest["nodes"])
         options = BuildOptions.from_json(manifest["options"])
         reads = {name: tuple(keys) for name, keys in manifest["reads"].items()}
         records = {
             key: StoredRecord(key, each["values"], each["text"]) for key, each in manifest.get("records", {}).items()
         }
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise BuildError(f"{root / 'manifest.json'}: damaged; compile the model again") from error
     return Build(target, Stored(root, manifest, array_shape(target)), fates, options, reads, records=records)

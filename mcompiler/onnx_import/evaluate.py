@@ -58,15 +58,17 @@ def output_bytes(node: ir.Node, inputs: Sequence[npt.NDArray[Any] | None], opset
             model.graph.initializer.append(onnx.numpy_helper.from_array(array, info.name))
     try:
         types = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True).graph.output
-    except Exception:  # onnx raises many kinds
+        return sum(_bytes_of(value.type.tensor_type) for value in types)
+    except Exception:  # onnx raises many kinds; a type or a size is not known
         return None
-    total = 0
-    for value in (value.type.tensor_type for value in types):
-        if not value.HasField("shape") or not all(dim.HasField("dim_value") for dim in value.shape.dim):
-            return None
-        width = ir.DataType(value.elem_type).bitwidth if value.elem_type != onnx.TensorProto.STRING else 64
-        total += math.prod(dim.dim_value for dim in value.shape.dim) * width // 8
-    return total
+
+
+def _bytes_of(value: onnx.TypeProto.Tensor) -> int:
+    """Bytes of a tensor of a known type and shape; ValueError for others."""
+    if not value.HasField("shape") or not all(dim.HasField("dim_value") for dim in value.shape.dim):
+        raise ValueError("a size is not known")
+    width = 64 if value.elem_type == onnx.TensorProto.STRING else ir.DataType(value.elem_type).bitwidth
+    return math.prod(dim.dim_value for dim in value.shape.dim) * width // 8
 
 
 _READ_BYTES = 1 << 12

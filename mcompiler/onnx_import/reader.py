@@ -79,6 +79,12 @@ def _deserialized(proto: onnx.ModelProto, path: Path) -> ir.Model:
         raise ModelError(f"'{path}' is a damaged ONNX model ({_first_line(error)}); export it again") from error
     finally:
         log.setLevel(level)
+    made = {id(value) for node in model.graph for value in node.outputs}
+    for output in model.graph.outputs:
+        if id(output) not in made and not output.is_graph_input() and not output.is_initializer():
+            raise ModelError(
+                f"'{path}' is a damaged ONNX model: nothing produces its output '{output.name}'; export it again"
+            )
     for index, node in enumerate(model.graph.all_nodes()):
         if not all(isinstance(text, str) for text in (node.op_type, node.domain, node.name or "")):
             raise ModelError(f"'{path}' is a damaged ONNX model (a name in it is no UTF-8 text); export it again")

@@ -28,6 +28,8 @@ _PADDING = frozenset(["Conv", "AveragePool", "MaxPool", "LpPool"])
 
 _COMMON_PADDING = 1 << 10
 
+_NO_WIDTH = (None, ir.DataType.STRING, ir.DataType.UNDEFINED)
+
 
 def check_sizes(model: ir.Model, label: str) -> None:
     """Raise ModelError for a node of which an output would take more than ``VALUE_BYTES``.
@@ -42,13 +44,17 @@ def check_sizes(model: ir.Model, label: str) -> None:
     if work.functions:
         with suppress(ValueError, ir.passes.PassError):  # calls that are not inlined are looked at from outside only
             common.InlinePass()(work)
+    for node in nodes_with_branches(work.graph):
+        for value in node.outputs:
+            if not value.is_graph_output():
+                value.shape = None  # a wrong statement would hide a value of any size
     infer_by_onnx(work)
     for node in nodes_with_branches(work.graph):
         for value in node.outputs:
             if value.shape is None:
                 continue
             sizes = [size for size in value.shape if isinstance(size, int) and size > 0]
-            width = 64 if value.dtype is None or value.dtype == ir.DataType.STRING else value.dtype.bitwidth
+            width = 64 if value.dtype in _NO_WIDTH else value.dtype.bitwidth
             needed = math.prod(sizes) * width // 8
             if needed > VALUE_BYTES:
                 raise ModelError(
@@ -63,5 +69,8 @@ def _grows(node: ir.Node) -> bool:
         return False
     if node.op_type in _PADDING:
         pads = node.attributes.get("pads")
-        return pads is not None and (pads.is_ref() or max(pads.as_ints(), default=0) > _COMMON_PADDING)
+        if pads is None:
+            return False
+        known = pads.type == ir.AttributeType.INTS and not pads.is_ref()
+        return not known or max(pads.as_ints(), default=0) > _COMMON_PADDING
     return True

@@ -10,7 +10,7 @@ from pathlib import Path
 import onnx_ir as ir
 
 from mcompiler.data import Tensor
-from mcompiler.errors import UserError
+from mcompiler.errors import PassError, UserError
 from mcompiler.pipeline.inputs import imported
 from mcompiler.pipeline.normalise import normalised
 from mcompiler.runtime import RunError, Session, open_file, open_model
@@ -66,6 +66,10 @@ def baselines(
         except UserError as error:
             first = first or error
             continue
+        except PassError:
+            if first is None:
+                raise
+            continue  # onnxruntime has refused the model, and its message says more than that of a pass
         opened = True
         yield Baseline(kind, session)
     if first is not None and not opened:

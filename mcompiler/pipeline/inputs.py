@@ -55,9 +55,7 @@ def _not_all_zero(samples: Samples, origin: str) -> Samples:
     """The samples; refused where all of their numbers are zero, which gives no range of any input."""
     numbers = [array for array in samples.inputs.values() if array.dtype.kind == "f" and array.size]
     if numbers and not any(array.any() for array in numbers):
-        raise DataError(
-            f"{origin}: all values of the calibration data are zero; give samples that the model is used on"
-        )
+        raise DataError(f"{origin}: all values of the calibration data are zero; give samples of the model's use")
     return samples
 
 

@@ -10,7 +10,7 @@ from mcompiler.cost import DIGITAL, Cost, Price
 from mcompiler.fates import labels_of, reason_text
 from mcompiler.ir import Fate, NodeFate
 from mcompiler.summary.costs import cost_totals
-from mcompiler.summary.screen import LARGEST, NAME, REASON, REASONS, SCREEN
+from mcompiler.summary.screen import LARGEST, REASON, REASONS, SCREEN
 from mcompiler.target import Target
 from mcompiler.text import count, facts, percent, plural, quantity, shorten, table
 
@@ -109,8 +109,6 @@ def _largest(layers: Sequence[LayerData], cost: Cost) -> str:
             ]
         )
     headers = ["layer", "matrix", "bits w/x", "vectors", "crossbars", "dense", "used", "energy", "ADC bits", "lossless"]
-    numbers = table(headers[1:], [row[1:] for row in rows], "rrrrrrrrr")
-    room = max(NAME // 2, SCREEN - 2 - max(map(len, numbers.splitlines())))
-    text = table(headers, [[shorten(row[0], room), *row[1:]] for row in rows], "lrrrrrrrrr")
+    text = table(headers, rows, "lrrrrrrrrr")
     more = len(layers) - len(rows)
     return text + (f"\n... {more:,} more; these are the largest" if more else "")

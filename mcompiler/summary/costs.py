@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from mcompiler.cost import Cost
 from mcompiler.naming import shown_name
-from mcompiler.summary.screen import NAME
-from mcompiler.text import area, facts, percent, plural, quantity, shorten, table
+from mcompiler.text import area, facts, percent, plural, quantity, table
 
 
 def cost_summary(cost: Cost, assumed: int) -> str:
@@ -37,7 +36,7 @@ def _share(part: float, whole: float) -> str:
 def _layer_costs(cost: Cost) -> str:
     rows = [
         [
-            shorten(shown_name(name, cost.labels), NAME),
+            shown_name(name, cost.labels),
             f"{price.crossbars:,}",
             f"{price.crossbars_dense:,}",
             percent(price.utilisation),
@@ -59,7 +58,7 @@ def _component_costs(cost: Cost) -> str:
     prices = sorted(cost.components.items(), key=lambda item: (-item[1].energy_j, -item[1].area_m2, item[0]))
     rows = [
         [
-            shorten(name, NAME),
+            name,
             quantity(price.energy_j, "J"),
             _share(price.energy_j, cost.energy_j),
             quantity(price.energy_active_j, "J"),

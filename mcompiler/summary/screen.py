@@ -11,8 +11,5 @@ LARGEST = 8
 REASONS = 3
 """Reasons listed for nodes that stay digital."""
 
-NAME = 30
-"""Columns of a layer's name."""
-
 REASON = 64
 """Columns of a reason."""

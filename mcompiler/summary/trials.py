@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 from mcompiler.naming import shown_name
 from mcompiler.simulate import PERCENTILE_CHIPS, Trials
-from mcompiler.summary.screen import LARGEST, NAME
-from mcompiler.text import clean, facts, percent, plural, shorten, table
+from mcompiler.summary.screen import LARGEST
+from mcompiler.text import clean, facts, percent, plural, table
 
 
 def trials_summary(result: Trials, labels: Mapping[str, str]) -> str:
@@ -64,7 +64,7 @@ def _causes(result: Trials, labels: Mapping[str, str]) -> str:
         return "-" if value is None else f"{value:.1f}"
 
     rows = [
-        [shorten(shown_name(layer.name, labels), NAME), *(cell(layer.causes.get(name)) for name in names)]
+        [shown_name(layer.name, labels), *(cell(layer.causes.get(name)) for name in names)]
         for layer in result.layers
         if layer in worst
     ]

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 
 from mcompiler.naming import shown_name
 from mcompiler.simulate import LayerResult, Verification
-from mcompiler.summary.screen import LARGEST, NAME
-from mcompiler.text import clean, facts, percent, plural, shorten, table
+from mcompiler.summary.screen import LARGEST
+from mcompiler.text import clean, facts, percent, plural, table
 
 
 def verify_summary(result: Verification, labels: Mapping[str, str], *, drawn: bool = False) -> str:
@@ -121,7 +121,7 @@ def _worst(layers: Sequence[LayerResult], promised: frozenset[str], labels: Mapp
     shown = sorted(layers, key=rank)[:LARGEST]
     rows = [
         [
-            shorten(shown_name(layer.name, labels), NAME),
+            shown_name(layer.name, labels),
             "lossless" if layer.name in promised else "-",
             f"{layer.max_code_error:,.6g}",
             "-" if layer.sqnr_db is None else f"{layer.sqnr_db:.1f} dB",
