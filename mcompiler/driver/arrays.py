@@ -142,7 +142,7 @@ class BuildArrays:
             write: called with text, a line at a time.
             layer, tile: which arrays; without ``tile`` all of the layer.
             inputs, vectors: voltages applied, as ``netlist.write_layer`` takes them; None: 1 on all word lines.
-            chip: cells and circuit of this chip, as trials of these options draw it; None: the cells that are asked for,
+            chip: cells and circuit of this chip, as trials of these options draw it; None: cells that are asked for,
                 in the circuit that the target describes.
 
         Raises:
