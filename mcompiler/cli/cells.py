@@ -57,13 +57,14 @@ def cells(
     With --effects the conductances are those of a simulated chip.
     """
     from mcompiler.driver import load
+    from mcompiler.driver.arrays import drawn_chip
 
     _check_usage(layer, tile, out, summary)
     options = chosen_chip(effects, seed, time_s, uncalibrated)
     if summary and options is not None:
         raise click.UsageError("--summary is the cost of programming, for all chips: leave out --effects")
     build = load(directory)
-    chip = None if options is None else build.drawn(options)
+    chip = None if options is None else drawn_chip(build, options)
     if summary:
         _programming(build, as_json)
     elif layer is None:

@@ -92,14 +92,6 @@ class BuildArrays:
         """Conductance of every cell of one array in siemens, [rows, columns + extra]."""
         return conductances(self.cells(layer, tile), self.target)
 
-    def drawn(self, options: TrialOptions) -> DrawnChip:
-        """The chip of ``options.seed`` with its effects, as trials of these options draw it.
-
-        Raises:
-            UserError: effects that the target does not describe.
-        """
-        return DrawnChip(self._content, self.target, options)
-
     def write_cells(
         self, path: str | Path, layer: str, tile: int | None = None, *, chip: TrialOptions | None = None
     ) -> int:
@@ -107,7 +99,7 @@ class BuildArrays:
 
         Args:
             path, layer, tile: where, and what.
-            chip: conductances on this chip (``drawn``); None: those that are asked for.
+            chip: conductances on this chip, as trials of these options draw it; None: those that are asked for.
 
         Returns:
             The number of cells.
@@ -117,7 +109,7 @@ class BuildArrays:
         """
         if tile is not None and not 0 <= tile < self.arrays(layer):
             raise BuildError(f"layer '{layer}' has {self.arrays(layer)} arrays; there is no number {tile}")
-        drawn = None if chip is None else self.drawn(chip).cells(self.layer_name(layer))
+        drawn = None if chip is None else drawn_chip(self, chip).cells(self.layer_name(layer))
         return write_programming_table(Path(path), self._layer(layer), self.target, tile, drawn)
 
     def netlist(
@@ -150,8 +142,8 @@ class BuildArrays:
             write: called with text, a line at a time.
             layer, tile: which arrays; without ``tile`` all of the layer.
             inputs, vectors: voltages applied, as ``netlist.write_layer`` takes them; None: 1 on all word lines.
-            chip: cells and circuit of this chip (``drawn``); None: the cells that are asked for, in the circuit that
-                the target describes.
+            chip: cells and circuit of this chip, as trials of these options draw it; None: cells that are asked for,
+                in the circuit that the target describes.
 
         Raises:
             BuildError: no such layer or array.
@@ -161,7 +153,7 @@ class BuildArrays:
 
         on_chip = None
         if chip is not None:
-            made = self.drawn(chip)
+            made = drawn_chip(self, chip)
             title = f"chip {chip.seed} with {', '.join(chip.effects)}"
             on_chip = OnChip(made.cells(self.layer_name(layer)), made.circuit, title)
         write_layer(write, self._layer(layer), self.target, tile, inputs=inputs, vectors=vectors, on_chip=on_chip)
@@ -172,3 +164,12 @@ class BuildArrays:
             return layers[find_layer(given, [LayerName(layer.op.site.name, layer.op.site.label) for layer in layers])]
         except UserError as error:
             raise BuildError(str(error)) from None
+
+
+def drawn_chip(build: BuildArrays, options: TrialOptions) -> DrawnChip:
+    """The chip of ``options.seed`` with its effects, as trials of these options draw it.
+
+    Raises:
+        UserError: effects that the target does not describe.
+    """
+    return DrawnChip(build._content, build.target, options)

@@ -24,6 +24,7 @@ from mcompiler.effects.base import (
     polynomial_deviation,
 )
 from mcompiler.effects.lazy_numpy import np
+from mcompiler.effects.retention import aged_s
 from mcompiler.effects.states import at_state, table_violations
 from mcompiler.encodings.settings import Violations
 from mcompiler.target.base import Float, NonNegativeFloat, PositiveFloat, Section
@@ -209,7 +210,7 @@ class DriftEffect(Effect):
 
     def change_cells(self, G: Siemens, array: ArrayOnChip) -> Siemens:
         """Cells at the time of evaluation."""
-        return drifted(G, array.wanted, array.target.device, array.rng(self), array.time_s)
+        return drifted(G, array.wanted, array.target.device, array.rng(self), aged_s(array.target.device, array.time_s))
 
 
 DRIFT = DriftEffect()

@@ -25,6 +25,7 @@ from mcompiler.effects.base import (
 )
 from mcompiler.effects.drift import first_look_s, relaxed_deviation
 from mcompiler.effects.lazy_numpy import np
+from mcompiler.effects.retention import aged_s
 from mcompiler.encodings.settings import Violations
 from mcompiler.target.base import NonNegativeFloat, Section
 
@@ -123,7 +124,7 @@ class ProgrammingEffect(Effect):
     def write_cells(self, G: Siemens, array: ArrayOnChip) -> Siemens:
         """Cells after writing, or as they have relaxed since."""
         device = array.target.device
-        age_s = first_look_s(device) if array.age_s is None else array.age_s
+        age_s = first_look_s(device) if array.age_s is None else aged_s(device, array.age_s)
         return programmed(G, array.levels, device, array.rng(self), age_s)
 
 

@@ -12,6 +12,7 @@ from mcompiler.effects.drift import Drift, Relaxation
 from mcompiler.effects.faults import Faults
 from mcompiler.effects.noise import Noise, OneOverF
 from mcompiler.effects.programming import ProgrammingVariation
+from mcompiler.effects.retention import Retention
 from mcompiler.effects.telegraph import Telegraph
 from mcompiler.effects.temperature import Temperature
 from mcompiler.encodings import Partner, Pedestal
@@ -77,6 +78,7 @@ __all__ = [
     "ProgrammingVariation",
     "RangePer",
     "Relaxation",
+    "Retention",
     "Rounding",
     "Section",
     "Skip",

@@ -51,6 +51,7 @@ RANGES: Mapping[str, UnitRange] = {
     "bytes": UnitRange(1.0, 1e15, "B"),
     "bytes_per_s": UnitRange(1e3, 1e18, "B/s"),
     "kelvin": UnitRange(1e-3, 1e4, "K"),
+    "ev": UnitRange(1e-3, 20.0, "eV"),
     "per_kelvin": UnitRange(1e-18, 1.0, "1/K"),
     "codes": UnitRange(1e-18, 2.0**24, "codes"),
     "gain_error": UnitRange(1e-18, 1.0),

@@ -18,6 +18,7 @@ from mcompiler.effects.drift import Drift, Relaxation
 from mcompiler.effects.faults import Faults
 from mcompiler.effects.noise import Noise
 from mcompiler.effects.programming import ProgrammingVariation
+from mcompiler.effects.retention import Retention
 from mcompiler.effects.telegraph import Telegraph
 from mcompiler.effects.temperature import Temperature
 from mcompiler.encodings import Partner, Pedestal, encoding_names, is_known
@@ -76,6 +77,7 @@ class Device(Section):
     drift: Drift | None = None
     curve: Curve | None = None
     temperature: Temperature | None = None
+    retention: Retention | None = None
     write: Write | None = None
 
     @property

@@ -73,6 +73,12 @@ q_largest = 0.05
 read_s = 1e-6
 source = "test"
 
+[device.retention]
+activation_ev = 0.5
+kelvin = 330.0
+reference_kelvin = 300.0
+source = "test"
+
 [device.telegraph]
 correlation = "per_inference"
 share = 0.1
