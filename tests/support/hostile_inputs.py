@@ -225,7 +225,8 @@ def hostile_model(models: list[onnx.ModelProto], random: Random) -> bytes:
         return changed_bytes(proto.SerializeToString(), random)
     for _ in range(random.choice((1, 1, 1, 2, 4))):
         changed_message(random.choice((proto.graph, proto.graph, proto)), random)
-    return proto.SerializeToString()
+    content: bytes = proto.SerializeToString()
+    return content
 
 
 def hostile_target(texts: list[str], random: Random) -> bytes:
