@@ -2,11 +2,13 @@
 #
 #   make demo   make test   make test-slow   make lint   make options   make types   make imports   make format   make wheel   make clean
 #
-# PYTHON=... chooses the interpreter, VENV=... the environment's folder, TESTS=... what `make test` runs.
+# PYTHON=... chooses the interpreter, VENV=... the environment's folder, TESTS=... what `make test` runs,
+# PYTEST_OPTIONS=... what pytest gets besides.
 
 SHELL := /bin/bash
 VENV ?= .venv
 TESTS ?=
+PYTEST_OPTIONS ?=
 # The first of these that is new enough; PYTHON=... overrides.
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 python; do \
 	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo "$$p"; break; }; done)
@@ -52,10 +54,10 @@ demo: setup
 
 # The quick suite. Tests that need PyTorch are skipped where it is not installed (make setup-all).
 test: setup-dev
-	@$(BIN)/python -m pytest -n auto -m "not slow" $(TESTS)
+	@$(BIN)/python -m pytest -n auto -m "not slow" --durations=10 $(PYTEST_OPTIONS) $(TESTS)
 
 test-slow: setup-all
-	@$(BIN)/python -m pytest -n auto -m slow $(TESTS)
+	@$(BIN)/python -m pytest -n auto -m slow $(PYTEST_OPTIONS) $(TESTS)
 
 # The options of passes for the command line, from the fields of the passes.
 options: setup-dev

@@ -211,10 +211,9 @@ def test_nan_on_random_data_is_left_out_of_the_range(tmp_path: Path) -> None:
     assert 0 < build.layer_data[0].op.site.input.scale < 0.02
 
 
-@pytest.mark.parametrize("value", [-1.0, np.inf])
-def test_nan_on_the_user_s_data_is_refused(value: float, tmp_path: Path) -> None:
+def test_nan_on_the_user_s_data_is_refused(tmp_path: Path) -> None:
     x = np.ones((3, 6), np.float32)
-    x[1, 2] = value
+    x[1, 2] = -1.0  # its root is none
     message = refusal(rooted(), tmp_path, CompileError, {"x": x})
     assert "node 'matmul': its input 'r' is not finite on the calibration data" in message
     assert "check the data's preprocessing" in message

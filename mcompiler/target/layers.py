@@ -144,6 +144,8 @@ def _parse(file: TargetFile) -> Table:
         return _checked_depth(tomllib.loads(content.decode("utf-8-sig")), file.label)
     except (RecursionError, MemoryError) as error:
         raise TargetError(f"{file.label}: tables or lists are nested too deeply") from error
+    except UnicodeDecodeError as error:
+        raise TargetError(f"{file.label}: not UTF-8 text: {error}") from error
     except ValueError as error:  # tomllib.TOMLDecodeError, and numbers and dates that Python does not convert
         raise TargetError(f"{file.label}: not valid TOML: {error}") from error
     except OSError as error:

@@ -76,7 +76,11 @@ def _alone(layers: Sequence[TargetLayer]) -> list[TargetLayer]:
                     f'"{_ALONE}" for the measured ones only, or "{_ADDED}" for both'
                 )
             found = [_without_parts(each) for each in found]
-        found.append(replace(layer, data=layer.data | {"device": device}) if "device" in layer.data else layer)
+        found.append(
+            replace(layer, data=layer.data | {"device": device})
+            if isinstance(layer.data.get("device"), dict)
+            else layer
+        )
     return found
 
 

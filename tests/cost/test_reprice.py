@@ -61,11 +61,11 @@ def test_every_key_that_no_stage_reads_prices_in_place(base: str, override: str)
         ("generic_128", "converters.adc.columns=64", "place"),
         ("generic_128", "converters.adc.bits=9", "assign"),
         ("generic_128", "array.rows=64", "tile"),
-        ("generic_128", "precision.inputs=4", "quantise"),
+        ("generic_128", "precision.inputs=4", "equalise"),
         ("generic_128", "digital.fifo_bytes=4096", "schedule"),
         ("generic_128", "hierarchy.tiles_per_chip=3", "place"),
         ("isaac", "device.g_max_siemens=0.0002", "assign"),  # converters see the pedestal
-        ("isaac", "precision.layers.conv.inputs=4", "quantise"),
+        ("isaac", "precision.layers.conv.inputs=4", "equalise"),
         ("yuan2019", "device.levels=32", "quantise"),
     ],
 )

@@ -295,7 +295,7 @@ def test_a_code_between_the_levels_is_refused() -> None:
     assert str(caught.value) == (
         "node 'fc': weight code 5 (group 0, row 2, output channel 0) (and 1 more) is none of the target's levels: 0 "
         "and +-(692, 1642, 2392 ... 4082), in units of (g_max - g_min) / 4096; train or quantise it to these levels "
-        "(compile the float model, or mcompiler.admm for this target), or compile it for a target without "
+        "(--requantise, or mcompiler.admm for this target), or compile it for a target without "
         "device.level_means and encoding.partner"
     )
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from mcompiler.data import from_arrays
-from mcompiler.errors import CompileError
+from mcompiler.errors import CompileError, DataError
 from mcompiler.ir import AnalogLayer, CodeSample, MatrixProgram, Quantiser
 from mcompiler.passes.quantise import VECTORS, Quantise, RangeMethod, affine, quantise_weights
 from mcompiler.runtime import input_specs, open_model
@@ -209,13 +209,8 @@ def test_inputs_that_are_all_zero() -> None:
 def test_inputs_that_are_not_finite(value: float) -> None:
     x = np.ones((3, 4), np.float32)
     x[1, 1] = value
-    with pytest.raises(CompileError) as caught:
+    with pytest.raises(DataError, match="input 'x' has values that are NaN or infinite, first in sample 1"):
         input_of(x, RangeMethod.MINMAX)
-    assert str(caught.value) == (
-        "node 'fc': its input 'x' is not finite on the calibration data (NaN or infinite values among those from 0 to "
-        "1); check the data's preprocessing"
-    )
-    assert input_of(x, RangeMethod.MINMAX, drawn=True).scale == float(np.float32(1 / 255)), "random data are forgiven"
 
 
 def test_a_float_model_without_calibration_data() -> None:

@@ -63,7 +63,7 @@ def test_passes_are_replaced_inserted_and_removed() -> None:
     assert again.names == pipeline.names
     assert without.insert_before("assign", pipeline["prune"]).names == pipeline.names
     twice = pipeline.insert_after("infer_shapes", pipeline["clean"])
-    assert twice.names[twice.names.index("widen") - 1] == "clean", "the last of several is meant"
+    assert twice.names[twice.names.index("explicit_pads") - 1] == "clean", "the last of several is meant"
 
 
 def test_unknown_passes_and_unfinished_programs_get_a_sentence() -> None:
