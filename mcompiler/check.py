@@ -71,7 +71,7 @@ def _(program: AnalogProgram, target: Target) -> None:
         assert len(analog.live) == len(analog.flips) == len(analog.adc_bits) == len(table)
         assert analog.signs is None or len(analog.signs) == len(table)
         # More than one code a level step: of a calibrated converter that has codes to spare, doubled.
-        assert 0 < analog.gain <= 1 or float(np.log2(analog.gain)).is_integer()
+        assert 0 < analog.gain <= 1 or np.frexp(analog.gain)[0] == 0.5
         if analog.zoom is not None:
             assert len(analog.zoom) == len(table)
             assert analog.zoom.min(initial=0) >= 0

@@ -80,11 +80,18 @@ def _assign(
     def lossless(gain: float) -> bool:
         return is_lossless(replace(ideal, gain=gain), sums.lowest, sums.highest, sums.inputs)
 
-    encoded = replace(encoded, lossless=lossless(encoded.gain))
+    if (
+        target.converters.adc.range is AdcRange.FULL
+        or encoded.zoom is not None
+        or not sums.highest
+        or not lossless(1.0)
+    ):
+        return replace(encoded, lossless=lossless(encoded.gain))
     # Cells off their levels give sums between those of the mapping: a converter with codes to spare resolves them.
-    while target.converters.adc.range is AdcRange.CALIBRATED and sums.highest and lossless(2 * encoded.gain):
-        encoded = replace(encoded, gain=2 * encoded.gain)
-    return encoded
+    gain = 1.0
+    while lossless(2 * gain):
+        gain *= 2
+    return replace(encoded, gain=gain, clipped=0.0, lossless=True)
 
 
 def _fit_codes(matrix: WeightMatrix, shape: ArrayShape) -> int:

@@ -125,7 +125,7 @@ BROKEN: dict[str, Callable[[], object]] = {
     "analog: live": lambda: broken_analog(live=np.zeros(3, np.int64)),
     "analog: flips": lambda: broken_analog(flips=np.zeros((5, 16), bool)),
     "analog: gain of nothing": lambda: broken_analog(gain=0.0),
-    "analog: gain above one": lambda: broken_analog(gain=2.0),
+    "analog: gain above one that is no power of two": lambda: broken_analog(gain=1.5),
     "analog: operations": lambda: replace(ANALOG, analog=()),
     "placed: one address twice": lambda: broken_address(3, 0),
     "placed: array": lambda: broken_address(3, 8),

@@ -248,14 +248,14 @@ class Chip:
         Independent normal fluctuations add in variance.
         """
         means = G.copy()
-        sums = {kind: np.zeros_like(G) for kind in (Correlation.PER_READ, Correlation.PER_INFERENCE) if self._has(kind)}
+        sums: dict[Correlation, Siemens] = {}
         states: dict[Effect, list[TwoStates]] = {}
         for place, array in enumerate(arrays):
             for effect in self._ordered:
                 found = effect.fluctuation(means[place], array)
                 if found is not None:
                     means[place] = found.mean
-                    sums[found.correlation][place] += found.variance
+                    sums.setdefault(found.correlation, np.zeros_like(G))[place] += found.variance
                 two = effect.two_states(means[place], array)
                 if two is not None:
                     states.setdefault(effect, []).append(two)

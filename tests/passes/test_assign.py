@@ -316,8 +316,8 @@ def test_a_calibrated_range_without_signal_is_the_full_one() -> None:
     chip = target(CALIBRATED, "converters.adc.bits=5")
     for op, vectors in [
         (matrix_op([[0]]), np.ones((4, 1, 1))),
-        (matrix_op([[5]]), np.zeros((4, 1, 1))),
-        (matrix_op([[5]]), np.zeros((0, 1, 1))),
+        (matrix_op(np.full((32, 1), 5)), np.zeros((4, 1, 32))),
+        (matrix_op(np.full((32, 1), 5)), np.zeros((0, 1, 32))),
     ]:
         made = assigned(op, chip, vectors)
         assert made.clipped == 0.0
@@ -325,12 +325,16 @@ def test_a_calibrated_range_without_signal_is_the_full_one() -> None:
 
 
 def test_a_calibrated_range_can_be_lossless() -> None:
+    """Sums from -2 to 1 take two of five bits: a level step gets the eight codes that the others allow."""
     chip = target(CALIBRATED, "converters.adc.bits=5")
     made = assigned(matrix_op([[1], [-2]]), chip, np.ones((4, 1, 2)))
-    assert made.gain == 1.0
+    assert made.gain == 8.0
     assert made.lossless
     assert made.clipped == 0.0
     assert assigned(matrix_op([[1]]), target()).clipped == 0.0
+    bare = assigned(matrix_op([[1], [-2]]), target(CALIBRATED, "converters.adc.bits=2"), np.ones((4, 1, 2)))
+    assert bare.gain == 1.0
+    assert bare.lossless
 
 
 def test_a_unit_column_that_can_clip_is_not_lossless() -> None:

@@ -42,7 +42,7 @@ def convolutions(sizes: list[int], strides: list[int]) -> AnalogProgram:
     return analog(matrix_program(ops, model=ir.Model(graph, ir_version=10)), target(*KEYS))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(
     st.integers(4, 10), st.lists(st.sampled_from([1, 2]), min_size=1, max_size=4), st.integers(0, 60),
     st.sampled_from([Goal.THROUGHPUT, Goal.LATENCY]),
@@ -82,7 +82,7 @@ def test_latency_spreads_copies_over_digital_units() -> None:
     assert spread.latency_s >= figures.latency_bound_s
 
 
-@pytest.mark.parametrize("unit", ["digital", "link"])
+@pytest.mark.parametrize("unit", ["digital", pytest.param("link", marks=pytest.mark.slow)])
 def test_no_inference_is_through_before_what_it_shares(unit: str) -> None:
     """The fullest unit works on all of an inference, however many stages it serves at once."""
     keys = {"digital": ("digital.operations_per_cycle=1", "digital.clock_hz=1e7"), "link": ("network.clock_hz=1e5",)}
@@ -219,10 +219,9 @@ def reached(network: tuple[int, list[int]], chip: Target, goal: Goal, arrays: in
     return scheduled.interval_s if goal is Goal.THROUGHPUT else scheduled.latency_s
 
 
-@pytest.mark.parametrize("goal", [Goal.THROUGHPUT, pytest.param(Goal.LATENCY, marks=pytest.mark.slow)])
-@pytest.mark.parametrize(
-    "limit", [pytest.param(name, marks=[] if name == "links" else pytest.mark.slow) for name in LIMITS]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("goal", [Goal.THROUGHPUT, Goal.LATENCY])
+@pytest.mark.parametrize("limit", LIMITS)
 @settings(max_examples=3, deadline=None)
 @given(NETWORKS, st.lists(st.integers(0, 90), min_size=3, max_size=3))
 def test_more_arrays_are_never_worse(limit: str, goal: Goal, network: tuple[int, list[int]], more: list[int]) -> None:

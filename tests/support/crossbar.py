@@ -346,8 +346,9 @@ def _single(sums: Ints, count: Ints, about: Chip, layer: LayerData, zoom: Ints |
     if not layer.analog.lossless:
         return codes - float(about.pedestal) * count
     over, under = about.pedestal.numerator, about.pedestal.denominator  # decoded to the integer sum, exactly
-    twice = 2 * (codes.astype(np.int64) * under - over * count) - under
-    decoded: Floats = -np.floor_divide(-twice, 2 * under).astype(np.float64)
+    finer = max(1, int(layer.analog.gain))  # codes of a gain above 1 are parts of a sum
+    twice = 2 * ((codes * finer).astype(np.int64) * under - finer * over * count) - finer * under
+    decoded: Floats = -np.floor_divide(-twice, 2 * finer * under).astype(np.float64)
     return decoded
 
 
