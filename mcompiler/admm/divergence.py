@@ -14,6 +14,14 @@ from mcompiler.errors import CompileError
 REMEDY = "lower the learning rate, or set clip in the stage's optimiser"
 
 
+def check_weights(model: nn.Module) -> None:
+    """Raise CompileError where a model has weights that are not finite before the training."""
+    for name, module in model.named_modules():
+        weight = getattr(module, "weight", None)
+        if isinstance(weight, torch.Tensor) and not torch.isfinite(weight).all():
+            raise CompileError(f"the weights of layer '{name}' are not finite; give a model whose training converged")
+
+
 def check_penalty(penalty: float, model: nn.Module, label: str) -> None:
     """Raise CompileError where the penalty of a step is not finite.
 

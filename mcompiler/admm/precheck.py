@@ -10,6 +10,7 @@ from torch import nn
 
 from mcompiler.admm.agreement import check_exported
 from mcompiler.admm.compressor import Compressor
+from mcompiler.admm.divergence import check_weights
 from mcompiler.admm.export import check_input_bits
 from mcompiler.admm.inputs import Inputs, run_model
 from mcompiler.admm.lowering import CompressibleLayer, find_layers
@@ -27,10 +28,13 @@ def check_before_training(model: nn.Module, example: Inputs, target: Target, spe
     The exported file is compared with the model as it is, and as it is after the steps that follow training.
 
     Raises:
-        CompileError: it does not run on the example or cannot be traced; a layer that is not called, or whose inputs
-            have a number of bits that the file cannot hold; a file that computes something else than the model.
+        CompileError: weights that are not finite; it does not run on the example or cannot be traced; a layer that is
+            not called, or whose inputs have a number of bits that the file cannot hold; a file that computes something
+            else than the model.
         ModelError: torch.onnx cannot export it, or does not keep a layer.
     """
+    # First, as NaN spreads: the steps below would name the layer that it reaches, not the one that it comes from.
+    check_weights(model)
     layers = find_layers(model, spec.skip, spec.layers)
     if spec.quantisation.inputs:
         for name in layers:

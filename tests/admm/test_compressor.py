@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from copy import deepcopy
 from typing import Any
 
 import pytest
@@ -244,7 +245,8 @@ def test_a_loop_resumes_after_the_projection() -> None:
 
     step(0)
     models[1].load_state_dict(models[0].state_dict())
-    optimisers[1].load_state_dict(optimisers[0].state_dict())
+    # A copy, as a checkpoint is: load_state_dict alone would let both optimisers share their momentum.
+    optimisers[1].load_state_dict(deepcopy(optimisers[0].state_dict()))
     step(0)
     step(1)
     for one, other in zip(models[0].state_dict().values(), models[1].state_dict().values(), strict=True):
