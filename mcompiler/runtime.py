@@ -231,11 +231,16 @@ def _wrap(session: Any, keep: tuple[Any, ...]) -> Session:
         if value.type not in _TYPES:
             raise ModelError(f"input '{value.name}' is a {value.type}; only tensor inputs are supported")
         shape = tuple(
-            size if isinstance(size, int) else str(size or f"{value.name}.{axis}")
+            size if isinstance(size, int) and size >= 0 else (_symbol(size) or f"{value.name}.{axis}")
             for axis, size in enumerate(value.shape)
         )
         specs.append(InputSpec(value.name, np.dtype(_TYPES[value.type]), shape))
     return Session(tuple(specs), tuple(value.name for value in session.get_outputs()), session, keep)
+
+
+def _symbol(size: int | str | None) -> str | None:
+    """The name of a dimension; a negative size is none."""
+    return size if isinstance(size, str) else None
 
 
 def _one_line(error: BaseException) -> str:
