@@ -113,7 +113,10 @@ def open_model(
     options = _options(optimise, prepack)
     if threads is not None:
         options.intra_op_num_threads = threads
-    stub = model.clone()
+    try:
+        stub = model.clone()
+    except (RuntimeError, ValueError) as error:  # of onnx_ir: an output that nothing produces, nodes in a cycle
+        raise ModelError(f"{origin}: its graph is damaged: an output or an input of a node has no source") from error
     _drop_repeated_names(stub)
     present = {value.name for value in stub.graph.outputs}
     if outputs:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import dataclasses
 import types
 from collections.abc import Mapping, Sequence
-from functools import cache
 from numbers import Integral, Real
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 
-def check_types(record: object) -> None:
+def check_types(record: Any) -> None:
     """Raise TypeError where a field of a dataclass, at any depth, holds a value of another type than it states.
 
     JSON says nothing about types, and a text in the place of a number would fail far from the file that holds it.
@@ -21,8 +20,7 @@ def check_types(record: object) -> None:
             raise TypeError(f"{type(record).__name__}.{name} is a {type(value).__name__}, not {hint}")
 
 
-@cache
-def _hints(kind: type) -> dict[str, Any]:
+def _hints(kind: type[Any]) -> dict[str, Any]:
     known = get_type_hints(kind)
     return {field.name: known[field.name] for field in dataclasses.fields(kind)}
 
