@@ -113,7 +113,10 @@ def open_model(
     options = _options(optimise, prepack)
     if threads is not None:
         options.intra_op_num_threads = threads
-    stub = model.clone()
+    try:
+        stub = model.clone()
+    except (RuntimeError, ValueError) as error:  # of onnx_ir: an output that nothing produces, nodes in a cycle
+        raise ModelError(f"{origin}: its graph is damaged: an output or an input of a node has no source") from error
     _drop_repeated_names(stub)
     present = {value.name for value in stub.graph.outputs}
     if outputs:
@@ -231,11 +234,16 @@ def _wrap(session: Any, keep: tuple[Any, ...]) -> Session:
         if value.type not in _TYPES:
             raise ModelError(f"input '{value.name}' is a {value.type}; only tensor inputs are supported")
         shape = tuple(
-            size if isinstance(size, int) else str(size or f"{value.name}.{axis}")
+            size if isinstance(size, int) and size >= 0 else (_symbol(size) or f"{value.name}.{axis}")
             for axis, size in enumerate(value.shape)
         )
         specs.append(InputSpec(value.name, np.dtype(_TYPES[value.type]), shape))
     return Session(tuple(specs), tuple(value.name for value in session.get_outputs()), session, keep)
+
+
+def _symbol(size: int | str | None) -> str | None:
+    """The name of a dimension; a negative size is none."""
+    return size if isinstance(size, str) else None
 
 
 def _one_line(error: BaseException) -> str:

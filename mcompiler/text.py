@@ -170,7 +170,7 @@ def table(headers: Sequence[str], rows: Sequence[Sequence[str]], align: str, wid
     return "\n\n".join(parts)
 
 
-_LEAST_NAME = 16
+_LEAST_NAME = 12
 """Columns that names keep before the columns of a table are divided into groups."""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
@@ -10,7 +11,7 @@ import subprocess
 import sys
 import time
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from onnx import TensorProto, helper, numpy_helper
 import mcompiler
 from mcompiler.cli.main import run
 from mcompiler.data import InputSpec, load_samples
-from mcompiler.errors import DataError, TargetError, UserError
+from mcompiler.errors import BuildError, DataError, TargetError, UserError
 from mcompiler.onnx_import.evaluate import output_bytes
 from mcompiler.text import table
 from tests.support.fuzz import WRONG, numbered, run_all
@@ -362,3 +363,50 @@ def test_placements_are_written_as_graphml(tmp_path: Path) -> None:
 
     for name, data in graph.nodes(data=True):
         assert plain(back.nodes[name]) == plain(data)
+
+
+# --- builds ----------------------------------------------------------------------------------------------------------
+
+
+def with_content(build: Path, name: str, change: Callable[[Any], None]) -> None:
+    """Change a JSON file of a build, and its hash."""
+    path, manifest = build / name, json.loads((build / "manifest.json").read_text())
+    content = manifest if name == "manifest.json" else json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+    if name != "manifest.json":
+        data = path.read_bytes()
+        manifest["files"][name] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+        (build / "manifest.json").write_text(json.dumps(manifest))
+
+
+def use(place: Path) -> None:
+    """Read all of a build."""
+    build = mcompiler.load(place)
+    assert build.verify(limit=2).exact
+    assert build.cost.energy_j > 0
+    assert build.schedule.latency_s > 0
+    assert len(build.placement)
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("manifest.json", lambda content: content["files"].update({"../m.onnx": {"bytes": 1, "sha256": ""}})),
+        ("manifest.json", lambda content: content["files"].update({"layers.json": 3})),
+        ("manifest.json", lambda content: content.update(nodes=[[]])),
+        ("schedule.json", lambda content: content["stages"][0].update(service_s="long")),
+        ("cost.json", lambda content: content.update(energy_active_j=None)),
+        ("cost.json", lambda content: content.update(layers=[])),
+        ("layers.json", lambda content: content["layers"].append("fc")),
+        ("layers.json", lambda content: content["layers"][0].update(name="other")),
+        ("layers.json", lambda content: content["layers"][0].update(vectors="many")),
+        ("placement.json", lambda content: content.update(nodes=["fc"])),
+    ],
+)
+def test_files_of_a_build_in_another_form(name: str, change: Callable[[Any], None], tmp_path: Path) -> None:
+    place = mcompiler.compile(saved(product(), tmp_path), "generic_128", calibration="random").save(tmp_path / "b")
+    use(place)
+    with_content(place, name, change)
+    with pytest.raises(BuildError, match=rf"{name}: damaged|cannot be read"):
+        use(place)

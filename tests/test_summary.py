@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
+
 from mcompiler.artefacts import LayerData
 from mcompiler.cost import Cost, LayerCounts, Price, PricedQuantities
 from mcompiler.ir import BitRange, Fate, NodeFate, Reason, ReasonKind
@@ -72,7 +74,7 @@ def test_compile_summary_of_digits() -> None:
         assert f"\n{name} " in text
 
 
-def test_compile_summary_fits_a_screen_however_large_the_model() -> None:
+def test_compile_summary_fits_a_screen_however_large_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
     build = digits_build()
     long = "/encoder" * 20
     layers = tuple(
@@ -85,6 +87,8 @@ def test_compile_summary_fits_a_screen_however_large_the_model() -> None:
         )
         for i in range(5000)
     )
+    assert f"{long}/" in compiled(layers, fates), "names are whole where there is no terminal"
+    monkeypatch.setattr("mcompiler.text.screen_width", lambda: 100)
     lines = compiled(layers, fates).splitlines()
     assert len(lines) <= 40
     assert max(map(len, lines)) <= 100

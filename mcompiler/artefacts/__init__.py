@@ -14,6 +14,7 @@ from mcompiler.artefacts.directory import (
     verify_hashes,
     write_build,
 )
+from mcompiler.artefacts.forms import check_types
 from mcompiler.artefacts.layers import LayerData, file_stem, layer_files, plain_name, program_layers, write_layers
 from mcompiler.artefacts.placement import placement_data, placement_faults, plain_attributes
 from mcompiler.artefacts.report import report_html
@@ -28,6 +29,7 @@ __all__ = [
     "Writer",
     "atomic_write",
     "check_place",
+    "check_types",
     "clean_leftovers",
     "file_stem",
     "hash_file",

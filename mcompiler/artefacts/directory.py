@@ -41,7 +41,10 @@ def linked_place(out: Path) -> Path:
     if not out.is_symlink():
         return out
     if not out.exists():
-        raise BuildError(f"{out}: a symbolic link to {out.readlink()}, which does not exist; remove the link")
+        raise BuildError(
+            f"{out}: exists and is no build of mcompiler, but a symbolic link to {out.readlink()}, which does not "
+            "exist; remove the link, or choose another --out"
+        )
     return out.resolve()
 
 

@@ -201,6 +201,8 @@ def _shape(record: Mapping[str, Any]) -> ConvShape | MatMulShape:
     if record["kind"] == "matmul":
         return MatMulShape(tuple(record["batch"]))
     kernel, strides, dilations, pads = (tuple(record[key]) for key in ("kernel", "strides", "dilations", "pads"))
+    if not len(kernel) == len(strides) == len(dilations) == len(pads) / 2:
+        raise ValueError("a convolution whose dimensions differ in number")
     return ConvShape(kernel, strides, dilations, pads, record["groups"])
 
 

@@ -16,17 +16,22 @@ import onnx_ir as ir
 from mcompiler.artefacts import (
     LayerData,
     ScheduleRecord,
+    check_types,
     parts_of,
     placement_data,
+    plain_attributes,
     program_layers,
     read_layers,
     reading,
     verify_hashes,
 )
+from mcompiler.bodies import nodes_with_branches
 from mcompiler.conductance import corrected, decode_cells, make_adc
 from mcompiler.cost import Cost, estimate
 from mcompiler.dataflow import program_stages
+from mcompiler.errors import BuildError
 from mcompiler.geometry import ArrayShape, array_shape
+from mcompiler.graph import site_of
 from mcompiler.ir import ScheduledProgram
 from mcompiler.ir.packing import PacksModels
 from mcompiler.onnx_export import (
@@ -97,6 +102,9 @@ class Compiled(PacksModels):
     def check(self, names: Iterable[str] | None = None) -> None:
         """Nothing is on disk yet."""
 
+    def check_layers(self) -> None:
+        """Layers and graph are of one program."""
+
     def shipped(self) -> ir.Model | None:
         """None: no model has been written yet."""
         return None
@@ -136,7 +144,10 @@ class Stored(PacksModels):
     def layers(self) -> tuple[LayerData, ...]:
         """The analog layers with tables, addresses and cells."""
         with reading(self._checked("layers.json")):
-            return read_layers(self.root, self.shape)
+            layers = read_layers(self.root, self.shape)
+            for layer in layers:
+                check_types(layer)
+            return layers
 
     @cached_property
     def skeleton(self) -> ir.Model:
@@ -152,18 +163,24 @@ class Stored(PacksModels):
     def cost(self) -> Cost:
         """The cost tables."""
         with reading(self.root / "cost.json"):
-            return Cost.from_json(self._json("cost.json"))
+            cost = Cost.from_json(self._json("cost.json"))
+            check_types(cost)
+            return cost
 
     @cached_property
     def schedule(self) -> ScheduleRecord:
         """Stages, streams and bounds."""
         with reading(self.root / "schedule.json"):
-            return ScheduleRecord.from_json(self._json("schedule.json"))
+            schedule = ScheduleRecord.from_json(self._json("schedule.json"))
+            check_types(schedule)
+            return schedule
 
     @cached_property
     def placement(self) -> dict[str, Any]:
         """The placement graph as node-link data."""
         data: dict[str, Any] = self._json("placement.json")
+        with reading(self.root / "placement.json"):
+            plain_attributes(data)
         return data
 
     @property
@@ -174,6 +191,18 @@ class Stored(PacksModels):
     def shipped(self) -> ir.Model | None:
         """mapped.onnx as it is on disk."""
         return self._model_file("mapped.onnx")
+
+    def check_layers(self) -> None:
+        """Compare the names of the layers with those in the graph, before values are found by them.
+
+        Raises:
+            BuildError: they differ.
+        """
+        named = sorted(
+            node.name or "" for node in nodes_with_branches(self.skeleton.graph) if site_of(node) is not None
+        )
+        if named != sorted(layer.op.site.name for layer in self.layers):
+            raise BuildError(f"{self.root / 'layers.json'}: damaged; compile the model again")
 
     def _model_file(self, name: str) -> ir.Model:
         path = self._checked(name)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mcompiler.artefacts import MANIFEST, read_manifest, reading, verify_hashes
+from mcompiler.artefacts import MANIFEST, check_types, read_manifest, reading, verify_hashes
 from mcompiler.driver.build import Build
 from mcompiler.driver.content import Stored
 from mcompiler.fates import restored_fate
@@ -27,7 +27,10 @@ def load(directory: str | Path) -> Build:
         fates = tuple(restored_fate(record) for record in manifest["nodes"])
         options = BuildOptions.from_json(manifest["options"])
         reads = {name: tuple(keys) for name, keys in manifest["reads"].items()}
+        check_types(options)
         records = {
             key: StoredRecord(key, each["values"], each["text"]) for key, each in manifest.get("records", {}).items()
         }
+        for stored in (*fates, *records.values()):
+            check_types(stored)
     return Build(target, Stored(root, manifest, array_shape(target)), fates, options, reads, records=records)

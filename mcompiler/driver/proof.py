@@ -130,6 +130,7 @@ def misplaced(content: Compiled | Stored, target: Target) -> tuple[str, ...]:
 
 def layer_probes(content: Compiled | Stored, ideal: bool) -> list[LayerProbe]:
     """Where the codes and accumulators of each layer are found in the models."""
+    content.check_layers()
     layers = content.layers
     names = code_names(content.skeleton, [layer.op.site for layer in layers])
     return [

@@ -40,8 +40,18 @@ def _in_memory(model: ir.Model) -> ir.Model:
 
 
 def load_model_file(path: Path) -> ir.Model:
-    """Read a model of a build."""
-    return ir.load(path)
+    """Read a model of a build.
+
+    Raises:
+        ValueError: a node reads a value that nothing produces.
+    """
+    model = ir.load(path)
+    nodes = (model.graph.all_nodes(), *(function.all_nodes() for function in model.functions.values()))
+    for node in (node for each in nodes for node in each):
+        for value in node.inputs:
+            if value is not None and value.producer() is None and value.graph is None:
+                raise ValueError(f"node '{node.name}' reads '{value.name}', which nothing produces")
+    return model
 
 
 def same_models(one: ir.Model, other: ir.Model) -> bool:

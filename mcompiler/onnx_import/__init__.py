@@ -64,6 +64,7 @@ def program_of(model: ir.Model, label: str = "the model") -> GraphProgram:
         ModelError: nodes that no inference can have, all of them listed.
     """
     check(model, label)
+    _forget_negative_sizes(model)
     check_sizes(model, label)
     graph = model.graph
     try:
@@ -78,3 +79,11 @@ def program_of(model: ir.Model, label: str = "the model") -> GraphProgram:
     if "ai.onnx" in model.opset_imports:
         model.opset_imports.setdefault("", model.opset_imports.pop("ai.onnx"))
     return GraphProgram(model=model, nodes=identify(model))
+
+
+def _forget_negative_sizes(model: ir.Model) -> None:
+    """Make negative sizes unknown ones, in place, as onnxruntime reads them: some exporters write -1 for any size."""
+    for graph in model.graphs():
+        for value in (*graph.inputs, *graph.outputs, *(output for node in graph for output in node.outputs)):
+            if value.shape is not None and any(isinstance(size, int) and size < 0 for size in value.shape):
+                value.shape = ir.Shape([None if isinstance(size, int) and size < 0 else size for size in value.shape])

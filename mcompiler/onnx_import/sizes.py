@@ -40,7 +40,14 @@ def check_sizes(model: ir.Model, label: str) -> None:
     """
     if not any(_grows(node) for graph in model.graphs() for node in graph):
         return
-    work = model.clone()
+    try:
+        _check_values(model.clone(), label)
+    except (KeyError, TypeError, ValueError) as error:  # nobody has compared the attributes of nodes with ONNX yet
+        raise ModelError(f"{label} is a damaged ONNX model ({error}); export it again") from error
+
+
+def _check_values(work: ir.Model, label: str) -> None:
+    """Check the values of a copy, in place."""
     if work.functions:
         with suppress(ValueError, ir.passes.PassError):  # calls that are not inlined are looked at from outside only
             common.InlinePass()(work)

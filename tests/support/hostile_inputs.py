@@ -222,7 +222,7 @@ def hostile_model(models: list[onnx.ModelProto], random: Random) -> bytes:
     proto: Any = onnx.ModelProto()
     proto.CopyFrom(random.choice(models))
     if random.random() < 0.2:
-        return changed_bytes(proto.SerializeToString(), random)
+        return changed_bytes(bytes(proto.SerializeToString()), random)
     for _ in range(random.choice((1, 1, 1, 2, 4))):
         changed_message(random.choice((proto.graph, proto.graph, proto)), random)
     content: bytes = proto.SerializeToString()
