@@ -50,15 +50,29 @@ class Multiples:
 ANY = Multiples()
 
 
-def multiples(value: ir.Value | None, depth: int = DEPTH) -> Multiples:
+def multiples(value: ir.Value | None) -> Multiples:
     """What the operators that produce a value say of it."""
+    return _found(value, DEPTH, {})
+
+
+_Known = dict[ir.Value, Multiples]
+
+
+def _found(value: ir.Value | None, depth: int, known: _Known) -> Multiples:
+    """Each value is looked at once, however many ways lead to it: a sum of a value with itself has two."""
     node = None if value is None else value.producer()
-    if node is None or value is not node.outputs[0] or not depth:
+    if value is None or node is None or value is not node.outputs[0] or not depth:
         return ANY
+    if value not in known:
+        known[value] = _of_node(node, depth, known)
+    return known[value]
+
+
+def _of_node(node: ir.Node, depth: int, known: _Known) -> Multiples:
     if node.op_type == "Cast" and standard(node, "Cast"):
-        return _cast(node, depth)
+        return _cast(node, depth, known)
     rule = _RULES.get(node.op_type) if standard(node, node.op_type) else None
-    return ANY if rule is None else rule(node, lambda index: multiples(input_at(node, index), depth - 1))
+    return ANY if rule is None else rule(node, lambda index: _found(input_at(node, index), depth - 1, known))
 
 
 _Inputs = Callable[[int], Multiples]
@@ -79,13 +93,13 @@ _INTEGERS = {
 }
 
 
-def _cast(node: ir.Node, depth: int) -> Multiples:
+def _cast(node: ir.Node, depth: int, known: _Known) -> Multiples:
     """From integers to floats: integers; between floats: unknown, because values are rounded."""
     source = node.inputs[0]
     if source is None or source.dtype not in _INTEGERS:
         return ANY
     low, high = _INTEGERS[source.dtype]
-    before = multiples(source, depth - 1)
+    before = _found(source, depth - 1, known)
     return Multiples(1.0, max(low, before.low), min(high, before.high))
 
 

@@ -141,3 +141,12 @@ def test_wide_input_codes_are_taken_again_from_their_own_range() -> None:
     assert found.bits == 4
     assert found.scale == pytest.approx(255 * 0.03 / 15, rel=1e-6)
     np.testing.assert_array_equal(layer(build).matrix.codes[0], codes)
+
+
+def test_a_value_that_many_ways_lead_to_is_looked_at_once() -> None:
+    """Forty sums of a value with itself have 2^40 ways to it."""
+    sums = [helper.make_node("Add", [f"a{i}", f"a{i}"], [f"a{i + 1}"]) for i in range(40)]
+    nodes = [helper.make_node("Round", ["x"], ["a0"]), *sums, helper.make_node("MatMul", ["a40", "w"], ["y"])]
+    made = graph(nodes, [2, 4], {"w": np.ones((4, 3), np.float32)})
+    build = mcompiler.compile(made, target(), calibration={"x": np.ones((2, 4), np.float32)})
+    assert build.layers
